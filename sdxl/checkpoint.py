@@ -1,0 +1,486 @@
+"""A model on disk: opened by its headers, every key accounted for, components loaded one by one, written in both
+layouts.
+
+A single file says nothing about what its shapes do not show; our own writer puts that into its `__metadata__`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import folder as folder_json
+from . import identify, tokenizer
+from .clip import TextEncoder
+from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from .errors import CheckpointError, OutputError
+from .keymap import (
+    CLIP_L_PREFIX,
+    FUSED,
+    TEXT,
+    TEXT_2,
+    UNET,
+    UNET_PREFIX,
+    VAE,
+    VAE_PREFIX,
+    Op,
+    Row,
+    canonical_folder_key,
+    clip_g_prefix,
+    component_rows,
+    ignorable,
+    match,
+    summarize,
+)
+from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors
+from .tokenizer import TokenizerConfig
+from .unet import UNet
+from .vae import VAE as VAEModel
+
+METADATA_KEY = "sdxl.model"
+_FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything about a model but its weights."""
+
+    config: ModelConfig
+    schedule: ScheduleConfig
+    zero_negative: bool  # negative_prompt=None means zeros (and not the encoded empty text)
+    tokenizers: dict[str, TokenizerConfig]  # by the name of the text encoder
+
+
+@dataclass(frozen=True)
+class Component:
+    """The weights of one network on disk."""
+
+    name: str
+    config: UNetConfig | VAEConfig | TextConfig
+    rows: list[Row]
+    language: str  # the names in the files: "single" or "folder"
+    weights: Weights
+
+    def build(self) -> nn.Module:
+        """The network on the meta device: no memory, no initialisation."""
+        with torch.device("meta"):
+            if isinstance(self.config, UNetConfig):
+                return UNet(self.config)
+            return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
+
+    def key(self, row: Row) -> str:
+        """The name of a row in this component's files."""
+        return row.single if self.language == "single" else row.folder
+
+    def check(self) -> None:
+        """Raise for missing tensors and wrong shapes."""
+        missing = [row for row in self.rows if self.key(row) not in self.weights and not self.unread(row)]
+        if missing:
+            raise CheckpointError(
+                f"{self.weights.where}: {len(missing)} tensors of the {self.name} are missing: "
+                f"{summarize(dict.fromkeys(self.key(row) for row in missing))}; the file is incomplete, fetch it again"
+            )
+        wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
+        for row in self.rows:
+            if self.key(row) in self.weights:
+                shape, want = self.weights[self.key(row)], _stored_shape(wanted[row.ours], self._op(row))
+                if shape != want and not (self._op(row) is Op.CONV1X1 and shape == want[:2]):
+                    raise CheckpointError(
+                        f"{self.weights.where}: {self.key(row)} has shape {list(shape)}, the config asks for {list(want)}"
+                    )
+
+    def unread(self, row: Row) -> bool:
+        """Whether SDXL never reads a parameter: CLIP-L's last layer and final norm, which some writers leave out."""
+        if self.name != TEXT or not isinstance(self.config, TextConfig):
+            return False
+        return row.ours.startswith((f"layers.{self.config.layers - 1}.", "norm_out."))
+
+    def _op(self, row: Row) -> Op:
+        return row.op if self.language == "single" else Op.SAME
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Our names and tensors, views of the mapped files; what is not read and not there is left out."""
+        for row in self.rows:
+            if self.key(row) in self.weights:
+                yield row.ours, _from_stored(self.weights.read(self.key(row)), self._op(row))
+
+    def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        """The network with its weights, ready to run. Where dtype and device match, nothing is copied."""
+        self.check()
+        model = self.build().requires_grad_(False).eval()
+        state = {name: value.to(device, dtype) for name, value in self.tensors()}
+        for name, value in model.state_dict().items():
+            if name not in state:
+                state[name] = torch.zeros(value.shape, dtype=dtype, device=device)
+        model.load_state_dict(state, assign=True)
+        self.weights.close()
+        return model
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model: what it is, and its components."""
+
+    path: Path
+    about: Description
+    components: dict[str, Component]
+    unused: list[str] = field(default_factory=list)  # keys that SDXL does not compute with
+
+    @property
+    def dtypes(self) -> dict[str, set[str]]:
+        """The dtypes on disk, by component."""
+        return {
+            name: {part.weights.dtype(part.key(row)) for row in part.rows if part.key(row) in part.weights}
+            for name, part in self.components.items()
+        }
+
+    def with_part(self, part: Component) -> Checkpoint:
+        """The same model with its UNet or VAE from another file."""
+        config = replace(self.about.config, **{part.name: part.config})
+        return replace(self, about=replace(self.about, config=config), components={**self.components, part.name: part})
+
+
+def _stored_shape(shape: tuple[int, ...], op: Op) -> tuple[int, ...]:
+    if op in FUSED:
+        return (3 * shape[0], *shape[1:])
+    if op is Op.CONV1X1:
+        return (*shape, 1, 1)
+    return shape[::-1] if op is Op.TRANSPOSE else shape
+
+
+def _from_stored(tensor: Tensor, op: Op) -> Tensor:
+    if op in FUSED:
+        return tensor.chunk(3)[FUSED.index(op)]
+    if op is Op.CONV1X1:
+        return tensor.reshape(tensor.shape[:2])
+    return tensor.T.contiguous() if op is Op.TRANSPOSE else tensor
+
+
+def _to_stored(tensors: list[Tensor], op: Op) -> Tensor:
+    """The inverse of `_from_stored`; a fused tensor is put together from three."""
+    if op in FUSED:
+        return torch.cat(tensors)
+    if op is Op.CONV1X1:
+        return tensors[0][:, :, None, None]
+    return tensors[0].T.contiguous() if op is Op.TRANSPOSE else tensors[0].contiguous()
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+
+def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
+    """Open a single file or a diffusers folder. Reads headers and JSON, no weight."""
+    if path.is_dir():
+        return _open_folder(path, variant)
+    return _open_single(TensorFile(path))
+
+
+def _open_single(file: TensorFile) -> Checkpoint:
+    weights = Weights([file])
+    if what := identify.foreign(weights):
+        raise CheckpointError(f"{file.path} is {what}, not an SDXL model")
+    kind = identify.layout(weights)
+    if kind != "whole":
+        hint = {"unet": "only a UNet: give it as unet=", "vae": "only a VAE: give it as vae="}.get(
+            kind.removeprefix("folder "), "not a whole SDXL model"
+        )
+        raise CheckpointError(f"{file.path} is {hint}; a whole model has a UNet, text encoders and a VAE")
+    about = _describe_single(weights, file)
+    rows = component_rows(about.config)
+    parts = {
+        name: Component(name, getattr(about.config, name), table, "single", weights) for name, table in rows.items()
+    }
+    known = {row.single for table in rows.values() for row in table}
+    unused = _account(weights, known)
+    for part in parts.values():
+        part.check()
+    return Checkpoint(file.path, about, parts, unused)
+
+
+def _account(weights: Weights, known: set[str]) -> list[str]:
+    """The keys that are not weights; an error for those that are not known at all."""
+    rest = [key for key in weights if key not in known]
+    unexpected = [key for key in rest if not ignorable(key)]
+    if unexpected:
+        raise CheckpointError(
+            f"{weights.where}: {len(unexpected)} tensors do not belong to this SDXL model: {summarize(unexpected)}"
+        )
+    return rest
+
+
+def _describe_single(weights: Weights, file: TensorFile) -> Description:
+    if METADATA_KEY in file.metadata:
+        return _description_from_json(file.metadata[METADATA_KEY], file.path)
+    first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in weights
+    config = ModelConfig(
+        unet=identify.infer_unet(identify.strip(weights, UNET_PREFIX), "single"),
+        vae=identify.infer_vae(identify.strip(weights, VAE_PREFIX), "single"),
+        text_encoder=identify.infer_clip_l(weights) if first else None,
+        text_encoder_2=identify.infer_clip_g(weights, clip_g_prefix(not first)),
+    )
+    v_pred, zero_snr = "v_pred" in weights, "ztsnr" in weights
+    schedule = ScheduleConfig(prediction="v_prediction" if v_pred else "epsilon", zero_terminal_snr=zero_snr)
+    tokenizers = {TEXT: tokenizer.CLIP_L, TEXT_2: tokenizer.CLIP_G}
+    return Description(config, schedule, config.kind != "refiner", tokenizers if first else {TEXT_2: tokenizer.CLIP_G})
+
+
+def _description_to_json(about: Description) -> str:
+    config = about.config
+    data = {
+        "unet": folder_json.write_unet(config.unet),
+        "vae": folder_json.write_vae(config.vae),
+        "text_encoder": config.text_encoder and folder_json.write_text(config.text_encoder),
+        "text_encoder_2": folder_json.write_text(config.text_encoder_2),
+        "scheduler": folder_json.write_scheduler(about.schedule),
+        "force_zeros_for_empty_prompt": about.zero_negative,
+        "tokenizers": {name: data.to_json() for name, data in about.tokenizers.items()},
+    }
+    return json.dumps(data, ensure_ascii=False, sort_keys=True)
+
+
+def _description_from_json(text: str, path: Path) -> Description:
+    where = f"{path}, metadata {METADATA_KEY}"
+    try:
+        data = json.loads(text)
+        first = data["text_encoder"]
+        return Description(
+            ModelConfig(
+                folder_json.read_unet(data["unet"], where),
+                folder_json.read_vae(data["vae"], where),
+                first and folder_json.read_text(first, False, where),
+                folder_json.read_text(data["text_encoder_2"], True, where),
+            ),
+            folder_json.read_scheduler(data["scheduler"], where),
+            bool(data["force_zeros_for_empty_prompt"]),
+            {name: TokenizerConfig.from_json(entry) for name, entry in data["tokenizers"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is damaged ({error!r}); write the file again") from error
+
+
+def _open_folder(path: Path, variant: str | None) -> Checkpoint:
+    if not (path / "model_index.json").is_file():
+        raise CheckpointError(f"{path} has no model_index.json; give a diffusers folder or a .safetensors file")
+    index = read_json(path / "model_index.json")
+    name = str(index.get("_class_name", ""))
+    if "XL" not in name:
+        raise CheckpointError(f"{path} holds a {name or 'nameless pipeline'}, not an SDXL model")
+    present = {part: (index.get(part) or [None])[-1] is not None for part in (TEXT, TEXT_2, UNET, VAE)}
+    if absent := [part for part in (TEXT_2, UNET, VAE) if not present[part]]:
+        raise CheckpointError(f"{path}: model_index.json names no {absent[0]}; the model is incomplete")
+    encoders = [part for part in (TEXT, TEXT_2) if present[part]]
+    for part in [*encoders, UNET, VAE, "scheduler"]:
+        if not (path / part).is_dir():
+            raise CheckpointError(f"{path / part} is missing, which model_index.json names; fetch the whole model")
+    configs = {
+        part: folder_json.read_text(
+            read_json(path / part / "config.json"), part == TEXT_2, str(path / part / "config.json")
+        )
+        for part in encoders
+    }
+    config = ModelConfig(
+        folder_json.read_unet(read_json(path / "unet/config.json"), str(path / "unet/config.json")),
+        folder_json.read_vae(read_json(path / "vae/config.json"), str(path / "vae/config.json")),
+        configs.get(TEXT),
+        configs[TEXT_2],
+    )
+    scheduler = path / "scheduler/scheduler_config.json"
+    about = Description(
+        config,
+        folder_json.read_scheduler(read_json(scheduler), str(scheduler)),
+        bool(index.get("force_zeros_for_empty_prompt", config.kind != "refiner")),
+        {part: tokenizer.read_folder(path / part.replace("text_encoder", "tokenizer")) for part in encoders},
+    )
+    rows = component_rows(config)
+    parts, unused = {}, []
+    for part, table in rows.items():
+        parts[part], rest = _open_folder_part(path / part, part, getattr(config, part), table, variant)
+        unused += rest
+    return Checkpoint(path, about, parts, unused)
+
+
+def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
+    """Which of the files of a component's folder to read: the variant if there is one, else the plain one."""
+    for middle in [f".{variant}", ""] if variant else [""]:
+        for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
+            if name in names:
+                shards = re.compile(re.escape(stem) + re.escape(middle) + r"-\d+-of-\d+" + r"\.safetensors")
+                older = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(middle) + r"\.safetensors")
+                matching = [other for other in names if shards.fullmatch(other) or older.fullmatch(other)]
+                return [name, *(matching if name.endswith(".json") else [])]
+    return []
+
+
+def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
+    names = [entry.name for entry in path.iterdir()]
+    chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
+    if not chosen:
+        pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
+        why = "it has only a pickle, which is not read" if pickled else "fetch it"
+        raise CheckpointError(f"{path / (stem + '.safetensors')} is missing ({why})")
+    first = path / chosen[0]
+    return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
+
+
+def _open_folder_part(
+    path: Path, part: str, config: Any, rows: list[Row], variant: str | None
+) -> tuple[Component, list[str]]:
+    files = _open_files(path, _FILE_NAMES[part], variant)
+    bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
+    weights = Weights(files, lambda key: canonical_folder_key(key, part, bare))
+    component = Component(part, config, rows, "folder", weights)
+    known = {row.folder for row in rows} | ({"text_projection.weight"} if part == TEXT else set())
+    rest = _account(weights, known)
+    component.check()
+    return component, rest
+
+
+def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = None) -> Component:
+    """The UNet or VAE (`name`) of a part file, a component's folder, or a whole model, to replace that of `like`.
+
+    What neither shapes nor a config.json beside the file tell is taken from `like`.
+    """
+    if path.is_dir():
+        if (path / "model_index.json").is_file():
+            return open_checkpoint(path, variant).components[name]
+        return _open_part_folder(path, name, variant)
+    weights = Weights([TensorFile(path)])
+    if what := identify.foreign(weights):
+        raise CheckpointError(f"{path} is {what}, not a {name} of SDXL")
+    kind = identify.layout(weights)
+    if kind == "whole":
+        return open_checkpoint(path).components[name]
+    if kind.removeprefix("folder ") != name:
+        raise CheckpointError(
+            f"{path} is {'a ' + kind if kind != 'unknown' else 'not a model file'}, not a {name} of SDXL"
+        )
+    if kind.startswith("folder ") and (path.parent / "config.json").is_file():
+        config: Any = _read_part_config(path.parent / "config.json", name)
+        language, prefix = "folder", ""
+    else:
+        language = "folder" if kind.startswith("folder ") else "single"
+        prefix = identify.single_prefix(weights, name) if language == "single" else ""
+        config = _infer_part(identify.strip(weights, prefix), name, language, like)
+    return _account_part(path, name, config, language, prefix, like)
+
+
+def _open_part_folder(path: Path, name: str, variant: str | None) -> Component:
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} has neither model_index.json nor config.json; it is no model folder")
+    config: Any = _read_part_config(path / "config.json", name)
+    part, _ = _open_folder_part(path, name, config, _part_rows(name, config, ""), variant)
+    return part
+
+
+def _read_part_config(path: Path, name: str) -> UNetConfig | VAEConfig:
+    read = folder_json.read_unet if name == UNET else folder_json.read_vae
+    return read(read_json(path), str(path))
+
+
+def _infer_part(shapes: Mapping[str, tuple[int, ...]], name: str, language: str, like: ModelConfig) -> Any:
+    if name == VAE:
+        old, new = (
+            like.vae,
+            identify.infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, language),
+        )
+        return replace(new, norm_groups=old.norm_groups, scaling_factor=old.scaling_factor)
+    unet = identify.infer_unet(shapes, language)
+    same = unet.channels == like.unet.channels
+    return replace(
+        unet,
+        heads=like.unet.heads if same else unet.heads,
+        norm_groups=like.unet.norm_groups,
+        norm_eps=like.unet.norm_eps,
+        size_dim=like.unet.size_dim,
+        sample_size=like.unet.sample_size,
+    )
+
+
+def _part_rows(name: str, config: Any, prefix: str) -> list[Row]:
+    from .keymap import unet_rows, vae_rows
+
+    rows = unet_rows(config) if name == UNET else vae_rows(config)
+    return [replace(row, single=prefix + row.single) for row in rows]
+
+
+def _account_part(path: Path, name: str, config: Any, language: str, prefix: str, like: ModelConfig) -> Component:
+    rename = (lambda key: canonical_folder_key(key, name, False)) if language == "folder" else str
+    weights = Weights([TensorFile(path)], rename)
+    part = Component(name, config, _part_rows(name, config, prefix), language, weights)
+    _account(weights, {part.key(row) for row in part.rows})
+    part.check()
+    return part
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+State = Mapping[str, Mapping[str, Tensor]]
+"""Our names and tensors, by component."""
+
+
+def convert(source: Path, target: Path, variant: str | None = None) -> None:
+    """Write a single file as a diffusers folder, or a folder as a single file (`target` ends in .safetensors).
+
+    Weights are copied bit for bit in the dtype that they have.
+    """
+    checkpoint = open_checkpoint(source, variant)
+    state = {name: dict(part.tensors()) for name, part in checkpoint.components.items()}
+    if target.suffix == ".safetensors":
+        save_single(target, checkpoint.about, state)
+    else:
+        save_folder(target, checkpoint.about, state)
+
+
+def save_single(path: Path, about: Description, state: State) -> None:
+    """Write the official single-file layout, with `position_ids` and `logit_scale` as the published files have them."""
+    if path.exists():
+        raise OutputError(f"{path} exists; remove it or choose another name")
+    tensors: dict[str, Tensor] = {}
+    for name, rows in component_rows(about.config).items():
+        for key, group in match(rows, "single").items():
+            if all(row.ours in state[name] for row in group):
+                tensors[key] = _to_stored([state[name][row.ours] for row in group], group[0].op)
+    dtype = next(iter(state[TEXT_2].values())).dtype
+    tensors[clip_g_prefix(about.config.text_encoder is None) + "logit_scale"] = torch.tensor(100.0).log().to(dtype)
+    if about.config.text_encoder:
+        positions = torch.arange(about.config.text_encoder.positions)[None].to(dtype)
+        tensors[CLIP_L_PREFIX + "text_model.embeddings.position_ids"] = positions
+    save_tensors(tensors, path, {METADATA_KEY: _description_to_json(about)})
+
+
+def save_folder(path: Path, about: Description, state: State) -> None:
+    """Write a diffusers folder that this package and diffusers read."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path} exists and is not an empty folder; remove it or choose another name")
+    config = about.config
+    writers: dict[str, Any] = {
+        UNET: lambda: folder_json.write_unet(config.unet),
+        VAE: lambda: folder_json.write_vae(config.vae),
+        TEXT_2: lambda: folder_json.write_text(config.text_encoder_2),
+    }
+    if first := config.text_encoder:
+        writers[TEXT] = lambda: folder_json.write_text(first)
+    try:
+        for name, rows in component_rows(config).items():
+            tensors = {row.folder: state[name][row.ours].contiguous() for row in rows if row.ours in state[name]}
+            save_tensors(tensors, path / name / f"{_FILE_NAMES[name]}.safetensors", {})
+            _write_json(path / name / "config.json", writers[name]())
+        for name, data in about.tokenizers.items():
+            tokenizer.write_folder(data, path / name.replace("text_encoder", "tokenizer"))
+        (path / "scheduler").mkdir(exist_ok=True)
+        _write_json(path / "scheduler/scheduler_config.json", folder_json.write_scheduler(about.schedule))
+        # last, so that a folder that was not finished is not taken for a model
+        _write_json(path / "model_index.json", folder_json.write_index(config, about.schedule, about.zero_negative))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,221 @@
+"""What the networks are, as data: frozen configs, and the published models as values of them.
+
+Nothing here knows a file format; `folder` reads and writes diffusers' JSON, `identify` infers a config from shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Block:
+    """One residual block of the UNet and the spatial transformer behind it (`depth` 0: none)."""
+
+    in_channels: int
+    out_channels: int
+    depth: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The UNet (SDXL paper, section 2.1 and table 1). The defaults are the base model's.
+
+    `down[level][block]` and `up[level][block]` are transformer depths; `up` starts at the lowest resolution.
+    `heads` counts attention heads per level, `sample_size` is the native (height, width) in latents.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: tuple[int, ...] = (320, 640, 1280)
+    down: tuple[tuple[int, ...], ...] = ((0, 0), (2, 2), (10, 10))
+    mid: int = 10
+    up: tuple[tuple[int, ...], ...] = ((10, 10, 10), (2, 2, 2), (0, 0, 0))
+    heads: tuple[int, ...] = (5, 10, 20)
+    context_dim: int = 2048
+    vector_dim: int = 2816
+    size_dim: int = 256
+    norm_groups: int = 32
+    norm_eps: float = 1e-5
+    sample_size: tuple[int, int] = (128, 128)
+
+    def __post_init__(self) -> None:
+        levels = len(self.channels)
+        if not levels or {len(self.down), len(self.up), len(self.heads)} != {levels}:
+            raise ConfigError(
+                f"the UNet's lists differ in length: {levels} channels, {len(self.down)} down levels, "
+                f"{len(self.up)} up levels, {len(self.heads)} head counts"
+            )
+        if [len(level) + 1 for level in self.down] != [len(level) for level in reversed(self.up)]:
+            raise ConfigError("each up level of the UNet needs one block more than its down level")
+        for blocks in self.down_blocks() + self.up_blocks():
+            for block in blocks:
+                if block.out_channels % self.norm_groups or (block.depth and block.out_channels % block.heads):
+                    raise ConfigError(
+                        f"a UNet level of {block.out_channels} channels does not divide into {self.norm_groups} "
+                        f"norm groups and {block.heads} attention heads"
+                    )
+
+    @property
+    def emb_dim(self) -> int:
+        """Width of the embedding of time and vector conditioning."""
+        return 4 * self.channels[0]
+
+    def down_blocks(self) -> list[list[Block]]:
+        """The blocks of the contracting path, level by level."""
+        width, levels = self.channels[0], []
+        for channels, depths, heads in zip(self.channels, self.down, self.heads, strict=True):
+            inputs = [width] + [channels] * (len(depths) - 1)
+            levels.append([Block(i, channels, d, heads) for i, d in zip(inputs, depths, strict=True)])
+            width = channels
+        return levels
+
+    def up_blocks(self) -> list[list[Block]]:
+        """The blocks of the expanding path from the lowest resolution; inputs count the skip connection."""
+        skips = [self.channels[0]]
+        for level, blocks in enumerate(self.down_blocks()):
+            skips += [block.out_channels for block in blocks]
+            skips += [self.channels[level]] if level < len(self.channels) - 1 else []
+        width, levels = self.channels[-1], []
+        for channels, depths, heads in zip(reversed(self.channels), self.up, reversed(self.heads), strict=True):
+            blocks = []
+            for depth in depths:
+                blocks.append(Block(width + skips.pop(), channels, depth, heads))
+                width = channels
+            levels.append(blocks)
+        return levels
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A CLIP text transformer. The defaults are CLIP-L's. `projection_dim` None means that it has no projection.
+
+    `eos_id` None: the pooled state stands at the argmax of the ids (the published configs, which say 2, mean this).
+    """
+
+    vocab_size: int = 49408
+    positions: int = 77
+    dim: int = 768
+    ff_dim: int = 3072
+    layers: int = 12
+    heads: int = 12
+    activation: str = "quick_gelu"
+    norm_eps: float = 1e-5
+    projection_dim: int | None = None
+    eos_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation not in ("quick_gelu", "gelu"):
+            raise ConfigError(f"the text encoder's hidden_act is {self.activation!r}; supported: quick_gelu, gelu")
+        if self.dim % self.heads:
+            raise ConfigError(f"the text encoder's {self.dim} channels do not divide into {self.heads} heads")
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The autoencoder (SDXL paper, section 2.4). One level fewer than `channels` halves the picture each."""
+
+    image_channels: int = 3
+    latent_channels: int = 4
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    blocks: int = 2
+    norm_groups: int = 32
+    scaling_factor: float = 0.13025
+
+    def __post_init__(self) -> None:
+        if any(channels % self.norm_groups for channels in self.channels):
+            raise ConfigError(f"the VAE's channels {self.channels} do not divide into {self.norm_groups} norm groups")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along one side."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model: a refiner has no `text_encoder` (CLIP-L), only `text_encoder_2` (bigG)."""
+
+    unet: UNetConfig
+    vae: VAEConfig
+    text_encoder: TextConfig | None
+    text_encoder_2: TextConfig
+
+    def __post_init__(self) -> None:
+        encoders = [self.text_encoder, self.text_encoder_2]
+        context = sum(encoder.dim for encoder in encoders if encoder)
+        if context != self.unet.context_dim:
+            raise ConfigError(
+                f"the text encoders give a context of width {context}, the UNet expects {self.unet.context_dim}; "
+                "UNet and text encoders are not of the same model"
+            )
+        if self.text_encoder_2.projection_dim is None:
+            raise ConfigError("the last text encoder has no text projection, so there is no pooled embedding")
+        if self.size_count not in (5, 6):
+            raise ConfigError(
+                f"the UNet expects a vector of width {self.unet.vector_dim}; the pooled text "
+                f"({self.text_encoder_2.projection_dim}) and six or five sizes of {self.unet.size_dim} do not give it"
+            )
+
+    @property
+    def size_count(self) -> float:
+        """How many micro-conditioning numbers the UNet takes: 6 (base), 5 (refiner)."""
+        return (self.unet.vector_dim - (self.text_encoder_2.projection_dim or 0)) / self.unet.size_dim
+
+    @property
+    def kind(self) -> str:
+        """`base`, `refiner` or `inpainting`."""
+        if self.size_count == 5:
+            return "refiner"
+        return "inpainting" if self.unet.in_channels == 2 * self.vae.latent_channels + 1 else "base"
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """The (height, width) in pixels that the model was trained for."""
+        height, width = self.unet.sample_size
+        return height * self.vae.factor, width * self.vae.factor
+
+
+CLIP_L = TextConfig()
+CLIP_G = TextConfig(dim=1280, ff_dim=5120, layers=32, heads=20, activation="gelu", projection_dim=1280)
+VAE = VAEConfig()
+BASE_UNET = UNetConfig()
+REFINER_UNET = UNetConfig(
+    channels=(384, 768, 1536, 1536),
+    down=((0, 0), (4, 4), (4, 4), (0, 0)),
+    mid=4,
+    up=((0, 0, 0), (4, 4, 4), (4, 4, 4), (0, 0, 0)),
+    heads=(6, 12, 24, 24),
+    context_dim=1280,
+    vector_dim=2560,
+)
+INPAINTING_UNET = replace(BASE_UNET, in_channels=9)
+
+BASE = ModelConfig(BASE_UNET, VAE, CLIP_L, CLIP_G)
+REFINER = ModelConfig(REFINER_UNET, VAE, None, CLIP_G)
+INPAINTING = ModelConfig(INPAINTING_UNET, VAE, CLIP_L, CLIP_G)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The noise schedule a model was trained with, and the sampler and spacing that its publisher recommends."""
+
+    sampler: str = "euler"
+    spacing: str = "leading"
+    prediction: str = "epsilon"
+    train_steps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    steps_offset: int = 1
+    zero_terminal_snr: bool = False
+    final_alpha_one: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ConfigError(f"prediction_type is {self.prediction!r}; supported: epsilon, v_prediction")
+        if self.beta_schedule not in ("scaled_linear", "linear"):
+            raise ConfigError(f"beta_schedule is {self.beta_schedule!r}; supported: scaled_linear, linear")

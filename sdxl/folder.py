@@ -1,0 +1,380 @@
+"""The JSON files of a diffusers folder (config.json, scheduler_config.json, model_index.json), read and written.
+
+A missing field takes the default of the official class, a field that would change the result and is not supported
+is a `ConfigError`, every other field (leftovers of training, of newer versions) is ignored.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from .errors import ConfigError, SDXLWarning
+
+Json = Mapping[str, Any]
+
+# field: (the official class's default, the only value supported). None, False and absent switch a feature off alike.
+_UNET_FIXED: dict[str, tuple[object, object]] = {
+    "act_fn": ("silu", "silu"),
+    "addition_embed_type": (None, "text_time"),
+    "attention_type": ("default", "default"),
+    "center_input_sample": (False, False),
+    "class_embed_type": (None, None),
+    "class_embeddings_concat": (False, False),
+    "conv_in_kernel": (3, 3),
+    "conv_out_kernel": (3, 3),
+    "cross_attention_norm": (None, None),
+    "downsample_padding": (1, 1),
+    "dual_cross_attention": (False, False),
+    "encoder_hid_dim": (None, None),
+    "encoder_hid_dim_type": (None, None),
+    "flip_sin_to_cos": (True, True),
+    "freq_shift": (0, 0),
+    "mid_block_only_cross_attention": (None, None),
+    "mid_block_scale_factor": (1, 1),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2DCrossAttn"),
+    "num_attention_heads": (None, None),
+    "num_class_embeds": (None, None),
+    "only_cross_attention": (False, False),
+    "resnet_out_scale_factor": (1.0, 1.0),
+    "resnet_skip_time_act": (False, False),
+    "resnet_time_scale_shift": ("default", "default"),
+    "time_cond_proj_dim": (None, None),
+    "time_embedding_act_fn": (None, None),
+    "time_embedding_dim": (None, None),
+    "time_embedding_type": ("positional", "positional"),
+    "timestep_post_act": (None, None),
+    "use_linear_projection": (False, True),
+}
+_VAE_FIXED: dict[str, tuple[object, object]] = {
+    "act_fn": ("silu", "silu"),
+    "latents_mean": (None, None),
+    "latents_std": (None, None),
+    "mid_block_add_attention": (True, True),
+    "shift_factor": (None, None),
+    "use_post_quant_conv": (True, True),
+    "use_quant_conv": (True, True),
+}
+_SCHEDULER_FIXED: dict[str, tuple[object, object]] = {
+    "trained_betas": (None, None),
+    "use_beta_sigmas": (False, False),
+    "use_flow_sigmas": (False, False),
+    "use_lu_lambdas": (False, False),
+}
+_EULER_FIXED: dict[str, tuple[object, object]] = {
+    "final_sigmas_type": ("zero", "zero"),
+    "interpolation_type": ("linear", "linear"),
+    "sigma_max": (None, None),
+    "sigma_min": (None, None),
+    "timestep_type": ("discrete", "discrete"),
+}
+_CLIPPING_FIXED: dict[str, tuple[object, object]] = {"clip_sample": (False, False), "thresholding": (False, False)}
+_SCHEDULERS: dict[str, tuple[str, dict[str, tuple[object, object]]]] = {
+    "EulerDiscreteScheduler": ("euler", _EULER_FIXED),
+    "EulerAncestralDiscreteScheduler": ("euler_ancestral", {}),
+    "HeunDiscreteScheduler": ("heun", {"clip_sample": (False, False)}),
+    "DDIMScheduler": ("ddim", {**_CLIPPING_FIXED, "clip_sample": (True, False)}),
+    "DPMSolverMultistepScheduler": (
+        "dpmpp_2m",
+        {
+            "algorithm_type": ("dpmsolver++", "dpmsolver++"),
+            "final_sigmas_type": ("zero", "zero"),
+            "lambda_min_clipped": (-math.inf, -math.inf),
+            "solver_order": (2, 2),
+            "solver_type": ("midpoint", "midpoint"),
+            "thresholding": (False, False),
+            "variance_type": (None, None),
+        },
+    ),
+}
+
+
+def _require(data: Json, fixed: Mapping[str, tuple[object, object]], where: str) -> None:
+    for name, (default, supported) in fixed.items():
+        value = data.get(name, default)
+        if isinstance(value, str) and isinstance(supported, float):
+            value = float(value)  # lambda_min_clipped is written as "-inf"
+        if value != supported and (value or supported):
+            raise ConfigError(f"{where}: {name} is {value!r}; only {supported!r} is supported")
+
+
+def _whole(data: Json, name: str, default: int, where: str) -> int:
+    value = data.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{where}: {name} is {value!r}; it must be a positive whole number")
+    return value
+
+
+def _number(data: Json, name: str, default: float, where: str) -> float:
+    value = data.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{where}: {name} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _per_level(data: Json, name: str, default: object, levels: int, where: str) -> list[Any]:
+    """A field that is one value for all levels or a list with one value per level."""
+    value = data.get(name, default)
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * levels
+    if len(values) != levels or not all(
+        isinstance(v, (int, list, tuple)) and not isinstance(v, bool) and v for v in values
+    ):
+        raise ConfigError(f"{where}: {name} is {value!r}; it must be a whole number or a list of {levels}")
+    return values
+
+
+def _depths(value: Any, blocks: int, name: str, where: str) -> tuple[int, ...]:
+    """Transformer depths of the blocks of one level: one number for all, or one each."""
+    depths = (value,) * blocks if isinstance(value, int) else tuple(value)
+    if len(depths) != blocks or not all(isinstance(depth, int) and depth > 0 for depth in depths):
+        raise ConfigError(f"{where}: {name} has {value!r} for a level of {blocks} blocks")
+    return depths
+
+
+def _types(data: Json, name: str, plain: str, attention: str, where: str) -> list[bool]:
+    """For each level of `down_block_types` or `up_block_types`, whether it has attention."""
+    types = data.get(name)
+    if not isinstance(types, (list, tuple)) or not types or not set(types) <= {plain, attention}:
+        raise ConfigError(f"{where}: {name} is {types!r}; supported: lists of {plain} and {attention}")
+    return [kind == attention for kind in types]
+
+
+def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
+    """The config of a UNet from diffusers' `UNet2DConditionModel` JSON; `where` names the file in errors."""
+    _require(data, _UNET_FIXED, where)
+    down_attention = _types(data, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", where)
+    up_attention = _types(data, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", where)
+    levels = len(down_attention)
+    channels = _per_level(data, "block_out_channels", (320, 640, 1280, 1280), levels, where)
+    if len(up_attention) != levels:
+        raise ConfigError(f"{where}: {levels} down_block_types and {len(up_attention)} up_block_types")
+    blocks = _per_level(data, "layers_per_block", 2, levels, where)
+    name = "transformer_layers_per_block"
+    depths = _per_level(data, name, 1, levels, where)
+    reverse = "reverse_" + name
+    up_depths = depths[::-1] if data.get(reverse) is None else _per_level(data, reverse, None, levels, where)
+    context = set(_per_level(data, "cross_attention_dim", 1280, levels, where))
+    if len(context) != 1:
+        raise ConfigError(f"{where}: cross_attention_dim differs by level, which is not supported")
+    middle = depths[-1]
+    sample = data.get("sample_size") or 128
+    return UNetConfig(
+        in_channels=_whole(data, "in_channels", 4, where),
+        out_channels=_whole(data, "out_channels", 4, where),
+        channels=tuple(channels),
+        down=tuple(
+            _depths(depth, count, name, where) if attention else (0,) * count
+            for attention, depth, count in zip(down_attention, depths, blocks, strict=True)
+        ),
+        mid=middle if isinstance(middle, int) else _depths(middle, len(middle), name, where)[0],
+        up=tuple(
+            _depths(depth, count + 1, name, where) if attention else (0,) * (count + 1)
+            for attention, depth, count in zip(up_attention, up_depths, blocks[::-1], strict=True)
+        ),
+        heads=tuple(_per_level(data, "attention_head_dim", 8, levels, where)),
+        context_dim=context.pop(),
+        vector_dim=_whole(data, "projection_class_embeddings_input_dim", 0, where),
+        size_dim=_whole(data, "addition_time_embed_dim", 0, where),
+        norm_groups=_whole(data, "norm_num_groups", 32, where),
+        norm_eps=_number(data, "norm_eps", 1e-5, where),
+        sample_size=(sample, sample) if isinstance(sample, int) else (int(sample[0]), int(sample[1])),
+    )
+
+
+def read_text(data: Json, projection: bool, where: str = "text_encoder/config.json") -> TextConfig:
+    """The config of a text encoder from transformers' `CLIPTextConfig` JSON; `projection`: whether it has one."""
+    eos = data.get("eos_token_id", 49407)
+    if isinstance(eos, bool) or not isinstance(eos, int):
+        raise ConfigError(f"{where}: eos_token_id is {eos!r}; it must be a whole number")
+    return TextConfig(
+        vocab_size=_whole(data, "vocab_size", 49408, where),
+        positions=_whole(data, "max_position_embeddings", 77, where),
+        dim=_whole(data, "hidden_size", 512, where),
+        ff_dim=_whole(data, "intermediate_size", 2048, where),
+        layers=_whole(data, "num_hidden_layers", 12, where),
+        heads=_whole(data, "num_attention_heads", 8, where),
+        activation=str(data.get("hidden_act", "quick_gelu")),
+        norm_eps=_number(data, "layer_norm_eps", 1e-5, where),
+        projection_dim=_whole(data, "projection_dim", 512, where) if projection else None,
+        eos_id=None if eos == 2 else eos,
+    )
+
+
+def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
+    """The config of an autoencoder from diffusers' `AutoencoderKL` JSON."""
+    _require(data, _VAE_FIXED, where)
+    down = _types(data, "down_block_types", "DownEncoderBlock2D", "DownEncoderBlock2D", where)
+    up = _types(data, "up_block_types", "UpDecoderBlock2D", "UpDecoderBlock2D", where)
+    channels = _per_level(data, "block_out_channels", (64,), len(down), where)
+    if len(up) != len(down):
+        raise ConfigError(f"{where}: {len(down)} down_block_types and {len(up)} up_block_types")
+    image_channels = _whole(data, "in_channels", 3, where)
+    if image_channels != 3 or _whole(data, "out_channels", 3, where) != 3:
+        raise ConfigError(f"{where}: a VAE of other than 3 image channels is not supported")
+    return VAEConfig(
+        image_channels=image_channels,
+        latent_channels=_whole(data, "latent_channels", 4, where),
+        channels=tuple(channels),
+        blocks=_whole(data, "layers_per_block", 1, where),
+        norm_groups=_whole(data, "norm_num_groups", 32, where),
+        scaling_factor=_number(data, "scaling_factor", 0.18215, where),
+    )
+
+
+def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
+    """The noise schedule from a diffusers scheduler's JSON. An unknown class gives euler and a warning."""
+    name = data.get("_class_name")
+    sampler, fixed = _SCHEDULERS.get(str(name), ("euler", {}))
+    if name not in _SCHEDULERS:
+        warnings.warn(
+            f"{where}: the scheduler {name!r} is not known here; euler is the default sampler instead "
+            f"(choose another with sampler=)",
+            SDXLWarning,
+            stacklevel=2,
+        )
+    _require(data, {**_SCHEDULER_FIXED, **fixed}, where)
+    heun, ddim = sampler == "heun", sampler == "ddim"
+    spacing = data.get("timestep_spacing", "leading" if ddim else "linspace")
+    if spacing not in ("leading", "trailing", "linspace"):
+        raise ConfigError(f"{where}: timestep_spacing is {spacing!r}; supported: leading, trailing, linspace")
+    for flag, override in (("use_karras_sigmas", "karras"), ("use_exponential_sigmas", "exponential")):
+        spacing = override if data.get(flag) else spacing
+    offset = data.get("steps_offset", 0)
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise ConfigError(f"{where}: steps_offset is {offset!r}; it must be a whole number of at least 0")
+    return ScheduleConfig(
+        sampler=sampler,
+        spacing=spacing,
+        prediction=str(data.get("prediction_type", "epsilon")),
+        train_steps=_whole(data, "num_train_timesteps", 1000, where),
+        beta_start=_number(data, "beta_start", 0.00085 if heun else 0.0001, where),
+        beta_end=_number(data, "beta_end", 0.012 if heun else 0.02, where),
+        beta_schedule=str(data.get("beta_schedule", "linear")),
+        steps_offset=offset,
+        zero_terminal_snr=bool(data.get("rescale_betas_zero_snr", False)),
+        final_alpha_one=ddim and bool(data.get("set_alpha_to_one", True)),
+    )
+
+
+def write_unet(config: UNetConfig) -> dict[str, Any]:
+    """The JSON that `read_unet` and diffusers read."""
+    height, width = config.sample_size
+    data: dict[str, Any] = {
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": config.size_dim,
+        "attention_head_dim": list(config.heads),
+        "block_out_channels": list(config.channels),
+        "cross_attention_dim": config.context_dim,
+        "down_block_types": ["CrossAttnDownBlock2D" if any(level) else "DownBlock2D" for level in config.down],
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": config.in_channels,
+        "layers_per_block": [len(level) for level in config.down],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "norm_eps": config.norm_eps,
+        "norm_num_groups": config.norm_groups,
+        "out_channels": config.out_channels,
+        "projection_class_embeddings_input_dim": config.vector_dim,
+        "sample_size": height if height == width else [height, width],
+        "up_block_types": ["CrossAttnUpBlock2D" if any(level) else "UpBlock2D" for level in config.up],
+        "use_linear_projection": True,
+    }
+    uniform = all(len(set(level)) == 1 for level in config.down + config.up)
+    mirrored = [level[0] for level in config.down] == [level[0] for level in reversed(config.up)]
+    # A level without attention has depth 0 here; diffusers wants a number there and does not read it,
+    # except that the last level's also is the depth of the middle block.
+    if uniform and mirrored and config.down[-1][0] in (0, config.mid):
+        depths = [level[0] or 1 for level in config.down]
+        data["transformer_layers_per_block"] = depths[:-1] + [config.mid]
+    elif config.down[-1][0] in (0, config.mid):
+        data["transformer_layers_per_block"] = [[d or 1 for d in level] for level in config.down]
+        data["transformer_layers_per_block"][-1] = [config.mid, *(d or 1 for d in config.down[-1][1:])]
+        data["reverse_transformer_layers_per_block"] = [[d or 1 for d in level] for level in config.up]
+    else:
+        raise ConfigError(
+            f"a middle block of depth {config.mid} behind a level of depth {config.down[-1][0]} "
+            "cannot be written as a diffusers config.json"
+        )
+    return data
+
+
+def write_text(config: TextConfig) -> dict[str, Any]:
+    """The JSON that `read_text` and transformers read."""
+    name = "CLIPTextModel" if config.projection_dim is None else "CLIPTextModelWithProjection"
+    return {
+        "architectures": [name],
+        "eos_token_id": 2 if config.eos_id is None else config.eos_id,
+        "hidden_act": config.activation,
+        "hidden_size": config.dim,
+        "intermediate_size": config.ff_dim,
+        "layer_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.positions,
+        "model_type": "clip_text_model",
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "projection_dim": config.projection_dim or config.dim,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def write_vae(config: VAEConfig) -> dict[str, Any]:
+    """The JSON that `read_vae` and diffusers read."""
+    levels = len(config.channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": list(config.channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "force_upcast": True,
+        "in_channels": config.image_channels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.blocks,
+        "norm_num_groups": config.norm_groups,
+        "out_channels": config.image_channels,
+        "scaling_factor": config.scaling_factor,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def write_scheduler(config: ScheduleConfig) -> dict[str, Any]:
+    """The JSON that `read_scheduler` and diffusers read."""
+    names = {sampler: name for name, (sampler, _) in _SCHEDULERS.items()}
+    spacing = config.spacing if config.spacing in ("leading", "trailing", "linspace") else "leading"
+    return {
+        "_class_name": names[config.sampler],
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "beta_start": config.beta_start,
+        "clip_sample": False,
+        "num_train_timesteps": config.train_steps,
+        "prediction_type": config.prediction,
+        "rescale_betas_zero_snr": config.zero_terminal_snr,
+        "set_alpha_to_one": config.final_alpha_one,
+        "steps_offset": config.steps_offset,
+        "timestep_spacing": spacing,
+        "use_exponential_sigmas": config.spacing == "exponential",
+        "use_karras_sigmas": config.spacing == "karras",
+    }
+
+
+def write_index(config: ModelConfig, scheduler: ScheduleConfig, zero_negative: bool) -> dict[str, Any]:
+    """model_index.json: the components of the folder and their classes."""
+    first = config.text_encoder is not None
+    names = {"base": "StableDiffusionXLPipeline", "inpainting": "StableDiffusionXLInpaintPipeline"}
+    return {
+        "_class_name": names.get(config.kind, "StableDiffusionXLImg2ImgPipeline"),
+        "force_zeros_for_empty_prompt": zero_negative,
+        **({"requires_aesthetics_score": True} if config.kind == "refiner" else {}),
+        "scheduler": ["diffusers", write_scheduler(scheduler)["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"] if first else [None, None],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"] if first else [None, None],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }

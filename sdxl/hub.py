@@ -1,0 +1,111 @@
+"""Models on the Hugging Face hub: which files are needed, fetched into its cache. A local path passes through."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError, HubError
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
+
+
+def resolve(
+    source: str | Path, revision: str | None = None, variant: str | None = None, part: str | None = None
+) -> Path:
+    """A local file or folder for `source`: a path, a hub id `owner/name`, or a file on the hub
+    `owner/name/file.safetensors`. `part` (`unet` or `vae`) fetches that component alone.
+
+    The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    name = str(source)
+    pieces = name.split("/")
+    if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
+        return _guard("/".join(pieces[:2]), lambda hub: _one_file(hub, pieces, revision))
+    if _ID.fullmatch(name) and path.suffix != ".safetensors":
+        return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part))
+    raise CheckpointError(f"{name} does not exist; give a .safetensors file, a diffusers folder or a hub id owner/name")
+
+
+def _guard(name: str, fetch: Any) -> Path:
+    """Run `fetch`, with one sentence for each way that the hub can fail."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(fetch(hub))
+    except errors.GatedRepoError as error:
+        raise HubError(f"{name} is gated: accept its terms on the hub and log in with `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise HubError(f"{name} has no such revision on the hub; check revision=") from error
+    except errors.RepositoryNotFoundError as error:
+        raise HubError(f"{name} is neither a local path nor a model on the hub that you may read") from error
+    except errors.EntryNotFoundError as error:  # a LocalEntryNotFoundError too: nothing in the cache, and no network
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise HubError(
+                f"{name} is neither a local path nor in the hub's cache, and the hub cannot be reached; "
+                "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
+            ) from error
+        raise HubError(f"{name} has no such file on the hub: {error}") from error
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise HubError(f"{name} cannot be fetched from the hub ({reason}); check the network and try again") from error
+
+
+def _one_file(hub: Any, pieces: list[str], revision: str | None) -> str:
+    return str(hub.hf_hub_download("/".join(pieces[:2]), "/".join(pieces[2:]), revision=revision))
+
+
+def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None) -> Path:
+    """The folder of a snapshot with the files that are needed and no others."""
+    files, commit = _list(hub, name, revision)
+    if "model_index.json" not in files:
+        single = [file for file in files if file.endswith(".safetensors")]
+        if part and "config.json" in files:
+            return Path(
+                hub.snapshot_download(name, revision=commit, allow_patterns=["config.json", *_pick(files, "", variant)])
+            )
+        if len(single) != 1:
+            raise CheckpointError(
+                f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
+                "name one: owner/name/file.safetensors"
+            )
+        return Path(hub.hf_hub_download(name, single[0], revision=commit))
+    components = [part] if part else _components(hub, name, commit)
+    wanted = [file for component in components for file in _pick(files, component + "/", variant)]
+    folder = Path(hub.snapshot_download(name, revision=commit, allow_patterns=[*_SMALL, *wanted]))
+    return folder / part if part else folder
+
+
+def _list(hub: Any, name: str, revision: str | None) -> tuple[list[str], str | None]:
+    """The files of a repository and its commit, or of its snapshot in the cache where the hub cannot be reached."""
+    try:
+        info = hub.HfApi().model_info(name, revision=revision)
+        return [sibling.rfilename for sibling in info.siblings], info.sha
+    except (hub.errors.OfflineModeIsEnabled, OSError) as error:
+        if isinstance(error, hub.errors.HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+        return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()], folder.name
+
+
+def _components(hub: Any, name: str, commit: str | None) -> list[str]:
+    index = json.loads(Path(hub.hf_hub_download(name, "model_index.json", revision=commit)).read_text(encoding="utf-8"))
+    names = ("text_encoder", "text_encoder_2", "unet", "vae")
+    return [component for component in names if (index.get(component) or [None])[-1] is not None]
+
+
+def _pick(files: list[str], folder: str, variant: str | None) -> list[str]:
+    """The weight files of a component: the variant's, else the plain ones, else the fp16 ones."""
+    from .checkpoint import weight_files
+
+    stem = "model" if folder.startswith("text_encoder") else "diffusion_pytorch_model"
+    names = [file[len(folder) :] for file in files if file.startswith(folder)]
+    chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
+    return [folder + name for name in chosen]

@@ -1,0 +1,198 @@
+"""What a file is, from the names and shapes in its header and never from its own name. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+
+from .config import CLIP_L, TextConfig, UNetConfig, VAEConfig
+from .errors import CheckpointError
+from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+HEAD_DIM = 64  # of every attention head of the published UNets and text encoders; shapes do not tell it
+
+Places = list[list[tuple[str, str]]]  # per level, the prefixes of (residual block, transformer)
+
+
+def strip(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
+    """The entries under a prefix, without it."""
+    return {key[len(prefix) :]: shapes[key] for key in shapes if key.startswith(prefix)}
+
+
+def _has(shapes: Shapes, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in shapes)
+
+
+def foreign(shapes: Shapes) -> str | None:
+    """What a file is that is not (part of) an SDXL model; None if nothing speaks against it."""
+    keys = list(shapes)
+    if any(".lora_" in key or "lora_down" in key or key.startswith(("lora_unet_", "lora_te")) for key in keys):
+        return "a LoRA"
+    if any(".hada_w1_" in key or ".lokr_w" in key for key in keys):
+        return "a LyCORIS adapter"
+    if _has(shapes, "control_model.") or "controlnet_cond_embedding.conv_in.weight" in shapes:
+        return "a ControlNet"
+    if any("joint_blocks." in key for key in keys):
+        return "Stable Diffusion 3"
+    if any("double_blocks." in key or "single_transformer_blocks." in key for key in keys):
+        return "Flux"
+    if _has(shapes, "cond_stage_model.transformer."):
+        return "Stable Diffusion 1.x"
+    if _has(shapes, "cond_stage_model.model."):
+        return "Stable Diffusion 2.x"
+    if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
+        return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
+    context = [k for k in keys if k.endswith("attn2.to_k.weight")]
+    if context and not any("label_emb" in key or "add_embedding" in key for key in keys):
+        width = shapes[context[0]][-1]
+        return {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}.get(width, "a UNet without SDXL's vector")
+    return None
+
+
+def layout(shapes: Shapes) -> str:
+    """`whole` single file, `unet`, `vae` with a single file's names, `folder unet`, `folder vae`, or `unknown`."""
+    if "model.diffusion_model.input_blocks.0.0.weight" in shapes:
+        return "whole" if _has(shapes, "conditioner.") and _has(shapes, VAE_PREFIX) else "unet"
+    if "input_blocks.0.0.weight" in shapes:
+        return "unet"
+    if "first_stage_model.decoder.conv_in.weight" in shapes or "decoder.mid.block_1.conv1.weight" in shapes:
+        return "vae"
+    if "add_embedding.linear_1.weight" in shapes and "down_blocks.0.resnets.0.conv1.weight" in shapes:
+        return "folder unet"
+    if "decoder.mid_block.resnets.0.conv1.weight" in shapes:
+        return "folder vae"
+    return "unknown"
+
+
+def single_prefix(shapes: Shapes, part: str) -> str:
+    """The prefix of a part file with a single file's names: as in the whole file, or none."""
+    prefix = UNET_PREFIX if part == "unet" else VAE_PREFIX
+    return prefix if _has(shapes, prefix) else ""
+
+
+_UNET_NAMES = {
+    "single": ("in_layers.2", "input_blocks.0.0", "out.2", "label_emb.0.0", "middle_block.1"),
+    "folder": ("conv1", "conv_in", "conv_out", "add_embedding.linear_1", "mid_block.attentions.0"),
+}
+
+
+def infer_unet(shapes: Shapes, language: str) -> UNetConfig:
+    """A UNet's config from its shapes, in the names of a single file or of a folder (`language`), no prefix."""
+    conv1, conv_in, conv_out, vector, middle = _UNET_NAMES[language]
+    down, up = _single_places(shapes) if language == "single" else _folder_places(shapes)
+    try:
+        channels = tuple(shapes[f"{level[0][0]}.{conv1}.weight"][0] for level in down)
+        return UNetConfig(
+            in_channels=shapes[f"{conv_in}.weight"][1],
+            out_channels=shapes[f"{conv_out}.weight"][0],
+            channels=channels,
+            down=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in down),
+            mid=_depth(shapes, middle),
+            up=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in up),
+            heads=tuple(max(1, width // HEAD_DIM) for width in channels),
+            context_dim=shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
+            vector_dim=shapes[f"{vector}.weight"][1],
+        )
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"the UNet is incomplete: {error} is missing or has the wrong shape") from error
+
+
+def _single_places(shapes: Shapes) -> tuple[Places, Places]:
+    down: Places = [[]]
+    for n in count(1):
+        if f"input_blocks.{n}.0.op.weight" in shapes:
+            down.append([])
+        elif f"input_blocks.{n}.0.in_layers.2.weight" in shapes:
+            down[-1].append((f"input_blocks.{n}.0", f"input_blocks.{n}.1"))
+        else:
+            break
+    up: Places = [[]]
+    for n in count():
+        block = f"output_blocks.{n}"
+        if f"{block}.0.in_layers.2.weight" not in shapes:
+            break
+        up[-1].append((f"{block}.0", f"{block}.1"))
+        if f"{block}.1.conv.weight" in shapes or f"{block}.2.conv.weight" in shapes:
+            up.append([])
+    return down, up
+
+
+def _folder_places(shapes: Shapes) -> tuple[Places, Places]:
+    def places(side: str) -> Iterator[list[tuple[str, str]]]:
+        for i in count():
+            level = []
+            for j in count():
+                if f"{side}.{i}.resnets.{j}.conv1.weight" not in shapes:
+                    break
+                level.append((f"{side}.{i}.resnets.{j}", f"{side}.{i}.attentions.{j}"))
+            if not level:
+                return
+            yield level
+
+    return list(places("down_blocks")), list(places("up_blocks"))
+
+
+def _depth(shapes: Shapes, transformer: str) -> int:
+    return _length(shapes, f"{transformer}.transformer_blocks.{{}}.norm1.weight")
+
+
+def _length(shapes: Shapes, pattern: str) -> int:
+    """How many of the numbered keys there are, counted from 0."""
+    return next(n for n in count() if pattern.format(n) not in shapes)
+
+
+def infer_clip_l(shapes: Shapes) -> TextConfig:
+    """CLIP-L's config from a single file's shapes (transformers' names behind `CLIP_L_PREFIX`)."""
+    part = strip(shapes, CLIP_L_PREFIX + "text_model.")
+    try:
+        vocab_size, dim = part["embeddings.token_embedding.weight"]
+        layers = _length(part, "encoder.layers.{}.mlp.fc1.weight")
+        if dim == CLIP_L.dim and layers == CLIP_L.layers - 1:
+            layers = CLIP_L.layers  # SDXL never reads CLIP-L's last layer, and some writers leave it out
+        return TextConfig(
+            vocab_size=vocab_size,
+            positions=part["embeddings.position_embedding.weight"][0],
+            dim=dim,
+            ff_dim=part["encoder.layers.0.mlp.fc1.weight"][0],
+            layers=layers,
+            heads=max(1, dim // HEAD_DIM),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"the first text encoder (CLIP-L) is incomplete: {error}") from error
+
+
+def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
+    """bigG's config from a single file's shapes (OpenCLIP's names behind `prefix`)."""
+    part = strip(shapes, prefix)
+    try:
+        vocab_size, dim = part["token_embedding.weight"]
+        return TextConfig(
+            vocab_size=vocab_size,
+            positions=part["positional_embedding"][0],
+            dim=dim,
+            ff_dim=part["transformer.resblocks.0.mlp.c_fc.weight"][0],
+            layers=_length(part, "transformer.resblocks.{}.mlp.c_fc.weight"),
+            heads=max(1, dim // HEAD_DIM),
+            activation="gelu",
+            projection_dim=part["text_projection"][1],
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"the text encoder bigG is incomplete: {error}") from error
+
+
+def infer_vae(shapes: Shapes, language: str) -> VAEConfig:
+    """A VAE's config from its shapes, in the names of a single file or of a folder, without prefix."""
+    level, block = ("down.{}.block.0", "block") if language == "single" else ("down_blocks.{}.resnets.0", "resnets")
+    try:
+        levels = _length(shapes, f"encoder.{level}.conv1.weight")
+        first = "encoder.down.0" if language == "single" else "encoder.down_blocks.0"
+        return VAEConfig(
+            image_channels=shapes["encoder.conv_in.weight"][1],
+            latent_channels=shapes["post_quant_conv.weight"][0],
+            channels=tuple(shapes[f"encoder.{level.format(n)}.conv1.weight"][0] for n in range(levels)),
+            blocks=_length(shapes, f"{first}.{block}.{{}}.conv1.weight"),
+        )
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"the VAE is incomplete: {error} is missing or has the wrong shape") from error

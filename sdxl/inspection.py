@@ -1,0 +1,139 @@
+"""What a file or folder is, from its headers alone: kind, dtypes, tensors and parameters, what is missing or extra."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import identify
+from .config import ModelConfig
+from .errors import CheckpointError
+from .keymap import (
+    CLIP_L_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    canonical_folder_key,
+    clip_g_prefix,
+    component_rows,
+    ignorable,
+    match,
+    unet_rows,
+    vae_rows,
+)
+from .tensorfile import TensorFile, Weights, open_shards
+
+_KINDS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
+
+
+@dataclass
+class PartReport:
+    """One component: `dtypes` counts tensors by dtype."""
+
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+
+
+@dataclass
+class Report:
+    """What `inspect` found. Keys of the file in `missing`, `unexpected` and `ignored`."""
+
+    path: Path
+    kind: str
+    parts: dict[str, PartReport]
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+def inspect(path: str | Path) -> Report:
+    """Say what a .safetensors file, or a diffusers folder, is. Reads headers only. Raises `CheckpointError`."""
+    path = Path(path)
+    if path.is_dir():
+        return _inspect_folder(path)
+    weights = Weights([TensorFile(path)])
+    if what := identify.foreign(weights):
+        return Report(path, what, {"all": _count(weights, weights)})
+    kind = identify.layout(weights)
+    if kind == "whole":
+        return _inspect_whole(path, weights)
+    if kind == "unknown":
+        return Report(path, "not a model that is known here", {"all": _count(weights, weights)})
+    return _inspect_part(path, weights, kind)
+
+
+def _count(weights: Weights, keys: Iterable[str]) -> PartReport:
+    keys = list(keys)
+    return PartReport(
+        len(keys),
+        sum(math.prod(weights[key]) for key in keys),
+        dict(Counter(weights.dtype(key) for key in keys)),
+    )
+
+
+def _inspect_whole(path: Path, weights: Weights) -> Report:
+    first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in weights
+    config = ModelConfig(
+        identify.infer_unet(identify.strip(weights, UNET_PREFIX), "single"),
+        identify.infer_vae(identify.strip(weights, VAE_PREFIX), "single"),
+        identify.infer_clip_l(weights) if first else None,
+        identify.infer_clip_g(weights, clip_g_prefix(not first)),
+    )
+    tables = {name: match(rows, "single") for name, rows in component_rows(config).items()}
+    report = Report(path, f"{_KINDS[config.kind]}, single file", {})
+    for name, table in tables.items():
+        report.parts[name] = _count(weights, [key for key in table if key in weights])
+    _compare(report, weights, {key for table in tables.values() for key in table})
+    return report
+
+
+def _inspect_part(path: Path, weights: Weights, kind: str) -> Report:
+    name = kind.removeprefix("folder ")
+    language = "folder" if kind.startswith("folder ") else "single"
+    if language == "folder":
+        weights = Weights(weights.files, lambda key: canonical_folder_key(key, name, False))
+    prefix = identify.single_prefix(weights, name) if language == "single" else ""
+    shapes = identify.strip(weights, prefix)
+    if name == "unet":
+        unet = identify.infer_unet(shapes, language)
+        table = match(unet_rows(unet), language)
+        label = {9: "SDXL inpainting UNet"}.get(unet.in_channels, "SDXL UNet")
+    else:
+        table = match(vae_rows(identify.infer_vae(shapes, language)), language)
+        label = "VAE"
+    known = {prefix + key for key in table}
+    names = "a single file's names" if language == "single" else "a folder's names"
+    report = Report(path, f"{label} alone, {names}", {name: _count(weights, known & set(weights))})
+    _compare(report, weights, known)
+    return report
+
+
+def _compare(report: Report, weights: Weights, known: set[str]) -> None:
+    rest = [key for key in weights if key not in known]
+    report.missing = sorted(known - set(weights))
+    report.ignored = [key for key in rest if ignorable(key)]
+    report.unexpected = [key for key in rest if not ignorable(key)]
+
+
+def _inspect_folder(path: Path) -> Report:
+    parts: dict[str, Weights] = {}
+    for child in sorted(path.iterdir()):
+        if child.is_dir():
+            index = next(iter(sorted(child.glob("*.safetensors.index*.json"))), None)
+            files = sorted(file for file in child.glob("*.safetensors") if "-of-" not in file.name)
+            if index:
+                parts[child.name] = Weights(open_shards(index))
+            elif files:
+                parts[child.name] = Weights([TensorFile(files[0])])
+    if "unet" not in parts:
+        raise CheckpointError(f"{path} has no unet/*.safetensors; give a diffusers folder or a .safetensors file")
+    if what := identify.foreign(parts["unet"]):
+        return Report(path, f"{what}, diffusers folder", {name: _count(w, w) for name, w in parts.items()})
+    unet = identify.infer_unet(parts["unet"], "folder")
+    kind = "inpainting" if unet.in_channels == 9 else "base" if "text_encoder" in parts else "refiner"
+    report = Report(path, f"{_KINDS[kind]}, diffusers folder", {name: _count(w, w) for name, w in parts.items()})
+    _compare(report, parts["unet"], set(match(unet_rows(unet), "folder")))
+    return report

@@ -1,0 +1,171 @@
+"""Safetensors files on disk: opened by their header alone, tensors mapped into memory when they are asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from .errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+class TensorFile:
+    """One file: `shapes`, `dtypes` and `metadata` from its header."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _refuse_foreign(path)
+        try:
+            with safe_open(path, "np") as file:
+                self.metadata: dict[str, str] = file.metadata() or {}
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                self.shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
+                self.dtypes = {key: str(part.get_dtype()) for key, part in slices.items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, fetch it again"
+            ) from error
+        self._handle: Any = None
+
+    def read(self, key: str) -> Tensor:
+        """The tensor, a view of the mapped file."""
+        try:
+            if self._handle is None:
+                self._handle = safe_open(self.path, "pt")
+            return self._handle.get_tensor(key)
+        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{self.path}: {key} cannot be read ({error}); fetch the file again") from error
+
+    def close(self) -> None:
+        """Let go of the mapping; tensors read from it stay valid."""
+        self._handle = None
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A clear sentence for what is not a safetensors file at all."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if path.suffix in _PICKLE_SUFFIXES or head[:2] == b"PK" or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when it is opened; only .safetensors files are read, "
+            "get the model in that format"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; fetch them with git lfs pull")
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 9 or head[8:9] != b"{" or length > 10**9:
+        raise CheckpointError(f"{path} is not a safetensors file; check where it came from")
+    if 8 + length > size:
+        raise CheckpointError(
+            f"{path} is truncated: its header says {length} bytes, the file has {size}; fetch it again"
+        )
+
+
+class Weights(Mapping[str, tuple[int, ...]]):
+    """The tensors of one or several files (shards) under canonical keys: a mapping from key to shape."""
+
+    def __init__(self, files: list[TensorFile], rename: Callable[[str], str] = str) -> None:
+        self.files = files
+        self._places: dict[str, tuple[TensorFile, str]] = {}
+        for file in files:
+            for key in file.shapes:
+                name = rename(key)
+                if name in self._places:
+                    raise CheckpointError(
+                        f"{key} stands both in {self._places[name][0].path} and in {file.path}; remove one of them"
+                    )
+                self._places[name] = (file, key)
+
+    @property
+    def where(self) -> str:
+        """The files, for an error message."""
+        return ", ".join(str(file.path) for file in self.files)
+
+    def __getitem__(self, key: str) -> tuple[int, ...]:
+        file, name = self._places[key]
+        return file.shapes[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def dtype(self, key: str) -> str:
+        """As the file names it: F16, BF16, F32, ..."""
+        file, name = self._places[key]
+        return file.dtypes[name]
+
+    def read(self, key: str) -> Tensor:
+        """The tensor, a view of the mapped file."""
+        file, name = self._places[key]
+        return file.read(name)
+
+    def close(self) -> None:
+        """Let go of the mappings."""
+        for file in self.files:
+            file.close()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; fetch the model again") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} is not a JSON object; fetch it again")
+    return data
+
+
+def open_shards(index: Path) -> list[TensorFile]:
+    """The files of a sharded model, from its `.safetensors.index.json`."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{index} has no weight_map; fetch it again")
+    names = sorted({str(name) for name in table.values()})
+    if bad := [name for name in names if Path(name).name != name]:
+        raise CheckpointError(f"{index} names a shard outside its folder: {bad[0]!r}; do not trust this model")
+    if gone := [name for name in names if not (index.parent / name).is_file()]:
+        raise CheckpointError(f"{index.parent / gone[0]} is missing: a shard that {index.name} names; fetch it")
+    files = [TensorFile(index.parent / name) for name in names]
+    present = {key for file in files for key in file.shapes}
+    if lost := sorted(set(table) - present):
+        raise CheckpointError(f"{index} promises {len(lost)} tensors that no shard has, such as {lost[0]}; fetch again")
+    return files
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file: to a temporary name first, so that no half file can be taken for a whole one."""
+    from safetensors.torch import save_file
+
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        os.close(handle)
+        save_file(dict(tensors), temporary, {"format": "pt", **metadata})
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def reference_pipe() -> Any:
+    """diffusers' pipeline of the tiny base model."""
+    pytest.importorskip("diffusers")
+    import tiny
+
+    return tiny.pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(reference_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base model as diffusers saves it."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    reference_pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tiny_folder: Path) -> Any:
+    import sdxl
+
+    return sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+
+
+def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    """max|a-b| / max|b|."""
+    assert ours.shape == reference.shape, (ours.shape, reference.shape)
+    assert ours.isfinite().all()
+    return float((ours.double() - reference.double()).abs().max() / reference.double().abs().max())
+
+
+@pytest.fixture(scope="session", name="error")
+def _error() -> Any:
+    return error

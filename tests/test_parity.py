@@ -1,0 +1,164 @@
+"""The whole picture against diffusers' pipeline: same weights, prompt and noise; final latents within 1e-4."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+import tiny
+
+TOLERANCE = 1e-4
+PROMPT = "A mecha robot in a favela in expressionist style"
+ARGUMENTS = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def scheduler(sampler: str, schedule: str, **more: Any) -> Any:
+    """diffusers' scheduler for our sampler and schedule."""
+    config = tiny.SCHEDULER | more
+    config |= {"use_karras_sigmas": True} if schedule == "karras" else {"timestep_spacing": schedule}
+    if sampler == "ddim":
+        config |= {"clip_sample": False, "set_alpha_to_one": False}
+    return {
+        "euler": diffusers.EulerDiscreteScheduler,
+        "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
+        "heun": diffusers.HeunDiscreteScheduler,
+        "ddim": diffusers.DDIMScheduler,
+        "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+    }[sampler](**config)
+
+
+def reference(pipe: Any, which: Any, seeds: list[int], **arguments: Any) -> torch.Tensor:
+    old, pipe.scheduler = pipe.scheduler, which
+    try:
+        return pipe(generator=generators(*seeds), output_type="latent", **arguments).images
+    finally:
+        pipe.scheduler = old
+
+
+SPACED = [(s, spacing) for s in ("euler", "euler_ancestral", "heun") for spacing in ("leading", "trailing", "linspace")]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "steps", "eta"),
+    [(*pair, steps, 0.0) for pair in SPACED for steps in (1, 7, 28) if not (steps == 1 and pair[1] == "linspace")]
+    + [("ddim", "leading", steps, eta) for steps in (1, 7, 30) for eta in (0.0, 0.5, 1.0)]
+    + [("ddim", "trailing", steps, eta) for steps in (8, 20) for eta in (0.0, 1.0)]
+    + [("dpmpp_2m", schedule, steps, 0.0) for schedule in ("karras", "trailing") for steps in (1, 8, 20)],
+)
+def test_samplers(
+    sampler: str, schedule: str, steps: int, eta: float, reference_pipe: Any, tiny_pipe: Any, error: Any
+) -> None:
+    which = scheduler(sampler, schedule)
+    more = {"eta": eta} if sampler == "ddim" else {}
+    expected = reference(
+        reference_pipe, which, [5], prompt=PROMPT, num_inference_steps=steps, height=64, width=64, **more
+    )
+    result = tiny_pipe(
+        PROMPT, sampler=sampler, schedule=schedule, steps=steps, eta=eta, seed=5, output="latent", progress=False
+    )
+    assert error(result.images, expected) < TOLERANCE
+
+
+def test_v_prediction_with_zero_terminal_snr(reference_pipe: Any, tiny_folder: Any, tmp_path: Any, error: Any) -> None:
+    import shutil
+
+    import sdxl
+
+    which = scheduler("euler", "trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    shutil.copytree(tiny_folder, tmp_path / "v")
+    which.save_pretrained(tmp_path / "v/scheduler")
+    pipe = sdxl.Pipeline.from_pretrained(tmp_path / "v", dtype="float32", device="cpu")
+    for steps in (1, 10):
+        expected = reference(
+            reference_pipe,
+            which,
+            [5],
+            prompt=PROMPT,
+            num_inference_steps=steps,
+            height=64,
+            width=64,
+            guidance_rescale=0.7,
+        )
+        result = pipe(PROMPT, steps=steps, seed=5, output="latent", guidance_rescale=0.7, progress=False)
+        assert error(result.images, expected) < TOLERANCE
+
+
+SIZES = {"original_size": (512, 768), "crop": (32, 64), "target": (256, 128)}
+POSITIVE = {"original_size": (512, 768), "target_size": (256, 128)}
+NEGATIVE = {"negative_original_size": (128, 64), "negative_target_size": (96, 32)}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"height": 40, "width": 88}, {}),
+        ({"height": 104, "width": 56}, {}),
+        ({"negative_prompt": "dog"}, {}),
+        ({"negative_prompt": ""}, {}),
+        ({"negative_prompt": "dog", "negative_prompt_2": "photo!"}, {}),
+        ({"prompt_2": "a red cat!"}, {}),
+        ({"guidance_scale": 1.0}, {}),
+        ({"guidance_scale": 12.0, "guidance_rescale": 0.7}, {}),
+        (POSITIVE | {"crops_coords_top_left": (32, 64)}, POSITIVE | {"crop_top_left": (32, 64)}),
+        (
+            POSITIVE | NEGATIVE | {"crops_coords_top_left": (32, 64), "negative_crops_coords_top_left": (7, 9)},
+            POSITIVE | NEGATIVE | {"crop_top_left": (32, 64), "negative_crop_top_left": (7, 9)},
+        ),
+        ({"clip_skip": 1}, {}),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_arguments(
+    theirs: dict[str, Any], ours: dict[str, Any], reference_pipe: Any, tiny_pipe: Any, error: Any
+) -> None:
+    theirs = {"height": 64, "width": 64} | theirs
+    ours = ours or theirs
+    ours = {"height": theirs["height"], "width": theirs["width"]} | ours
+    which = scheduler("euler", "leading")
+    expected = reference(reference_pipe, which, [5], prompt=PROMPT, num_inference_steps=6, **theirs)
+    result = tiny_pipe(PROMPT, steps=6, seed=5, output="latent", progress=False, **ours)
+    assert error(result.images, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m"])
+def test_batches(sampler: str, reference_pipe: Any, tiny_pipe: Any, error: Any) -> None:
+    prompts, negatives, seeds = [PROMPT, "a red cat"], ["dog", "photo"], [3, 99, 4, 7]
+    expected = reference(
+        reference_pipe,
+        scheduler(sampler, "karras" if sampler == "dpmpp_2m" else "leading"),
+        seeds,
+        prompt=prompts,
+        negative_prompt=negatives,
+        num_images_per_prompt=2,
+        num_inference_steps=6,
+        height=64,
+        width=48,
+    )
+    result = tiny_pipe(
+        prompts,
+        negative_prompt=negatives,
+        num_images=2,
+        seed=seeds,
+        steps=6,
+        sampler=sampler,
+        schedule="karras" if sampler == "dpmpp_2m" else "leading",
+        height=64,
+        width=48,
+        output="latent",
+        progress=False,
+    )
+    assert error(result.images, expected) < TOLERANCE
+
+
+def test_latents_and_pixels(reference_pipe: Any, tiny_pipe: Any, error: Any) -> None:
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = reference_pipe(PROMPT, latents=latents.clone(), num_inference_steps=4, output_type="pt").images
+    result = tiny_pipe(PROMPT, latents=latents, steps=4, output="tensor", progress=False)
+    assert error(result.images, expected) < TOLERANCE
