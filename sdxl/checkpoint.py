@@ -27,9 +27,7 @@ from .keymap import (
     TEXT,
     TEXT_2,
     UNET,
-    UNET_PREFIX,
     VAE,
-    VAE_PREFIX,
     Op,
     Row,
     canonical_folder_key,
@@ -93,7 +91,7 @@ class Component:
                 shape, want = self.weights[self.key(row)], _stored_shape(wanted[row.ours], self._op(row))
                 if shape != want and not (self._op(row) is Op.CONV1X1 and shape == want[:2]):
                     raise CheckpointError(
-                        f"{self.weights.where}: {self.key(row)} has shape {list(shape)}, the config asks for {list(want)}"
+                        f"{self.weights.where}: {self.key(row)} has shape {list(shape)}, its config asks {list(want)}"
                     )
 
     def unread(self, row: Row) -> bool:
@@ -143,7 +141,8 @@ class Checkpoint:
 
     def with_part(self, part: Component) -> Checkpoint:
         """The same model with its UNet or VAE from another file."""
-        config = replace(self.about.config, **{part.name: part.config})
+        changed: dict[str, Any] = {part.name: part.config}
+        config = replace(self.about.config, **changed)
         return replace(self, about=replace(self.about, config=config), components={**self.components, part.name: part})
 
 
@@ -218,17 +217,11 @@ def _account(weights: Weights, known: set[str]) -> list[str]:
 def _describe_single(weights: Weights, file: TensorFile) -> Description:
     if METADATA_KEY in file.metadata:
         return _description_from_json(file.metadata[METADATA_KEY], file.path)
-    first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in weights
-    config = ModelConfig(
-        unet=identify.infer_unet(identify.strip(weights, UNET_PREFIX), "single"),
-        vae=identify.infer_vae(identify.strip(weights, VAE_PREFIX), "single"),
-        text_encoder=identify.infer_clip_l(weights) if first else None,
-        text_encoder_2=identify.infer_clip_g(weights, clip_g_prefix(not first)),
-    )
+    config = identify.infer_model(weights)
     v_pred, zero_snr = "v_pred" in weights, "ztsnr" in weights
     schedule = ScheduleConfig(prediction="v_prediction" if v_pred else "epsilon", zero_terminal_snr=zero_snr)
-    tokenizers = {TEXT: tokenizer.CLIP_L, TEXT_2: tokenizer.CLIP_G}
-    return Description(config, schedule, config.kind != "refiner", tokenizers if first else {TEXT_2: tokenizer.CLIP_G})
+    tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
+    return Description(config, schedule, config.kind != "refiner", tokenizers)
 
 
 def _description_to_json(about: Description) -> str:

@@ -290,7 +290,7 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
     # except that the last level's also is the depth of the middle block.
     if uniform and mirrored and config.down[-1][0] in (0, config.mid):
         depths = [level[0] or 1 for level in config.down]
-        data["transformer_layers_per_block"] = depths[:-1] + [config.mid]
+        data["transformer_layers_per_block"] = [*depths[:-1], config.mid]
     elif config.down[-1][0] in (0, config.mid):
         data["transformer_layers_per_block"] = [[d or 1 for d in level] for level in config.down]
         data["transformer_layers_per_block"][-1] = [config.mid, *(d or 1 for d in config.down[-1][1:])]

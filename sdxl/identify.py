@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import count
+from math import gcd
 
-from .config import CLIP_L, TextConfig, UNetConfig, VAEConfig
+from .config import CLIP_L, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from .errors import CheckpointError
-from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX
+from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX, clip_g_prefix
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-HEAD_DIM = 64  # of every attention head of the published UNets and text encoders; shapes do not tell it
+# What shapes do not tell, as in all published SDXL models
+HEAD_DIM = 64  # of every attention head of UNet and text encoders
+NORM_GROUPS = 32
 
 Places = list[list[tuple[str, str]]]  # per level, the prefixes of (residual block, transformer)
 
@@ -92,6 +96,7 @@ def infer_unet(shapes: Shapes, language: str) -> UNetConfig:
             mid=_depth(shapes, middle),
             up=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in up),
             heads=tuple(max(1, width // HEAD_DIM) for width in channels),
+            norm_groups=gcd(NORM_GROUPS, *channels),
             context_dim=shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
             vector_dim=shapes[f"{vector}.weight"][1],
         )
@@ -188,11 +193,28 @@ def infer_vae(shapes: Shapes, language: str) -> VAEConfig:
     try:
         levels = _length(shapes, f"encoder.{level}.conv1.weight")
         first = "encoder.down.0" if language == "single" else "encoder.down_blocks.0"
+        channels = tuple(shapes[f"encoder.{level.format(n)}.conv1.weight"][0] for n in range(levels))
         return VAEConfig(
             image_channels=shapes["encoder.conv_in.weight"][1],
             latent_channels=shapes["post_quant_conv.weight"][0],
-            channels=tuple(shapes[f"encoder.{level.format(n)}.conv1.weight"][0] for n in range(levels)),
+            channels=channels,
             blocks=_length(shapes, f"{first}.{block}.{{}}.conv1.weight"),
+            norm_groups=gcd(NORM_GROUPS, *channels),
         )
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"the VAE is incomplete: {error} is missing or has the wrong shape") from error
+
+
+def infer_model(shapes: Shapes) -> ModelConfig:
+    """The config of a whole single file from its shapes. A refiner is what has no CLIP-L."""
+    first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in shapes
+    unet = infer_unet(strip(shapes, UNET_PREFIX), "single")
+    clip_g = infer_clip_g(shapes, clip_g_prefix(not first))
+    # the vector is the pooled text and six sizes, or four and the aesthetic score
+    size_dim = (unet.vector_dim - (clip_g.projection_dim or 0)) // (6 if first else 5)
+    return ModelConfig(
+        unet=replace(unet, size_dim=max(size_dim, 1)),
+        vae=infer_vae(strip(shapes, VAE_PREFIX), "single"),
+        text_encoder=infer_clip_l(shapes) if first else None,
+        text_encoder_2=clip_g,
+    )

@@ -9,14 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import identify
-from .config import ModelConfig
 from .errors import CheckpointError
 from .keymap import (
-    CLIP_L_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
     canonical_folder_key,
-    clip_g_prefix,
     component_rows,
     ignorable,
     match,
@@ -75,13 +70,7 @@ def _count(weights: Weights, keys: Iterable[str]) -> PartReport:
 
 
 def _inspect_whole(path: Path, weights: Weights) -> Report:
-    first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in weights
-    config = ModelConfig(
-        identify.infer_unet(identify.strip(weights, UNET_PREFIX), "single"),
-        identify.infer_vae(identify.strip(weights, VAE_PREFIX), "single"),
-        identify.infer_clip_l(weights) if first else None,
-        identify.infer_clip_g(weights, clip_g_prefix(not first)),
-    )
+    config = identify.infer_model(weights)
     tables = {name: match(rows, "single") for name, rows in component_rows(config).items()}
     report = Report(path, f"{_KINDS[config.kind]}, single file", {})
     for name, table in tables.items():

@@ -86,7 +86,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and older cannot tell
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and older cannot tell
         return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.float32
 
@@ -207,10 +207,12 @@ class Pipeline:
     def _drain(self, request: Request, progress: bool) -> Tensor:
         from tqdm import tqdm
 
+        latents = torch.empty(0)
         with tqdm(total=request.steps, disable=not progress, unit="step") as bar:
             for step in self._steps(request):
+                latents = step.latents
                 bar.update()
-        return step.latents
+        return latents
 
     @torch.no_grad()
     def _steps(self, request: Request) -> Iterator[PipelineStep]:
@@ -245,7 +247,7 @@ class Pipeline:
         return (pixels / 2 + 0.5).clamp(0, 1)
 
     def resolve(self, request: Request) -> Request:
-        """The same request with every default of this model filled in, its seeds drawn; errors for what does not fit."""
+        """The same request with this model's defaults filled in and seeds drawn; errors for what does not fit."""
         config, factor = self.about.config, self.about.config.vae.factor
         if config.kind != "base":
             raise ArgumentError(f"this model is SDXL {config.kind}, which text to image cannot use; load a base model")

@@ -1,0 +1,211 @@
+"""The command line: pictures that replay, reports, and one clear sentence for each bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import sdxl
+from sdxl.cli import main
+
+
+@pytest.fixture
+def generate(tiny_folder: Path, tmp_path: Path) -> Any:
+    def run(*arguments: str, model: str | Path | None = tiny_folder, output: str = "p.png") -> tuple[int, Path]:
+        path = tmp_path / output
+        flags = ["--model", str(model)] if model else []
+        return main(["generate", *flags, "--output", str(path), "--quiet", "--device", "cpu", *arguments]), path
+
+    return run
+
+
+def test_generate_and_replay(generate: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ["--prompt", "a red cat!", "--negative-prompt", "dog", "--steps", "3", "--seed", "5", "--sampler", "ddim"]
+    flags += ["--eta", "0.5", "--original-size", "48,64", "--crop-top-left", "8,16", "--dtype", "float32"]
+    status, first = generate(*flags, "--height", "48")
+    assert status == 0
+    assert capsys.readouterr().out == f"{first}  seed 5\n"
+    with Image.open(first) as image:
+        assert image.size == (64, 48)
+        text, own = image.text["parameters"], json.loads(image.text["sdxl"])
+        pixels = image.tobytes()
+    assert text.startswith("a red cat!\nNegative prompt: dog\nSteps: 3, Sampler: DDIM, ")
+    assert "CFG scale: 5.0, Seed: 5, Size: 64x48" in text
+    assert own["request"]["original_size"] == [48, 64]
+    status, second = generate("--from", str(first), model=None, output="q.png")
+    assert status == 0
+    with Image.open(second) as image:
+        assert image.tobytes() == pixels
+    status, third = generate("--from", str(first), "--seed", "6", model=None, output="r.png")
+    with Image.open(third) as image:
+        assert image.tobytes() != pixels
+
+
+def test_several_pictures(generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, path = generate("--prompt", "cat", "--prompt", "dog", "--num-images", "2", "--steps", "1", "--seed", "7")
+    assert status == 0
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["7", "8", "9", "10"]
+    assert all(path.with_stem(f"p-{n}").is_file() for n in (1, 2, 3, 4))
+
+
+def test_latents(generate: Any, tmp_path: Path) -> None:
+    start = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(6))
+    save_file({"latents": start}, tmp_path / "start.safetensors")
+    _, one = generate("--prompt", "cat", "--steps", "2", "--latents", str(tmp_path / "start.safetensors"))
+    _, two = generate("--prompt", "cat", "--steps", "2", "--seed", "6", output="q.png")
+    with Image.open(one) as a, Image.open(two) as b:
+        assert a.tobytes() == b.tobytes()
+    status, _ = generate("--from", str(one))
+    assert status == 2
+
+
+def test_every_argument_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    from dataclasses import fields
+
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    text = capsys.readouterr().out
+    for each in fields(sdxl.Request):
+        assert "--" + each.name.replace("_", "-") in text
+
+
+def files(folder: Path, tiny_folder: Path) -> dict[str, Path]:
+    """Bad models."""
+    sdxl.convert(tiny_folder, folder / "whole.safetensors")
+    whole = load_file(folder / "whole.safetensors")
+    data = (folder / "whole.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(data[: len(data) // 2])
+    (folder / "text.safetensors").write_text("<html>404 not found, nothing to see here</html>")
+    (folder / "empty.safetensors").write_bytes(b"")
+    torch.save({"a": torch.zeros(1)}, folder / "pickle.safetensors")
+    (folder / "model.ckpt").write_bytes(b"anything at all")
+    old = {"cond_stage_model.transformer.text_model.final_layer_norm.weight": torch.zeros(1)}
+    save_file(old | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, folder / "sd15.safetensors")
+    save_file({"lora_unet_x.lora_down.weight": torch.zeros(1)}, folder / "lora.safetensors")
+    no_vae = {key: value for key, value in whole.items() if not key.startswith("first_stage_model.")}
+    save_file(no_vae, folder / "no_vae.safetensors")
+    no_layer = {key: value for key, value in whole.items() if "resblocks.1.mlp" not in key}
+    save_file(no_layer, folder / "no_layer.safetensors")
+    return {path.stem: path for path in folder.iterdir()} | {"ckpt": folder / "model.ckpt"}
+
+
+def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    paths = files(folder, tiny_folder)
+    shutil.copytree(tiny_folder, tmp_path / "no_unet")
+    shutil.rmtree(tmp_path / "no_unet/unet")
+    shutil.copytree(tiny_folder, tmp_path / "no_weights")
+    (tmp_path / "no_weights/vae/diffusion_pytorch_model.safetensors").unlink()
+    cases = {
+        paths["cut"]: "it is truncated or damaged, fetch it again",
+        paths["text"]: "is not a safetensors file; check where it came from",
+        paths["empty"]: "is not a safetensors file",
+        paths["pickle"]: "is a pickle, which can run code",
+        paths["ckpt"]: "is a pickle, which can run code",
+        paths["sd15"]: "is Stable Diffusion 1.x, not an SDXL model",
+        paths["lora"]: "is a LoRA, not an SDXL model",
+        paths["no_vae"]: "is only a UNet: give it as unet=",
+        paths["no_layer"]: "tensors",
+        tmp_path / "no_unet": "unet is missing, which model_index.json names",
+        tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing (fetch it)",
+        tmp_path / "nowhere.safetensors": "does not exist; give a .safetensors file",
+        tmp_path: "has no model_index.json",
+    }
+    for path, sentence in cases.items():
+        status, output = generate("--prompt", "cat", "--steps", "1", model=path)
+        error = capsys.readouterr().err
+        assert status == 1, path
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1, error
+        assert sentence in error, error
+        assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--prompt", "cat", "--width", "1001"], "width is 1001"),
+        (["--prompt", "cat", "--steps", "0"], "steps is 0"),
+        (["--prompt", "cat", "--steps", "2000"], "steps is 2000"),
+        (["--prompt", "cat", "--sampler", "plms"], "sampler is 'plms'"),
+        (["--prompt", "cat", "--dtype", "int8"], "dtype is 'int8'"),
+        (["--prompt", "cat", "--device", "gpu"], "device 'gpu' cannot be used"),
+        ([], "there is nothing to draw"),
+        (["--from", "nowhere.png"], "cannot be read as a picture"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_arguments(flags: list[str], sentence: str, generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = generate(*flags)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not output.parent.joinpath("p.png").exists()
+
+
+def test_bad_outputs(generate: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, sentence in (
+        ("file/p.png", "cannot be written"),
+        ("p.jpg", "does not end in .png"),
+        ("", "is a folder"),
+    ):
+        status, _ = generate("--prompt", "cat", "--steps", "1", output=name)
+        assert status == 1
+        assert sentence in capsys.readouterr().err
+
+
+def test_foreign_png(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
+    status, _ = generate("--from", str(tmp_path / "foreign.png"))
+    assert status == 2
+    assert "only PNGs that sdxl wrote can be replayed" in capsys.readouterr().err
+
+
+def test_inspect(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    paths = files(folder, tiny_folder)
+    kinds = {
+        paths["whole"]: "SDXL base, single file",
+        tiny_folder: "SDXL base, diffusers folder",
+        tiny_folder / "vae/diffusion_pytorch_model.safetensors": "VAE alone, a folder's names",
+        tiny_folder / "unet/diffusion_pytorch_model.safetensors": "SDXL UNet alone, a folder's names",
+        paths["lora"]: "a LoRA",
+        paths["sd15"]: "Stable Diffusion 1.x",
+    }
+    for path, kind in kinds.items():
+        assert main(["inspect", str(path)]) == 0
+        assert capsys.readouterr().out.startswith(f"{path}: {kind}\n")
+    report = sdxl.inspect(paths["whole"])
+    assert report.missing == report.unexpected == []
+    assert len(report.ignored) == 2
+    assert main(["inspect", "--json", str(paths["whole"])]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"]["vae"]["tensors"] == report.parts["vae"].tensors
+    assert main(["inspect", str(paths["pickle"])]) == 1
+
+
+def test_convert(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "one.safetensors"
+    assert main(["convert", str(tiny_folder), str(target)]) == 0
+    assert main(["convert", str(tiny_folder), str(target)]) == 1
+    assert "exists; remove it" in capsys.readouterr().err
+    assert main(["convert", str(target), str(tmp_path / "one.safetensors" / "folder")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_importing_needs_no_torch() -> None:
+    code = "import sys, sdxl, sdxl.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
