@@ -22,7 +22,8 @@ PROMPT = "A mecha robot in a favela in expressionist style"
 
 def main() -> None:
     print(
-        f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+        f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}, float32"
     )
     with tempfile.TemporaryDirectory() as name:
         model, picture = Path(name) / "base.safetensors", Path(name) / "picture.png"

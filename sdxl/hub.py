@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, HubError
+from .tensorfile import read_json
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
@@ -53,7 +53,7 @@ def _guard(name: str, fetch: Any) -> Path:
                 "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
             ) from error
         raise HubError(f"{name} has no such file on the hub: {error}") from error
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError, ValueError) as error:
+    except _unreachable() as error:
         reason = str(error).strip().split("\n")[0]
         raise HubError(f"{name} cannot be fetched from the hub ({reason}); check the network and try again") from error
 
@@ -63,40 +63,52 @@ def _one_file(hub: Any, pieces: list[str], revision: str | None) -> str:
 
 
 def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None) -> Path:
-    """The folder of a snapshot with the files that are needed and no others."""
-    files, commit = _list(hub, name, revision)
-    if "model_index.json" not in files:
-        single = [file for file in files if file.endswith(".safetensors")]
-        if part and "config.json" in files:
-            return Path(
-                hub.snapshot_download(name, revision=commit, allow_patterns=["config.json", *_pick(files, "", variant)])
-            )
-        if len(single) != 1:
-            raise CheckpointError(
-                f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
-                "name one: owner/name/file.safetensors"
-            )
-        return Path(hub.hf_hub_download(name, single[0], revision=commit))
-    components = [part] if part else _components(hub, name, commit)
-    wanted = [file for component in components for file in _pick(files, component + "/", variant)]
-    folder = Path(hub.snapshot_download(name, revision=commit, allow_patterns=[*_SMALL, *wanted]))
-    return folder / part if part else folder
-
-
-def _list(hub: Any, name: str, revision: str | None) -> tuple[list[str], str | None]:
-    """The files of a repository and its commit, or of its snapshot in the cache where the hub cannot be reached."""
+    """The folder of a snapshot with the files that are needed and no others; the cached one without a network."""
     try:
-        info = hub.HfApi().model_info(name, revision=revision)
-        return [sibling.rfilename for sibling in info.siblings], info.sha
-    except (hub.errors.OfflineModeIsEnabled, OSError) as error:
-        if isinstance(error, hub.errors.HfHubHTTPError) and error.response.status_code < 500:
+        files = [sibling.rfilename for sibling in hub.HfApi().model_info(name, revision=revision).siblings]
+    except _unreachable() as error:
+        if (answer := getattr(error, "response", None)) is not None and answer.status_code < 500:
             raise
-        folder = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-        return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()], folder.name
+        return _cached(hub, name, revision, part)
+    if "model_index.json" in files:
+        components = [part] if part else _components(hub, name, revision)
+        wanted = [*_SMALL, *(file for component in components for file in _pick(files, component + "/", variant))]
+        return _part_folder(Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted)), part)
+    single = [file for file in files if file.endswith(".safetensors")]
+    if part and "config.json" in files:
+        wanted = ["config.json", *_pick(files, "", variant)]
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
+    if len(single) != 1:
+        raise CheckpointError(
+            f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
+            "name one: owner/name/file.safetensors"
+        )
+    return Path(hub.hf_hub_download(name, single[0], revision=revision))
 
 
-def _components(hub: Any, name: str, commit: str | None) -> list[str]:
-    index = json.loads(Path(hub.hf_hub_download(name, "model_index.json", revision=commit)).read_text(encoding="utf-8"))
+def _cached(hub: Any, name: str, revision: str | None, part: str | None) -> Path:
+    """What an earlier download left in the cache; whoever opens it says which file is missing."""
+    places = {"revision": revision, "local_files_only": True, "allow_patterns": ["model_index.json"]}
+    folder = Path(hub.snapshot_download(name, **places))
+    single = [path for path in folder.glob("*.safetensors") if not (folder / "model_index.json").exists()]
+    return single[0] if len(single) == 1 and not part else _part_folder(folder, part)
+
+
+def _part_folder(snapshot: Path, part: str | None) -> Path:
+    """Where a part lies in a snapshot: in its folder, or at the top of a repository that holds nothing else."""
+    return snapshot / part if part and (snapshot / part).is_dir() else snapshot
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """What `huggingface_hub` lets through when the network or the server fails, which differs by version."""
+    from huggingface_hub import errors
+
+    return OSError, ValueError, getattr(errors, "HTTPError", OSError)
+
+
+def _components(hub: Any, name: str, revision: str | None) -> list[str]:
+    path = Path(hub.hf_hub_download(name, "model_index.json", revision=revision))
+    index = read_json(path)
     names = ("text_encoder", "text_encoder_2", "unet", "vae")
     return [component for component in names if (index.get(component) or [None])[-1] is not None]
 
