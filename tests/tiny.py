@@ -56,6 +56,15 @@ VAE: dict[str, Any] = {
     "norm_num_groups": 8,
     "scaling_factor": 0.13025,
 }
+# the smallest of each kind of level, for the fixtures that travel with the tests
+SMALL_UNET = UNET | {
+    "block_out_channels": (16, 16, 32),
+    "attention_head_dim": (1, 2, 4),
+    "layers_per_block": 1,
+    "transformer_layers_per_block": (1, 1, 2),
+    "norm_num_groups": 4,
+}
+SMALL_VAE = VAE | {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
 WORDS = [
     "a",
     "mecha",
@@ -140,16 +149,16 @@ def clip_g(seed: int = 3, eos: int | None = None) -> CLIPTextModelWithProjection
     return shake(CLIPTextModelWithProjection(text_config(32, 4, "gelu", eos, 32)), seed)  # type: ignore[return-value]
 
 
-def pipeline() -> StableDiffusionXLPipeline:
+def pipeline(unet_config: dict[str, Any] = UNET, vae_config: dict[str, Any] = VAE) -> StableDiffusionXLPipeline:
     """The whole tiny base model as diffusers has it."""
     first, second = tokenizers()
     pipe = StableDiffusionXLPipeline(
-        vae=vae(),
+        vae=vae(vae_config),
         text_encoder=clip_l(),
         text_encoder_2=clip_g(),
         tokenizer=first,
         tokenizer_2=second,
-        unet=unet(),
+        unet=unet(unet_config),
         scheduler=EulerDiscreteScheduler(**SCHEDULER),
         add_watermarker=False,
     )
