@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from .keymap import (
     ignorable,
     match,
     summarize,
+    unet_rows,
+    vae_rows,
 )
 from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors
 from .tokenizer import TokenizerConfig
@@ -126,18 +128,8 @@ class Component:
 class Checkpoint:
     """An opened model: what it is, and its components."""
 
-    path: Path
     about: Description
     components: dict[str, Component]
-    unused: list[str] = field(default_factory=list)  # keys that SDXL does not compute with
-
-    @property
-    def dtypes(self) -> dict[str, set[str]]:
-        """The dtypes on disk, by component."""
-        return {
-            name: {part.weights.dtype(part.key(row)) for row in part.rows if part.key(row) in part.weights}
-            for name, part in self.components.items()
-        }
 
     def with_part(self, part: Component) -> Checkpoint:
         """The same model with its UNet or VAE from another file."""
@@ -197,21 +189,19 @@ def _open_single(file: TensorFile) -> Checkpoint:
         name: Component(name, getattr(about.config, name), table, "single", weights) for name, table in rows.items()
     }
     known = {row.single for table in rows.values() for row in table}
-    unused = _account(weights, known)
+    _account(weights, known)
     for part in parts.values():
         part.check()
-    return Checkpoint(file.path, about, parts, unused)
+    return Checkpoint(about, parts)
 
 
-def _account(weights: Weights, known: set[str]) -> list[str]:
-    """The keys that are not weights; an error for those that are not known at all."""
-    rest = [key for key in weights if key not in known]
-    unexpected = [key for key in rest if not ignorable(key)]
+def _account(weights: Weights, known: set[str]) -> None:
+    """Raise for keys that are neither known nor ignorable."""
+    unexpected = [key for key in weights if key not in known and not ignorable(key)]
     if unexpected:
         raise CheckpointError(
             f"{weights.where}: {len(unexpected)} tensors do not belong to this SDXL model: {summarize(unexpected)}"
         )
-    return rest
 
 
 def _describe_single(weights: Weights, file: TensorFile) -> Description:
@@ -292,11 +282,13 @@ def _open_folder(path: Path, variant: str | None) -> Checkpoint:
         {part: tokenizer.read_folder(path / part.replace("text_encoder", "tokenizer")) for part in encoders},
     )
     rows = component_rows(config)
-    parts, unused = {}, []
-    for part, table in rows.items():
-        parts[part], rest = _open_folder_part(path / part, part, getattr(config, part), table, variant)
-        unused += rest
-    return Checkpoint(path, about, parts, unused)
+    return Checkpoint(
+        about,
+        {
+            part: _open_folder_part(path / part, part, getattr(config, part), table, variant)
+            for part, table in rows.items()
+        },
+    )
 
 
 def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
@@ -322,17 +314,15 @@ def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
     return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
 
 
-def _open_folder_part(
-    path: Path, part: str, config: Any, rows: list[Row], variant: str | None
-) -> tuple[Component, list[str]]:
+def _open_folder_part(path: Path, part: str, config: Any, rows: list[Row], variant: str | None) -> Component:
     files = _open_files(path, _FILE_NAMES[part], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, part, bare))
     component = Component(part, config, rows, "folder", weights)
     known = {row.folder for row in rows} | ({"text_projection.weight"} if part == TEXT else set())
-    rest = _account(weights, known)
+    _account(weights, known)
     component.check()
-    return component, rest
+    return component
 
 
 def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = None) -> Component:
@@ -344,7 +334,8 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
         if (path / "model_index.json").is_file():
             return open_checkpoint(path, variant).components[name]
         return _open_part_folder(path, name, variant)
-    weights = Weights([TensorFile(path)])
+    file = TensorFile(path)
+    weights = Weights([file])
     if what := identify.foreign(weights):
         raise CheckpointError(f"{path} is {what}, not a {name} of SDXL")
     kind = identify.layout(weights)
@@ -361,15 +352,14 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
         language = "folder" if kind.startswith("folder ") else "single"
         prefix = identify.single_prefix(weights, name) if language == "single" else ""
         config = _infer_part(identify.strip(weights, prefix), name, language, like)
-    return _account_part(path, name, config, language, prefix, like)
+    return _account_part(file, name, config, language, prefix)
 
 
 def _open_part_folder(path: Path, name: str, variant: str | None) -> Component:
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} has neither model_index.json nor config.json; it is no model folder")
     config: Any = _read_part_config(path / "config.json", name)
-    part, _ = _open_folder_part(path, name, config, _part_rows(name, config, ""), variant)
-    return part
+    return _open_folder_part(path, name, config, _part_rows(name, config, ""), variant)
 
 
 def _read_part_config(path: Path, name: str) -> UNetConfig | VAEConfig:
@@ -397,15 +387,13 @@ def _infer_part(shapes: Mapping[str, tuple[int, ...]], name: str, language: str,
 
 
 def _part_rows(name: str, config: Any, prefix: str) -> list[Row]:
-    from .keymap import unet_rows, vae_rows
-
     rows = unet_rows(config) if name == UNET else vae_rows(config)
     return [replace(row, single=prefix + row.single) for row in rows]
 
 
-def _account_part(path: Path, name: str, config: Any, language: str, prefix: str, like: ModelConfig) -> Component:
+def _account_part(file: TensorFile, name: str, config: Any, language: str, prefix: str) -> Component:
     rename = (lambda key: canonical_folder_key(key, name, False)) if language == "folder" else str
-    weights = Weights([TensorFile(path)], rename)
+    weights = Weights([file], rename)
     part = Component(name, config, _part_rows(name, config, prefix), language, weights)
     _account(weights, {part.key(row) for row in part.rows})
     part.check()

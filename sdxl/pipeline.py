@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Output = Literal["pil", "tensor", "latent"]
+Method = TypeVar("Method", bound=Callable[..., Any])
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_PIXELS = 2**26  # a side product far above what SDXL can draw, against a typing error that fills the memory
 
@@ -107,6 +109,20 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
     return cast(torch.dtype, chosen)
 
 
+def _with_request_arguments(method: Method) -> Method:
+    """Show `Request`'s fields in help() and notebooks where a method takes them as **arguments."""
+    shown = inspect.signature(method)
+    own = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    taken = {each.name for each in own}
+    more = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in fields(Request)
+        if each.name not in taken
+    ]
+    method.__signature__ = shown.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    return method
+
+
 class Pipeline:
     """A model in memory. Call it with a prompt; `steps` is the generator underneath.
 
@@ -176,6 +192,7 @@ class Pipeline:
         """What the UNet computes in."""
         return self.unet.conv_in.weight.dtype
 
+    @_with_request_arguments
     def __call__(
         self, prompt: str | Sequence[str], *, output: Output = "pil", progress: bool = True, **arguments: Any
     ) -> Result:
@@ -200,6 +217,7 @@ class Pipeline:
 
         return Result(to_pil(pixels), seeds, parameters)
 
+    @_with_request_arguments
     def steps(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[PipelineStep]:
         """The generator under a call, with the same arguments; `decode` turns any step's latents into pixels."""
         return self._steps(self.resolve(_request(prompt, arguments)))

@@ -92,6 +92,15 @@ def test_steps(tiny_pipe: sdxl.Pipeline) -> None:
     assert tiny_pipe.decode(steps[0].denoised).shape == (1, 3, 64, 64)
 
 
+def test_help_shows_the_arguments() -> None:
+    import inspect
+
+    shown = inspect.signature(sdxl.Pipeline.__call__).parameters
+    assert shown["steps"].default == 30
+    assert shown["guidance_scale"].default == 5.0
+    assert {"output", "seed", "negative_target_size", "latents"} <= set(shown)
+
+
 def test_outputs(tiny_pipe: sdxl.Pipeline) -> None:
     kinds = {kind: tiny_pipe("cat", seed=1, output=kind, **QUICK).images for kind in ("pil", "tensor", "latent")}
     assert kinds["pil"][0].size == (64, 64)

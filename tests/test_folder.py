@@ -1,0 +1,184 @@
+"""The JSON of a diffusers folder: the published files, what is ignored, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdxl import folder
+from sdxl.config import BASE, CLIP_G, CLIP_L, INPAINTING, REFINER, ScheduleConfig
+from sdxl.errors import ConfigError, SDXLWarning
+
+# unet/config.json of stable-diffusion-xl-base-1.0
+BASE_UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.19.0.dev0",
+    "act_fn": "silu",
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "class_embeddings_concat": False,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_dim": 2048,
+    "cross_attention_norm": None,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_only_cross_attention": None,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "num_attention_heads": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 4,
+    "projection_class_embeddings_input_dim": 2816,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "sample_size": 128,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+REFINER_UNET = BASE_UNET | {
+    "attention_head_dim": [6, 12, 24, 24],
+    "block_out_channels": [384, 768, 1536, 1536],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "projection_class_embeddings_input_dim": 2560,
+    "transformer_layers_per_block": 4,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+}
+EMA = {"decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "optimization_step": 37000, "use_ema_warmup": False}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+
+
+def test_published_configs() -> None:
+    assert folder.read_unet(BASE_UNET) == BASE.unet
+    assert folder.read_unet(REFINER_UNET) == REFINER.unet
+    assert folder.read_unet(BASE_UNET | EMA | {"in_channels": 9}) == INPAINTING.unet
+    assert folder.read_scheduler(SCHEDULER) == ScheduleConfig()
+
+
+def test_what_is_written_is_read_back() -> None:
+    for config in (BASE, REFINER, INPAINTING):
+        assert folder.read_unet(folder.write_unet(config.unet)) == config.unet
+        assert folder.read_vae(folder.write_vae(config.vae)) == config.vae
+    for text in (CLIP_L, CLIP_G):
+        assert folder.read_text(folder.write_text(text), text.projection_dim is not None) == text
+    for sampler in ("euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m"):
+        for spacing in ("leading", "trailing", "linspace", "karras", "exponential"):
+            schedule = ScheduleConfig(sampler=sampler, spacing=spacing, zero_terminal_snr=True)
+            assert folder.read_scheduler(folder.write_scheduler(schedule)) == schedule
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("time_cond_proj_dim", 256),
+        ("class_embed_type", "timestep"),
+        ("resnet_time_scale_shift", "scale_shift"),
+        ("addition_embed_type", "text"),
+        ("use_linear_projection", False),
+        ("only_cross_attention", True),
+        ("mid_block_type", None),
+        ("act_fn", "gelu"),
+        ("down_block_types", ["DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"]),
+        ("block_out_channels", [320, 640]),
+        ("attention_head_dim", [5, 10, 7]),
+        ("cross_attention_dim", [2048, 2048, 1024]),
+        ("in_channels", "4"),
+    ],
+)
+def test_unet_fields_that_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError):
+        folder.read_unet(BASE_UNET | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("latents_mean", [0.1, 0.2, 0.3, 0.4]),
+        ("shift_factor", 0.1),
+        ("use_quant_conv", False),
+        ("mid_block_add_attention", False),
+        ("act_fn", "relu"),
+    ],
+)
+def test_vae_fields_that_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        folder.read_vae(folder.write_vae(BASE.vae) | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
+        ({"prediction_type": "sample"}, "prediction_type"),
+        ({"trained_betas": [0.1]}, "trained_betas"),
+        ({"timestep_type": "continuous"}, "timestep_type"),
+        ({"use_beta_sigmas": True}, "use_beta_sigmas"),
+        ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
+        ({"_class_name": "DDIMScheduler", "clip_sample": True}, "clip_sample"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "solver_order"),
+    ],
+)
+def test_scheduler_fields_that_are_refused(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        folder.read_scheduler(SCHEDULER | change)
+
+
+def test_missing_fields_take_the_class_defaults() -> None:
+    schedule = folder.read_scheduler({"_class_name": "DDIMScheduler", "clip_sample": False})
+    assert (schedule.beta_schedule, schedule.beta_end, schedule.steps_offset) == ("linear", 0.02, 0)
+    assert (schedule.spacing, schedule.final_alpha_one) == ("leading", True)
+    assert folder.read_scheduler({"_class_name": "HeunDiscreteScheduler"}).spacing == "linspace"
+    assert folder.read_text({}, True).dim == 512
+
+
+def test_an_unknown_scheduler_gives_euler_and_a_warning() -> None:
+    with pytest.warns(SDXLWarning, match="PNDMScheduler.*euler is the default"):
+        assert folder.read_scheduler(SCHEDULER | {"_class_name": "PNDMScheduler"}).sampler == "euler"
+
+
+def test_published_eos() -> None:
+    """The published configs say 2 and mean the argmax of the ids."""
+    assert folder.read_text(folder.write_text(CLIP_G) | {"eos_token_id": 2}, True).eos_id is None
+    assert folder.read_text(folder.write_text(CLIP_G) | {"eos_token_id": 49407}, True).eos_id == 49407
