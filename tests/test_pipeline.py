@@ -14,7 +14,8 @@ from sdxl.errors import ArgumentError, NonFiniteError
 QUICK = {"steps": 3, "progress": False}
 LATENT = QUICK | {"output": "latent"}
 
-# The matrix library sums in another order for another batch size. Measured here: 1.7e-6 of the largest value.
+# The matrix library sums in another order for another batch size. Measured over all samplers, 3 and 20 steps,
+# float32: at most 1.8e-6 of the largest value.
 BATCH_BOUND = 2e-5
 
 
