@@ -21,7 +21,7 @@ from .errors import ArgumentError, NonFiniteError
 from .keymap import TEXT, TEXT_2, UNET, VAE
 from .request import Request, Size
 from .samplers import SAMPLERS, Sampler
-from .schedule import SPACINGS, Schedule, make_schedule
+from .schedule import Schedule, make_schedule
 from .tokenizer import Tokenizer
 from .unet import UNet
 from .vae import VAE as VAEModel
@@ -280,10 +280,6 @@ class Pipeline:
                 )
         if height * width > MOST_PIXELS:
             raise ArgumentError(f"{width} x {height} is more than {MOST_PIXELS} pixels; SDXL draws about 1024 x 1024")
-        if request.sampler is not None and request.sampler not in SAMPLERS:
-            raise ArgumentError(f"sampler is {request.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
-        if request.schedule is not None and request.schedule not in SPACINGS:
-            raise ArgumentError(f"schedule is {request.schedule!r}; it must be one of {', '.join(SPACINGS)}")
         sampler = request.sampler or self.about.schedule.sampler
         if request.eta and sampler != "ddim":
             raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to ddim")

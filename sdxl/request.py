@@ -72,11 +72,21 @@ class Request:
                 raise ArgumentError(f"{name} is {value!r}; it must be a number from 0" + f" to {high}" * (high == 1))
         for name in (each.name for each in fields(self) if each.name.endswith(("_size", "_top_left"))):
             self._check_size(name)
+        self._check_names()
         seeds = self.seed if isinstance(self.seed, Sequence) else [] if self.seed is None else [self.seed]
         if isinstance(seeds, str) or not all(_whole(seed, 0) and seed < 2**63 for seed in seeds):
             raise ArgumentError(
                 f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1, or a list of them"
             )
+
+    def _check_names(self) -> None:
+        from .samplers import SAMPLERS  # here, since these need torch and the command line's help does not
+        from .schedule import SPACINGS
+
+        for name, known in (("sampler", tuple(SAMPLERS)), ("schedule", SPACINGS)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ArgumentError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
 
     def _check_text(self, name: str) -> None:
         value = getattr(self, name)
