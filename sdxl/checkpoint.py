@@ -20,7 +20,7 @@ from . import folder as folder_json
 from . import identify, tokenizer
 from .clip import TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError, ConfigError, OutputError
 from .keymap import (
     CLIP_L_PREFIX,
     FUSED,
@@ -112,13 +112,16 @@ class Component:
                 yield row.ours, _from_stored(self.weights.read(self.key(row)), self._op(row))
 
     def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """The network with its weights, ready to run. Where dtype and device match, nothing is copied."""
-        self.check()
+        """The network with its weights, ready to run. Where dtype and device match, nothing is copied.
+
+        Whoever opened the component has checked it; here a missing weight would still be an error.
+        """
         model = self.build().requires_grad_(False).eval()
         state = {name: value.to(device, dtype) for name, value in self.tensors()}
-        for name, value in model.state_dict().items():
-            if name not in state:
-                state[name] = torch.zeros(value.shape, dtype=dtype, device=device)
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        for row in self.rows:
+            if row.ours not in state and self.unread(row):
+                state[row.ours] = torch.zeros(shapes[row.ours], dtype=dtype, device=device)
         model.load_state_dict(state, assign=True)
         self.weights.close()
         return model
@@ -179,11 +182,13 @@ def _open_single(file: TensorFile) -> Checkpoint:
         raise CheckpointError(f"{file.path} is {what}, not an SDXL model")
     kind = identify.layout(weights)
     if kind != "whole":
-        hint = {"unet": "only a UNet: give it as unet=", "vae": "only a VAE: give it as vae="}.get(
-            kind.removeprefix("folder "), "not a whole SDXL model"
-        )
-        raise CheckpointError(f"{file.path} is {hint}; a whole model has a UNet, text encoders and a VAE")
-    about = _describe_single(weights, file)
+        raise CheckpointError(f"{file.path} {_not_whole(weights, kind)}; a whole model has UNet, text encoders and VAE")
+    try:
+        about = _describe_single(weights, file)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.path}: {error}; fetch the file again") from error
     rows = component_rows(about.config)
     parts = {
         name: Component(name, getattr(about.config, name), table, "single", weights) for name, table in rows.items()
@@ -193,6 +198,16 @@ def _open_single(file: TensorFile) -> Checkpoint:
     for part in parts.values():
         part.check()
     return Checkpoint(about, parts)
+
+
+def _not_whole(weights: Weights, kind: str) -> str:
+    """What a file that is not a whole model is or lacks, the end of a sentence."""
+    name = kind.removeprefix("folder ")
+    if name == UNET and (lacking := identify.lacking(weights)) and len(lacking) == 1:
+        return f"has no {lacking[0]}"
+    return {UNET: "is only a UNet: give it as unet=", VAE: "is only a VAE: give it as vae="}.get(
+        name, "is not a whole SDXL model"
+    )
 
 
 def _account(weights: Weights, known: set[str]) -> None:

@@ -55,10 +55,17 @@ def foreign(shapes: Shapes) -> str | None:
     return None
 
 
+def lacking(shapes: Shapes) -> list[str]:
+    """Which of the other components are missing beside a UNet with a single file's names."""
+    return [
+        name for name, prefix in (("text encoder", "conditioner."), ("VAE", VAE_PREFIX)) if not _has(shapes, prefix)
+    ]
+
+
 def layout(shapes: Shapes) -> str:
     """`whole` single file, `unet`, `vae` with a single file's names, `folder unet`, `folder vae`, or `unknown`."""
     if "model.diffusion_model.input_blocks.0.0.weight" in shapes:
-        return "whole" if _has(shapes, "conditioner.") and _has(shapes, VAE_PREFIX) else "unet"
+        return "unet" if lacking(shapes) else "whole"
     if "input_blocks.0.0.weight" in shapes:
         return "unet"
     if "first_stage_model.decoder.conv_in.weight" in shapes or "decoder.mid.block_1.conv1.weight" in shapes:

@@ -92,6 +92,8 @@ def files(folder: Path, tiny_folder: Path) -> dict[str, Path]:
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(1)}, folder / "lora.safetensors")
     no_vae = {key: value for key, value in whole.items() if not key.startswith("first_stage_model.")}
     save_file(no_vae, folder / "no_vae.safetensors")
+    unet = {key: value for key, value in whole.items() if key.startswith("model.diffusion_model.")}
+    save_file(unet, folder / "only_unet.safetensors")
     no_layer = {key: value for key, value in whole.items() if "resblocks.1.mlp" not in key}
     save_file(no_layer, folder / "no_layer.safetensors")
     return {path.stem: path for path in folder.iterdir()} | {"ckpt": folder / "model.ckpt"}
@@ -115,7 +117,8 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["ckpt"]: "is a pickle, which can run code",
         paths["sd15"]: "is Stable Diffusion 1.x, not an SDXL model",
         paths["lora"]: "is a LoRA, not an SDXL model",
-        paths["no_vae"]: "is only a UNet: give it as unet=",
+        paths["no_vae"]: "no_vae.safetensors has no VAE; a whole model has",
+        paths["only_unet"]: "is only a UNet: give it as unet=",
         paths["no_layer"]: "tensors",
         tmp_path / "no_unet": "unet is missing, which model_index.json names",
         tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing (fetch it)",
