@@ -20,7 +20,7 @@ from . import folder as folder_json
 from . import identify, tokenizer
 from .clip import TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from .errors import CheckpointError, ConfigError, OutputError
+from .errors import CheckpointError, OutputError
 from .keymap import (
     CLIP_L_PREFIX,
     FUSED,
@@ -183,12 +183,7 @@ def _open_single(file: TensorFile) -> Checkpoint:
     kind = identify.layout(weights)
     if kind != "whole":
         raise CheckpointError(f"{file.path} {_not_whole(weights, kind)}; a whole model has UNet, text encoders and VAE")
-    try:
-        about = _describe_single(weights, file)
-    except ConfigError as error:
-        raise ConfigError(f"{file.path}: {error}") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.path}: {error}; fetch the file again") from error
+    about = _describe_single(weights, file)
     rows = component_rows(about.config)
     parts = {
         name: Component(name, getattr(about.config, name), table, "single", weights) for name, table in rows.items()
@@ -222,7 +217,10 @@ def _account(weights: Weights, known: set[str]) -> None:
 def _describe_single(weights: Weights, file: TensorFile) -> Description:
     if METADATA_KEY in file.metadata:
         return _description_from_json(file.metadata[METADATA_KEY], file.path)
-    config = identify.infer_model(weights)
+    try:
+        config = identify.infer_model(weights)
+    except CheckpointError as error:
+        raise type(error)(f"{file.path}: {error}") from error
     v_pred, zero_snr = "v_pred" in weights, "ztsnr" in weights
     schedule = ScheduleConfig(prediction="v_prediction" if v_pred else "epsilon", zero_terminal_snr=zero_snr)
     tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
