@@ -8,14 +8,14 @@ from __future__ import annotations
 import gzip
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
@@ -81,11 +81,30 @@ def clip_vocabulary() -> Vocabulary:
     """OpenAI's: 256 bytes, the same at the end of a word, 48,894 merges, start and end of text: 49,408 tokens."""
     packed = resources.files("sdxl").joinpath("data/bpe_simple_vocab_16e6.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode().split("\n")[1:48895]  # the first line is a header
-    merges = [(a, b) for a, b in (line.split() for line in lines)]
+    return _vocabulary([(a, b) for a, b in (line.split() for line in lines)])
+
+
+def _vocabulary(merges: Sequence[tuple[str, str]]) -> Vocabulary:
+    """CLIP's order of tokens: bytes, bytes at the end of a word, merges, start and end of text."""
     letters = [chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))]
     letters += [chr(256 + n) for n in range(256 - len(letters))]  # GPT-2's stand-ins for unprintable bytes
     tokens = letters + [c + "</w>" for c in letters] + [a + b for a, b in merges] + ["<|startoftext|>", "<|endoftext|>"]
     return Vocabulary({token: n for n, token in enumerate(tokens)}, tuple(merges))
+
+
+def learn_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
+    """A vocabulary of at most `size` tokens in CLIP's order, with the merges that byte-pair encoding finds in texts."""
+    backend = _backend(_vocabulary([]), CLIP_L.eos)
+    letters = [token for token in _vocabulary([]).ids if len(token) == 1]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    found = json.loads(backend.to_str())["model"]["merges"]
+    pairs = (
+        merge.split(" ") if isinstance(merge, str) else merge for merge in found
+    )  # a string before tokenizers 0.20
+    return _vocabulary([(a, b) for a, b in pairs][: size - 2 * len(letters) - 2])
 
 
 def _json(path: Path) -> Any:
@@ -155,6 +174,26 @@ def write_folder(config: TokenizerConfig, folder: Path) -> None:
         (folder / "added_tokens.json").write_text(json.dumps(extra, ensure_ascii=False), encoding="utf-8")
 
 
+def _backend(vocabulary: Vocabulary, unknown: str) -> Backend:
+    """The byte-pair encoder, without special tokens."""
+    backend = Backend(
+        BPE(
+            vocab=dict(vocabulary.ids),
+            merges=list(vocabulary.merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+            unk_token=unknown,
+        )
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    return backend
+
+
 class Tokenizer:
     """Text to ids. `positions` is how many the text encoder has, if fewer than the tokenizer's own length."""
 
@@ -162,25 +201,7 @@ class Tokenizer:
         vocabulary = config.vocabulary or clip_vocabulary()
         self.config = config
         self.length = min(config.length, positions)
-        self._backend = Backend(
-            BPE(
-                vocab=dict(vocabulary.ids),
-                merges=list(vocabulary.merges),
-                continuing_subword_prefix="",
-                end_of_word_suffix="</w>",
-                fuse_unk=False,
-                unk_token=config.eos,
-            )
-        )
-        self._backend.normalizer = normalizers.Sequence(
-            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-        )
-        self._backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
+        self._backend = _backend(vocabulary, config.eos)
         self._backend.add_tokens([AddedToken(token, normalized=True) for token in config.added])
         self._backend.add_special_tokens([AddedToken(token, normalized=False) for token in config.special])
         self.bos, self.eos, self.pad = (self._id(token) for token in (config.bos, config.eos, config.pad))

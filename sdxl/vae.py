@@ -129,10 +129,15 @@ class VAE(nn.Module):
         """Pictures (B, 3, H, W) in -1..1 to scaled latents (B, 4, H/8, W/8): a sample of the posterior with standard
         normal `noise` of that shape, its mean without.
         """
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        mean, logvar = self.moments(x)
         if noise is not None:
-            mean = mean + torch.exp(logvar.clamp(-30, 20) / 2) * noise
+            mean = mean + torch.exp(logvar / 2) * noise
         return mean * self.config.scaling_factor
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the posterior of pictures (B, 3, H, W), both (B, 4, H/8, W/8), not scaled."""
+        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, 4, h, w) to pictures (B, 3, 8h, 8w), about -1..1, not clamped."""

@@ -1,0 +1,469 @@
+"""Train the miniature from nothing, by SDXL's recipe: `python scripts/train_miniature.py`.
+
+Stages: vocabulary, autoencoder, base (UNet and text encoders), refiner. Each saves as it goes into --work; the same
+command goes on where the last one stopped. All randomness comes from the seed, the stage and the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sdxl.checkpoint import Description, open_checkpoint, save_folder
+from sdxl.clip import TextEncoder
+from sdxl.conditioning import TextStage
+from sdxl.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from sdxl.keymap import TEXT, TEXT_2, UNET, VAE
+from sdxl.miniature.scenes import BUCKETS, MOST_CROP, Scene, caption, draw, random_scene
+from sdxl.nn import sinusoidal
+from sdxl.pipeline import Pipeline
+from sdxl.schedule import noise_table
+from sdxl.tokenizer import Tokenizer, TokenizerConfig, Vocabulary, learn_vocabulary
+from sdxl.training import (
+    autoencoder_loss,
+    cosine_rate,
+    denoising_loss,
+    make_optimizers,
+    offset_noise,
+    start_text_encoder,
+    start_unet,
+    start_vae,
+    stratified_timesteps,
+    update_average,
+)
+from sdxl.unet import UNet as UNetModel
+from sdxl.vae import VAE as VAEModel
+
+SIZE_DIM = 32
+TEXT_DIM = 64
+REFINER_STEPS = 200  # the refiner's share of the 1000 timesteps
+DROPPED = 0.1  # the share of captions that are left out, for guidance
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The updates of one stage."""
+
+    updates: int
+    batch: int
+    rate: float
+    warmup: int = 100
+    decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long each stage trains, and on how many pictures."""
+
+    autoencoder: Plan
+    base: Plan
+    refiner: Plan
+    scenes: int
+    refiner_scenes: int
+
+
+RECIPES = {
+    "cpu": Recipe(Plan(7200, 16, 2e-3), Plan(3200, 40, 2e-3), Plan(800, 40, 2e-3), 24000, 6000),
+    "smoke": Recipe(Plan(1000, 16, 2e-3), Plan(300, 32, 2e-3, 30, 0.98), Plan(20, 32, 2e-3), 4000, 400),
+    "cuda": Recipe(Plan(40000, 64, 1e-3), Plan(40000, 256, 1e-3), Plan(10000, 256, 1e-3), 300000, 60000),
+}
+
+VAE_CONFIG = VAEConfig(channels=(16, 16, 64, 64), blocks=1, norm_groups=8, scaling_factor=1.0)
+BASE_UNET = UNetConfig(
+    channels=(64, 128, 128),
+    down=((0,), (1,), (1,)),
+    mid=1,
+    up=((1, 1), (1, 1), (0, 0)),
+    heads=(1, 2, 2),
+    context_dim=2 * TEXT_DIM,
+    vector_dim=TEXT_DIM + 6 * SIZE_DIM,
+    size_dim=SIZE_DIM,
+    sample_size=(16, 16),
+)
+REFINER_UNET = UNetConfig(
+    channels=(32, 64, 64, 64),
+    down=((0,), (1,), (1,), (0,)),
+    mid=1,
+    up=((0, 0), (1, 1), (1, 1), (0, 0)),
+    heads=(1, 1, 1, 1),
+    context_dim=TEXT_DIM,
+    vector_dim=TEXT_DIM + 5 * SIZE_DIM,
+    size_dim=SIZE_DIM,
+    sample_size=(16, 16),
+)
+
+
+# ---- the loop that all stages share ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training run keeps what it has, and what its randomness starts from."""
+
+    work: Path
+    seed: int
+    device: torch.device
+
+    def numpy(self, *place: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *place])
+
+    def torch(self, *place: int) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self.numpy(*place).integers(2**62)))
+
+    def train(
+        self,
+        name: str,
+        model: nn.Module,
+        plan: Plan,
+        loss: Callable[[int], Tensor],
+        preview: Callable[[], None] | None = None,
+        every: float = 120.0,
+    ) -> None:
+        """Run the updates that are left of a stage; leaves the averaged weights in `model`, frozen."""
+        optimizers = make_optimizers(model, plan.rate)
+        average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        path, start, spent = self.work / f"{name}.pt", 0, 0.0
+        if path.exists():
+            saved = torch.load(path, map_location=self.device)
+            model.load_state_dict(saved["model"])
+            for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            average, start, spent = saved["average"], saved["step"], saved["spent"]
+
+        def save(step: int) -> None:
+            state = {"model": model.state_dict(), "average": average, "step": step}
+            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+            torch.save({**state, "spent": spent + time.monotonic() - began}, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+
+        began = last = time.monotonic()
+        recent: list[float] = []
+        for step in range(start, plan.updates):
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = plan.rate * cosine_rate(step, plan.updates, plan.warmup)
+            value = loss(step)
+            model.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            update_average(average, model, step, plan.decay)
+            recent.append(float(value.detach()))
+            if len(recent) == 50 or step == plan.updates - 1:
+                self.log(name, step + 1, float(np.mean(recent)), spent + time.monotonic() - began)
+                recent = []
+            if time.monotonic() - last > every:
+                save(step + 1)
+                if preview:
+                    with averaged(model, average):
+                        preview()
+                last = time.monotonic()
+        if start < plan.updates:
+            save(plan.updates)
+        model.load_state_dict(average)
+        model.requires_grad_(False).eval()
+        if preview:
+            preview()
+
+    def log(self, stage: str, step: int, loss: float, seconds: float) -> None:
+        print(f"{stage} {step}: loss {loss:.5f}, {seconds:.0f} s", flush=True)
+        with (self.work / "losses.csv").open("a", newline="") as file:
+            csv.writer(file).writerow([stage, step, f"{loss:.6f}", f"{seconds:.1f}"])
+
+
+class averaged:  # noqa: N801, a context manager reads as a verb
+    """Within it the model has its averaged weights."""
+
+    def __init__(self, model: nn.Module, average: dict[str, Tensor]) -> None:
+        self.model, self.average = model, average
+
+    def __enter__(self) -> None:
+        self.own = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average)
+
+    def __exit__(self, *_: object) -> None:
+        self.model.load_state_dict(self.own)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture with everything that the models are told about it."""
+
+    scene: Scene
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    original: tuple[int, int]
+
+    def pixels(self) -> np.ndarray:
+        return draw(self.scene, self.size, self.crop, self.original)
+
+    def sizes(self, refiner: bool) -> tuple[float, ...]:
+        """The numbers of the micro-conditioning, in SDXL's order."""
+        last = (self.scene.aesthetic_score,) if refiner else self.size
+        return (*self.original, *self.crop, *last)
+
+
+def random_example(rng: np.random.Generator, bucket: tuple[int, int], flawed: bool) -> Example:
+    """A scene, cropped one time in five, and one time in four drawn smaller and enlarged, or larger and reduced."""
+    scene = random_scene(rng, flawed=flawed and rng.random() < 0.8)
+    crop = tuple(int(n) for n in rng.integers(0, MOST_CROP + 1, 2)) if rng.random() < 0.2 else (0, 0)
+    scale = 1.0
+    if rng.random() < 0.4:
+        scale = float(rng.uniform(0.2, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 2.0))
+    return Example(scene, bucket, crop, (round(bucket[0] * scale), round(bucket[1] * scale)))
+
+
+def to_tensor(pictures: list[np.ndarray]) -> Tensor:
+    """Pictures (H, W, 3) in 0..1 to (B, 3, H, W) in -1..1."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() * 2 - 1
+
+
+def train_autoencoder(run: Run, plan: Plan) -> VAEModel:
+    """Crops of scenes, small ones first: what the autoencoder has to learn is local."""
+    torch.manual_seed(run.seed)
+    vae = VAEModel(VAE_CONFIG).to(run.device)
+    start_vae(vae)
+
+    def loss(step: int) -> Tensor:
+        rng, side, batch = run.numpy(1, step), 32, plan.batch
+        if step > 0.83 * plan.updates:
+            side, batch = 64, plan.batch // 2
+        crops = []
+        for _ in range(batch):
+            example = random_example(rng, (128, 128), flawed=bool(rng.random() < 0.1))
+            top, left = (int(n) for n in rng.integers(0, 128 - side + 1, 2))
+            crops.append(draw(example.scene, (128, 128), (top, left), example.original, (side, side)))
+        x = to_tensor(crops).to(run.device)
+        noise = torch.randn(batch, 4, side // 8, side // 8, generator=run.torch(2, step)).to(run.device)
+        return autoencoder_loss(vae, x, noise, l1_weight=0.1, kl_weight=3e-5)
+
+    run.train("autoencoder", vae, plan, loss)
+    return vae
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: VAEModel, device: torch.device) -> float:
+    """Mean PSNR in dB over 100 scenes of held-out combinations."""
+    rng, values = np.random.default_rng(7), []
+    for _ in range(100):
+        x = to_tensor([draw(random_scene(rng, unseen=True))]).to(device)
+        error = (vae.decode(vae.encode(x)).clamp(-1, 1) - x) / 2
+        values.append(float(-10 * error.square().mean().log10()))
+    return float(np.mean(values))
+
+
+@torch.no_grad()
+def latent_scale(vae: VAEModel, run: Run) -> float:
+    """1 / the standard deviation of the latents of scenes, which `scaling_factor` brings to 1."""
+    rng = run.numpy(3)
+    latents = [
+        vae.encode(to_tensor([random_example(rng, (128, 128), False).pixels()]).to(run.device)) for _ in range(500)
+    ]
+    return round(1 / float(torch.cat(latents).std()), 5)
+
+
+# ---- diffusion -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The stored training pictures of one bucket, and what is told about them."""
+
+    z: Tensor  # (N, 4, h, w)
+    captions: list[str]
+    sizes: Tensor  # (N, 6), for the refiner (N, 5)
+
+
+@torch.no_grad()
+def store_latents(run: Run, vae: VAEModel, count: int, refiner: bool) -> list[Latents]:
+    """Draw and encode the pictures once: half of them square, the rest in the other buckets."""
+    path = run.work / f"latents_{'refiner' if refiner else 'base'}.pt"
+    if path.exists():
+        return [Latents(*entry) for entry in torch.load(path)]
+    stored = []
+    for index, bucket in enumerate(BUCKETS):
+        rng, noise = run.numpy(4 + refiner, index), run.torch(6 + refiner, index)
+        number = count // 2 if index == 0 else count // 8
+        examples = [random_example(rng, bucket, flawed=refiner) for _ in range(number)]
+        z = []
+        for start in range(0, number, 16):
+            x = to_tensor([example.pixels() for example in examples[start : start + 16]])
+            draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)
+            z.append(vae.encode(x.to(run.device), draws.to(run.device)).cpu())
+        captions = [caption(example.scene, rng) for example in examples]
+        stored.append(Latents(torch.cat(z), captions, torch.tensor([example.sizes(refiner) for example in examples])))
+        print(f"stored {number} pictures of {bucket[1]} x {bucket[0]}", flush=True)
+    torch.save([(entry.z, entry.captions, entry.sizes) for entry in stored], path)
+    return stored
+
+
+def batches(run: Run, stored: list[Latents], plan: Plan, place: int, step: int) -> tuple[Latents, np.random.Generator]:
+    """The batch of a step: pictures of one bucket, with the captions that guidance needs dropped as None."""
+    rng = run.numpy(place, step)
+    bucket = stored[int(rng.choice(len(stored), p=[0.5, 0.125, 0.125, 0.125, 0.125]))]
+    chosen = rng.integers(0, len(bucket.z), plan.batch)
+    return Latents(bucket.z[chosen], [bucket.captions[i] for i in chosen], bucket.sizes[chosen]), rng
+
+
+def size_embedding(sizes: Tensor) -> Tensor:
+    """The micro-conditioning of B pictures, (B, N) numbers -> (B, N * SIZE_DIM)."""
+    return sinusoidal(sizes.flatten(), SIZE_DIM).reshape(len(sizes), -1)
+
+
+def tokens(tokenizer: Tokenizer, captions: list[str], device: torch.device) -> Tensor:
+    return torch.tensor(tokenizer(captions), device=device)
+
+
+def train_base(
+    run: Run, plan: Plan, stored: list[Latents], model: nn.ModuleDict, about: Description, vae: VAEModel
+) -> None:
+    """The UNet and both text encoders together."""
+    table = torch.tensor(noise_table(about.schedule), dtype=torch.float32)
+    tokenizers = {name: Tokenizer(about.tokenizers[name]) for name in (TEXT, TEXT_2)}
+
+    def loss(step: int) -> Tensor:
+        batch, rng = batches(run, stored, plan, 10, step)
+        generator = run.torch(11, step)
+        kept = torch.tensor(rng.random(plan.batch) >= DROPPED, dtype=torch.float32, device=run.device)
+        first, _ = model[TEXT](tokens(tokenizers[TEXT], batch.captions, run.device))
+        second, pooled = model[TEXT_2](tokens(tokenizers[TEXT_2], batch.captions, run.device))
+        context = torch.cat([first, second], dim=-1) * kept[:, None, None]  # a dropped caption is zeros
+        vector = torch.cat([pooled * kept[:, None], size_embedding(batch.sizes).to(run.device)], dim=1)
+        z = batch.z.to(run.device)
+        noise = offset_noise(torch.randn(z.shape, generator=generator), 0.05, generator).to(run.device)
+        t = stratified_timesteps(plan.batch, 0, 1000, generator)
+        return denoising_loss(model[UNET], z, noise, t.to(run.device), table[t], context, vector)
+
+    run.train("base", model, plan, loss, lambda: preview(run, model, about, vae))
+
+
+def train_refiner(
+    run: Run, plan: Plan, stored: list[Latents], unet: UNetModel, text: TextEncoder, about: Description
+) -> None:
+    """The specialist for little noise, told an aesthetic score; the text encoder is the base's, frozen."""
+    table = torch.tensor(noise_table(about.schedule), dtype=torch.float32)
+    tokenizer = Tokenizer(about.tokenizers[TEXT_2])
+
+    def loss(step: int) -> Tensor:
+        batch, rng = batches(run, stored, plan, 20, step)
+        generator = run.torch(21, step)
+        captions = [text if rng.random() >= DROPPED else "" for text in batch.captions]
+        with torch.no_grad():
+            context, pooled = text(tokens(tokenizer, captions, run.device))
+        vector = torch.cat([pooled, size_embedding(batch.sizes).to(run.device)], dim=1)
+        z = batch.z.to(run.device)
+        noise = torch.randn(z.shape, generator=generator).to(run.device)
+        t = stratified_timesteps(plan.batch, 0, REFINER_STEPS, generator)
+        return denoising_loss(unet, z, noise, t.to(run.device), table[t], context, vector)
+
+    run.train("refiner", unet, plan, loss)
+
+
+def preview(run: Run, model: nn.ModuleDict, about: Description, vae: VAEModel) -> None:
+    """A sheet of pictures from eight fixed prompts, drawn as a user would draw them."""
+    rng = np.random.default_rng(5)
+    prompts = [caption(random_scene(rng, things=1 + i // 4)) for i in range(8)]
+    stages = [TextStage(Tokenizer(about.tokenizers[name]), model[name]) for name in (TEXT, TEXT_2)]
+    pipeline = Pipeline(about, model[UNET], vae, stages, {})
+    pixels = pipeline(prompts, steps=12, seed=1, output="tensor", progress=False).images
+    assert isinstance(pixels, Tensor)
+    sheet = pixels.reshape(2, 4, 3, 128, 128).permute(0, 3, 1, 4, 2).reshape(256, 512, 3)
+    Image.fromarray((sheet.cpu().numpy() * 255).round().astype(np.uint8)).save(run.work / "preview.png")
+
+
+# ---- all of it -------------------------------------------------------------------------------------------------------
+
+
+def describe(vocabulary: Vocabulary, scale: float, refiner: bool) -> Description:
+    """Everything about the miniature but its weights."""
+    text = TextConfig(vocab_size=len(vocabulary.ids), dim=TEXT_DIM, ff_dim=4 * TEXT_DIM, layers=3, heads=1)
+    second = replace(text, activation="gelu", projection_dim=TEXT_DIM)
+    first = None if refiner else text
+    config = ModelConfig(
+        REFINER_UNET if refiner else BASE_UNET, replace(VAE_CONFIG, scaling_factor=scale), first, second
+    )
+    tokenizers = {TEXT_2: TokenizerConfig(pad="!", vocabulary=vocabulary)}
+    if not refiner:
+        tokenizers[TEXT] = TokenizerConfig(vocabulary=vocabulary)
+    return Description(config, ScheduleConfig(), not refiner, tokenizers)
+
+
+def make_vocabulary(run: Run) -> Vocabulary:
+    rng = run.numpy(0)
+    return learn_vocabulary([caption(random_scene(rng), rng) for _ in range(5000)], 1024)
+
+
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().to(torch.float16) for name, value in state.items()}
+
+
+def write(out: Path, about: Description, networks: dict[str, nn.Module]) -> None:
+    """A diffusers folder in float16 in place of an older one."""
+    shutil.rmtree(out, ignore_errors=True)
+    save_folder(out, about, {name: half(network.state_dict()) for name, network in networks.items()})
+    open_checkpoint(out)  # every key and shape accounted for
+
+
+def train(run: Run, recipe: Recipe, out: Path) -> None:
+    run.work.mkdir(parents=True, exist_ok=True)
+    vocabulary = make_vocabulary(run)
+    vae = train_autoencoder(run, recipe.autoencoder)
+    vae.config = replace(vae.config, scaling_factor=latent_scale(vae, run))
+    print(f"autoencoder: {reconstruction_psnr(vae, run.device):.2f} dB, scale {vae.config.scaling_factor}", flush=True)
+
+    about = describe(vocabulary, vae.config.scaling_factor, refiner=False)
+    torch.manual_seed(run.seed)
+    model = nn.ModuleDict(
+        {
+            UNET: UNetModel(about.config.unet),
+            TEXT: TextEncoder(about.config.text_encoder),
+            TEXT_2: TextEncoder(about.config.text_encoder_2),
+        }
+    ).to(run.device)
+    model[UNET].to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+    start_unet(model[UNET])
+    start_text_encoder(model[TEXT])
+    start_text_encoder(model[TEXT_2])
+    train_base(run, recipe.base, store_latents(run, vae, recipe.scenes, refiner=False), model, about, vae)
+    write(out / "base", about, {**model, VAE: vae})
+
+    about = describe(vocabulary, vae.config.scaling_factor, refiner=True)
+    refiner = UNetModel(about.config.unet).to(run.device, memory_format=torch.channels_last)
+    start_unet(refiner)
+    stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True)
+    train_refiner(run, recipe.refiner, stored, refiner, model[TEXT_2], about)
+    write(out / "refiner", about, {UNET: refiner, TEXT_2: model[TEXT_2], VAE: vae})
+
+
+def main() -> None:
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("weights/training"), help="where unfinished work is kept")
+    parser.add_argument("--out", type=Path, default=Path("weights/miniature"), help="where the two folders are written")
+    parser.add_argument("--recipe", choices=RECIPES, default="cuda" if cuda else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    train(
+        Run(arguments.work, arguments.seed, torch.device("cuda" if cuda else "cpu")),
+        RECIPES[arguments.recipe],
+        arguments.out,
+    )
+    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

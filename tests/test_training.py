@@ -1,0 +1,166 @@
+"""The parts of training, each against its definition; and that an interrupted run goes on as if nothing happened."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sdxl.config import ScheduleConfig, UNetConfig, VAEConfig
+from sdxl.schedule import noise_table
+from sdxl.training import (
+    Muon,
+    autoencoder_loss,
+    cosine_rate,
+    denoising_loss,
+    make_optimizers,
+    offset_noise,
+    orthogonalize,
+    start_unet,
+    start_vae,
+    stratified_timesteps,
+    update_average,
+)
+from sdxl.unet import UNet
+from sdxl.vae import VAE
+
+SMALL_UNET = UNetConfig(
+    channels=(32, 64),
+    down=((0,), (1,)),
+    up=((1, 1), (0, 0)),
+    mid=1,
+    heads=(1, 1),
+    context_dim=16,
+    vector_dim=24,
+    size_dim=4,
+)
+SMALL_VAE = VAEConfig(channels=(8, 8, 16, 16), blocks=1, norm_groups=4, scaling_factor=1.7)
+
+
+def test_a_started_unet_predicts_nothing() -> None:
+    unet = UNet(SMALL_UNET)
+    start_unet(unet)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 77, 16), torch.randn(2, 24)
+    assert torch.equal(unet(*inputs), torch.zeros(2, 4, 8, 8))
+
+
+def test_autoencoder_loss_is_its_three_terms() -> None:
+    torch.manual_seed(0)
+    vae, x, noise = VAE(SMALL_VAE), torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4)
+    mean, logvar = vae.moments(x)
+    posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
+    divergence = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean()
+    error = vae.decode(vae.encode(x, noise)) - x
+    expected = error.square().mean() + 0.1 * error.abs().mean() + 0.01 * divergence
+    assert autoencoder_loss(vae, x, noise, l1_weight=0.1, kl_weight=0.01).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+
+
+def test_a_started_vae_has_a_narrow_posterior() -> None:
+    vae = VAE(SMALL_VAE)
+    start_vae(vae)
+    assert torch.equal(vae.moments(torch.rand(1, 3, 32, 32))[1], torch.full((1, 4, 4, 4), -6.0))
+
+
+def test_denoising_loss_of_known_predictions() -> None:
+    """The right noise costs nothing; no noise costs min(snr, 5) / snr of its power; x is scaled to unit variance."""
+    table = torch.tensor(noise_table(ScheduleConfig()), dtype=torch.float32)
+    t = torch.tensor([0, 300, 999])
+    z, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    seen: list[Tensor] = []
+
+    class Oracle(nn.Module):
+        def __init__(self, answer: Tensor) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+            seen.append(x)
+            return self.answer
+
+    nothing = torch.empty(3, 0)
+    assert denoising_loss(Oracle(noise), z, noise, t, table[t], nothing, nothing).item() == 0
+    loss = denoising_loss(Oracle(torch.zeros_like(z)), z, noise, t, table[t], nothing, nothing)
+    weights = [min(1 / float(s) ** 2, 5) * float(s) ** 2 for s in table[t]]
+    expected = np.mean([w * float(n.square().mean()) for w, n in zip(weights, noise, strict=True)])
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    alpha = 1 / (table[t] ** 2 + 1)
+    scaled = alpha.sqrt()[:, None, None, None] * z + (1 - alpha).sqrt()[:, None, None, None] * noise
+    assert torch.allclose(seen[0], scaled, atol=1e-5)
+
+
+def test_stratified_timesteps_take_one_of_each_part() -> None:
+    t = stratified_timesteps(40, 0, 200, torch.Generator().manual_seed(0))
+    assert (t // 5).tolist() == list(range(40))
+
+
+def test_offset_noise_shifts_whole_channels() -> None:
+    noise = torch.randn(500, 4, 8, 8)
+    shift = offset_noise(noise, 0.05, torch.Generator().manual_seed(0)) - noise
+    assert shift.flatten(2).std(dim=2).max() < 1e-6
+    assert shift[..., 0, 0].std().item() == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (64, 64)])
+def test_orthogonalize_makes_singular_values_alike(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = torch.linalg.svdvals(orthogonalize(matrix))
+    assert values.max() < 1.3
+    assert values.median() > 0.6
+    assert torch.nn.functional.cosine_similarity(orthogonalize(matrix).flatten(), (u @ v).flatten(), dim=0) > 0.95
+
+
+def test_every_parameter_has_one_optimizer() -> None:
+    unet = UNet(SMALL_UNET)
+    optimizers = make_optimizers(unet, 1e-3)
+    held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in unet.parameters())
+    assert isinstance(optimizers[0], Muon)
+    assert all(p.ndim > 1 for p in optimizers[0].param_groups[0]["params"])
+
+
+def test_rate_rises_then_falls_to_zero() -> None:
+    rates = [cosine_rate(step, 100, 10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] > 0.95
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_average_follows_the_model() -> None:
+    layer = nn.Linear(3, 3)
+    average = {key: torch.zeros_like(value) for key, value in layer.state_dict().items()}
+    update_average(average, layer, step=10**6, decay=0.75)
+    assert torch.allclose(average["weight"], 0.25 * layer.weight)
+
+
+def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    recipe = pytest.importorskip("train_miniature")
+    plan = recipe.Plan(updates=6, batch=2, rate=1e-3, warmup=2)
+
+    def vae_after(name: str, interrupt: bool) -> dict[str, Tensor]:
+        (tmp_path / name).mkdir()
+        run = recipe.Run(tmp_path / name, 0, torch.device("cpu"))
+        if interrupt:
+            monkeypatch.setattr(recipe.Run, "train", stop_after_three(recipe.Run.train))
+            with pytest.raises(KeyboardInterrupt):
+                recipe.train_autoencoder(run, plan)
+            monkeypatch.undo()
+        return recipe.train_autoencoder(run, plan).state_dict()
+
+    def stop_after_three(train):
+        def wrapped(self, name, model, plan, loss, preview=None, every=0.0):
+            def until(step: int) -> Tensor:
+                if step == 3:
+                    raise KeyboardInterrupt
+                return loss(step)
+
+            train(self, name, model, plan, until, preview, every=0.0)  # saves at every step
+
+        return wrapped
+
+    whole, resumed = vae_after("whole", False), vae_after("resumed", True)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
