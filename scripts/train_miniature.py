@@ -7,10 +7,8 @@ command goes on where the last one stopped. All randomness comes from the seed, 
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from training_run import Plan, Run
 
 from sdxl.checkpoint import Description, open_checkpoint, save_folder
 from sdxl.clip import TextEncoder
@@ -31,15 +30,12 @@ from sdxl.schedule import noise_table
 from sdxl.tokenizer import Tokenizer, TokenizerConfig, Vocabulary, learn_vocabulary
 from sdxl.training import (
     autoencoder_loss,
-    cosine_rate,
     denoising_loss,
-    make_optimizers,
     offset_noise,
     start_text_encoder,
     start_unet,
     start_vae,
     stratified_timesteps,
-    update_average,
 )
 from sdxl.unet import UNet as UNetModel
 from sdxl.vae import VAE as VAEModel
@@ -48,17 +44,6 @@ SIZE_DIM = 32
 TEXT_DIM = 64
 REFINER_STEPS = 200  # the refiner's share of the 1000 timesteps
 DROPPED = 0.1  # the share of captions that are left out, for guidance
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The updates of one stage."""
-
-    updates: int
-    batch: int
-    rate: float
-    warmup: int = 100
-    decay: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -73,9 +58,9 @@ class Recipe:
 
 
 RECIPES = {
-    "cpu": Recipe(Plan(7200, 16, 2e-3), Plan(3200, 40, 2e-3), Plan(800, 40, 2e-3), 24000, 6000),
-    "smoke": Recipe(Plan(1000, 16, 2e-3), Plan(300, 32, 2e-3, 30, 0.98), Plan(20, 32, 2e-3), 4000, 400),
-    "cuda": Recipe(Plan(40000, 64, 1e-3), Plan(40000, 256, 1e-3), Plan(10000, 256, 1e-3), 300000, 60000),
+    "cpu": Recipe(Plan(7200, 16, 2e-3, decay=0.999), Plan(3000, 32, 2e-3), Plan(700, 32, 2e-3), 24000, 4000),
+    "smoke": Recipe(Plan(1000, 16, 2e-3), Plan(300, 32, 2e-3, 30, 0.98), Plan(20, 32, 2e-3, 5), 4000, 400),
+    "cuda": Recipe(Plan(40000, 64, 1e-3, decay=0.999), Plan(40000, 256, 1e-3), Plan(10000, 256, 1e-3), 300000, 60000),
 }
 
 VAE_CONFIG = VAEConfig(channels=(16, 16, 64, 64), blocks=1, norm_groups=8, scaling_factor=1.0)
@@ -101,98 +86,6 @@ REFINER_UNET = UNetConfig(
     size_dim=SIZE_DIM,
     sample_size=(16, 16),
 )
-
-
-# ---- the loop that all stages share ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a training run keeps what it has, and what its randomness starts from."""
-
-    work: Path
-    seed: int
-    device: torch.device
-
-    def numpy(self, *place: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *place])
-
-    def torch(self, *place: int) -> torch.Generator:
-        return torch.Generator().manual_seed(int(self.numpy(*place).integers(2**62)))
-
-    def train(
-        self,
-        name: str,
-        model: nn.Module,
-        plan: Plan,
-        loss: Callable[[int], Tensor],
-        preview: Callable[[], None] | None = None,
-        every: float = 120.0,
-    ) -> None:
-        """Run the updates that are left of a stage; leaves the averaged weights in `model`, frozen."""
-        optimizers = make_optimizers(model, plan.rate)
-        average = {key: value.detach().clone() for key, value in model.state_dict().items()}
-        path, start, spent = self.work / f"{name}.pt", 0, 0.0
-        if path.exists():
-            saved = torch.load(path, map_location=self.device)
-            model.load_state_dict(saved["model"])
-            for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-            average, start, spent = saved["average"], saved["step"], saved["spent"]
-
-        def save(step: int) -> None:
-            state = {"model": model.state_dict(), "average": average, "step": step}
-            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-            torch.save({**state, "spent": spent + time.monotonic() - began}, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-
-        began = last = time.monotonic()
-        recent: list[float] = []
-        for step in range(start, plan.updates):
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                group["lr"] = plan.rate * cosine_rate(step, plan.updates, plan.warmup)
-            value = loss(step)
-            model.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            update_average(average, model, step, plan.decay)
-            recent.append(float(value.detach()))
-            if len(recent) == 50 or step == plan.updates - 1:
-                self.log(name, step + 1, float(np.mean(recent)), spent + time.monotonic() - began)
-                recent = []
-            if time.monotonic() - last > every:
-                save(step + 1)
-                if preview:
-                    with averaged(model, average):
-                        preview()
-                last = time.monotonic()
-        if start < plan.updates:
-            save(plan.updates)
-        model.load_state_dict(average)
-        model.requires_grad_(False).eval()
-        if preview:
-            preview()
-
-    def log(self, stage: str, step: int, loss: float, seconds: float) -> None:
-        print(f"{stage} {step}: loss {loss:.5f}, {seconds:.0f} s", flush=True)
-        with (self.work / "losses.csv").open("a", newline="") as file:
-            csv.writer(file).writerow([stage, step, f"{loss:.6f}", f"{seconds:.1f}"])
-
-
-class averaged:  # noqa: N801, a context manager reads as a verb
-    """Within it the model has its averaged weights."""
-
-    def __init__(self, model: nn.Module, average: dict[str, Tensor]) -> None:
-        self.model, self.average = model, average
-
-    def __enter__(self) -> None:
-        self.own = {key: value.clone() for key, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average)
-
-    def __exit__(self, *_: object) -> None:
-        self.model.load_state_dict(self.own)
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

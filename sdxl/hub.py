@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import miniature
 from .errors import CheckpointError, HubError
 from .tensorfile import read_json
 
@@ -16,8 +17,8 @@ _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "token
 def resolve(
     source: str | Path, revision: str | None = None, variant: str | None = None, part: str | None = None
 ) -> Path:
-    """A local file or folder for `source`: a path, a hub id `owner/name`, or a file on the hub
-    `owner/name/file.safetensors`. `part` (`unet` or `vae`) fetches that component alone.
+    """A local file or folder for `source`: a path, `miniature` or `miniature-refiner`, a hub id `owner/name`, or a file
+    on the hub `owner/name/file.safetensors`. `part` (`unet` or `vae`) fetches that component alone.
 
     The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents.
     """
@@ -25,12 +26,22 @@ def resolve(
     if path.exists():
         return path
     name = str(source)
+    if name in miniature.NAMES:
+        return _miniature(name)
     pieces = name.split("/")
     if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
         return _guard("/".join(pieces[:2]), lambda hub: _one_file(hub, pieces, revision))
     if _ID.fullmatch(name) and path.suffix != ".safetensors":
         return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part))
-    raise CheckpointError(f"{name} does not exist; give a .safetensors file, a diffusers folder or a hub id owner/name")
+    raise CheckpointError(
+        f"{name} does not exist; give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"
+    )
+
+
+def _miniature(name: str) -> Path:
+    if found := miniature.folder(name):
+        return found
+    raise CheckpointError(f"the {name} is not in this installation; install the package again, with its weights")
 
 
 def _guard(name: str, fetch: Any) -> Path:

@@ -1,6 +1,7 @@
 """The parts of training, each against its definition; and that an interrupted run goes on as if nothing happened."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,31 +137,34 @@ def test_average_follows_the_model() -> None:
     assert torch.allclose(average["weight"], 0.25 * layer.weight)
 
 
-def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    recipe = pytest.importorskip("train_miniature")
+    import train_miniature
+
+    return train_miniature
+
+
+def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(recipe: Any, tmp_path: Path) -> None:
     plan = recipe.Plan(updates=6, batch=2, rate=1e-3, warmup=2)
+    whole, resumed = (recipe.Run(tmp_path / name, 0, torch.device("cpu"), 0.0) for name in ("whole", "resumed"))
+    for run in (whole, resumed):
+        run.work.mkdir()
 
-    def vae_after(name: str, interrupt: bool) -> dict[str, Tensor]:
-        (tmp_path / name).mkdir()
-        run = recipe.Run(tmp_path / name, 0, torch.device("cpu"))
-        if interrupt:
-            monkeypatch.setattr(recipe.Run, "train", stop_after_three(recipe.Run.train))
-            with pytest.raises(KeyboardInterrupt):
-                recipe.train_autoencoder(run, plan)
-            monkeypatch.undo()
-        return recipe.train_autoencoder(run, plan).state_dict()
+    class Interrupted(recipe.Run):  # type: ignore[misc, name-defined]
+        def torch(self, *place: int) -> torch.Generator:
+            if place[-1] == 3:
+                raise KeyboardInterrupt
+            return super().torch(*place)
 
-    def stop_after_three(train):
-        def wrapped(self, name, model, plan, loss, preview=None, every=0.0):
-            def until(step: int) -> Tensor:
-                if step == 3:
-                    raise KeyboardInterrupt
-                return loss(step)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train_autoencoder(Interrupted(resumed.work, 0, torch.device("cpu"), 0.0), plan)
+    first, second = (recipe.train_autoencoder(run, plan).state_dict() for run in (whole, resumed))
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
-            train(self, name, model, plan, until, preview, every=0.0)  # saves at every step
 
-        return wrapped
-
-    whole, resumed = vae_after("whole", False), vae_after("resumed", True)
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+def test_a_run_refuses_to_go_on_with_another_recipe(recipe: Any, tmp_path: Path) -> None:
+    plan = recipe.Plan(updates=1, batch=2, rate=1e-3, warmup=1)
+    recipe.train_autoencoder(recipe.Run(tmp_path, 0, torch.device("cpu")), plan)
+    with pytest.raises(SystemExit, match="another recipe"):
+        recipe.train_autoencoder(recipe.Run(tmp_path, 1, torch.device("cpu")), plan)

@@ -1,0 +1,95 @@
+"""Draw the pictures of docs/ideas.md and of the README with the miniature: `python scripts/draw_ideas.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+import sdxl
+from sdxl.miniature.scenes import BUCKETS
+
+OUT = Path("docs/pictures")
+PROMPT = "a red star on a blue background"
+GALLERY = (
+    "a red circle on a blue background",
+    "a yellow star on a striped purple background",
+    "a green triangle on a white background",
+    "a small white ring on a black background",
+    "a large orange cross on a dotted green background",
+    "a black square on a checkered yellow background",
+    "a yellow circle left of a purple square on a white background",
+    "a white cross above a red ring on a blue background",
+    "a blue star inside a yellow circle on a green background",
+    "a purple triangle inside a white square on an orange background",
+)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], labels: Sequence[str]) -> Image.Image:
+    """Pictures in rows, with the names of the columns above and of the rows on the left."""
+    gap, left, top = 6, 92 if any(labels) else 6, 20 if any(columns) else 6
+    widths = [max(row[i].width for row in rows) for i in range(max(map(len, rows)))]
+    heights = [max(image.height for image in row) for row in rows]
+    whole = Image.new("RGB", (left + sum(widths) + gap * len(widths), top + sum(heights) + gap * len(heights)), "white")
+    pen = ImageDraw.Draw(whole)
+    y = top
+    for row, label, height in zip(rows, labels, heights, strict=True):
+        pen.text((6, y + height // 2 - 6), label, "black")
+        x = left
+        for image, width in zip(row, widths, strict=False):
+            whole.paste(image, (x, y))
+            x += width + gap
+        y += height + gap
+    x = left
+    for name, width in zip(columns, widths, strict=False):
+        pen.text((x, 4), name, "black")
+        x += width + gap
+    return whole
+
+
+def images(result: sdxl.Result) -> list[Image.Image]:
+    assert isinstance(result.images, list)
+    return result.images
+
+
+def main() -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
+    OUT.mkdir(parents=True, exist_ok=True)
+
+    def draw(prompt: str | Sequence[str] = PROMPT, **arguments: object) -> list[Image.Image]:
+        return images(pipe(prompt, **{"seed": 4, "steps": 25, "progress": False, **arguments}))
+
+    gallery = [draw([prompt], seed=8)[0] for prompt in GALLERY]
+    sheet([gallery[:5], gallery[5:]], [], ["", ""]).save(OUT / "gallery.png")
+
+    scales = (1.0, 1.5, 3.0, 5.0, 8.0, 15.0)
+    columns = [draw(guidance_scale=scale, num_images=3) for scale in scales]
+    rows = [[column[i] for column in columns] for i in range(3)]
+    sheet(rows, [f"guidance {scale:g}" for scale in scales], ["seed 4", "seed 5", "seed 6"]).save(OUT / "guidance.png")
+
+    tops, lefts = (0, 24, 48), (0, 12, 24, 36, 48)
+    rows = [[draw(crop_top_left=(top, left))[0] for left in lefts] for top in tops]
+    sheet(rows, [f"left {left}" for left in lefts], [f"top {top}" for top in tops]).save(OUT / "crop.png")
+
+    sides = (24, 32, 48, 64, 96, 128)
+    rows = [[draw(original_size=(side, side), seed=seed)[0] for side in sides] for seed in (4, 5)]
+    sheet(rows, [f"original {side}" for side in sides], ["seed 4", "seed 5"]).save(OUT / "original_size.png")
+
+    row = [draw(height=height, width=width)[0] for height, width in BUCKETS]
+    sheet([row], [f"{width} x {height}" for height, width in BUCKETS], [""]).save(OUT / "aspect.png")
+
+    counts, samplers = (2, 4, 6, 10, 25, 50), ("euler", "ddim", "heun", "dpmpp_2m", "euler_ancestral")
+    rows = [[draw(steps=steps, sampler=sampler)[0] for steps in counts] for sampler in samplers]
+    sheet(rows, [f"{steps} steps" for steps in counts], samplers).save(OUT / "samplers.png")
+
+    steps = list(pipe.steps(PROMPT, seed=4, steps=10))
+    guesses = pipe.decode(torch.cat([step.denoised for step in steps]))
+    row = [Image.fromarray((np.moveaxis(guess.numpy(), 0, -1) * 255).round().astype(np.uint8)) for guess in guesses]
+    sheet([row], [f"sigma {step.sigma:.2f}" for step in steps], [""]).save(OUT / "steps.png")
+
+
+if __name__ == "__main__":
+    main()

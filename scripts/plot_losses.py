@@ -1,0 +1,35 @@
+"""The loss curves of a training run: `python scripts/plot_losses.py weights/training/losses.csv OUT.png`.
+
+Needs matplotlib (`pip install sdxl[plots]`).
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+STAGES = ("autoencoder", "base", "refiner")
+
+
+def main() -> None:
+    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+    rows = list(csv.reader(source.open()))
+    figure, axes = plt.subplots(1, len(STAGES), figsize=(10, 2.8), constrained_layout=True)
+    for axis, stage in zip(axes, STAGES, strict=True):
+        points = [(int(step), float(loss), float(seconds)) for name, step, loss, seconds in rows if name == stage]
+        axis.semilogy([step for step, _, _ in points], [loss for _, loss, _ in points], linewidth=1.2)
+        axis.set_title(f"{stage}, {points[-1][2] / 60:.0f} min", fontsize=10)
+        axis.set_xlabel("update")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("loss, mean of 50 updates")
+    figure.savefig(target, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
