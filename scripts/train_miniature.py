@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from training_data import Latents, draw_batch, random_example, store_latents, to_tensor
 from training_run import Plan, Run
 
 from sdxl.checkpoint import Description, open_checkpoint, save_folder
@@ -23,7 +24,7 @@ from sdxl.clip import TextEncoder
 from sdxl.conditioning import TextStage
 from sdxl.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from sdxl.keymap import TEXT, TEXT_2, UNET, VAE
-from sdxl.miniature.scenes import BUCKETS, MOST_CROP, Scene, caption, draw, random_scene
+from sdxl.miniature.scenes import caption, draw, random_scene
 from sdxl.nn import sinusoidal
 from sdxl.pipeline import Pipeline
 from sdxl.schedule import noise_table
@@ -88,40 +89,7 @@ REFINER_UNET = UNetConfig(
 )
 
 
-# ---- pictures --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Example:
-    """A picture with everything that the models are told about it."""
-
-    scene: Scene
-    size: tuple[int, int]
-    crop: tuple[int, int]
-    original: tuple[int, int]
-
-    def pixels(self) -> np.ndarray:
-        return draw(self.scene, self.size, self.crop, self.original)
-
-    def sizes(self, refiner: bool) -> tuple[float, ...]:
-        """The numbers of the micro-conditioning, in SDXL's order."""
-        last = (self.scene.aesthetic_score,) if refiner else self.size
-        return (*self.original, *self.crop, *last)
-
-
-def random_example(rng: np.random.Generator, bucket: tuple[int, int], flawed: bool) -> Example:
-    """A scene, cropped one time in five, and one time in four drawn smaller and enlarged, or larger and reduced."""
-    scene = random_scene(rng, flawed=flawed and rng.random() < 0.8)
-    crop = tuple(int(n) for n in rng.integers(0, MOST_CROP + 1, 2)) if rng.random() < 0.2 else (0, 0)
-    scale = 1.0
-    if rng.random() < 0.4:
-        scale = float(rng.uniform(0.2, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 2.0))
-    return Example(scene, bucket, crop, (round(bucket[0] * scale), round(bucket[1] * scale)))
-
-
-def to_tensor(pictures: list[np.ndarray]) -> Tensor:
-    """Pictures (H, W, 3) in 0..1 to (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() * 2 - 1
+# ---- autoencoder -----------------------------------------------------------------------------------------------------
 
 
 def train_autoencoder(run: Run, plan: Plan) -> VAEModel:
@@ -171,46 +139,6 @@ def latent_scale(vae: VAEModel, run: Run) -> float:
 # ---- diffusion -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Latents:
-    """The stored training pictures of one bucket, and what is told about them."""
-
-    z: Tensor  # (N, 4, h, w)
-    captions: list[str]
-    sizes: Tensor  # (N, 6), for the refiner (N, 5)
-
-
-@torch.no_grad()
-def store_latents(run: Run, vae: VAEModel, count: int, refiner: bool) -> list[Latents]:
-    """Draw and encode the pictures once: half of them square, the rest in the other buckets."""
-    path = run.work / f"latents_{'refiner' if refiner else 'base'}.pt"
-    if path.exists():
-        return [Latents(*entry) for entry in torch.load(path)]
-    stored = []
-    for index, bucket in enumerate(BUCKETS):
-        rng, noise = run.numpy(4 + refiner, index), run.torch(6 + refiner, index)
-        number = count // 2 if index == 0 else count // 8
-        examples = [random_example(rng, bucket, flawed=refiner) for _ in range(number)]
-        z = []
-        for start in range(0, number, 16):
-            x = to_tensor([example.pixels() for example in examples[start : start + 16]])
-            draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)
-            z.append(vae.encode(x.to(run.device), draws.to(run.device)).cpu())
-        captions = [caption(example.scene, rng) for example in examples]
-        stored.append(Latents(torch.cat(z), captions, torch.tensor([example.sizes(refiner) for example in examples])))
-        print(f"stored {number} pictures of {bucket[1]} x {bucket[0]}", flush=True)
-    torch.save([(entry.z, entry.captions, entry.sizes) for entry in stored], path)
-    return stored
-
-
-def batches(run: Run, stored: list[Latents], plan: Plan, place: int, step: int) -> tuple[Latents, np.random.Generator]:
-    """The batch of a step: pictures of one bucket, with the captions that guidance needs dropped as None."""
-    rng = run.numpy(place, step)
-    bucket = stored[int(rng.choice(len(stored), p=[0.5, 0.125, 0.125, 0.125, 0.125]))]
-    chosen = rng.integers(0, len(bucket.z), plan.batch)
-    return Latents(bucket.z[chosen], [bucket.captions[i] for i in chosen], bucket.sizes[chosen]), rng
-
-
 def size_embedding(sizes: Tensor) -> Tensor:
     """The micro-conditioning of B pictures, (B, N) numbers -> (B, N * SIZE_DIM)."""
     return sinusoidal(sizes.flatten(), SIZE_DIM).reshape(len(sizes), -1)
@@ -228,7 +156,7 @@ def train_base(
     tokenizers = {name: Tokenizer(about.tokenizers[name]) for name in (TEXT, TEXT_2)}
 
     def loss(step: int) -> Tensor:
-        batch, rng = batches(run, stored, plan, 10, step)
+        batch, rng = draw_batch(run, stored, plan, 10, step)
         generator = run.torch(11, step)
         kept = torch.tensor(rng.random(plan.batch) >= DROPPED, dtype=torch.float32, device=run.device)
         first, _ = model[TEXT](tokens(tokenizers[TEXT], batch.captions, run.device))
@@ -251,9 +179,9 @@ def train_refiner(
     tokenizer = Tokenizer(about.tokenizers[TEXT_2])
 
     def loss(step: int) -> Tensor:
-        batch, rng = batches(run, stored, plan, 20, step)
+        batch, rng = draw_batch(run, stored, plan, 20, step)
         generator = run.torch(21, step)
-        captions = [text if rng.random() >= DROPPED else "" for text in batch.captions]
+        captions = [each if rng.random() >= DROPPED else "" for each in batch.captions]
         with torch.no_grad():
             context, pooled = text(tokens(tokenizer, captions, run.device))
         vector = torch.cat([pooled, size_embedding(batch.sizes).to(run.device)], dim=1)
@@ -310,7 +238,32 @@ def write(out: Path, about: Description, networks: dict[str, nn.Module]) -> None
     open_checkpoint(out)  # every key and shape accounted for
 
 
+def make_base(about: Description, run: Run) -> nn.ModuleDict:
+    """The base's UNet and text encoders before training."""
+    assert about.config.text_encoder
+    torch.manual_seed(run.seed)
+    networks = {
+        UNET: UNetModel(about.config.unet),
+        TEXT: TextEncoder(about.config.text_encoder),
+        TEXT_2: TextEncoder(about.config.text_encoder_2),
+    }
+    start_unet(networks[UNET])
+    start_text_encoder(networks[TEXT])
+    start_text_encoder(networks[TEXT_2])
+    networks[UNET].to(memory_format=torch.channels_last)  # a tenth faster on a CPU
+    return nn.ModuleDict(networks).to(run.device)
+
+
+def make_refiner(about: Description, run: Run) -> UNetModel:
+    """The refiner's UNet before training."""
+    torch.manual_seed(run.seed)
+    unet = UNetModel(about.config.unet)
+    start_unet(unet)
+    return unet.to(run.device, memory_format=torch.channels_last)
+
+
 def train(run: Run, recipe: Recipe, out: Path) -> None:
+    """All stages that are not done yet; the two folders are written to `out`."""
     run.work.mkdir(parents=True, exist_ok=True)
     vocabulary = make_vocabulary(run)
     vae = train_autoencoder(run, recipe.autoencoder)
@@ -318,27 +271,15 @@ def train(run: Run, recipe: Recipe, out: Path) -> None:
     print(f"autoencoder: {reconstruction_psnr(vae, run.device):.2f} dB, scale {vae.config.scaling_factor}", flush=True)
 
     about = describe(vocabulary, vae.config.scaling_factor, refiner=False)
-    torch.manual_seed(run.seed)
-    model = nn.ModuleDict(
-        {
-            UNET: UNetModel(about.config.unet),
-            TEXT: TextEncoder(about.config.text_encoder),
-            TEXT_2: TextEncoder(about.config.text_encoder_2),
-        }
-    ).to(run.device)
-    model[UNET].to(memory_format=torch.channels_last)  # a tenth faster on a CPU
-    start_unet(model[UNET])
-    start_text_encoder(model[TEXT])
-    start_text_encoder(model[TEXT_2])
-    train_base(run, recipe.base, store_latents(run, vae, recipe.scenes, refiner=False), model, about, vae)
-    write(out / "base", about, {**model, VAE: vae})
+    base = make_base(about, run)
+    train_base(run, recipe.base, store_latents(run, vae, recipe.scenes, refiner=False), base, about, vae)
+    write(out / "base", about, {**base, VAE: vae})
 
     about = describe(vocabulary, vae.config.scaling_factor, refiner=True)
-    refiner = UNetModel(about.config.unet).to(run.device, memory_format=torch.channels_last)
-    start_unet(refiner)
+    refiner, text = make_refiner(about, run), base[TEXT_2]
     stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True)
-    train_refiner(run, recipe.refiner, stored, refiner, model[TEXT_2], about)
-    write(out / "refiner", about, {UNET: refiner, TEXT_2: model[TEXT_2], VAE: vae})
+    train_refiner(run, recipe.refiner, stored, refiner, text, about)
+    write(out / "refiner", about, {UNET: refiner, TEXT_2: text, VAE: vae})
 
 
 def main() -> None:
