@@ -49,18 +49,19 @@ DROPPED = 0.1  # the share of captions that are left out, for guidance
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long each stage trains, and on how many pictures."""
+    """How long each stage trains, on how many pictures, and with how many things in each (None: one or two)."""
 
     autoencoder: Plan
     base: Plan
     refiner: Plan
     scenes: int
     refiner_scenes: int
+    things: int | None = None
 
 
 RECIPES = {
     "cpu": Recipe(Plan(7200, 16, 2e-3, decay=0.999), Plan(3000, 32, 2e-3), Plan(700, 32, 2e-3), 24000, 4000),
-    "smoke": Recipe(Plan(1000, 16, 2e-3), Plan(300, 32, 2e-3, 30, 0.98), Plan(20, 32, 2e-3, 5), 4000, 400),
+    "smoke": Recipe(Plan(1000, 16, 2e-3), Plan(370, 24, 2e-3, 30, 0.98), Plan(20, 24, 2e-3, 5), 4000, 400, things=1),
     "cuda": Recipe(Plan(40000, 64, 1e-3, decay=0.999), Plan(40000, 256, 1e-3), Plan(10000, 256, 1e-3), 300000, 60000),
 }
 
@@ -272,12 +273,13 @@ def train(run: Run, recipe: Recipe, out: Path) -> None:
 
     about = describe(vocabulary, vae.config.scaling_factor, refiner=False)
     base = make_base(about, run)
-    train_base(run, recipe.base, store_latents(run, vae, recipe.scenes, refiner=False), base, about, vae)
+    stored = store_latents(run, vae, recipe.scenes, refiner=False, things=recipe.things)
+    train_base(run, recipe.base, stored, base, about, vae)
     write(out / "base", about, {**base, VAE: vae})
 
     about = describe(vocabulary, vae.config.scaling_factor, refiner=True)
     refiner, text = make_refiner(about, run), base[TEXT_2]
-    stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True)
+    stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True, things=recipe.things)
     train_refiner(run, recipe.refiner, stored, refiner, text, about)
     write(out / "refiner", about, {UNET: refiner, TEXT_2: text, VAE: vae})
 

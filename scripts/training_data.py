@@ -32,9 +32,9 @@ class Example:
         return (*self.original, *self.crop, *last)
 
 
-def random_example(rng: Generator, bucket: tuple[int, int], flawed: bool) -> Example:
+def random_example(rng: Generator, bucket: tuple[int, int], flawed: bool, things: int | None = None) -> Example:
     """A scene; one in five is cropped, four in ten were drawn smaller and enlarged, or larger and reduced."""
-    scene = random_scene(rng, flawed=flawed and rng.random() < 0.8)
+    scene = random_scene(rng, things, flawed=flawed and rng.random() < 0.8)
     crop = tuple(int(n) for n in rng.integers(0, MOST_CROP + 1, 2)) if rng.random() < 0.2 else (0, 0)
     scale = 1.0
     if rng.random() < 0.4:
@@ -57,8 +57,11 @@ class Latents:
 
 
 @torch.no_grad()
-def store_latents(run: Run, vae: VAE, count: int, refiner: bool) -> list[Latents]:
-    """Draw and encode the pictures once: half of them square, the rest in the other buckets."""
+def store_latents(run: Run, vae: VAE, count: int, refiner: bool, things: int | None = None) -> list[Latents]:
+    """Draw and encode the pictures once: half of them square, the rest in the other buckets.
+
+    `things` is how many a scene has (None: one or two).
+    """
     path = run.work / f"latents_{'refiner' if refiner else 'base'}.pt"
     if path.exists():
         return [Latents(*entry) for entry in torch.load(path)]
@@ -66,7 +69,7 @@ def store_latents(run: Run, vae: VAE, count: int, refiner: bool) -> list[Latents
     for index, bucket in enumerate(BUCKETS):
         rng, noise = run.numpy(4 + refiner, index), run.torch(6 + refiner, index)
         number = count // 2 if index == 0 else count // 8
-        examples = [random_example(rng, bucket, flawed=refiner) for _ in range(number)]
+        examples = [random_example(rng, bucket, refiner, things) for _ in range(number)]
         z = []
         for start in range(0, number, 16):
             x = to_tensor([example.pixels() for example in examples[start : start + 16]])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import folder as folder_json
-from . import identify, tokenizer
+from . import hub, identify, tokenizer
 from .clip import TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .errors import CheckpointError, OutputError
@@ -419,12 +419,13 @@ State = Mapping[str, Mapping[str, Tensor]]
 """Our names and tensors, by component."""
 
 
-def convert(source: Path, target: Path, variant: str | None = None) -> None:
+def convert(source: str | Path, target: str | Path, variant: str | None = None) -> None:
     """Write a single file as a diffusers folder, or a folder as a single file (`target` ends in .safetensors).
 
     Weights are copied bit for bit in the dtype that they have.
     """
-    checkpoint = open_checkpoint(source, variant)
+    target = Path(target)
+    checkpoint = open_checkpoint(hub.local(source), variant)
     state = {name: dict(part.tensors()) for name, part in checkpoint.components.items()}
     if target.suffix == ".safetensors":
         save_single(target, checkpoint.about, state)

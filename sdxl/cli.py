@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     absent = argparse.SUPPRESS  # so that --from can tell what was given
-    model.add_argument("--model", default=absent, help=f"a file, a folder or a hub id (default: {DEFAULT_MODEL})")
+    model.add_argument(
+        "--model", default=absent, help=f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})"
+    )
     model.add_argument("--unet", default=absent, help="take the UNet from this file, folder or hub id")
     model.add_argument("--vae", default=absent, help="take the VAE from this file, folder or hub id")
     model.add_argument("--revision", default=absent, help="a branch, tag or commit on the hub")

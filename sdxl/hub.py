@@ -22,12 +22,9 @@ def resolve(
 
     The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents.
     """
-    path = Path(source).expanduser()
+    path, name = local(source), str(source)
     if path.exists():
         return path
-    name = str(source)
-    if name in miniature.NAMES:
-        return _miniature(name)
     pieces = name.split("/")
     if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
         return _guard("/".join(pieces[:2]), lambda hub: _one_file(hub, pieces, revision))
@@ -38,7 +35,11 @@ def resolve(
     )
 
 
-def _miniature(name: str) -> Path:
+def local(source: str | Path) -> Path:
+    """The path of `source` on this machine, whether it exists or not; `miniature` is where the package keeps it."""
+    path, name = Path(source).expanduser(), str(source)
+    if path.exists() or name not in miniature.NAMES:
+        return path
     if found := miniature.folder(name):
         return found
     raise CheckpointError(f"the {name} is not in this installation; install the package again, with its weights")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import identify
+from . import hub, identify
 from .errors import CheckpointError
 from .keymap import (
     canonical_folder_key,
@@ -46,7 +46,7 @@ class Report:
 
 def inspect(path: str | Path) -> Report:
     """Say what a .safetensors file, or a diffusers folder, is. Reads headers only. Raises `CheckpointError`."""
-    path = Path(path)
+    path = hub.local(path)
     if path.is_dir():
         return _inspect_folder(path)
     weights = Weights([TensorFile(path)])
