@@ -60,7 +60,7 @@ class Recipe:
 
 
 RECIPES = {
-    "cpu": Recipe(Plan(7200, 16, 2e-3, decay=0.999), Plan(3000, 32, 2e-3), Plan(700, 32, 2e-3), 24000, 4000),
+    "cpu": Recipe(Plan(5400, 16, 2e-3, decay=0.999), Plan(3800, 32, 2e-3), Plan(600, 32, 2e-3), 24000, 4000),
     "smoke": Recipe(Plan(1000, 16, 2e-3), Plan(370, 24, 2e-3, 30, 0.98), Plan(20, 24, 2e-3, 5), 4000, 400, things=1),
     "cuda": Recipe(Plan(40000, 64, 1e-3, decay=0.999), Plan(40000, 256, 1e-3), Plan(10000, 256, 1e-3), 300000, 60000),
 }

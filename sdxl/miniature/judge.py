@@ -17,7 +17,8 @@ Mask = NDArray[np.bool_]  # (H, W)
 
 LEAST_AREA = 0.005  # of the picture; what is smaller is dirt, not a thing
 LEAST_OVERLAP = 0.75  # intersection over union with the best template; below it a shape has no name
-_GRID = 48  # pixels along the side of a template
+_GRID = 64  # pixels along the side of a template
+_REACH = 2.4  # from the middle of a template to its side, in root mean square radii of the shape
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,12 @@ def _filled(mask: Mask) -> Mask:
 
 
 def _shape(mask: Mask) -> str:
-    """The name of the template that fits best when both are stretched to the same box."""
+    """The name of the template that fits best when both have the same centre and size."""
     left, top, right, bottom = _box(mask)
     if not 0.7 < (right - left) / (bottom - top) < 1.4:
         return ""
-    rows = top + ((np.arange(_GRID) + 0.5) * (bottom - top) / _GRID).astype(int)
-    columns = left + ((np.arange(_GRID) + 0.5) * (right - left) / _GRID).astype(int)
-    stretched = mask[np.ix_(rows, columns)]
-    overlaps = {name: _overlap(stretched, template) for name, template in _templates().items()}
+    aligned = _aligned(mask)
+    overlaps = {name: _overlap(aligned, template) for name, template in _templates().items()}
     best = max(overlaps, key=lambda name: overlaps[name])
     return best if overlaps[best] >= LEAST_OVERLAP else ""
 
@@ -139,14 +138,21 @@ def _overlap(a: Mask, b: Mask) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
+def _aligned(mask: Mask) -> Mask:
+    """The mask on a template's grid: its centre of mass in the middle, its root mean square radius a fixed length.
+
+    Both are means over all pixels, so that a blurred tip does not move the rest.
+    """
+    rows, columns = np.nonzero(mask)
+    centre = rows.mean(), columns.mean()
+    radius = float(np.sqrt(((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).mean()))
+    at = _REACH * radius * ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1)
+    rows, columns = (np.round(middle + at).astype(int) for middle in centre)
+    room = int(_REACH * radius) + 1  # a corner of the grid may lie outside of the picture
+    return np.pad(mask, room)[np.ix_(rows + room, columns + room)]
+
+
 @cache
 def _templates() -> dict[str, Mask]:
-    templates = {}
-    for shape in SHAPES:
-        v, u = np.mgrid[-1.2:1.2:400j, -1.2:1.2:400j]
-        mask = shape_distance(shape, u, v) < 0
-        left, top, right, bottom = _box(mask)
-        rows = np.linspace(top, bottom - 1, _GRID).round().astype(int)
-        columns = np.linspace(left, right - 1, _GRID).round().astype(int)
-        templates[shape] = mask[np.ix_(rows, columns)]
-    return templates
+    v, u = np.mgrid[-1.2:1.2:400j, -1.2:1.2:400j]
+    return {shape: _aligned(shape_distance(shape, u, v) < 0) for shape in SHAPES}
