@@ -1,33 +1,57 @@
+# make generate PROMPT="a red circle on a blue background"   sets up .venv and draws it with the miniature
 # make test      sets up .venv and runs the tests (with the references diffusers and transformers installed)
 # make check     format, lint and types
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
+# make miniature trains the miniature anew (two hours on two cores); make smoke is the same in ten minutes, and judged
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/installed
+READY := $(VENV)/ready
+TESTED := $(VENV)/ready-for-tests
+PROMPT ?= a red circle on a blue background
+OUTPUT ?= picture.png
+export PROMPT OUTPUT
 
-.PHONY: test check format proof-round-trip proof-parity proof-picture clean
+.PHONY: generate test check format miniature smoke pictures clean
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(TESTED): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,parity,dev]'
 	touch $@
 
-test: $(INSTALLED)
+generate: $(READY)
+	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"
+
+test: $(TESTED)
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)
+check: $(TESTED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)
+format: $(TESTED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proof-%: $(INSTALLED)
+miniature: $(TESTED)
+	$(BIN)/python scripts/train_miniature.py
+
+smoke: $(TESTED)
+	rm -rf weights/smoke
+	$(BIN)/python scripts/train_miniature.py --recipe smoke --work weights/smoke/work --out weights/smoke
+	$(BIN)/python scripts/proof_smoke.py weights/smoke
+
+pictures: $(READY)
+	$(BIN)/python scripts/draw_ideas.py
+
+proof-%: $(TESTED)
 	mkdir -p docs/proofs
 	bash -o pipefail -c '$(BIN)/python scripts/proof_$(subst -,_,$*).py 2>&1 | tee docs/proofs/$*.log'
 

@@ -22,9 +22,10 @@ def main() -> None:
     rows = list(csv.reader(source.open()))
     figure, axes = plt.subplots(1, len(STAGES), figsize=(10, 2.8), constrained_layout=True)
     for axis, stage in zip(axes, STAGES, strict=True):
-        points = [(int(step), float(loss), float(seconds)) for name, step, loss, seconds in rows if name == stage]
-        axis.semilogy([step for step, _, _ in points], [loss for _, loss, _ in points], linewidth=1.2)
-        axis.set_title(f"{stage}, {points[-1][2] / 60:.0f} min", fontsize=10)
+        # a run that went on from a saved file logged some updates twice: the later row holds
+        points = {int(step): (float(loss), float(seconds)) for name, step, loss, seconds in rows if name == stage}
+        axis.semilogy(list(points), [loss for loss, _ in points.values()], linewidth=1.2)
+        axis.set_title(f"{stage}, {max(seconds for _, seconds in points.values()) / 60:.0f} min", fontsize=10)
         axis.set_xlabel("update")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("loss, mean of 50 updates")

@@ -1,0 +1,99 @@
+"""The miniature as it travels with the package: what the prompt says is what the picture shows."""
+
+import hashlib
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdxl
+from sdxl.miniature import folder
+from sdxl.miniature.exam import make_scenes, mark, paint, views
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+
+
+def test_forty_prompts(pipe: sdxl.Pipeline) -> None:
+    scenes = make_scenes(16, 21, things=1) + make_scenes(12, 22, things=1, unseen=True) + make_scenes(12, 23, things=2)
+    assert mark(pipe, scenes, batch=20) >= 36 / 40
+
+
+def test_crop_moves_the_thing(pipe: sdxl.Pipeline) -> None:
+    scenes = make_scenes(6, 24, things=1)
+    still, moved = views(pipe, scenes), views(pipe, scenes, crop_top_left=(0, 32))
+    left = [a.things[0].x - b.things[0].x for a, b in zip(still, moved, strict=True)]
+    assert np.mean(left) > 16
+
+
+def test_small_original_size_is_soft(pipe: sdxl.Pipeline) -> None:
+    scenes = make_scenes(4, 25, things=1)
+    sharpness = [
+        np.mean(
+            [np.square(np.diff(pixels, axis=1)).sum() for pixels in paint(pipe, scenes, original_size=(side, side))]
+        )
+        for side in (32, 64, 128)
+    ]
+    assert sharpness == sorted(sharpness)
+
+
+def test_diffusers_draws_the_same(pipe: sdxl.Pipeline) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    import torch
+
+    found = folder("miniature")
+    assert found
+    reference = diffusers.StableDiffusionXLPipeline.from_pretrained(found, torch_dtype=torch.float32)
+    prompt, noise = "a red circle on a blue background", torch.randn(1, 4, 16, 16, generator=torch.manual_seed(0))
+    ours = pipe(prompt, latents=noise, steps=10, output="tensor", progress=False).images
+    theirs = reference(prompt, latents=noise, num_inference_steps=10, guidance_scale=5.0, output_type="pt").images
+    error = (ours - theirs).square().mean()
+    assert -10 * torch.log10(error.clamp(min=1e-12)) > 50
+
+
+def test_a_single_file_and_back_draws_the_same_bits(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    sdxl.convert("miniature", tmp_path / "one.safetensors")
+    sdxl.convert(tmp_path / "one.safetensors", tmp_path / "folder")
+    pictures = [
+        paint(each, make_scenes(1, 26, things=2), steps=5)[0]
+        for each in (
+            pipe,
+            sdxl.Pipeline.from_pretrained(tmp_path / "one.safetensors", dtype="float32", device="cpu"),
+            sdxl.Pipeline.from_pretrained(tmp_path / "folder", dtype="float32", device="cpu"),
+        )
+    ]
+    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[0], pictures[2])
+
+
+def test_the_refiner_loads() -> None:
+    assert sdxl.inspect("miniature-refiner").kind == "SDXL refiner, diffusers folder"
+    assert not sdxl.inspect("miniature-refiner").missing
+
+
+def test_the_weights_are_small_and_their_card_names_them() -> None:
+    weights = ROOT / "weights" / "miniature"
+    files = [path for path in weights.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 24e6
+    card = (weights / "README.md").read_text(encoding="utf-8")
+    for path in weights.rglob("*.safetensors"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in card, path
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its code cells in order, as a notebook runs them; a cell's last expression is only looked at."""
+    notebook = json.loads((ROOT / "examples" / "miniature.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(ROOT / "examples")
+    names: dict[str, object] = {"display": lambda *shown: None}
+    with redirect_stdout(io.StringIO()):
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), "miniature.ipynb", "exec"), names)
+    assert names["pipe"]
