@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from training_run import Plan, Run
+from torch.utils.data import DataLoader, Dataset
+from training_run import Batch, Plan, Run
 
 from sdxl.miniature.scenes import BUCKETS, MOST_CROP, Pixels, Scene, caption, draw, random_scene
+from sdxl.tokenizer import Tokenizer
+from sdxl.training import offset_noise, stratified_timesteps
 from sdxl.vae import VAE
+
+TRAIN_STEPS = 1000
+DROPPED = 0.1  # the share of captions that are left out, for guidance
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,43 @@ def to_tensor(pictures: list[Pixels]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Crops(Dataset[Batch]):
+    """What the autoencoder trains on: crops of scenes, small ones first, since what it has to learn is local."""
+
+    run: Run
+    plan: Plan
+
+    def __len__(self) -> int:
+        return self.plan.updates
+
+    def __getitem__(self, step: int) -> Batch:
+        """Crops (B, 3, side, side) in -1..1 and the noise of their posterior (B, 4, side/8, side/8)."""
+        rng = self.run.numpy(1, step)
+        large = step > 0.83 * self.plan.updates
+        side, batch = (64, self.plan.batch // 2) if large else (32, self.plan.batch)
+        crops = []
+        for _ in range(batch):
+            example = random_example(rng, (128, 128), flawed=bool(rng.random() < 0.1))
+            top, left = (int(n) for n in rng.integers(0, 128 - side + 1, 2))
+            crops.append(draw(example.scene, (128, 128), (top, left), example.original, (side, side)))
+        noise = torch.randn(batch, 4, side // 8, side // 8, generator=self.run.torch(2, step))
+        return to_tensor(crops), noise
+
+
+@dataclass(frozen=True)
+class Pictures(Dataset[Tensor]):
+    """The pictures of examples, (3, H, W) in -1..1 each."""
+
+    examples: list[Example]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return to_tensor([self.examples[index].pixels()])[0]
+
+
+@dataclass(frozen=True)
 class Latents:
     """The stored training pictures of one bucket, and what is told about them."""
 
@@ -71,20 +115,41 @@ def store_latents(run: Run, vae: VAE, count: int, refiner: bool, things: int | N
         number = count // 2 if index == 0 else count // 8
         examples = [random_example(rng, bucket, refiner, things) for _ in range(number)]
         z = []
-        for start in range(0, number, 16):
-            x = to_tensor([example.pixels() for example in examples[start : start + 16]])
+        for x in DataLoader(Pictures(examples), batch_size=64, num_workers=run.workers):
             draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)
-            z.append(vae.encode(x.to(run.device), draws.to(run.device)).cpu())
+            z.append(vae.encode(x.to(run.device), draws.to(run.device)))
         captions = [caption(example.scene, rng) for example in examples]
-        stored.append(Latents(torch.cat(z), captions, torch.tensor([example.sizes(refiner) for example in examples])))
+        sizes = torch.tensor([example.sizes(refiner) for example in examples])
+        stored.append(Latents(torch.cat(z).cpu(), captions, sizes))
         print(f"stored {number} pictures of {bucket[1]} x {bucket[0]}", flush=True)
     torch.save([(entry.z, entry.captions, entry.sizes) for entry in stored], path)
     return stored
 
 
-def draw_batch(run: Run, stored: list[Latents], plan: Plan, place: int, step: int) -> tuple[Latents, Generator]:
-    """The batch of a step, pictures of one bucket, and the generator for what else the step draws."""
-    rng = run.numpy(place, step)
-    bucket = stored[int(rng.choice(len(stored), p=[0.5, 0.125, 0.125, 0.125, 0.125]))]
-    chosen = rng.integers(0, len(bucket.z), plan.batch)
-    return Latents(bucket.z[chosen], [bucket.captions[i] for i in chosen], bucket.sizes[chosen]), rng
+class Noised(Dataset[Batch]):
+    """What a UNet trains on: batches of stored latents of one bucket, each with noise and a timestep of its own."""
+
+    def __init__(
+        self, run: Run, plan: Plan, stored: list[Latents], tokenizers: Sequence[Tokenizer], timesteps: int, place: int
+    ) -> None:
+        self.run, self.plan, self.stored, self.timesteps, self.place = run, plan, stored, timesteps, place
+        self.ids = [torch.tensor([tokenizer(each.captions) for tokenizer in tokenizers]) for each in stored]
+
+    def __len__(self) -> int:
+        return self.plan.updates
+
+    def __getitem__(self, step: int) -> Batch:
+        """z, noise (B, 4, h, w), t (B,), ids of each tokenizer (T, B, 77), sizes (B, N), and kept (B,): 1 where the
+        caption is told, 0 where it is dropped.
+        """
+        rng, generator = self.run.numpy(self.place, step), self.run.torch(self.place + 1, step)
+        bucket = int(rng.choice(len(self.stored), p=[0.5, 0.125, 0.125, 0.125, 0.125]))
+        latents, count = self.stored[bucket], self.plan.batch
+        chosen = rng.integers(0, len(latents.z), count)
+        kept = torch.tensor(rng.random(count) >= DROPPED, dtype=torch.float32)
+        z = latents.z[chosen]
+        noise = torch.randn(z.shape, generator=generator)
+        if self.timesteps == TRAIN_STEPS:  # the refiner begins where the overall brightness is settled
+            noise = offset_noise(noise, 0.05, generator)
+        t = stratified_timesteps(count, 0, self.timesteps, generator)
+        return z, noise, t, self.ids[bucket][:, chosen], latents.sizes[chosen], kept

@@ -1,4 +1,7 @@
-"""The loop that all stages of a training run share: updates, averaged weights, a log, and files to go on from."""
+"""The loop that all stages of a training run share: updates, averaged weights, a log, and files to go on from.
+
+What a step trains on is `data[step]`, made by worker processes some steps ahead.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from sdxl.training import cosine_rate, make_optimizers, update_average
 
 LOG_EVERY = 50  # updates
+
+Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class Stage:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step, self.seconds = 0, 0.0
 
-    def update(self, loss: Tensor) -> float:
-        """One update from a loss; returns its value."""
+    def update(self, loss: Tensor) -> Tensor:
+        """One update from a loss; returns its value, still on the device."""
         rate = self.plan.rate * cosine_rate(self.step, self.plan.updates, self.plan.warmup)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
@@ -50,7 +56,7 @@ class Stage:
             optimizer.step()
         update_average(self.average, self.model, self.step, self.plan.decay)
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -90,6 +96,7 @@ class Run:
     seed: int
     device: torch.device
     save_every: float = 300.0  # seconds
+    workers: int = 0  # processes that draw pictures; 0: the training process itself
 
     def numpy(self, *place: int) -> np.random.Generator:
         """The generator of one place: a stage's number, a step."""
@@ -104,23 +111,27 @@ class Run:
         name: str,
         model: nn.Module,
         plan: Plan,
-        loss: Callable[[int], Tensor],
+        data: Dataset[Batch],
+        loss: Callable[..., Tensor],
         preview: Callable[[], None] = lambda: None,
     ) -> None:
         """Run the updates that are left of a stage; leaves the averaged weights in `model`, frozen.
 
-        `loss` gives the loss of a step; `preview` is called with the averaged weights whenever the stage is saved.
+        `loss` gives the loss of the tensors of `data[step]`; `preview` is called with the averaged weights whenever the
+        stage is saved.
         """
         path, stage = self.work / f"{name}.pt", Stage(model, plan, self.seed)
         if path.exists():
             stage.load(path)
-        recent: list[float] = []
+        recent: list[Tensor] = []
         began, saved = time.monotonic() - stage.seconds, time.monotonic()
-        while stage.step < plan.updates:
-            recent.append(stage.update(loss(stage.step)))
-            stage.seconds = time.monotonic() - began
+        rest = Subset(data, range(stage.step, plan.updates))
+        for batch in DataLoader(rest, batch_size=None, num_workers=self.workers):
+            recent.append(stage.update(loss(*(each.to(self.device) for each in batch))))
             if stage.step % LOG_EVERY == 0 or stage.step == plan.updates:
-                self._log(name, stage, float(np.mean(recent)))
+                mean = float(torch.stack(recent).mean())  # waits for the device
+                stage.seconds = time.monotonic() - began
+                self._log(name, stage, mean)
                 recent = []
             if time.monotonic() - saved > self.save_every or stage.step == plan.updates:
                 stage.save(path)

@@ -102,29 +102,39 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update all parameters from their gradients."""
+        """Update all parameters from their gradients; matrices of one shape together."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
-                if parameter.grad is None:  # CLIP-L's last layer, which SDXL does not read
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                nesterov = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                update = orthogonalize(nesterov).view_as(parameter)
-                parameter.add_(update, alpha=-0.2 * max(nesterov.shape) ** 0.5 * group["lr"])
+                if parameter.grad is not None:  # CLIP-L's last layer has none, SDXL does not read it
+                    alike.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in alike.items():
+                updates = orthogonalize(torch.stack([self._nesterov(each, group["momentum"]) for each in parameters]))
+                scale = -0.2 * max(updates.shape[1:]) ** 0.5 * group["lr"]
+                torch._foreach_add_(parameters, [update.reshape(shape) for update in updates], alpha=scale)
+
+    def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """The gradient with the momentum's look ahead, as a matrix."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum"], momentum).flatten(1)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """About U V^T of the singular value decomposition U S V^T: five Newton-Schulz steps of fifth order."""
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """About U V^T of each singular value decomposition U S V^T: five Newton-Schulz steps of fifth order.
+
+    matrices (N, rows, columns).
+    """
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x if wide else x.T
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x if wide else x.mT
 
 
 def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:

@@ -1,0 +1,65 @@
+"""Half precision on a GPU: every stage of the miniature against float32 on the CPU. Skipped where there is no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import sdxl
+from sdxl.conditioning import encode_text
+from sdxl.miniature.exam import make_scenes, mark
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+# max|a-b| / max|b|: bfloat16 has 8 bits of mantissa, float16 has 11
+BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.01}
+
+
+@pytest.fixture(scope="module")
+def reference() -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module", params=list(BOUNDS))
+def pipe(request: pytest.FixtureRequest) -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained("miniature", dtype=request.param, device="cuda")
+
+
+def bound(pipe: sdxl.Pipeline) -> float:
+    return BOUNDS[str(pipe.dtype).removeprefix("torch.")]
+
+
+@torch.no_grad()
+def test_text(pipe: sdxl.Pipeline, reference: sdxl.Pipeline, error: Any) -> None:
+    prompts = ["a red circle on a blue background", ""]
+    for ours, theirs in zip(*(encode_text(each.text, prompts, prompts) for each in (pipe, reference)), strict=True):
+        assert error(ours.cpu(), theirs) < bound(pipe)
+
+
+@torch.no_grad()
+def test_unet(pipe: sdxl.Pipeline, reference: sdxl.Pipeline, error: Any) -> None:
+    config, generator = reference.unet.config, torch.Generator().manual_seed(0)
+    x, context, vector = (
+        torch.randn(shape, generator=generator)
+        for shape in ((2, 4, 16, 20), (2, 77, config.context_dim), (2, config.vector_dim))
+    )
+    t = torch.tensor([1.0, 999.0])
+    given = (x, t, context, vector)
+    ours = pipe.unet(*(each.to("cuda", torch.float32 if each is t else pipe.dtype) for each in given))
+    assert error(ours.float().cpu(), reference.unet(*given)) < bound(pipe)
+
+
+@torch.no_grad()
+def test_vae(pipe: sdxl.Pipeline, reference: sdxl.Pipeline, error: Any) -> None:
+    z = torch.randn(2, 4, 16, 20, generator=torch.Generator().manual_seed(0))
+    pixels = reference.decode(z)
+    assert error(pipe.decode(z).cpu(), pixels) < bound(pipe)
+    weight = pipe.vae.post_quant_conv.weight
+    ours = pipe.vae.encode((pixels * 2 - 1).to(weight.device, weight.dtype)).float().cpu()
+    assert error(ours, reference.vae.encode(pixels * 2 - 1)) < bound(pipe)
+
+
+def test_pictures(pipe: sdxl.Pipeline) -> None:
+    assert mark(pipe, make_scenes(50, 31, things=1)) >= 0.96
