@@ -178,7 +178,7 @@ def preview(run: Run, model: nn.ModuleDict, about: Description, vae: VAEModel) -
     rng = np.random.default_rng(5)
     prompts = [caption(random_scene(rng, things=1 + i // 4)) for i in range(8)]
     stages = [TextStage(Tokenizer(about.tokenizers[name]), model[name]) for name in (TEXT, TEXT_2)]
-    pipeline = Pipeline(about, model[UNET], vae, stages, {})
+    pipeline = Pipeline.from_networks(about, model[UNET], vae, stages)
     pixels = pipeline(prompts, steps=12, seed=1, output="tensor", progress=False).images
     assert isinstance(pixels, Tensor)
     sheet = pixels.reshape(2, 4, 3, 128, 128).permute(0, 3, 1, 4, 2).reshape(256, 512, 3)

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import Field, asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from .request import Request
 from .version import __version__
 
 DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
-_REPEATED = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed")
-_LOADING = ("model", "unet", "vae", "revision", "variant", "dtype")
+_SOURCES = ("image", "mask")
+_REPEATED = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed", *_SOURCES)
+_LOADING = ("model", "refiner", "unet", "vae", "revision", "variant", "dtype", "offload")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +74,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--model", default=absent, help=f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})"
     )
+    model.add_argument(
+        "--refiner", default=absent, help="a refiner that takes over at the end: a file, a folder, or a hub id"
+    )
     model.add_argument("--unet", default=absent, help="take the UNet from this file, folder or hub id")
     model.add_argument("--vae", default=absent, help="take the VAE from this file, folder or hub id")
     model.add_argument("--revision", default=absent, help="a branch, tag or commit on the hub")
@@ -80,6 +85,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default=absent,
         help="float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)",
+    )
+    model.add_argument(
+        "--offload",
+        default=absent,
+        choices=("none", "stage"),
+        help="stage: keep only the part of the model in memory that is at work (default: none, keep all)",
     )
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     picture = parser.add_argument_group("picture")
@@ -96,9 +107,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
 def _add_option(group: Any, each: Field[Any]) -> None:
     """The flag of one field of `Request`."""
-    kinds = {"float": float, "int": int, "int | None": int, "int | Sequence[int] | None": int, "Tensor | None": Path}
-    pair = each.name.endswith(("_size", "_top_left"))
-    kind: Any = _pair if pair else kinds.get(str(each.type), str)
+    kind, metavar = _kind(each)
     default = (
         "" if each.default is None or not isinstance(each.default, (int, float)) else f" (default: {each.default})"
     )
@@ -107,17 +116,38 @@ def _add_option(group: Any, each: Field[Any]) -> None:
         type=kind,
         default=argparse.SUPPRESS,
         action="append" if each.name in _REPEATED else "store",
-        metavar="A,B" if pair else "FILE" if kind is Path else "N" if kind in (int, float) else "TEXT",
+        metavar=metavar,
         help=each.metadata["help"] + default,
     )
 
 
-def _pair(text: str) -> tuple[int, int]:
+def _kind(each: Field[Any]) -> tuple[Any, str]:
+    """How the flag of a field is read, and what its value is called in the help."""
+    if each.name.endswith(("_size", "_top_left")):
+        return partial(_numbers, example="1024,1024"), "A,B"
+    if each.name == "outpaint":
+        return partial(_numbers, example="128,0,128,0"), "L,T,R,B"
+    if "Tensor" in str(each.type):
+        return Path, "FILE"
+    kinds = {
+        "float": float,
+        "float | None": float,
+        "int": int,
+        "int | None": int,
+        "int | Sequence[int] | None": int,
+    }
+    return (kinds[str(each.type)], "N") if str(each.type) in kinds else (str, "TEXT")
+
+
+def _numbers(text: str, example: str) -> tuple[int, ...]:
     try:
-        first, second = (int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two whole numbers such as 1024,1024") from None
-    return first, second
+        numbers = ()
+    if len(numbers) != example.count(",") + 1:
+        count = {2: "two", 4: "four"}[example.count(",") + 1]
+        raise argparse.ArgumentTypeError(f"{text!r} is not {count} whole numbers such as {example}")
+    return numbers
 
 
 def _generate(options: argparse.Namespace) -> None:
@@ -126,19 +156,21 @@ def _generate(options: argparse.Namespace) -> None:
         if len(given.get(name, ())) == 1:
             given[name] = given[name][0]
     loading = {name: getattr(options, name) for name in _LOADING if hasattr(options, name)}
+    hashes: dict[str, str] = {}
     if options.source:
-        given, loading = _replay(options.source, given, loading)
+        given, loading, hashes = _replay(options.source, given, loading)
     if "prompt" not in given:
         raise ArgumentError('there is nothing to draw; give --prompt "..." or --from picture.png')
-    from .image import check_writable
+    from .pipeline import Pipeline
+    from .png import check_writable, save_png
 
     check_writable(options.output)
-    if isinstance(given.get("latents"), Path):
-        given["latents"] = _read_latents(given["latents"])
-    Request(**given)  # wrong arguments are told before the model is loaded
-    from .image import save_png
-    from .pipeline import Pipeline
-
+    for name in ("latents", "image"):
+        if isinstance(path := given.get(name), Path) and (name == "latents" or path.suffix == ".safetensors"):
+            given[name] = _read_latents(path, name)
+    request = Request(**given)  # wrong arguments are told, and pictures opened, before the model is loaded
+    given |= {name: getattr(request, name) for name in _SOURCES}
+    _compare_sources(request, hashes)
     pipe = Pipeline.from_pretrained(loading.pop("model", DEFAULT_MODEL), device=options.device, **loading)
     result = pipe(**given, progress=not options.quiet)
     for n, (image, parameters) in enumerate(zip(result.images, result.parameters, strict=True)):
@@ -147,25 +179,43 @@ def _generate(options: argparse.Namespace) -> None:
         print(f"{path}  seed {result.seeds[n]}")
 
 
-def _replay(source: Path, given: dict[str, Any], loading: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments that a picture records, under those that are given now."""
-    from .image import read_parameters
+def _replay(
+    source: Path, given: dict[str, Any], loading: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """The arguments that a picture records, under those that are given now, and the hashes of its own sources."""
+    from .png import read_parameters
 
     recorded = read_parameters(source)
     known = {each.name for each in fields(Request)}
     request = {name: value for name, value in recorded["request"].items() if name in known}
-    if request.pop("latents", None) and "latents" not in given:
-        raise ArgumentError(f"{source} was made from latents that it does not hold; give them again with --latents")
+    absent = {name: value for name in ("latents", *_SOURCES) if (value := request.pop(name, None)) is not None}
+    for name in absent:
+        if name not in given:
+            raise ArgumentError(f"{source} was made from {name}, which it does not hold; give it again with --{name}")
     model = {name: value for name, value in recorded["model"].items() if name in _LOADING}
-    return request | given, model | loading
+    hashes = {name: str(value) for name, value in absent.items() if name in _SOURCES}
+    return request | given, model | loading, hashes
 
 
-def _read_latents(path: Path) -> Any:
+def _compare_sources(request: Request, hashes: dict[str, str]) -> None:
+    """Warn if a picture is drawn again from another source than the first time."""
+    from .image import fingerprint
+
+    for name, recorded in hashes.items():
+        if fingerprint(getattr(request, name)[0]) != recorded:
+            warnings.warn(
+                f"--{name} is not the one that the recorded picture was made from, so the result will differ",
+                SDXLWarning,
+                stacklevel=2,
+            )
+
+
+def _read_latents(path: Path, name: str) -> Any:
     from .tensorfile import TensorFile
 
     file = TensorFile(path)
     if len(file.shapes) != 1:
-        raise ArgumentError(f"{path} has {len(file.shapes)} tensors; --latents takes a file with one")
+        raise ArgumentError(f"{path} has {len(file.shapes)} tensors; --{name} takes a file with one")
     return file.read(next(iter(file.shapes))).float()
 
 

@@ -15,6 +15,20 @@ from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The micro-conditioning of one picture: sizes (height, width) and crop (top, left) in pixels."""
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+    aesthetic_score: float
+
+    def numbers(self, refiner: bool) -> tuple[float, ...]:
+        """In the order in which SDXL is told; to the refiner the aesthetic score stands in place of the target size."""
+        return (*self.original, *self.crop, *((self.aesthetic_score,) if refiner else self.target))
+
+
+@dataclass(frozen=True)
 class TextStage:
     """One text encoder with its tokenizer."""
 
@@ -49,9 +63,5 @@ def encode_text(
 
 
 def embed_sizes(numbers: Sequence[float], dim: int) -> Tensor:
-    """The micro-conditioning of one picture, (1, len(numbers) * dim): a sinusoidal embedding of each number.
-
-    Base: original (height, width), crop (top, left), target (height, width). Refiner: the aesthetic score stands in
-    place of the target size.
-    """
+    """The micro-conditioning of one picture, (1, len(numbers) * dim): a sinusoidal embedding of each number."""
     return sinusoidal(torch.tensor(numbers, dtype=torch.float32), dim).reshape(1, -1)

@@ -1,8 +1,9 @@
-"""From a network to a denoiser: input scaling, prediction type and classifier-free guidance."""
+"""From a network to a denoiser: input scaling, prediction type, classifier-free guidance, and what inpainting keeps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,3 +81,64 @@ def make_denoiser(
         return x - output * sigma
 
     return denoise
+
+
+def with_channels(network: Network, channels: Tensor) -> Network:
+    """The 9-channel inpainting UNet as a network of 4 channels: mask and masked latents (B, 5, h, w) stand behind x."""
+
+    def concatenated(x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+        copies = len(x) // len(channels)  # guidance has doubled the batch
+        return network(torch.cat([x, channels.to(x.dtype).repeat(copies, 1, 1, 1)], dim=1), t, context, vector)
+
+    return concatenated
+
+
+@dataclass(frozen=True)
+class Known:
+    """What inpainting with a 4-channel model keeps: the picture's latents `z` and the start `noise`, (B, 4, h, w).
+
+    `mask` (B, 1, h, w) is 0 where the picture stays and 1 where it is repainted; what is between is repainted in the
+    last mask * n of the n steps of `sigmas`, as if that were its strength (differential diffusion, Levin & Fried 2023,
+    arXiv 2306.00950). `from_noise`: the work starts from noise alone.
+    """
+
+    z: Tensor
+    noise: Tensor
+    mask: Tensor
+    sigmas: Sequence[float]
+    from_noise: bool
+
+    def free(self, sigma: float) -> Tensor:
+        """Where x is repainted in the step from `sigma`; at the last sigma, where it was in the last step."""
+        steps = len(self.sigmas) - 1
+        left = max(steps - self.sigmas.index(sigma), 1)
+        return self.mask * steps >= left - 1e-4  # as int(steps * strength) counts
+
+    def start(self, scale: float) -> Tensor:
+        """The first x. Where a mask is grey the picture must be in it, to be there when its steps begin."""
+        noised = self.z + self.noise * self.sigmas[0]
+        if not self.from_noise:
+            return noised
+        return torch.where((self.mask > 0) & (self.mask < 1), noised, self.noise * scale)
+
+    def input(self, x: Tensor, sigma: float) -> Tensor:
+        """x with the known part as the picture has it at that noise level."""
+        if self.from_noise and sigma == self.sigmas[0]:
+            return x
+        return torch.where(self.free(sigma), x, self.z + self.noise * sigma)
+
+    def output(self, denoised: Tensor, sigma: float) -> Tensor:
+        """A guess, or the result, with the known part of the picture."""
+        return torch.where(self.free(sigma), denoised, self.z)
+
+
+def keep_known(denoise: Denoiser, known: Known) -> Denoiser:
+    """A denoiser that sees and gives the known part as it is.
+
+    Replacing both equals diffusers' blend after every step, for every eta; the output alone would do so only at eta 0.
+    """
+
+    def kept(x: Tensor, sigma: float) -> Tensor:
+        return known.output(denoise(known.input(x, sigma), sigma), sigma)
+
+    return kept

@@ -1,112 +1,146 @@
-"""Pictures: tensors to PIL, and PNG files that record how they were made."""
+"""Pictures from outside and back: any PIL mode to 8-bit RGB, masks to 8-bit grey, tensors, and content hashes."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Mapping
+import hashlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
-from .errors import ArgumentError, OutputError
+from .errors import ArgumentError
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Picture = Image.Image | str | Path
+MOST_PIXELS = 2**26  # a picture far above what SDXL can draw, against typing errors and decompression bombs
 
-_CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
 
-# AUTOMATIC1111's names
-_SAMPLERS = {
-    "ddim": "DDIM",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "dpmpp_2m": "DPM++ 2M",
-}
-_SCHEDULES = {"linspace": "Uniform", "karras": "Karras", "exponential": "Exponential", "trailing": "Simple"}
+def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] | Tensor:
+    """The argument `image` or `mask` (`name`) of `count` prompts, opened: RGB pictures, or grey ones for a mask, one
+    for all or one for each; or, of an image, latents.
+    """
+    if isinstance(value, Tensor):
+        return _open_tensor(value, name)
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    sources = list(value) if several else [value]
+    if not sources or not all(isinstance(each, (Image.Image, str, Path)) for each in sources):
+        raise ArgumentError(f"{name} is {value!r}; give a PIL picture, a path, a tensor, or a list of them")
+    if len(sources) not in (1, count):
+        raise ArgumentError(
+            f"{name} has {len(sources)} entries for {count} prompts; give one for each, or a single one"
+        )
+    return tuple((open_mask if name == "mask" else open_picture)(each, name) for each in sources)
+
+
+def _open_tensor(value: Tensor, name: str) -> tuple[Image.Image, ...] | Tensor:
+    if value.ndim != 4 or 0 in value.shape or value.shape[1] not in ((1,) if name == "mask" else (3, 4)):
+        kinds = "(B, 1, H, W) in 0..1" if name == "mask" else "(B, 3, H, W) in 0..1, or latents (B, 4, h, w)"
+        raise ArgumentError(f"{name} has shape {list(value.shape)}; as a tensor it must be {kinds}")
+    if not value.isfinite().all():
+        raise ArgumentError(f"{name} has NaN or infinity in it; check where it comes from")
+    if value.shape[1] == 4:
+        return value
+    if value.min() < 0 or value.max() > 1:
+        raise ArgumentError(f"{name} has values outside 0..1; divide 8-bit values by 255")
+    return tuple(to_pil(value))
+
+
+def open_picture(source: Picture, name: str = "image") -> Image.Image:
+    """A picture as 8-bit RGB: turned as its EXIF says, transparent parts on white. `name` is the argument's."""
+    return _flat(_load(source, name), "white").convert("RGB")
+
+
+def open_mask(source: Picture, name: str = "mask") -> Image.Image:
+    """A mask as 8-bit grey (mode L), white where it repaints; transparent parts are black."""
+    return _flat(_load(source, name), "black").convert("L")
+
+
+def _load(source: Picture, name: str) -> Image.Image:
+    """The whole picture in memory, its orientation settled, in an 8-bit mode."""
+    where = f"{name} {source}" if isinstance(source, (str, Path)) else name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(source) if isinstance(source, (str, Path)) else source
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ArgumentError(
+                    f"{where} is {picture.width} x {picture.height}; at most {MOST_PIXELS} pixels are read, make it "
+                    "smaller"
+                )
+            picture.load()
+            return _eight_bit(ImageOps.exif_transpose(picture), where)
+        except ArgumentError:
+            raise
+        except FileNotFoundError as error:
+            raise ArgumentError(f"{where} does not exist; give a picture file") from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ArgumentError(f"{where} has too many pixels to be read safely; make it smaller") from error
+        except UnidentifiedImageError as error:
+            raise ArgumentError(f"{where} is not a picture in a format that is known here") from error
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, fetch it again") from error
+
+
+def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
+    """16-bit grey scaled to 8 bits, which PIL would clip; other modes PIL converts rightly by itself."""
+    if picture.mode == "F":
+        raise ArgumentError(f"{where} has floating-point pixels, whose range nobody knows; save it with 8 or 16 bits")
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ArgumentError(f"{where} has pixels outside 0..65535; save it with 8 or 16 bits")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _flat(picture: Image.Image, ground: str) -> Image.Image:
+    """The picture on a ground of one colour where it has transparent parts."""
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
+
+
+def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To (height, width) with the Lanczos filter, as diffusers does; the same object where nothing changes."""
+    height, width = size
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def is_hard(mask: Image.Image) -> bool:
+    """Whether a mask is black and white only."""
+    counts = mask.histogram()
+    return counts[0] + counts[255] == sum(counts)
+
+
+def resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The same for a mask: a black and white one stays so (grey from 128 on is white)."""
+    resized = resize(mask, size)
+    return resized.point([0] * 128 + [255] * 128) if is_hard(mask) else resized
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """A picture as (3, H, W), a mask as (1, H, W), float32 in 0..1."""
+    pixels = np.array(picture)
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 
 def to_pil(x: Tensor) -> list[Image.Image]:
-    """Pictures (B, 3, H, W) in 0..1 as 8-bit RGB, rounded to the nearest value."""
+    """Pictures (B, 3, H, W) or masks (B, 1, H, W) in 0..1 with 8 bits, rounded to the nearest value."""
     pixels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pixels]
+    return [Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture) for picture in pixels]
 
 
-def parameters_text(parameters: Mapping[str, Any]) -> str:
-    """The text that AUTOMATIC1111 writes into a picture, for the tools that read it."""
-    request = parameters["request"]
-    lines = [request["prompt"]]
-    if request.get("negative_prompt"):
-        lines.append(f"Negative prompt: {request['negative_prompt']}")
-    facts = {
-        "Steps": request["steps"],
-        "Sampler": _SAMPLERS[request["sampler"]],
-        "Schedule type": _SCHEDULES.get(request["schedule"], request["schedule"]),
-        "CFG scale": request["guidance_scale"],
-        "Seed": request["seed"],
-        "Size": f"{request['width']}x{request['height']}",
-        "Model": Path(parameters["model"]["model"]).stem if parameters["model"].get("model") else "unknown",
-        "RNG": "CPU",
-    }
-    if request.get("clip_skip"):
-        facts["Clip skip"] = request["clip_skip"] + 1
-    if request.get("eta"):
-        facts["Eta DDIM"] = request["eta"]
-    if request.get("guidance_rescale"):
-        facts["CFG Rescale phi"] = request["guidance_rescale"]
-    lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()) + f", Version: {parameters['version']}")
-    return "\n".join(lines)
-
-
-def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
-    """Write a PNG with its parameters, to a temporary name first, so that no half picture is left behind."""
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("parameters", parameters_text(parameters))
-    info.add_itxt(_CHUNK, json.dumps(parameters, ensure_ascii=False))
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=info)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
-
-
-def check_writable(path: Path) -> None:
-    """Raise now, and not after minutes of work, if a picture cannot be written at `path`."""
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give --output a file name such as {path / 'picture.png'}")
-    if path.suffix.lower() != ".png":
-        raise OutputError(f"{path} does not end in .png; only PNG files are written, since they record the parameters")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
-
-
-def read_parameters(path: Path) -> dict[str, Any]:
-    """What `save_png` recorded in a picture."""
-    try:
-        with Image.open(path) as image:
-            text = getattr(image, "text", {}).get(_CHUNK)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ArgumentError(f"{path} cannot be read as a picture: {error}") from error
-    if text is None:
-        raise ArgumentError(f"{path} does not say how it was made: only PNGs that sdxl wrote can be replayed")
-    try:
-        data = json.loads(text)
-        if not isinstance(data["request"], dict) or not isinstance(data["model"], dict):
-            raise TypeError("request and model must be objects")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"the parameters in {path} are damaged ({error})") from error
-    return data
+def fingerprint(source: Image.Image | Tensor) -> str:
+    """What identifies a picture or latents by content, whatever file they came in."""
+    if isinstance(source, Tensor):
+        kind, data = str(list(source.shape)), source.detach().cpu().float().contiguous().numpy().tobytes()
+    else:
+        kind, data = f"{source.mode} {source.width} x {source.height}", source.tobytes()
+    return "sha256:" + hashlib.sha256(kind.encode() + data).hexdigest()

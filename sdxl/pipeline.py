@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from . import hub
 from .checkpoint import Checkpoint, Description, open_checkpoint, open_part
-from .conditioning import TextStage, embed_sizes, encode_text
-from .denoise import Conditioning, Guidance, make_denoiser
+from .conditioning import TextStage
+from .denoise import Guidance, Known, keep_known, make_denoiser, with_channels
 from .errors import ArgumentError, NonFiniteError
-from .keymap import TEXT, TEXT_2, UNET, VAE
-from .request import Request, Size
-from .samplers import SAMPLERS, Sampler
-from .schedule import Schedule, make_schedule
-from .tokenizer import Tokenizer
+from .expert import Expert, Part, make_expert
+from .image import fingerprint, to_pil, to_tensor
+from .keymap import UNET, VAE
+from .plan import Plan, make_plan
+from .request import Request, spread
+from .samplers import SAMPLERS, Denoiser, Sampler
 from .unet import UNet
 from .vae import VAE as VAEModel
 from .version import __version__
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Output = Literal["pil", "tensor", "latent"]
+Offload = Literal["none", "stage"]
 Method = TypeVar("Method", bound=Callable[..., Any])
+_SOURCES = ("image", "mask")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MOST_PIXELS = 2**26  # a side product far above what SDXL can draw, against a typing error that fills the memory
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,17 @@ def _with_request_arguments(method: Method) -> Method:
     return method
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where the denoising loop begins: the first x, the part of the picture that is kept, and the channels that an
+    inpainting model wants beside x.
+    """
+
+    x: Tensor
+    known: Known | None = None
+    channels: Tensor | None = None
+
+
 class Pipeline:
     """A model in memory. Call it with a prompt; `steps` is the generator underneath.
 
@@ -130,9 +142,15 @@ class Pipeline:
     """
 
     def __init__(
-        self, about: Description, unet: UNet, vae: VAEModel, text: Sequence[TextStage], source: dict[str, str]
+        self,
+        experts: Sequence[Expert],
+        vae: Part[VAEModel],
+        source: dict[str, str] | None = None,
+        offload: Offload = "none",
     ) -> None:
-        self.about, self.unet, self.vae, self.text, self.source = about, unet, vae, list(text), source
+        """`experts` are a model and, if there is one, the refiner that ends what it began."""
+        self.experts, self.source, self.offload = tuple(experts), source or {}, offload
+        self._vae = vae
 
     @classmethod
     def from_pretrained(
@@ -140,18 +158,25 @@ class Pipeline:
         model: str | Path,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        refiner: str | Path | None = None,
         unet: str | Path | None = None,
         vae: str | Path | None = None,
         revision: str | None = None,
         variant: str | None = None,
+        offload: Offload = "none",
     ) -> Pipeline:
         """Load a model.
 
-        `model` is a single .safetensors file, a diffusers folder, or an id on the hub. `unet` and `vae` replace that
-        part by another file's. `dtype` None picks bfloat16 where the hardware computes it fast, else float32; a float16
-        model's VAE runs in float32, where it cannot overflow. `revision` and `variant` ("fp16") are the hub's; without
-        a variant, half precision takes the fp16 files where there are any. Raises `SDXLError`.
+        `model` is a single .safetensors file, a diffusers folder, or an id on the hub; a base, an inpainting model or a
+        refiner. `refiner` is another model that takes over at the end (SDXL paper, section 2.5). `unet` and `vae`
+        replace that part by another file's. `dtype` None picks bfloat16 where the hardware computes it fast, else
+        float32; a float16 model's VAE runs in float32, where it cannot overflow. `revision` and `variant` ("fp16") are
+        the hub's; without a variant, half precision takes the fp16 files where there are any. `offload="stage"` loads
+        text encoders, UNets and VAE when their turn comes and forgets them after it, so that only one of them takes up
+        memory; "none" keeps all. Raises `SDXLError`.
         """
+        if offload not in ("none", "stage"):
+            raise ArgumentError(f"offload is {offload!r}; it must be none or stage")
         where = _device(device)
         kind = _dtype(dtype, where)
         variant = variant or (None if kind is torch.float32 else "fp16")
@@ -160,37 +185,60 @@ class Pipeline:
             if path is not None:
                 local = hub.resolve(path, None, variant, part=name)
                 checkpoint = checkpoint.with_part(open_part(local, name, checkpoint.about.config, variant))
-        named = {"model": model, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
-        return cls._load(checkpoint, kind, where, {name: str(value) for name, value in named.items() if value})
+        experts = [make_expert(checkpoint, kind, where)]
+        if refiner is not None:
+            second = open_checkpoint(hub.resolve(refiner, None, variant), variant)
+            _check_refiner(refiner, second.about, checkpoint.about)
+            experts.append(make_expert(second, kind, where))
+        named = {"model": model, "refiner": refiner, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
+        source = {name: str(value) for name, value in named.items() if value}
+        pipeline = cls(experts, _vae_part(checkpoint, kind, where), source, offload)
+        if offload == "none":
+            pipeline.load()
+        return pipeline
 
     @classmethod
-    def _load(
-        cls, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, source: dict[str, str]
-    ) -> Pipeline:
-        parts, about = checkpoint.components, checkpoint.about
-        stages = []
-        for name in (TEXT, TEXT_2):
-            if name in parts:
-                encoder: Any = parts[name].load(dtype, device)
-                stages.append(TextStage(Tokenizer(about.tokenizers[name], encoder.config.positions), encoder))
-        vae_dtype = torch.float32 if dtype is torch.float16 else dtype  # the stock VAE overflows in float16
-        return cls(
-            about,
-            cast(UNet, parts[UNET].load(dtype, device)),
-            cast(VAEModel, parts[VAE].load(vae_dtype, device)),
-            stages,
-            source,
-        )
+    def from_networks(cls, about: Description, unet: UNet, vae: VAEModel, text: Sequence[TextStage]) -> Pipeline:
+        """A pipeline of networks that are in memory already, such as those in training."""
+        weight = unet.conv_in.weight
+        expert = Expert(about, Part(lambda: unet), Part(lambda: list(text)), weight.device, weight.dtype)
+        return cls([expert], Part(lambda: vae))
+
+    def load(self) -> None:
+        """Load what is not in memory yet."""
+        for expert in self.experts:
+            expert.load()
+        self._vae()
+
+    @property
+    def about(self) -> Description:
+        """Everything about the model but its weights."""
+        return self.experts[0].about
+
+    @property
+    def unet(self) -> UNet:
+        """The model's UNet."""
+        return self.experts[0].unet()
+
+    @property
+    def text(self) -> list[TextStage]:
+        """The model's text encoders with their tokenizers."""
+        return self.experts[0].text()
+
+    @property
+    def vae(self) -> VAEModel:
+        """The autoencoder."""
+        return self._vae()
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.unet.conv_in.weight.device
+        """Where the model computes."""
+        return self.experts[0].device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the UNet computes in."""
-        return self.unet.conv_in.weight.dtype
+        return self.experts[0].dtype
 
     @_with_request_arguments
     def __call__(
@@ -198,164 +246,196 @@ class Pipeline:
     ) -> Result:
         """Draw pictures. The arguments are `Request`'s fields: negative_prompt, width, height, steps, seed, ...
 
-        `prompt` may be a list and `seed` too, one per picture; there are prompts x `num_images` pictures, in the order
-        of the prompts. `output` is "pil", "tensor" (float32, 0..1) or "latent" (float32, as the UNet sees them).
-        Raises `ArgumentError` before any work is done, `NonFiniteError` rather than giving a black picture.
+        Text to image, with `image` image to image, with `mask` or `outpaint` too inpainting. `prompt` may be a list and
+        `seed` too, one per picture; there are prompts x `num_images` pictures, in the order of the prompts. `output` is
+        "pil", "tensor" (float32, 0..1) or "latent" (float32, as the UNet sees them). Raises `ArgumentError` before any
+        work is done, `NonFiniteError` rather than giving a black picture.
         """
         if output not in ("pil", "tensor", "latent"):
             raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
-        request = self.resolve(_request(prompt, arguments))
-        latents = self._drain(request, progress)
-        parameters = self._parameters(request)
-        seeds = list(cast("Sequence[int]", request.seed))
+        plan = self.plan(_request(prompt, arguments))
+        if output == "tensor" and len(sizes := {canvas.result_size for canvas in plan.canvases}) > 1:
+            raise ArgumentError(f"pictures of different sizes {sorted(sizes)} are no tensor; use output='pil'")
+        latents = self._drain(plan, progress)
+        parameters, seeds = self._parameters(plan), list(plan.seeds)
         if output == "latent":
             return Result(latents, seeds, parameters)
-        pixels = self.decode(latents)
+        pictures = self._finish(plan, latents)
         if output == "tensor":
-            return Result(pixels, seeds, parameters)
-        from .image import to_pil
-
-        return Result(to_pil(pixels), seeds, parameters)
+            return Result(torch.stack(pictures), seeds, parameters)
+        return Result([to_pil(picture[None])[0] for picture in pictures], seeds, parameters)
 
     @_with_request_arguments
     def steps(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[PipelineStep]:
         """The generator under a call, with the same arguments; `decode` turns any step's latents into pixels."""
-        return self._steps(self.resolve(_request(prompt, arguments)))
+        return self._steps(self.plan(_request(prompt, arguments)))
 
-    def _drain(self, request: Request, progress: bool) -> Tensor:
+    def plan(self, request: Request) -> Plan:
+        """The request with this model's defaults filled in and seeds drawn; errors for what does not fit."""
+        return make_plan(request, *(expert.about for expert in self.experts))
+
+    def _drain(self, plan: Plan, progress: bool) -> Tensor:
         from tqdm import tqdm
 
         latents = torch.empty(0)
-        with tqdm(total=request.steps, disable=not progress, unit="step") as bar:
-            for step in self._steps(request):
+        with tqdm(total=plan.steps, disable=not progress, unit="step") as bar:
+            for step in self._steps(plan):
                 latents = step.latents
-                bar.update()
+                bar.update(step.total > 0)
         return latents
 
     @torch.no_grad()
-    def _steps(self, request: Request) -> Iterator[PipelineStep]:
-        """The denoising loop: every picture passes through it."""
-        assert request.height and request.width and request.sampler
-        factor, channels = self.about.config.vae.factor, self.about.config.vae.latent_channels
-        seeds = cast("Sequence[int]", request.seed)
-        noise = Noise(seeds, (channels, request.height // factor, request.width // factor), self.device)
-        schedule = self._schedule(request)
-        positive, negative = self._conditioning(request)
+    def _steps(self, plan: Plan) -> Iterator[PipelineStep]:
+        """The denoising loop: every picture passes through it, whatever the task."""
+        channels = self.about.config.vae.latent_channels
+        noise = Noise(plan.seeds, (channels, *plan.latent_size), self.device)
+        start = self._start(plan, noise)
+        x, index = start.x, 0
+        if not plan.steps:  # strength 0: the picture as it is
+            yield PipelineStep(0, 0, plan.sigmas[0], x, x)
+        for number, sigmas in plan.stages():
+            denoise = self._denoiser(number, plan, start)
+            for step in _sampler(plan.request)(denoise, x, sigmas, noise):
+                x, index = step.x, index + 1
+                latents = self._result(x, plan, start) if index == plan.steps else x
+                yield PipelineStep(index - 1, plan.steps, step.sigma, latents, step.denoised)
+            del denoise  # it holds the UNet
+            if self.offload == "stage":
+                self.experts[number].unet.release()
+
+    def _denoiser(self, number: int, plan: Plan, start: Start) -> Denoiser:
+        """What an expert makes of x, with the picture's known part kept."""
+        expert, request = self.experts[number], plan.request
+        positive, negative = expert.condition(plan)
+        if self.offload == "stage":
+            expert.text.release()
+        unet = expert.unet()
+        inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
+        network = with_channels(unet, cast(Tensor, start.channels)) if inpaints else unet
         guidance = Guidance(request.guidance_scale, request.guidance_rescale)
-        denoise = make_denoiser(self.unet, schedule, self.about.schedule.prediction, guidance, positive, negative)
-        start = noise() if request.latents is None else request.latents.to(self.device, torch.float32)
-        sampler = _sampler(request)
-        for index, step in enumerate(sampler(denoise, start * schedule.start_scale, schedule.sigmas, noise)):
-            last = index == request.steps - 1
-            latents = step.x * schedule.end_scale if last else step.x
-            if last and not bool(latents.isfinite().all()):
-                raise NonFiniteError(
-                    f"the UNet gave NaN or infinity in {self.dtype}; use dtype bfloat16 or float32, "
-                    "or check that the checkpoint is sound"
-                )
-            yield PipelineStep(index, request.steps, step.sigma, latents, step.denoised)
+        prediction = expert.about.schedule.prediction
+        denoise = make_denoiser(network, plan.schedule, prediction, guidance, positive, negative)
+        return keep_known(denoise, start.known) if start.known is not None and not inpaints else denoise
+
+    def _result(self, x: Tensor, plan: Plan, start: Start) -> Tensor:
+        """The last x as clean latents."""
+        latents = x * plan.schedule.end_scale
+        if start.known is not None:
+            latents = start.known.output(latents, plan.sigmas[-1])
+        if not bool(latents.isfinite().all()):
+            raise NonFiniteError(
+                f"the UNet gave NaN or infinity in {self.dtype}; use dtype bfloat16 or float32, "
+                "or check that the checkpoint is sound"
+            )
+        return latents
+
+    def _start(self, plan: Plan, noise: Noise) -> Start:
+        """The first x. Each picture's generator draws, as in diffusers: the posterior of the picture, the start noise,
+        the posterior of the masked picture, and after that what the steps draw.
+        """
+        request, inpaints = plan.request, self.about.config.kind == "inpainting"
+        from_noise = request.image is None or (inpaints and plan.is_full)
+        z = None if from_noise else self._source_latents(plan, noise)
+        if not plan.steps:
+            assert z is not None
+            return Start(z)
+        first = noise() if request.latents is None else request.latents.to(self.device, torch.float32)
+        x = first * plan.schedule.start_scale if z is None else z + first * plan.sigmas[0]
+        if not request.repaints:
+            return Start(x)
+        mask, hidden = self._mask(plan), None
+        if plan.canvases:  # drawn for a 4-channel model too, which has no use for it
+            hidden = self._encode([canvas.hidden for canvas in plan.canvases], noise)
+        if inpaints:
+            assert hidden is not None
+            channels = torch.cat([(mask >= 0.5).float(), hidden], dim=1)
+            if len(self.experts) == 1:
+                return Start(x, channels=channels)
+            z = self._source_latents(plan, noise) if z is None else z  # for the refiner, which has 4 channels
+            return Start(x, Known(z, first, mask, plan.sigmas, plan.is_full), channels)
+        assert z is not None
+        known = Known(z, first, mask, plan.sigmas, plan.is_full)
+        return Start(known.start(plan.schedule.start_scale), known)
+
+    def _source_latents(self, plan: Plan, noise: Noise) -> Tensor:
+        """The latents of each picture's source."""
+        latents = plan.request.image_latents
+        if latents is None:
+            return self._encode([canvas.pixels for canvas in plan.canvases], noise)
+        count = len(plan.seeds)
+        return latents.to(self.device, torch.float32).repeat_interleave(count // len(latents), dim=0)
+
+    def _mask(self, plan: Plan) -> Tensor:
+        """The masks (B, 1, h, w) of all pictures, of every latent that of its pixel in the upper left corner."""
+        count, factor = len(plan.seeds), self.about.config.vae.factor
+        if plan.canvases:
+            masks = [canvas.strengths for canvas in plan.canvases]
+        else:
+            masks = [to_tensor(mask) for mask in spread(plan.request.masks or (), count)]
+        return torch.stack(masks)[:, :, ::factor, ::factor].to(self.device)
+
+    def _encode(self, pictures: Sequence[Tensor], noise: Noise) -> Tensor:
+        """A sample of the posterior of each picture (3, H, W); one that several share is encoded once."""
+        draws = noise()
+        latents = torch.empty_like(draws)
+        for picture in {id(picture): picture for picture in pictures}.values():
+            rows = [i for i, each in enumerate(pictures) if each is picture]
+            latents[rows] = self.encode(picture[None], draws[rows])
+        if self.offload == "stage":
+            self._vae.release()
+        return latents
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """A picture (1, 3, H, W) in 0..1 to scaled latents, float32: a sample of their posterior for each of the N
+        standard normal tensors of `noise` (N, 4, h, w); without noise its mean, (1, 4, h, w).
+        """
+        vae = self.vae
+        weight = vae.post_quant_conv.weight
+        latents = vae.encode((pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
+        if not bool(latents.isfinite().all()):
+            raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
-        weight = self.vae.post_quant_conv.weight
-        pixels = torch.cat([self.vae.decode(z[None].to(weight.device, weight.dtype)).float() for z in latents])
+        vae = self.vae
+        weight = vae.post_quant_conv.weight
+        pixels = torch.cat([vae.decode(z[None].to(weight.device, weight.dtype)).float() for z in latents])
         if not bool(pixels.isfinite().all()):
             raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
         return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def resolve(self, request: Request) -> Request:
-        """The same request with this model's defaults filled in and seeds drawn; errors for what does not fit."""
-        config, factor = self.about.config, self.about.config.vae.factor
-        if config.kind != "base":
-            raise ArgumentError(f"this model is SDXL {config.kind}, which text to image cannot use; load a base model")
-        height, width = config.native_size
-        if request.latents is not None:
-            height, width = (side * factor for side in request.latents.shape[-2:])
-        height, width = request.height or height, request.width or width
-        for name, side in (("width", width), ("height", height)):
-            if side % factor:
-                raise ArgumentError(
-                    f"{name} is {side}; it must be a multiple of {factor}: try {max(side // factor, 1) * factor}"
-                )
-        if height * width > MOST_PIXELS:
-            raise ArgumentError(f"{width} x {height} is more than {MOST_PIXELS} pixels; SDXL draws about 1024 x 1024")
-        sampler = request.sampler or self.about.schedule.sampler
-        if request.eta and sampler != "ddim":
-            raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to ddim")
-        count = len(request.prompts) * request.num_images
-        if request.latents is not None:
-            shape = (count, config.vae.latent_channels, height // factor, width // factor)
-            if tuple(request.latents.shape) != shape:
-                raise ArgumentError(f"latents have shape {list(request.latents.shape)}; they must be {list(shape)}")
-        size: Size = (height, width)
-        resolved = replace(
-            request,
-            height=height,
-            width=width,
-            sampler=sampler,
-            schedule=request.schedule or self.about.schedule.spacing,
-            seed=_seeds(request.seed, count),
-            original_size=request.original_size or size,
-            target_size=request.target_size or size,
-        )
-        self._schedule(resolved)  # the number of steps may not fit the schedule
-        layers = min(stage.encoder.config.layers for stage in self.text)
-        if (request.clip_skip or 0) >= layers:
-            raise ArgumentError(
-                f"clip_skip is {request.clip_skip}; with text encoders of {layers} layers it is at most {layers - 1}"
-            )
-        return resolved
-
-    def _schedule(self, request: Request) -> Schedule:
-        assert request.schedule and request.sampler
-        return make_schedule(self.about.schedule, request.schedule, request.steps, request.sampler)
-
-    def _conditioning(self, request: Request) -> tuple[Conditioning, Conditioning]:
-        """Positive and negative conditioning of all B pictures, on the device in the UNet's dtype."""
-        prompts, skip = request.prompts, request.clip_skip or 0
-        context, pooled = encode_text(self.text, prompts, request.texts("prompt_2") or prompts, skip)
-        negatives = request.texts("negative_prompt")
-        if negatives is None and self.about.zero_negative:
-            bad_context, bad_pooled = torch.zeros_like(context), torch.zeros_like(pooled)
-        elif request.guidance_scale > 1:
-            negatives = negatives if negatives is not None else [""] * len(prompts)
-            second = request.texts("negative_prompt_2")
-            bad_context, bad_pooled = encode_text(
-                self.text, negatives, second if second is not None else negatives, skip
-            )
-        else:
-            bad_context, bad_pooled = context, pooled  # without guidance nobody looks at them
-        original, crop, target = request.original_size, request.crop_top_left, request.target_size
-        assert original and target
-        sizes = (*original, *crop, *target)
-        bad_sizes = (
-            *(request.negative_original_size or original),
-            *(request.negative_crop_top_left or crop),
-            *(request.negative_target_size or target),
-        )
+    def _finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
+        """The pictures (3, H, W) in 0..1, with what a mask keeps put back."""
+        pixels = self.decode(latents)
+        if self.offload == "stage":
+            self._vae.release()
         return (
-            self._condition(context, pooled, sizes, request.num_images),
-            self._condition(bad_context, bad_pooled, bad_sizes, request.num_images),
+            [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)] if plan.canvases else [*pixels]
         )
 
-    def _condition(self, context: Tensor, pooled: Tensor, sizes: Sequence[float], num_images: int) -> Conditioning:
-        embedded = embed_sizes(sizes, self.about.config.unet.size_dim).to(pooled.device).expand(len(pooled), -1)
-        vector = torch.cat([pooled, embedded], dim=1)
-        repeated = (part.repeat_interleave(num_images, dim=0) for part in (context, vector))
-        return Conditioning(*repeated).to(self.device, self.dtype)
-
-    def _parameters(self, request: Request) -> list[dict[str, Any]]:
-        """What each picture's PNG records."""
-        common = {each.name: getattr(request, each.name) for each in fields(Request) if each.name != "latents"}
+    def _parameters(self, plan: Plan) -> list[dict[str, Any]]:
+        """What each picture's PNG records: its arguments as they were given, defaults of the model filled in. Sources
+        are named by their content.
+        """
+        request, count = plan.request, len(plan.seeds)
+        common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in ("latents", *_SOURCES)}
         model = {**self.source, "dtype": str(self.dtype).removeprefix("torch.")}
         given = {"latents": "given by the caller, not recorded"} if request.latents is not None else {}
+        sources = {
+            name: [fingerprint(each) for each in spread(getattr(request, name), count)]
+            for name in _SOURCES
+            if getattr(request, name) is not None
+        }
         pictures = []
-        for i, seed in enumerate(cast("Sequence[int]", request.seed)):
+        for i, seed in enumerate(plan.seeds):
             own: dict[str, Any] = {"seed": seed, "num_images": 1}
             for name in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"):
                 texts = request.texts(name)
                 own[name] = None if texts is None else texts[i // request.num_images]
+            own |= {name: hashes[i] for name, hashes in sources.items()}
             version = f"sdxl {__version__}"
             pictures.append(
                 {"version": version, "torch": torch.__version__, "model": model, "request": common | own | given}
@@ -363,22 +443,25 @@ class Pipeline:
         return pictures
 
 
+def _check_refiner(name: str | Path, refiner: Description, base: Description) -> None:
+    if refiner.config.kind != "refiner":
+        raise ArgumentError(f"{name} is SDXL {refiner.config.kind}, not a refiner; give it as the model instead")
+    if base.config.kind == "refiner":
+        raise ArgumentError("the model is a refiner itself; give a base model, and the refiner as refiner=")
+    if refiner.config.vae.latent_channels != base.config.vae.latent_channels:
+        raise ArgumentError(f"{name} works on other latents than the model: it is not its refiner")
+
+
+def _vae_part(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Part[VAEModel]:
+    chosen = torch.float32 if dtype is torch.float16 else dtype  # the stock VAE overflows in float16
+    return Part(lambda: cast(VAEModel, checkpoint.components[VAE].load(chosen, device)))
+
+
 def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:
     known = {each.name for each in fields(Request)}
     if unknown := [name for name in arguments if name not in known]:
         raise ArgumentError(f"{unknown[0]} is not an argument; there are {', '.join(sorted(known))}")
     return Request(prompt, **arguments)
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    if isinstance(seed, Sequence):
-        if len(seed) != count:
-            raise ArgumentError(
-                f"seed has {len(seed)} entries for {count} pictures; give one for each, or a single one"
-            )
-        return list(seed)
-    first = secrets.randbelow(2**32) if seed is None else seed
-    return [first + i for i in range(count)]
 
 
 def _sampler(request: Request) -> Sampler:

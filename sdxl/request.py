@@ -6,14 +6,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import ArgumentError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
+    from .image import Picture
+
+T = TypeVar("T")
 Size = tuple[int, int]
+Borders = tuple[int, int, int, int]
 
 
 def _option(help: str, default: Any = None) -> Any:
@@ -21,9 +26,27 @@ def _option(help: str, default: Any = None) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+# names of arguments with their least and their highest value
+_WHOLE = {"steps": 1, "num_images": 1, "feather": 0, "width": 1, "height": 1, "clip_skip": 0, "mask_padding": 0}
+_NUMBERS = {
+    "guidance_scale": math.inf,
+    "guidance_rescale": 1,
+    "eta": 1,
+    "strength": 1,
+    "refine_at": 1,
+    "aesthetic_score": math.inf,
+    "negative_aesthetic_score": math.inf,
+}
+_OPTIONAL = ("width", "height", "clip_skip", "mask_padding", "strength", "refine_at")
+
+
 @dataclass(frozen=True)
 class Request:
-    """The arguments of a picture, or of several. All sizes are (height, width), crops (top, left), in pixels."""
+    """The arguments of a picture, or of several. All sizes are (height, width), crops (top, left), in pixels.
+
+    `image` is a PIL picture, a path, a tensor (B, 3, H, W) in 0..1 or already scaled latents (B, 4, h, w); `mask`
+    likewise, (B, 1, H, W) as a tensor. They are opened here, so that what is wrong with them is told at once.
+    """
 
     prompt: str | Sequence[str] = field(metadata={"help": "what to draw; give it several times for several pictures"})
     negative_prompt: str | Sequence[str] | None = _option(
@@ -47,37 +70,79 @@ class Request:
     original_size: Size | None = _option(
         "HEIGHT,WIDTH of the picture before cropping, as SDXL is told (default: the size)"
     )
-    crop_top_left: Size = _option("TOP,LEFT of the crop, as SDXL is told", (0, 0))
+    crop_top_left: Size | None = _option("TOP,LEFT of the crop, as SDXL is told (default: 0,0)")
     target_size: Size | None = _option("HEIGHT,WIDTH of the result, as SDXL is told (default: the size)")
     negative_original_size: Size | None = _option("the same for the negative prompt (default: original_size)")
     negative_crop_top_left: Size | None = _option("the same for the negative prompt (default: crop_top_left)")
     negative_target_size: Size | None = _option("the same for the negative prompt (default: target_size)")
     latents: Tensor | None = _option("start noise of variance 1: a .safetensors file with one tensor")
+    image: Picture | Sequence[Picture] | Tensor | None = _option(
+        "a picture to start from; several, one for each prompt"
+    )
+    mask: Picture | Sequence[Picture] | Tensor | None = _option(
+        "what to repaint of it: white is repainted, grey in a part of the steps"
+    )
+    strength: float | None = _option("0 to 1, how far to go from the picture (default: 0.3, with a mask 1.0)")
+    mask_padding: int | None = _option(
+        "work on the box around the mask, that many pixels larger, at the full size, and put it back"
+    )
+    feather: int = _option("pixels from the mask's edge inwards over which the old picture fades", 0)
+    outpaint: Borders | None = _option("LEFT,TOP,RIGHT,BOTTOM pixels to paint around the picture")
+    refine_at: float | None = _option("the part of the noise schedule after which the refiner goes on (default: 0.8)")
+    aesthetic_score: float = _option("what the refiner is told about the picture, about 2 to 7", 6.0)
+    negative_aesthetic_score: float = _option("the same for the negative prompt", 2.5)
 
     def __post_init__(self) -> None:
         for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
             self._check_text(name)
-        for name, low in (("steps", 1), ("num_images", 1), ("width", 1), ("height", 1), ("clip_skip", 0)):
+        for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if (value is not None or name in ("steps", "num_images")) and not _whole(value, low):
-                raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least {low}")
-        for name, high in (("guidance_scale", math.inf), ("guidance_rescale", 1), ("eta", 1)):
+            if (value is not None or name not in _OPTIONAL) and not _whole(value, least):
+                raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        for name, most in _NUMBERS.items():
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not 0 <= value <= high
-                or value == math.inf
-            ):
-                raise ArgumentError(f"{name} is {value!r}; it must be a number from 0" + f" to {high}" * (high == 1))
+            if (value is not None or name not in _OPTIONAL) and not _number(value, most):
+                raise ArgumentError(f"{name} is {value!r}; it must be a number from 0" + f" to {most}" * (most < 2))
         for name in (each.name for each in fields(self) if each.name.endswith(("_size", "_top_left"))):
-            self._check_size(name)
+            self._check_numbers(name, 2, 0 if name.endswith("top_left") else 1, "(height, width)")
+        self._check_numbers("outpaint", 4, 0, "(left, top, right, bottom)")
         self._check_names()
         seeds = self.seed if isinstance(self.seed, Sequence) else [] if self.seed is None else [self.seed]
         if isinstance(seeds, str) or not all(_whole(seed, 0) and seed < 2**63 for seed in seeds):
             raise ArgumentError(
                 f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1, or a list of them"
             )
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        """Open the pictures: afterwards `image` is a tuple of RGB pictures or latents, `mask` a tuple of grey ones."""
+        for needed, names in (("image", ("mask", "strength", "outpaint")), ("mask", ("mask_padding", "feather"))):
+            has_it = self.repaints if needed == "mask" else self.image is not None
+            if not has_it and (lost := [name for name in names if getattr(self, name) not in (None, 0)]):
+                raise ArgumentError(f"{lost[0]} is given without {needed}; it needs one")
+        if self.image is None:
+            return
+        from .image import open_sources  # here, since it needs torch
+
+        for name in ("image", "mask"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, open_sources(value, name, len(self.prompts)))
+        self._check_mask_sizes()
+        if self.outpaint is not None and (not any(self.outpaint) or self.image_latents is not None):
+            raise ArgumentError(
+                f"outpaint is {self.outpaint}; it needs a picture (not latents) and at least one border above 0"
+            )
+
+    def _check_mask_sizes(self) -> None:
+        if self.pictures is None or self.masks is None:
+            return
+        count = max(len(self.pictures), len(self.masks))
+        for picture, mask in zip(spread(self.pictures, count), spread(self.masks, count), strict=True):
+            if picture.size != mask.size:
+                raise ArgumentError(
+                    f"mask is {mask.width} x {mask.height} and image {picture.width} x {picture.height}; "
+                    "they must be of the same size"
+                )
 
     def _check_names(self) -> None:
         from .samplers import SAMPLERS  # here, since these need torch and the command line's help does not
@@ -98,19 +163,44 @@ class Request:
         if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):
             raise ArgumentError(f"{name} has {len(texts)} texts for {len(self.prompts)} prompts")
 
-    def _check_size(self, name: str) -> None:
+    def _check_numbers(self, name: str, count: int, least: int, order: str) -> None:
         value = getattr(self, name)
-        if value is None and name != "crop_top_left":
+        if value is None:
             return
-        low = 0 if name.endswith("top_left") else 1
-        if not isinstance(value, Sequence) or len(value) != 2 or not all(_whole(side, low) for side in value):
-            raise ArgumentError(f"{name} is {value!r}; it must be two whole numbers of at least {low}, (height, width)")
-        object.__setattr__(self, name, (value[0], value[1]))  # a list, from JSON, becomes a tuple
+        if (
+            not isinstance(value, Sequence)
+            or isinstance(value, str)
+            or len(value) != count
+            or not all(_whole(each, least) for each in value)
+        ):
+            number = {2: "two", 4: "four"}[count]
+            raise ArgumentError(f"{name} is {value!r}; it must be {number} whole numbers of at least {least}, {order}")
+        object.__setattr__(self, name, tuple(value))  # a list, from JSON, becomes a tuple
 
     @property
     def prompts(self) -> list[str]:
         """The prompts as a list."""
         return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def pictures(self) -> tuple[Image, ...] | None:
+        """The opened source pictures."""
+        return self.image if isinstance(self.image, tuple) else None
+
+    @property
+    def image_latents(self) -> Tensor | None:
+        """The source as scaled latents (B, 4, h, w), where it was given so."""
+        return None if isinstance(self.image, tuple) else cast("Tensor | None", self.image)
+
+    @property
+    def masks(self) -> tuple[Image, ...] | None:
+        """The opened masks."""
+        return self.mask if isinstance(self.mask, tuple) else None
+
+    @property
+    def repaints(self) -> bool:
+        """Whether this is inpainting or outpainting."""
+        return self.mask is not None or self.outpaint is not None
 
     def texts(self, name: str) -> list[str] | None:
         """A text argument with one entry per prompt; None where it was not given."""
@@ -118,5 +208,14 @@ class Request:
         return value if value is None else [value] * len(self.prompts) if isinstance(value, str) else list(value)
 
 
-def _whole(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+def spread(entries: Sequence[T], count: int) -> list[T]:
+    """`count` entries from one for all, or from one for each group of equal size."""
+    return [entry for entry in entries for _ in range(count // len(entries))]
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most and value < math.inf

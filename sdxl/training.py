@@ -104,7 +104,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all parameters from their gradients; matrices of one shape together."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:  # CLIP-L's last layer has none, SDXL does not read it
                     alike.setdefault(parameter.shape, []).append(parameter)
@@ -113,7 +113,7 @@ class Muon(torch.optim.Optimizer):
                 scale = -0.2 * max(updates.shape[1:]) ** 0.5 * group["lr"]
                 torch._foreach_add_(parameters, [update.reshape(shape) for update in updates], alpha=scale)
 
-    def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         """The gradient with the momentum's look ahead, as a matrix."""
         assert parameter.grad is not None
         state = self.state[parameter]

@@ -66,10 +66,9 @@ def test_negative_sizes_in_a_batch(tiny_pipe: sdxl.Pipeline, error: Any) -> None
 
 def test_clip_skip_takes_both_branches(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
     arguments = {"negative_prompt": "dog", "seed": 1, "guidance_scale": 7.0} | LATENT
-    skipped = tiny_pipe.resolve(sdxl.Request("cat", negative_prompt="dog", clip_skip=1))
-    positive, negative = tiny_pipe._conditioning(skipped)
-    swapped = tiny_pipe.resolve(sdxl.Request("dog", negative_prompt="cat", clip_skip=1))
-    again, _ = tiny_pipe._conditioning(swapped)
+    expert = tiny_pipe.experts[0]
+    positive, negative = expert.condition(tiny_pipe.plan(sdxl.Request("cat", negative_prompt="dog", clip_skip=1)))
+    again, _ = expert.condition(tiny_pipe.plan(sdxl.Request("dog", negative_prompt="cat", clip_skip=1)))
     assert torch.equal(negative.context, again.context), "the negative is encoded as the positive is"
     assert error(tiny_pipe("cat", clip_skip=1, **arguments).images, tiny_pipe("cat", **arguments).images) > 1e-4
     assert positive.context.shape == (1, 77, 48)
@@ -77,8 +76,7 @@ def test_clip_skip_takes_both_branches(tiny_pipe: sdxl.Pipeline, error: Any) -> 
 
 def test_no_negative_means_zeros(tiny_pipe: sdxl.Pipeline) -> None:
     for text, zero in ((None, True), ("", False)):
-        request = tiny_pipe.resolve(sdxl.Request("cat", negative_prompt=text))
-        _, negative = tiny_pipe._conditioning(request)
+        _, negative = tiny_pipe.experts[0].condition(tiny_pipe.plan(sdxl.Request("cat", negative_prompt=text)))
         pooled = negative.vector[:, :32]
         assert (not negative.context.any() and not pooled.any()) is zero
 
@@ -157,7 +155,7 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"clip_skip": 3}, "clip_skip is 3; with text encoders of 3 layers it is at most 2"),
         ({"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts for 1 prompts"),
         ({"original_size": (0, 5)}, "original_size is (0, 5)"),
-        ({"crop_top_left": None}, "crop_top_left is None"),
+        ({"crop_top_left": (1,)}, "crop_top_left is (1,); it must be two whole numbers of at least 0"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, "latents have shape [2, 4, 8, 8]; they must be [1, 4, 8, 8]"),
         ({"width": 80000, "height": 80000}, "80000 x 80000 is more than"),
         ({"stepz": 3}, "stepz is not an argument"),
@@ -180,7 +178,7 @@ def test_refiner_loads(tmp_path: Path) -> None:
         pipe = sdxl.Pipeline.from_pretrained(path, dtype="float32", device="cpu")
         assert pipe.about.config.kind == "refiner"
         assert not pipe.about.zero_negative
-        with pytest.raises(ArgumentError, match="this model is SDXL refiner"):
+        with pytest.raises(ArgumentError, match="this model is an SDXL refiner, which does not draw from text alone"):
             pipe("cat")
 
 

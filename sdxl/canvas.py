@@ -1,0 +1,162 @@
+"""A source picture and its mask, the window of them that is worked on, and how the result goes back.
+
+Sizes are (height, width), boxes (left, top, right, bottom) as in PIL.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from .errors import ArgumentError, SDXLWarning
+from .image import resize, resize_mask, to_tensor
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """`box` of `picture` is worked on at `size`. With a mask the result goes back into the picture at `result_size`:
+    the picture's own, or `size` where the caller asked for one and the box is all of the picture.
+    """
+
+    picture: Image.Image  # RGB
+    mask: Image.Image | None  # L, white where it is repainted
+    box: Box
+    size: Size
+    result_size: Size
+    feather: int = 0
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """What is worked on, (3, H, W) in 0..1."""
+        return to_tensor(resize(self.picture.crop(self.box), self.size))
+
+    @cached_property
+    def strengths(self) -> Tensor:
+        """The mask over it, (1, H, W): 0 is kept, 1 repainted, what is between is repainted in a part of the steps."""
+        assert self.mask is not None
+        return to_tensor(resize_mask(self.mask.crop(self.box), self.size))
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """What is worked on with grey in place of what is repainted, (3, H, W)."""
+        return self.pixels.masked_fill(self.strengths >= 0.5, 0.5)
+
+    @property
+    def original_size(self) -> Size:
+        """The true size of the picture that the window was cut from (SDXL paper, section 2.2)."""
+        return self.picture.height, self.picture.width
+
+    @property
+    def crop_top_left(self) -> Size:
+        """Where the window begins in the picture scaled to the window's resolution."""
+        left, top, right, bottom = self.box
+        return round(top * self.size[0] / (bottom - top)), round(left * self.size[1] / (right - left))
+
+    def paste(self, result: Tensor) -> Tensor:
+        """The decoded window (3, H, W) put back: what the mask leaves black is the picture's own, bit for bit.
+
+        Without a mask the window is the whole result.
+        """
+        if self.mask is None:
+            return result
+        whole = to_tensor(resize(self.picture, self.result_size)).to(result)
+        own_size = self.result_size == self.original_size
+        left, top, right, bottom = self.box if own_size else (0, 0, self.size[1], self.size[0])
+        kept = whole[:, top:bottom, left:right]
+        share = self._share().to(result)[:, top:bottom, left:right]
+        if result.shape != kept.shape:
+            size = list(kept.shape[1:])
+            result = F.interpolate(result[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        whole[:, top:bottom, left:right] = result * share + kept * (1 - share)
+        return whole
+
+    def _share(self) -> Tensor:
+        """How much of each pixel (1, H, W) is the result's: all within the mask, rising over `feather` pixels from its
+        edge inwards, nothing outside.
+        """
+        assert self.mask is not None
+        inside = resize_mask(self.mask, self.result_size).point([0] + [255] * 255)
+        if self.feather:
+            padded = Image.new("L", (inside.width + 2 * self.feather, inside.height + 2 * self.feather), 255)
+            padded.paste(inside, (self.feather, self.feather))
+            for _ in range(self.feather):
+                padded = padded.filter(ImageFilter.MinFilter(3))
+            blurred = padded.filter(ImageFilter.BoxBlur(self.feather))
+            edge = (self.feather, self.feather, self.feather + inside.width, self.feather + inside.height)
+            inside = Image.composite(blurred.crop(edge), Image.new("L", inside.size, 0), inside)
+        return to_tensor(inside)
+
+
+def make_canvas(
+    picture: Image.Image,
+    mask: Image.Image | None,
+    asked: tuple[int | None, int | None],
+    native: Size,
+    factor: int,
+    padding: int | None = None,
+    feather: int = 0,
+) -> Canvas:
+    """The canvas of an RGB picture and its mask of the same size.
+
+    `asked` (height, width) is what the caller wants, None where it is left open: then the picture's own side, floored
+    to a multiple of `factor`. With `padding` the window is the box around what the mask repaints, that many pixels larger
+    on every side and as wide or high as the shape of the work asks, and `native` stands in for what is left open.
+    """
+    whole = (0, 0, *picture.size)
+    if mask is not None and mask.getbbox() is None:
+        warnings.warn(
+            "the mask is black everywhere, so nothing is repainted: white is what changes", SDXLWarning, stacklevel=2
+        )
+    if padding is not None and mask is not None:
+        size = asked[0] or native[0], asked[1] or native[1]
+        box = _window(mask.getbbox() or whole, padding, size, whole)
+        return Canvas(picture, mask, box, size, (picture.height, picture.width), feather)
+    size = asked[0] or picture.height // factor * factor, asked[1] or picture.width // factor * factor
+    if 0 in size:
+        raise ArgumentError(
+            f"the image is {picture.width} x {picture.height}, less than {factor} pixels a side; "
+            "give width and height to enlarge it"
+        )
+    own = picture.height, picture.width
+    return Canvas(picture, mask, whole, size, own if asked == (None, None) else size, feather)
+
+
+def _window(box: Box, padding: int, size: Size, whole: Box) -> Box:
+    """The box enlarged by `padding` and then to the proportions of `size` as far as the picture allows."""
+    width, height = whole[2:]
+    left, top = max(box[0] - padding, 0), max(box[1] - padding, 0)
+    right, bottom = min(box[2] + padding, width), min(box[3] + padding, height)
+    wanted_width = max(right - left, round((bottom - top) * size[1] / size[0]))
+    wanted_height = max(bottom - top, round((right - left) * size[0] / size[1]))
+    left, right = _widen(left, right, wanted_width, width)
+    top, bottom = _widen(top, bottom, wanted_height, height)
+    return left, top, right, bottom
+
+
+def _widen(start: int, stop: int, length: int, most: int) -> tuple[int, int]:
+    """An interval made `length` long around its middle, moved to lie within 0..`most`."""
+    length = min(length, most)
+    start = min(max((start + stop - length) // 2, 0), most - length)
+    return start, start + length
+
+
+def extend(
+    picture: Image.Image, mask: Image.Image | None, borders: tuple[int, int, int, int]
+) -> tuple[Image.Image, Image.Image]:
+    """Outpainting: a larger picture whose (left, top, right, bottom) borders repeat its edge, and the mask that
+    repaints them, beside what `mask` does already.
+    """
+    left, top, right, bottom = borders
+    grown = np.pad(np.asarray(picture), ((top, bottom), (left, right), (0, 0)), mode="edge")
+    larger = Image.new("L", (grown.shape[1], grown.shape[0]), 255)
+    larger.paste(mask or Image.new("L", picture.size, 0), (left, top))
+    return Image.fromarray(grown), larger

@@ -1,0 +1,96 @@
+"""An expert: a UNet with the text encoders that speak to it, loaded when they are first asked for.
+
+Base, inpainting model and refiner are values of it; the ensemble of the SDXL paper (section 2.5) is two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint, Description
+from .conditioning import Sizes, TextStage, embed_sizes, encode_text
+from .denoise import Conditioning
+from .keymap import TEXT, TEXT_2, UNET
+from .plan import Plan
+from .tokenizer import Tokenizer
+from .unet import UNet
+
+T = TypeVar("T")
+
+
+class Part(Generic[T]):
+    """Something that is loaded when it is first asked for. `release` gives the memory back until the next time."""
+
+    def __init__(self, load: Callable[[], T]) -> None:
+        self._load = load
+        self._loaded: T | None = None
+
+    def __call__(self) -> T:
+        """The part itself."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def release(self) -> None:
+        """Forget it; whoever still holds it keeps it alive."""
+        self._loaded = None
+
+
+@dataclass(frozen=True)
+class Expert:
+    """`about` is the model that UNet and text encoders belong to."""
+
+    about: Description
+    unet: Part[UNet]
+    text: Part[list[TextStage]]
+    device: torch.device
+    dtype: torch.dtype
+
+    def load(self) -> None:
+        """Load all of it now."""
+        self.unet()
+        self.text()
+
+    @torch.no_grad()
+    def condition(self, plan: Plan) -> tuple[Conditioning, Conditioning]:
+        """Positive and negative conditioning of all B pictures, on the device in the UNet's dtype."""
+        request, stages = plan.request, self.text()
+        prompts, skip = request.prompts, request.clip_skip or 0
+        context, pooled = encode_text(stages, prompts, request.texts("prompt_2") or prompts, skip)
+        negatives = request.texts("negative_prompt")
+        if negatives is None and self.about.zero_negative:
+            bad_context, bad_pooled = torch.zeros_like(context), torch.zeros_like(pooled)
+        elif request.guidance_scale > 1:
+            negatives = negatives if negatives is not None else [""] * len(prompts)
+            second = request.texts("negative_prompt_2")
+            bad_context, bad_pooled = encode_text(stages, negatives, negatives if second is None else second, skip)
+        else:
+            bad_context, bad_pooled = context, pooled  # without guidance nobody looks at them
+        return (
+            self._condition(context, pooled, plan.sizes),
+            self._condition(bad_context, bad_pooled, plan.negative_sizes),
+        )
+
+    def _condition(self, context: Tensor, pooled: Tensor, sizes: Sequence[Sizes]) -> Conditioning:
+        """The text of each prompt beside the sizes of each of its pictures."""
+        config = self.about.config
+        context, pooled = (part.repeat_interleave(len(sizes) // len(part), dim=0) for part in (context, pooled))
+        numbers = [each.numbers(config.kind == "refiner") for each in sizes]
+        embedded = torch.cat([embed_sizes(row, config.unet.size_dim) for row in numbers]).to(pooled)
+        return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.device, self.dtype)
+
+
+def make_expert(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Expert:
+    """The expert of an opened checkpoint."""
+    parts, about = checkpoint.components, checkpoint.about
+
+    def load_text() -> list[TextStage]:
+        encoders: list[tuple[str, Any]] = [(n, parts[n].load(dtype, device)) for n in (TEXT, TEXT_2) if n in parts]
+        return [TextStage(Tokenizer(about.tokenizers[n], e.config.positions), e) for n, e in encoders]
+
+    return Expert(about, Part(lambda: cast(UNet, parts[UNET].load(dtype, device))), Part(load_text), device, dtype)

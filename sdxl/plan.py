@@ -1,0 +1,259 @@
+"""A request fitted to a model: sizes, seeds, canvases, the slice of the schedule, and who denoises which part of it.
+
+Everything that can be wrong with the arguments is told here or in `Request`, before any network runs.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from .canvas import Canvas, extend, make_canvas
+from .checkpoint import Description
+from .conditioning import Sizes
+from .config import ModelConfig
+from .errors import ArgumentError
+from .image import MOST_PIXELS
+from .request import Request, Size, spread
+from .schedule import Schedule, make_schedule
+
+REFINE_AT = 0.8
+STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be drawn. One entry for each picture in `seeds`, `canvases` and `sizes`."""
+
+    request: Request  # with the model's defaults filled in; a source picture's size stays open where it was
+    seeds: tuple[int, ...]
+    size: Size  # of the work, in pixels
+    latent_size: Size
+    canvases: tuple[Canvas, ...]  # none without a source picture
+    sizes: tuple[Sizes, ...]
+    negative_sizes: tuple[Sizes, ...]
+    schedule: Schedule
+    first: int  # the index of the sigma that the work starts at
+    handoff: int  # the index of the sigma at which the second expert takes over
+
+    @property
+    def steps(self) -> int:
+        """How many steps run."""
+        return len(self.sigmas) - 1
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels of the steps that run; a single one where there is no step."""
+        return self.schedule.sigmas[self.first :]
+
+    def stages(self) -> list[tuple[int, tuple[float, ...]]]:
+        """The number of each expert that takes part, and the sigmas of its steps."""
+        sigmas, first, handoff = self.schedule.sigmas, self.first, max(self.handoff, self.first)
+        parts = [(0, sigmas[first : handoff + 1]), (1, sigmas[handoff:])]
+        return [(expert, part) for expert, part in parts if len(part) > 1]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether inpainting starts from noise alone."""
+        return self.request.repaints and self.request.strength == 1
+
+
+def make_plan(request: Request, about: Description, refiner: Description | None = None) -> Plan:
+    """Fit a request to a model, and to the refiner that is loaded beside it. Raises `ArgumentError`."""
+    _check_task(request, about.config, refiner)
+    count = len(request.prompts) * request.num_images
+    canvases = _canvases(request, about.config, count)
+    size, factor = _size(request, about.config, canvases), about.config.vae.factor
+    latent_size = size[0] // factor, size[1] // factor
+    shape = (count, about.config.vae.latent_channels, *latent_size)
+    _check_latents(request.latents, shape)
+    _check_image_latents(request, size, shape)
+    _check_clip_skip(request, about.config)
+    sampler = request.sampler or about.schedule.sampler
+    if request.eta and sampler != "ddim":
+        raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to ddim")
+    spacing = request.schedule or about.schedule.spacing
+    strength = request.strength
+    if request.image is not None and strength is None:
+        strength = REPAINT_STRENGTH if request.repaints else STRENGTH
+    schedule = make_schedule(about.schedule, spacing, request.steps, sampler)
+    first = request.steps - _steps_left(request.steps, strength)
+    refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
+    seeds = _seeds(request.seed, count)
+    resolved = replace(
+        request,
+        height=size[0] if request.image is None else request.height,
+        width=size[1] if request.image is None else request.width,
+        sampler=sampler,
+        schedule=spacing,
+        seed=list(seeds),
+        strength=strength,
+        refine_at=refine_at,
+    )
+    told = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
+    return Plan(
+        resolved,
+        seeds,
+        size,
+        latent_size,
+        canvases,
+        tuple(sizes for sizes, _ in told),
+        tuple(negative for _, negative in told),
+        schedule,
+        first,
+        _handoff(schedule, refine_at, about.schedule.train_steps),
+    )
+
+
+def _check_task(request: Request, config: ModelConfig, refiner: Description | None) -> None:
+    """The model must be able to do what is asked."""
+    if config.kind == "refiner" and request.image is None:
+        raise ArgumentError(
+            "this model is an SDXL refiner, which does not draw from text alone; give it an image, or load a base "
+            "model with refiner="
+        )
+    if config.kind == "inpainting" and not request.repaints:
+        raise ArgumentError("this model is SDXL inpainting, which needs an image and a mask; load a base model instead")
+    if config.kind == "inpainting" and request.image_latents is not None:
+        raise ArgumentError("the image is latents, and an inpainting model must see its pixels; give a picture")
+    if request.refine_at is not None and refiner is None:
+        raise ArgumentError(f"refine_at is {request.refine_at} but no refiner is loaded; load one with refiner=")
+
+
+def _canvases(request: Request, config: ModelConfig, count: int) -> tuple[Canvas, ...]:
+    """One canvas for each picture, shared where the source is."""
+    if request.pictures is None:
+        return ()
+    masks: Sequence[Any] = request.masks or [None]
+    number = max(len(request.pictures), len(masks))
+    sources = list(zip(spread(request.pictures, number), spread(masks, number), strict=True))
+    if request.outpaint:
+        sources = [extend(picture, mask, request.outpaint) for picture, mask in sources]
+    made = [
+        make_canvas(
+            picture,
+            mask,
+            (request.height, request.width),
+            config.native_size,
+            config.vae.factor,
+            request.mask_padding,
+            request.feather,
+        )
+        for picture, mask in sources
+    ]
+    if count % number:
+        raise ArgumentError(
+            f"{number} pictures do not go evenly into {count}; give one for each prompt, or a single one"
+        )
+    return tuple(spread(made, count))
+
+
+def _size(request: Request, config: ModelConfig, canvases: Sequence[Canvas]) -> Size:
+    """The (height, width) that is worked on."""
+    factor = config.vae.factor
+    if canvases:
+        height, width = canvases[0].size
+        if other := [canvas.size for canvas in canvases if canvas.size != (height, width)]:
+            raise ArgumentError(
+                f"the images are worked on at {width} x {height} and {other[0][1]} x {other[0][0]}, and a batch must "
+                "be of one size; give width and height, or draw them one after the other"
+            )
+    else:
+        given = request.image_latents if request.image_latents is not None else request.latents
+        height, width = config.native_size
+        if given is not None and given.ndim == 4:
+            height, width = (side * factor for side in given.shape[-2:])
+        height, width = request.height or height, request.width or width
+    for name, side in (("width", width), ("height", height)):
+        if side % factor:
+            raise ArgumentError(
+                f"{name} is {side}; it must be a multiple of {factor}: try {max(side // factor, 1) * factor}"
+            )
+    if height * width > MOST_PIXELS:
+        raise ArgumentError(f"{width} x {height} is more than {MOST_PIXELS} pixels; SDXL draws about 1024 x 1024")
+    return height, width
+
+
+def _check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    if latents is not None and tuple(latents.shape) != shape:
+        raise ArgumentError(f"latents have shape {list(latents.shape)}; they must be {list(shape)}")
+
+
+def _check_image_latents(request: Request, size: Size, shape: tuple[int, ...]) -> None:
+    """Latents given as the image are (B, 4, h, w), or a part of them that goes evenly into the B pictures."""
+    latents = request.image_latents
+    if latents is None:
+        return
+    if latents.shape[1:] != shape[1:] or shape[0] % len(latents):
+        raise ArgumentError(f"the image's latents have shape {list(latents.shape)}; they must be {list(shape)}")
+    height, width = size
+    for mask in request.masks or ():
+        if mask.size != (width, height):
+            raise ArgumentError(
+                f"mask is {mask.width} x {mask.height} and the image's latents are those of {width} x {height}; "
+                "they must be of the same size"
+            )
+    if request.mask_padding is not None:
+        raise ArgumentError("mask_padding cuts a box out of a picture, and the image is latents; give a picture")
+
+
+def _check_clip_skip(request: Request, config: ModelConfig) -> None:
+    encoders = [config.text_encoder, config.text_encoder_2]
+    layers = min(encoder.layers for encoder in encoders if encoder)
+    if (request.clip_skip or 0) >= layers:
+        raise ArgumentError(
+            f"clip_skip is {request.clip_skip}; with text encoders of {layers} layers it is at most {layers - 1}"
+        )
+
+
+def _steps_left(steps: int, strength: float | None) -> int:
+    """How many of the steps run: int(steps * strength), as in diffusers."""
+    if strength is None:
+        return steps
+    left = int(steps * strength)
+    if strength and not left:
+        raise ArgumentError(
+            f"strength {strength} of {steps} steps leaves none; raise one of them (strength 0 gives the picture back)"
+        )
+    return left
+
+
+def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:
+    """How many steps of the whole schedule belong to the base: those at t >= round(1000 - 1000 * refine_at)."""
+    if refine_at is None:
+        return len(schedule.timesteps)
+    cutoff = round(train_steps - refine_at * train_steps)
+    return sum(t >= cutoff for t in schedule.timesteps)
+
+
+def _sizes(request: Request, size: Size, canvas: Canvas | None) -> tuple[Sizes, Sizes]:
+    """What SDXL is told about a picture, and the same for the negative prompt.
+
+    With `mask_padding` that is the truth about the window; what the caller gives takes precedence.
+    """
+    cut = canvas if request.mask_padding is not None else None
+    original = request.original_size or (cut.original_size if cut else size)
+    crop = request.crop_top_left or (cut.crop_top_left if cut else (0, 0))
+    target = request.target_size or size
+    negative = Sizes(
+        request.negative_original_size or original,
+        request.negative_crop_top_left or crop,
+        request.negative_target_size or target,
+        request.negative_aesthetic_score,
+    )
+    return Sizes(original, crop, target, request.aesthetic_score), negative
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+    if isinstance(seed, Sequence):
+        if len(seed) != count:
+            raise ArgumentError(
+                f"seed has {len(seed)} entries for {count} pictures; give one for each, or a single one"
+            )
+        return tuple(seed)
+    first = secrets.randbelow(2**32) if seed is None else seed
+    return tuple(first + i for i in range(count))

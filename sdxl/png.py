@@ -1,0 +1,107 @@
+"""PNG files that record how they were made."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from .errors import ArgumentError, OutputError
+
+_CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
+
+# AUTOMATIC1111's names
+_SAMPLERS = {
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+}
+_SCHEDULES = {"linspace": "Uniform", "karras": "Karras", "exponential": "Exponential", "trailing": "Simple"}
+
+
+def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:
+    """The text that AUTOMATIC1111 writes into a picture of (width, height), for the tools that read it."""
+    request = parameters["request"]
+    lines = [request["prompt"]]
+    if request.get("negative_prompt"):
+        lines.append(f"Negative prompt: {request['negative_prompt']}")
+    facts = {
+        "Steps": request["steps"],
+        "Sampler": _SAMPLERS[request["sampler"]],
+        "Schedule type": _SCHEDULES.get(request["schedule"], request["schedule"]),
+        "CFG scale": request["guidance_scale"],
+        "Seed": request["seed"],
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": Path(parameters["model"]["model"]).stem if parameters["model"].get("model") else "unknown",
+        "RNG": "CPU",
+    }
+    if request.get("strength") is not None:
+        facts["Denoising strength"] = request["strength"]
+    if request.get("refine_at") is not None:
+        facts["Refiner switch at"] = request["refine_at"]
+    if request.get("clip_skip"):
+        facts["Clip skip"] = request["clip_skip"] + 1
+    if request.get("eta"):
+        facts["Eta DDIM"] = request["eta"]
+    if request.get("guidance_rescale"):
+        facts["CFG Rescale phi"] = request["guidance_rescale"]
+    lines.append(", ".join(f"{name}: {value}" for name, value in facts.items()) + f", Version: {parameters['version']}")
+    return "\n".join(lines)
+
+
+def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
+    """Write a PNG with its parameters, to a temporary name first, so that no half picture is left behind."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("parameters", parameters_text(parameters, image.size))
+    info.add_itxt(_CHUNK, json.dumps(parameters, ensure_ascii=False))
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format="PNG", pnginfo=info)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise now, and not after minutes of work, if a picture cannot be written at `path`."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give --output a file name such as {path / 'picture.png'}")
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path} does not end in .png; only PNG files are written, since they record the parameters")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """What `save_png` recorded in a picture."""
+    try:
+        with Image.open(path) as image:
+            text = getattr(image, "text", {}).get(_CHUNK)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise ArgumentError(f"{path} cannot be read as a picture: {error}") from error
+    if text is None:
+        raise ArgumentError(f"{path} does not say how it was made: only PNGs that sdxl wrote can be replayed")
+    try:
+        data = json.loads(text)
+        if not isinstance(data["request"], dict) or not isinstance(data["model"], dict):
+            raise TypeError("request and model must be objects")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(f"the parameters in {path} are damaged ({error})") from error
+    return data
