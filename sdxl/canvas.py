@@ -108,8 +108,8 @@ def make_canvas(
     """The canvas of an RGB picture and its mask of the same size.
 
     `asked` (height, width) is what the caller wants, None where it is left open: then the picture's own side, floored
-    to a multiple of `factor`. With `padding` the window is the box around what the mask repaints, that many pixels larger
-    on every side and as wide or high as the shape of the work asks, and `native` stands in for what is left open.
+    to a multiple of `factor`. With `padding` the window is the box around what the mask repaints, that many pixels
+    larger on every side and in the proportions of the work, and `native` stands in for what is left open.
     """
     whole = (0, 0, *picture.size)
     if mask is not None and mask.getbbox() is None:

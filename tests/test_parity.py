@@ -15,29 +15,10 @@ PROMPT = "A mecha robot in a favela in expressionist style"
 ARGUMENTS = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
 
 
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def scheduler(sampler: str, schedule: str, **more: Any) -> Any:
-    """diffusers' scheduler for our sampler and schedule."""
-    config = tiny.SCHEDULER | more
-    config |= {"use_karras_sigmas": True} if schedule == "karras" else {"timestep_spacing": schedule}
-    if sampler == "ddim":
-        config |= {"clip_sample": False, "set_alpha_to_one": False}
-    return {
-        "euler": diffusers.EulerDiscreteScheduler,
-        "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
-        "heun": diffusers.HeunDiscreteScheduler,
-        "ddim": diffusers.DDIMScheduler,
-        "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
-    }[sampler](**config)
-
-
 def reference(pipe: Any, which: Any, seeds: list[int], **arguments: Any) -> torch.Tensor:
     old, pipe.scheduler = pipe.scheduler, which
     try:
-        return pipe(generator=generators(*seeds), output_type="latent", **arguments).images
+        return pipe(generator=tiny.generators(seeds), output_type="latent", **arguments).images
     finally:
         pipe.scheduler = old
 
@@ -55,7 +36,7 @@ SPACED = [(s, spacing) for s in ("euler", "euler_ancestral", "heun") for spacing
 def test_samplers(
     sampler: str, schedule: str, steps: int, eta: float, reference_pipe: Any, tiny_pipe: Any, error: Any
 ) -> None:
-    which = scheduler(sampler, schedule)
+    which = tiny.scheduler(sampler, schedule)
     more = {"eta": eta} if sampler == "ddim" else {}
     expected = reference(
         reference_pipe, which, [5], prompt=PROMPT, num_inference_steps=steps, height=64, width=64, **more
@@ -71,7 +52,7 @@ def test_v_prediction_with_zero_terminal_snr(reference_pipe: Any, tiny_folder: A
 
     import sdxl
 
-    which = scheduler("euler", "trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    which = tiny.scheduler("euler", "trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True)
     shutil.copytree(tiny_folder, tmp_path / "v")
     which.save_pretrained(tmp_path / "v/scheduler")
     pipe = sdxl.Pipeline.from_pretrained(tmp_path / "v", dtype="float32", device="cpu")
@@ -121,7 +102,7 @@ def test_arguments(
     theirs = {"height": 64, "width": 64} | theirs
     ours = ours or theirs
     ours = {"height": theirs["height"], "width": theirs["width"]} | ours
-    which = scheduler("euler", "leading")
+    which = tiny.scheduler("euler", "leading")
     expected = reference(reference_pipe, which, [5], prompt=PROMPT, num_inference_steps=6, **theirs)
     result = tiny_pipe(PROMPT, steps=6, seed=5, output="latent", progress=False, **ours)
     assert error(result.images, expected) < TOLERANCE
@@ -132,7 +113,7 @@ def test_batches(sampler: str, reference_pipe: Any, tiny_pipe: Any, error: Any) 
     prompts, negatives, seeds = [PROMPT, "a red cat"], ["dog", "photo"], [3, 99, 4, 7]
     expected = reference(
         reference_pipe,
-        scheduler(sampler, "karras" if sampler == "dpmpp_2m" else "leading"),
+        tiny.scheduler(sampler, "karras" if sampler == "dpmpp_2m" else "leading"),
         seeds,
         prompt=prompts,
         negative_prompt=negatives,

@@ -6,13 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 PLACES = 77
@@ -164,6 +172,68 @@ def pipeline(unet_config: dict[str, Any] = UNET, vae_config: dict[str, Any] = VA
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def inpainting(channels: int = 4) -> StableDiffusionXLInpaintPipeline:
+    """The tiny base model, or the tiny inpainting model of 9 channels, as diffusers inpaints with it."""
+    parts = pipeline(UNET | {"in_channels": channels}).components
+    pipe = StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def refiner() -> StableDiffusionXLImg2ImgPipeline:
+    """The tiny refiner as diffusers has it."""
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        vae=vae(),
+        text_encoder=None,
+        text_encoder_2=clip_g(),
+        tokenizer=None,
+        tokenizer_2=tokenizers()[1],
+        unet=unet(REFINER),
+        scheduler=EulerDiscreteScheduler(**SCHEDULER),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generators(seeds: list[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def scheduler(sampler: str, schedule: str, **more: Any) -> Any:
+    """diffusers' scheduler for our sampler and schedule."""
+    config = SCHEDULER | more
+    config |= {"use_karras_sigmas": True} if schedule == "karras" else {"timestep_spacing": schedule}
+    if sampler == "ddim":
+        config |= {"clip_sample": False, "set_alpha_to_one": False}
+    return {
+        "euler": EulerDiscreteScheduler,
+        "euler_ancestral": EulerAncestralDiscreteScheduler,
+        "heun": HeunDiscreteScheduler,
+        "ddim": DDIMScheduler,
+        "dpmpp_2m": DPMSolverMultistepScheduler,
+    }[sampler](**config)
+
+
+def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
+    """A picture of soft blobs and noise."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((width, height))
+    noise = generator.integers(-20, 21, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8))
+
+
+def mask(seed: int, width: int = 64, height: int = 64) -> Image.Image:
+    """A black mask with a white box and a white disc, away from the grid of latents."""
+    drawn = Image.new("L", (width, height), 0)
+    pen, x = ImageDraw.Draw(drawn), 3 * seed % 11
+    pen.rectangle((width // 4 + x, height // 3, width // 2 + x, height - 9), fill=255)
+    pen.ellipse((width // 2, 2 + x, width - 6, height // 2), fill=255)
+    return drawn
 
 
 def save_refiner(folder: Path) -> None:
