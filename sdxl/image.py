@@ -51,16 +51,16 @@ def _open_tensor(value: Tensor, name: str) -> tuple[Image.Image, ...] | Tensor:
 
 def open_picture(source: Picture, name: str = "image") -> Image.Image:
     """A picture as 8-bit RGB: turned as its EXIF says, transparent parts on white. `name` is the argument's."""
-    return _flat(_load(source, name), "white").convert("RGB")
+    return _load(source, name, "white")
 
 
 def open_mask(source: Picture, name: str = "mask") -> Image.Image:
     """A mask as 8-bit grey (mode L), white where it repaints; transparent parts are black."""
-    return _flat(_load(source, name), "black").convert("L")
+    return _load(source, name, "black").convert("L")
 
 
-def _load(source: Picture, name: str) -> Image.Image:
-    """The whole picture in memory, its orientation settled, in an 8-bit mode."""
+def _load(source: Picture, name: str, ground: str) -> Image.Image:
+    """The whole picture as 8-bit RGB, transparent parts on a ground of that colour."""
     where = f"{name} {source}" if isinstance(source, (str, Path)) else name
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -72,7 +72,7 @@ def _load(source: Picture, name: str) -> Image.Image:
                     "smaller"
                 )
             picture.load()
-            return _eight_bit(ImageOps.exif_transpose(picture), where)
+            return _flat(_eight_bit(ImageOps.exif_transpose(picture), where), ground).convert("RGB")
         except ArgumentError:
             raise
         except FileNotFoundError as error:

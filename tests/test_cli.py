@@ -49,6 +49,60 @@ def test_generate_and_replay(generate: Any, capsys: pytest.CaptureFixture[str], 
         assert image.tobytes() != pixels
 
 
+def test_sources_are_recorded_and_replayed(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, mask = Image.effect_noise((72, 61), 90).convert("RGB"), Image.new("L", (72, 61), 0)
+    mask.paste(255, (20, 20, 50, 50))
+    picture.save(tmp_path / "source.png")
+    mask.save(tmp_path / "mask.png")
+    picture.save(tmp_path / "copy.bmp")
+    flags = ["--prompt", "cat", "--steps", "4", "--seed", "3", "--mask-padding", "4", "--feather", "2"]
+    sources = ["--image", str(tmp_path / "source.png"), "--mask", str(tmp_path / "mask.png")]
+    status, first = generate(*flags, *sources, "--strength", "0.75")
+    assert status == 0
+    with Image.open(first) as image:
+        assert image.size == (72, 61)
+        own, text, pixels = json.loads(image.text["sdxl"])["request"], image.text["parameters"], image.tobytes()
+    assert own["image"] != own["mask"]
+    assert own["image"].startswith("sha256:") and own["mask"].startswith("sha256:")
+    assert (own["strength"], own["mask_padding"], own["width"]) == (0.75, 4, None)
+    assert "Size: 72x61" in text
+    assert "Denoising strength: 0.75" in text
+    again = ["--image", str(tmp_path / "copy.bmp"), "--mask", str(tmp_path / "mask.png")]
+    status, second = generate("--from", str(first), *again, model=None, output="q.png")
+    assert status == 0
+    assert "warning" not in capsys.readouterr().err
+    with Image.open(second) as image:
+        assert image.tobytes() == pixels, "the content counts, not the file"
+    assert generate("--from", str(first), model=None, output="r.png")[0] == 2
+    assert "was made from image, which it does not hold; give it again with --image" in capsys.readouterr().err
+    picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "other.png")
+    other = ["--image", str(tmp_path / "other.png"), "--mask", str(tmp_path / "mask.png")]
+    with pytest.warns(sdxl.errors.SDXLWarning, match="--image is not the one"):
+        generate("--from", str(first), *other, model=None, output="s.png")
+
+
+def test_outpainting(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.effect_noise((40, 48), 90).convert("RGB").save(tmp_path / "source.png")
+    flags = ["--prompt", "cat", "--steps", "2", "--image", str(tmp_path / "source.png")]
+    status, path = generate(*flags, "--outpaint", "16,8,8,0")
+    assert status == 0
+    with Image.open(path) as image:
+        assert image.size == (64, 56)
+    with pytest.raises(SystemExit):
+        generate(*flags, "--outpaint", "16,8")
+    assert "'16,8' is not four whole numbers such as 128,0,128,0" in capsys.readouterr().err
+
+
+def test_bad_sources_are_told_before_the_model_is_loaded(
+    generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    status, output = generate("--prompt", "cat", "--image", str(tmp_path / "bad.png"), model="nowhere.safetensors")
+    assert status == 2
+    assert "bad.png is not a picture in a format that is known here" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_several_pictures(generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
     status, path = generate("--prompt", "cat", "--prompt", "dog", "--num-images", "2", "--steps", "1", "--seed", "7")
     assert status == 0
