@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import sdxl
-from sdxl.miniature.scenes import BUCKETS
+from sdxl.miniature.exam import make_picture
+from sdxl.miniature.scenes import BUCKETS, Scene, Thing
 
 OUT = Path("docs/pictures")
 PROMPT = "a red star on a blue background"
@@ -55,16 +56,20 @@ def images(result: sdxl.Result) -> list[Image.Image]:
     return result.images
 
 
-def main() -> None:
-    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
-    OUT.mkdir(parents=True, exist_ok=True)
+Draw = Callable[..., list[Image.Image]]
+
+
+def drawer(pipe: sdxl.Pipeline) -> Draw:
+    """`pipe` with the settings of this page."""
 
     def draw(prompt: str | Sequence[str] = PROMPT, **arguments: object) -> list[Image.Image]:
         return images(pipe(prompt, **{"seed": 4, "steps": 25, "progress": False, **arguments}))
 
-    gallery = [draw([prompt], seed=8)[0] for prompt in GALLERY]
-    sheet([gallery[:5], gallery[5:]], [], ["", ""]).save(OUT / "gallery.png")
+    return draw
 
+
+def draw_conditioning(draw: Draw) -> None:
+    """Guidance, and what SDXL is told about sizes."""
     scales = (1.0, 1.5, 3.0, 5.0, 8.0, 15.0)
     columns = [draw(guidance_scale=scale, num_images=3) for scale in scales]
     rows = [[column[i] for column in columns] for i in range(3)]
@@ -81,6 +86,9 @@ def main() -> None:
     row = [draw(height=height, width=width)[0] for height, width in BUCKETS]
     sheet([row], [f"{width} x {height}" for height, width in BUCKETS], [""]).save(OUT / "aspect.png")
 
+
+def draw_sampling(pipe: sdxl.Pipeline, draw: Draw) -> None:
+    """The way from noise to picture, and the samplers."""
     counts, samplers = (2, 4, 6, 10, 25, 50), ("euler", "ddim", "heun", "dpmpp_2m", "euler_ancestral")
     rows = [[draw(steps=steps, sampler=sampler)[0] for steps in counts] for sampler in samplers]
     sheet(rows, [f"{steps} steps" for steps in counts], samplers).save(OUT / "samplers.png")
@@ -89,6 +97,53 @@ def main() -> None:
     guesses = pipe.decode(torch.cat([step.denoised for step in steps]))
     row = [Image.fromarray((np.moveaxis(guess.numpy(), 0, -1) * 255).round().astype(np.uint8)) for guess in guesses]
     sheet([row], [f"sigma {step.sigma:.2f}" for step in steps], [""]).save(OUT / "steps.png")
+
+
+def draw_from_pictures(draw: Draw) -> None:
+    """Strength, inpainting with hard and grey masks, and outpainting."""
+    source = draw("a yellow circle on a purple background")[0]
+    strengths = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    row = [draw("a yellow star on a green background", image=source, strength=strength)[0] for strength in strengths]
+    columns = ["picture", *(f"strength {strength:g}" for strength in strengths)]
+    sheet([[source, *row]], columns, [""]).save(OUT / "strength.png")
+
+    circle = make_picture(Scene("blue", (Thing("yellow", "circle", radius=0.25),)))
+    hard, ramp = Image.new("L", circle.size, 0), Image.linear_gradient("L").rotate(90).resize(circle.size)
+    hard.paste(255, (20, 20, 108, 108))
+    star = "a red star on a blue background"
+    changed = draw(star, image=circle, mask=hard)[0]
+    graded = draw("a yellow circle on a red background", image=circle, mask=ramp)[0]
+    wider = draw(
+        "a yellow circle on a blue background", image=circle.crop((24, 24, 104, 104)), outpaint=(24, 24, 24, 24)
+    )[0]
+    shown = [circle, hard.convert("RGB"), changed, ramp.convert("RGB"), graded, wider]
+    columns = ["picture", "hard mask", "repainted", "grey mask", "repainted", "outpainted"]
+    sheet([shown], columns, [""]).save(OUT / "inpainting.png")
+
+
+def draw_refiner() -> None:
+    """Badly drawn scenes through the refiner, by what aesthetic score it is told."""
+    draw = drawer(sdxl.Pipeline.from_pretrained("miniature-refiner", dtype="float32"))
+    rows = []
+    for i, (ground, colour, shape) in enumerate((("black", "green", "ring"), ("yellow", "orange", "star"))):
+        flawed = make_picture(Scene(ground, (Thing(colour, shape),), flaw=0.6, seed=i))
+        told = {"image": flawed, "strength": 0.2}
+        prompt = f"a {colour} {shape} on a {ground} background"
+        scores = [draw(prompt, aesthetic_score=score, guidance_scale=1.0, **told)[0] for score in (2.0, 4.5, 7.0)]
+        rows.append([flawed, *scores, draw(prompt, aesthetic_score=7.0, **told)[0]])
+    sheet(rows, ["badly drawn", "score 2", "score 4.5", "score 7", "7, guidance 5"], ["", ""]).save(OUT / "refiner.png")
+
+
+def main() -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
+    OUT.mkdir(parents=True, exist_ok=True)
+    draw = drawer(pipe)
+    gallery = [draw([prompt], seed=8)[0] for prompt in GALLERY]
+    sheet([gallery[:5], gallery[5:]], [], ["", ""]).save(OUT / "gallery.png")
+    draw_conditioning(draw)
+    draw_sampling(pipe, draw)
+    draw_from_pictures(draw)
+    draw_refiner()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python scripts/proof_miniature.py FOLDER      # another training run; FOLDER hol
 
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
 import time
@@ -15,25 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from proof_claims import claim, finish, psnr, start
 
 import sdxl
 from sdxl.miniature.exam import make_scenes, mark, paint, views
 from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import BUCKETS, Pixels, Scene, caption, draw, random_scene
-
-FAILURES: list[str] = []
-
-
-def claim(what: str, value: float, least: float, unit: str = "") -> None:
-    """Print a measured value beside its bound."""
-    good = value >= least
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {value:.4g}{unit} (at least {least:g}{unit})", flush=True)
-    if not good:
-        FAILURES.append(what)
-
-
-def psnr(a: Pixels, b: Pixels) -> float:
-    return float(-10 * np.log10(max(np.mean((a.astype(np.float64) - b) ** 2), 1e-12)))
 
 
 def prove_judge() -> None:
@@ -142,9 +128,7 @@ def prove_round_trip(pipe: sdxl.Pipeline, folder: Path, scenes: Sequence[Scene])
 
 def main() -> None:
     model = Path(sys.argv[1]) / "base" if len(sys.argv) > 1 else Path("weights/miniature/base")
-    threads = f"{torch.get_num_threads()} threads"
-    print(f"{model}, {platform.platform()}, {threads}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}, float32")
-    began = time.perf_counter()
+    began = start(str(model))
     pipe = sdxl.Pipeline.from_pretrained(model, dtype="float32")
     print(f"loaded in {time.perf_counter() - began:.2f} s")
     prove_judge()
@@ -153,8 +137,7 @@ def main() -> None:
     prove_conditioning(pipe, scenes)
     prove_diffusers(pipe, model, scenes)
     prove_round_trip(pipe, model, scenes)
-    print(f"{time.perf_counter() - began:.0f} s in all; {'FAILED: ' + '; '.join(FAILURES) if FAILURES else 'all held'}")
-    sys.exit(bool(FAILURES))
+    finish(began)
 
 
 if __name__ == "__main__":

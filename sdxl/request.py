@@ -54,8 +54,8 @@ class Request:
     )
     prompt_2: str | Sequence[str] | None = _option("another prompt for the second text encoder")
     negative_prompt_2: str | Sequence[str] | None = _option("another negative prompt for the second text encoder")
-    width: int | None = _option("in pixels, a multiple of 8 (default: the model's native size)")
-    height: int | None = _option("in pixels, a multiple of 8 (default: the model's native size)")
+    width: int | None = _option("in pixels, a multiple of 8 (default: the image's, else the model's native size)")
+    height: int | None = _option("in pixels, a multiple of 8 (default: the image's, else the model's native size)")
     steps: int = _option("how many sampler steps", 30)
     guidance_scale: float = _option("how strongly to follow the prompt; 1 or less turns guidance off", 5.0)
     guidance_rescale: float = _option("0 to 1, against overexposure (phi in arXiv 2305.08891)", 0.0)
@@ -70,14 +70,16 @@ class Request:
     original_size: Size | None = _option(
         "HEIGHT,WIDTH of the picture before cropping, as SDXL is told (default: the size)"
     )
-    crop_top_left: Size | None = _option("TOP,LEFT of the crop, as SDXL is told (default: 0,0)")
+    crop_top_left: Size | None = _option(
+        "TOP,LEFT of the crop, as SDXL is told (default: 0,0, with mask_padding the truth)"
+    )
     target_size: Size | None = _option("HEIGHT,WIDTH of the result, as SDXL is told (default: the size)")
     negative_original_size: Size | None = _option("the same for the negative prompt (default: original_size)")
     negative_crop_top_left: Size | None = _option("the same for the negative prompt (default: crop_top_left)")
     negative_target_size: Size | None = _option("the same for the negative prompt (default: target_size)")
     latents: Tensor | None = _option("start noise of variance 1: a .safetensors file with one tensor")
     image: Picture | Sequence[Picture] | Tensor | None = _option(
-        "a picture to start from; several, one for each prompt"
+        "a picture to start from, or latents in a .safetensors file; several, one for each prompt"
     )
     mask: Picture | Sequence[Picture] | Tensor | None = _option(
         "what to repaint of it: white is repainted, grey in a part of the steps"

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 import sdxl
 from sdxl.miniature import folder
-from sdxl.miniature.exam import make_scenes, mark, paint, views
+from sdxl.miniature.exam import make_changes, make_mask, make_picture, make_scenes, mark, paint, views
+from sdxl.miniature.judge import agrees, look
+from sdxl.miniature.scenes import draw
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,9 +76,37 @@ def test_a_single_file_and_back_draws_the_same_bits(pipe: sdxl.Pipeline, tmp_pat
     assert np.array_equal(pictures[0], pictures[2])
 
 
-def test_the_refiner_loads() -> None:
-    assert sdxl.inspect("miniature-refiner").kind == "SDXL refiner, diffusers folder"
-    assert not sdxl.inspect("miniature-refiner").missing
+def test_inpainting_changes_the_thing_and_nothing_else(pipe: sdxl.Pipeline) -> None:
+    old, new = zip(*make_changes(10, 27), strict=True)
+    pictures, masks = [make_picture(scene) for scene in old], [make_mask(scene) for scene in old]
+    made = paint(pipe, new, image=pictures, mask=masks)
+    assert sum(agrees(look(pixels), scene) for pixels, scene in zip(made, new, strict=True)) >= 9
+    for pixels, picture, mask in zip(made, pictures, masks, strict=True):
+        kept = np.asarray(mask) == 0
+        assert np.array_equal((pixels * 255).round()[kept], np.asarray(picture)[kept])
+
+
+def test_strength_leads_from_the_picture_to_the_prompt(pipe: sdxl.Pipeline) -> None:
+    old, new = make_scenes(6, 28, things=1), make_scenes(6, 29, things=1)
+    pictures = [make_picture(scene) for scene in old]
+    distances = []
+    for strength in (0.0, 0.4, 1.0):
+        made = paint(pipe, new, image=pictures, strength=strength)
+        distances.append(np.mean([np.square(a - draw(b)).mean() for a, b in zip(made, old, strict=True)]))
+    assert distances == sorted(distances)
+    assert sum(agrees(look(pixels), scene) for pixels, scene in zip(made, new, strict=True)) >= 5
+
+
+def test_the_refiner_cleans_what_is_drawn_badly() -> None:
+    refiner = sdxl.Pipeline.from_pretrained("miniature-refiner", dtype="float32", device="cpu")
+    assert refiner.about.config.kind == "refiner"
+    scenes = make_scenes(8, 30, things=1)
+    flawed = [make_picture(replace(scene, flaw=0.5, seed=i)) for i, scene in enumerate(scenes)]
+    errors = [
+        np.mean([np.square(a - draw(b)).mean() for a, b in zip(made, scenes, strict=True)])
+        for made in (paint(refiner, scenes, image=flawed, strength=strength) for strength in (0.0, 0.2))
+    ]
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_the_weights_are_small_and_their_card_names_them() -> None:

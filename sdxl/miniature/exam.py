@@ -4,14 +4,16 @@ judge."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..pipeline import Pipeline
 from .judge import View, agrees, look
-from .scenes import Pixels, Scene, caption, random_scene
+from .scenes import Pixels, Scene, caption, draw, held_out, random_scene
 
 
 def make_scenes(count: int, seed: int, things: int, unseen: bool = False) -> list[Scene]:
@@ -24,13 +26,45 @@ def make_scenes(count: int, seed: int, things: int, unseen: bool = False) -> lis
     return list(scenes.values())
 
 
+def make_changes(count: int, seed: int) -> list[tuple[Scene, Scene]]:
+    """Scenes of one thing, each with the scene in which another thing, of another colour and shape, is in its place."""
+    rng = np.random.default_rng(seed)
+    changes = []
+    for old in make_scenes(count, seed, things=1):
+        while True:
+            thing = random_scene(rng, things=1).things[0]
+            other = thing.colour not in (old.ground, old.things[0].colour) and thing.shape != old.things[0].shape
+            if other and not held_out(thing.colour, thing.shape, old.ground):
+                break
+        changes.append((old, replace(old, things=(replace(thing, size=""),))))
+    return changes
+
+
+def make_picture(scene: Scene) -> Image.Image:
+    """The drawn scene."""
+    return Image.fromarray((draw(scene) * 255).round().astype(np.uint8))
+
+
+def make_mask(scene: Scene, side: int = 128) -> Image.Image:
+    """A mask over the one thing of a scene, and room for another one."""
+    thing = scene.things[0]
+    radius = max(1.15 * thing.radius + 0.03, 0.33)
+    mask = Image.new("L", (side, side), 0)
+    box = [round(side * at) for at in (thing.x - radius, thing.y - radius, thing.x + radius, thing.y + radius)]
+    ImageDraw.Draw(mask).rectangle(box, fill=255)
+    return mask
+
+
 def paint(pipeline: Pipeline, scenes: Sequence[Scene], batch: int = 25, **arguments: Any) -> list[Pixels]:
-    """A picture (H, W, 3) of each scene's plain caption; picture i has seed i. `arguments` are the pipeline's."""
+    """A picture (H, W, 3) of each scene's plain caption; picture i has seed i. `arguments` are the pipeline's, lists
+    with one entry for each scene.
+    """
     settings = {"steps": 25, "sampler": "euler", **arguments}
     pictures: list[Pixels] = []
     for start in range(0, len(scenes), batch):
         part = scenes[start : start + batch]
-        result = pipeline([caption(scene) for scene in part], seed=start, output="tensor", progress=False, **settings)
+        own = {k: v[start : start + batch] if isinstance(v, list) else v for k, v in settings.items()}
+        result = pipeline([caption(scene) for scene in part], seed=start, output="tensor", progress=False, **own)
         assert isinstance(result.images, Tensor)
         pictures += list(result.images.permute(0, 2, 3, 1).cpu().numpy())
     return pictures
