@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import test_models  # noqa: E402
 import test_parity  # noqa: E402
+import test_parity_tasks as tasks  # noqa: E402
 import tiny  # noqa: E402
 from conftest import error  # noqa: E402
 
@@ -83,7 +85,7 @@ def pictures(folder: Path) -> Rows:
     for sampler, schedule, eta in cases:
         more: dict[str, Any] = {"eta": eta} if sampler == "ddim" else {}
         for steps in (8, 20):
-            which = test_parity.scheduler(sampler, schedule)
+            which = tiny.scheduler(sampler, schedule)
             shared: dict[str, Any] = {"prompt": test_parity.PROMPT, "height": 64, "width": 48, **more}
             expected = test_parity.reference(reference, which, [5], num_inference_steps=steps, **shared)
             arguments = {"sampler": sampler, "schedule": schedule, "steps": steps, "seed": 5, **shared}
@@ -93,11 +95,47 @@ def pictures(folder: Path) -> Rows:
     return rows
 
 
+def from_pictures(folder: Path) -> Rows:
+    """The same of image to image, inpainting and the refiner: the tests of these, with their errors noted down."""
+    names = ("tasks/base", "tasks/inpainting", "tasks/refiner")
+    base, nine, refiner = (folder / name for name in names)
+    reference, inpaint, inpaint_9 = tiny.pipeline(), tiny.inpainting(), tiny.inpainting(9)
+    reference.save_pretrained(base)
+    inpaint_9.save_pretrained(nine)
+    tiny.save_refiner(refiner)
+    image = diffusers.StableDiffusionXLImg2ImgPipeline(**reference.components, add_watermarker=False)
+    ours, ours_9 = (sdxl.Pipeline.from_pretrained(path, dtype="float32", device="cpu") for path in (base, nine))
+    rows: Rows = []
+
+    def note(stage: str, label: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
+        def noted(a: torch.Tensor, b: torch.Tensor) -> float:
+            rows.append((stage, label, error(a, b)))
+            return rows[-1][2]
+
+        return noted
+
+    for sampler in tasks.SAMPLERS:
+        label = ", ".join(sampler[:2]) + (f", eta {sampler[2]:g}" if sampler[0] == "ddim" else "")
+        for strength in (0.3, 0.6, 1.0):
+            record = note("image to image", f"{label}, strength {strength}")
+            tasks.test_image_to_image(sampler, strength, image, ours, record)
+        for strength in (0.6, 1.0):
+            record = note("inpainting, 4 channels", f"{label}, strength {strength}")
+            tasks.check_inpainting(inpaint, ours, sampler, strength, 5.0, record)
+            record = note("inpainting, 9 channels", f"{label}, strength {strength}")
+            tasks.check_inpainting(inpaint_9, ours_9, sampler, strength, 5.0, record)
+        tasks.test_refiner_alone(sampler, tiny.refiner(), refiner, note("refiner alone", label))
+        record = note("base and refiner", label)
+        tasks.test_base_and_refiner(sampler, "none", reference, tiny.refiner(), base, refiner, record)
+    return sorted(rows, key=lambda row: row[0])
+
+
 def main() -> None:
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
-        rows = unets(Path(name)) + text_and_vae(Path(name)) + pictures(Path(name))
+        folder = Path(name)
+        rows = unets(folder) + text_and_vae(folder) + pictures(folder) + from_pictures(folder)
     lines = [
         "# Parity",
         "",

@@ -72,7 +72,7 @@ def make_plan(request: Request, about: Description, refiner: Description | None 
     shape = (count, about.config.vae.latent_channels, *latent_size)
     _check_latents(request.latents, shape)
     _check_image_latents(request, size, shape)
-    _check_clip_skip(request, about.config)
+    _check_clip_skip(request, [each.config for each in (about, refiner) if each])
     sampler = request.sampler or about.schedule.sampler
     if request.eta and sampler != "ddim":
         raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to ddim")
@@ -201,8 +201,8 @@ def _check_image_latents(request: Request, size: Size, shape: tuple[int, ...]) -
         raise ArgumentError("mask_padding cuts a box out of a picture, and the image is latents; give a picture")
 
 
-def _check_clip_skip(request: Request, config: ModelConfig) -> None:
-    encoders = [config.text_encoder, config.text_encoder_2]
+def _check_clip_skip(request: Request, configs: Sequence[ModelConfig]) -> None:
+    encoders = [encoder for config in configs for encoder in (config.text_encoder, config.text_encoder_2)]
     layers = min(encoder.layers for encoder in encoders if encoder)
     if (request.clip_skip or 0) >= layers:
         raise ArgumentError(
