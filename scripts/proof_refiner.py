@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sdxl.pipeline import default_dtype
+from sdxl.device import default_dtype
 
 PROMPT = "A mecha robot in a favela in expressionist style"
 

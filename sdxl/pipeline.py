@@ -16,6 +16,7 @@ from . import hub
 from .checkpoint import Checkpoint, Description, open_checkpoint, open_part
 from .conditioning import TextStage
 from .denoise import Guidance, Known, keep_known, make_denoiser, with_channels
+from .device import choose_device, choose_dtype
 from .errors import ArgumentError, NonFiniteError
 from .expert import Expert, Part, make_expert
 from .image import fingerprint, to_pil, to_tensor
@@ -34,7 +35,6 @@ Output = Literal["pil", "tensor", "latent"]
 Offload = Literal["none", "stage"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 _SOURCES = ("image", "mask")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -75,39 +75,6 @@ class Noise:
         """The next tensor (B, C, h, w)."""
         draws = [torch.randn((1, *self.shape), generator=g, dtype=torch.float32) for g in self._generators]
         return torch.cat(draws).to(self.device)
-
-
-def default_device() -> torch.device:
-    """CUDA, Apple's GPU, or the CPU: the first that is there."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware computes it fast, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and older cannot tell
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-    return torch.float32
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        chosen = default_device() if device is None else torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return chosen
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    chosen = default_dtype(device) if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
-        raise ArgumentError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-    return cast(torch.dtype, chosen)
 
 
 def _with_request_arguments(method: Method) -> Method:
@@ -177,8 +144,8 @@ class Pipeline:
         """
         if offload not in ("none", "stage"):
             raise ArgumentError(f"offload is {offload!r}; it must be none or stage")
-        where = _device(device)
-        kind = _dtype(dtype, where)
+        where = choose_device(device)
+        kind = choose_dtype(dtype, where)
         variant = variant or (None if kind is torch.float32 else "fp16")
         checkpoint = open_checkpoint(hub.resolve(model, revision, variant), variant)
         for name, path in ((UNET, unet), (VAE, vae)):
@@ -343,19 +310,17 @@ class Pipeline:
         x = first * plan.schedule.start_scale if z is None else z + first * plan.sigmas[0]
         if not request.repaints:
             return Start(x)
-        mask, hidden = self._mask(plan), None
-        if plan.canvases:  # drawn for a 4-channel model too, which has no use for it
-            hidden = self._encode([canvas.hidden for canvas in plan.canvases], noise)
+        mask, channels = self._mask(plan), None
         if inpaints:
-            assert hidden is not None
+            hidden = self._encode([canvas.hidden for canvas in plan.canvases], noise)
             channels = torch.cat([(mask >= 0.5).float(), hidden], dim=1)
             if len(self.experts) == 1:
                 return Start(x, channels=channels)
-            z = self._source_latents(plan, noise) if z is None else z  # for the refiner, which has 4 channels
-            return Start(x, Known(z, first, mask, plan.sigmas, plan.is_full), channels)
-        assert z is not None
+        elif plan.canvases:
+            noise()  # drawn for a 4-channel model too, which has no use for it
+        z = self._source_latents(plan, noise) if z is None else z  # not for the 9 channels, but for the refiner's 4
         known = Known(z, first, mask, plan.sigmas, plan.is_full)
-        return Start(known.start(plan.schedule.start_scale), known)
+        return Start(x if inpaints else known.start(plan.schedule.start_scale), known, channels)
 
     def _source_latents(self, plan: Plan, noise: Noise) -> Tensor:
         """The latents of each picture's source."""
@@ -387,8 +352,8 @@ class Pipeline:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """A picture (1, 3, H, W) in 0..1 to scaled latents, float32: a sample of their posterior for each of the N
-        standard normal tensors of `noise` (N, 4, h, w); without noise its mean, (1, 4, h, w).
+        """Pictures (B, 3, H, W) in 0..1 to scaled latents (B, 4, h, w), float32: samples of their posteriors with
+        standard normal `noise` of that shape, or several samples of one picture; without noise the means.
         """
         vae = self.vae
         weight = vae.post_quant_conv.weight
