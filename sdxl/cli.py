@@ -90,7 +90,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--offload",
         default=absent,
         choices=("none", "stage"),
-        help="stage: keep only the part of the model in memory that is at work (default: none, keep all)",
+        help="stage: keep only the part of the model in memory that is at work; none: keep all (default: stage)",
     )
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     picture = parser.add_argument_group("picture")
@@ -171,7 +171,8 @@ def _generate(options: argparse.Namespace) -> None:
     request = Request(**given)  # wrong arguments are told, and pictures opened, before the model is loaded
     given |= {name: getattr(request, name) for name in _SOURCES}
     _compare_sources(request, hashes)
-    pipe = Pipeline.from_pretrained(loading.pop("model", DEFAULT_MODEL), device=options.device, **loading)
+    loading = {"model": DEFAULT_MODEL, "offload": "stage", **loading}  # each part is used once
+    pipe = Pipeline.from_pretrained(device=options.device, **loading)
     result = pipe(**given, progress=not options.quiet)
     for n, (image, parameters) in enumerate(zip(result.images, result.parameters, strict=True)):
         path = options.output if len(result.seeds) == 1 else options.output.with_stem(f"{options.output.stem}-{n + 1}")

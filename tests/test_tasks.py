@@ -247,6 +247,8 @@ def test_the_refiner_is_told_the_aesthetic_score(tiny_folder: Path, refiner_fold
     assert negative.context.any(), "no negative prompt is the encoded empty text for a refiner"
     assert (plan.request.refine_at, plan.handoff, plan.steps) == (0.8, 23, 30)  # t 232, and then 199
     assert [number for number, _ in plan.stages()] == [0, 1]
+    edge = pipe.plan(sdxl.Request("cat", steps=50, refine_at=0.799))
+    assert edge.schedule.timesteps[edge.handoff - 1] == 201, "a timestep at the cutoff itself is the base's"
 
 
 def test_every_task_passes_through_the_one_loop(
@@ -335,6 +337,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     (folder / "truncated.png").write_bytes(data[: len(data) // 2])
     (folder / "text.png").write_text("<html>404</html>")
     Image.new("1", (20000, 20000)).save(folder / "bomb.png")
+    Image.new("1", (8300, 8300)).save(folder / "large.png")
     Image.new("F", (8, 8)).save(folder / "float.tiff")
     return {path.stem: path for path in folder.iterdir()}
 
@@ -345,6 +348,7 @@ def test_bad_pictures(tmp_path: Path, tiny_pipe: sdxl.Pipeline) -> None:
         paths["truncated"]: "truncated.png cannot be read (",
         paths["text"]: "text.png is not a picture in a format that is known here",
         paths["bomb"]: "bomb.png has too many pixels",
+        paths["large"]: "large.png is 8300 x 8300; at most 67108864 pixels are read",
         paths["float"]: "float.tiff has floating-point pixels",
         tmp_path / "nowhere.png": "nowhere.png does not exist",
     }.items():
