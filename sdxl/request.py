@@ -121,7 +121,7 @@ class Request:
         for needed, names in (("image", ("mask", "strength", "outpaint")), ("mask", ("mask_padding", "feather"))):
             has_it = self.repaints if needed == "mask" else self.image is not None
             if not has_it and (lost := [name for name in names if getattr(self, name) not in (None, 0)]):
-                raise ArgumentError(f"{lost[0]} is given without {needed}; it needs one")
+                raise ArgumentError(f"{lost[0]} is given without {needed}; give {needed} too")
         if self.image is None:
             return
         from .image import open_sources  # here, since it needs torch
