@@ -7,7 +7,6 @@ A single file says nothing about what its shapes do not show; our own writer put
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from .keymap import (
     unet_rows,
     vae_rows,
 )
-from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors
+from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors, weight_files
 from .tokenizer import TokenizerConfig
 from .unet import UNet
 from .vae import VAE as VAEModel
@@ -302,18 +301,6 @@ def _open_folder(path: Path, variant: str | None) -> Checkpoint:
             for part, table in rows.items()
         },
     )
-
-
-def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
-    """Which of the files of a component's folder to read: the variant if there is one, else the plain one."""
-    for middle in [f".{variant}", ""] if variant else [""]:
-        for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
-            if name in names:
-                shards = re.compile(re.escape(stem) + re.escape(middle) + r"-\d+-of-\d+" + r"\.safetensors")
-                older = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(middle) + r"\.safetensors")
-                matching = [other for other in names if shards.fullmatch(other) or older.fullmatch(other)]
-                return [name, *(matching if name.endswith(".json") else [])]
-    return []
 
 
 def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import miniature
 from .errors import CheckpointError, HubError
-from .tensorfile import read_json
+from .tensorfile import read_json, weight_files
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
@@ -127,8 +127,6 @@ def _components(hub: Any, name: str, revision: str | None) -> list[str]:
 
 def _pick(files: list[str], folder: str, variant: str | None) -> list[str]:
     """The weight files of a component: the variant's, else the plain ones, else the fp16 ones."""
-    from .checkpoint import weight_files
-
     stem = "model" if folder.startswith("text_encoder") else "diffusion_pytorch_model"
     names = [file[len(folder) :] for file in files if file.startswith(folder)]
     chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))

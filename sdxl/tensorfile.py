@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -134,6 +135,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch it again")
     return data
+
+
+def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
+    """Which of the files of a component's folder to read: the variant if there is one, else the plain one."""
+    for middle in [f".{variant}", ""] if variant else [""]:
+        for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
+            if name in names:
+                shards = re.compile(re.escape(stem) + re.escape(middle) + r"-\d+-of-\d+" + r"\.safetensors")
+                older = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(middle) + r"\.safetensors")
+                matching = [other for other in names if shards.fullmatch(other) or older.fullmatch(other)]
+                return [name, *(matching if name.endswith(".json") else [])]
+    return []
 
 
 def open_shards(index: Path) -> list[TensorFile]:
