@@ -5,17 +5,16 @@ Sizes are (height, width), boxes (left, top, right, bottom) as in PIL.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
-from .errors import ArgumentError, SDXLWarning
-from .image import resize, resize_mask, to_tensor
+from .errors import ArgumentError
+from .image import MOST_PIXELS, resize, resize_mask, to_tensor
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -68,32 +67,30 @@ class Canvas:
         """
         if self.mask is None:
             return result
-        whole = to_tensor(resize(self.picture, self.result_size)).to(result)
+        whole = to_tensor(resize(self.picture, self.result_size))
         own_size = self.result_size == self.original_size
         left, top, right, bottom = self.box if own_size else (0, 0, self.size[1], self.size[0])
         kept = whole[:, top:bottom, left:right]
-        share = self._share().to(result)[:, top:bottom, left:right]
-        if result.shape != kept.shape:
+        share, work = self._share()[:, top:bottom, left:right], result.cpu()  # not every device can resize like this
+        if work.shape != kept.shape:
             size = list(kept.shape[1:])
-            result = F.interpolate(result[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
-        whole[:, top:bottom, left:right] = result * share + kept * (1 - share)
-        return whole
+            work = F.interpolate(work[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        whole[:, top:bottom, left:right] = work * share + kept * (1 - share)
+        return whole.to(result.device)
 
     def _share(self) -> Tensor:
-        """How much of each pixel (1, H, W) is the result's: all within the mask, rising over `feather` pixels from its
-        edge inwards, nothing outside.
+        """How much of each pixel (1, H, W) is the result's: nothing outside the mask, all inside; with `feather` it
+        rises in that many equal steps from the mask's edge inwards. The picture's own border is no edge.
         """
         assert self.mask is not None
-        inside = resize_mask(self.mask, self.result_size).point([0] + [255] * 255)
-        if self.feather:
-            padded = Image.new("L", (inside.width + 2 * self.feather, inside.height + 2 * self.feather), 255)
-            padded.paste(inside, (self.feather, self.feather))
-            for _ in range(self.feather):
-                padded = padded.filter(ImageFilter.MinFilter(3))
-            blurred = padded.filter(ImageFilter.BoxBlur(self.feather))
-            edge = (self.feather, self.feather, self.feather + inside.width, self.feather + inside.height)
-            inside = Image.composite(blurred.crop(edge), Image.new("L", inside.size, 0), inside)
-        return to_tensor(inside)
+        inside = (to_tensor(resize_mask(self.mask, self.result_size)) > 0).float()
+        shrunk = F.pad(inside, [self.feather] * 4, value=1.0)[None]
+        depth = shrunk
+        for _ in range(self.feather):
+            shrunk = -F.max_pool2d(-shrunk, 3, stride=1, padding=1)
+            depth = depth + shrunk
+        height, width = inside.shape[1:]
+        return depth[0, :, self.feather :, self.feather :][:, :height, :width] / (self.feather + 1)
 
 
 def make_canvas(
@@ -112,10 +109,6 @@ def make_canvas(
     larger on every side and in the proportions of the work, and `native` stands in for what is left open.
     """
     whole = (0, 0, *picture.size)
-    if mask is not None and mask.getbbox() is None:
-        warnings.warn(
-            "the mask is black everywhere, so nothing is repainted: white is what changes", SDXLWarning, stacklevel=2
-        )
     if padding is not None and mask is not None:
         size = asked[0] or native[0], asked[1] or native[1]
         box = _window(mask.getbbox() or whole, padding, size, whole)
@@ -127,7 +120,7 @@ def make_canvas(
             "give width and height to enlarge it"
         )
     own = picture.height, picture.width
-    return Canvas(picture, mask, whole, size, own if asked == (None, None) else size, feather)
+    return Canvas(picture, mask, whole, size, own if mask is not None and asked == (None, None) else size, feather)
 
 
 def _window(box: Box, padding: int, size: Size, whole: Box) -> Box:
@@ -156,7 +149,10 @@ def extend(
     repaints them, beside what `mask` does already.
     """
     left, top, right, bottom = borders
+    width, height = left + picture.width + right, top + picture.height + bottom
+    if width * height > MOST_PIXELS:
+        raise ArgumentError(f"outpaint makes the picture {width} x {height}; at most {MOST_PIXELS} pixels are drawn")
     grown = np.pad(np.asarray(picture), ((top, bottom), (left, right), (0, 0)), mode="edge")
-    larger = Image.new("L", (grown.shape[1], grown.shape[0]), 255)
+    larger = Image.new("L", (width, height), 255)
     larger.paste(mask or Image.new("L", picture.size, 0), (left, top))
     return Image.fromarray(grown), larger

@@ -17,8 +17,8 @@ from .request import Request
 from .version import __version__
 
 DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
-_SOURCES = ("image", "mask")
-_REPEATED = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed", *_SOURCES)
+_SOURCES = ("image", "mask", "latents")
+_REPEATED = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed", "image", "mask")
 _LOADING = ("model", "refiner", "unet", "vae", "revision", "variant", "dtype", "offload")
 
 
@@ -165,19 +165,31 @@ def _generate(options: argparse.Namespace) -> None:
     from .png import check_writable, save_png
 
     check_writable(options.output)
+    files = [path for name in _SOURCES for path in _paths(given.get(name))]
     for name in ("latents", "image"):
         if isinstance(path := given.get(name), Path) and (name == "latents" or path.suffix == ".safetensors"):
             given[name] = _read_latents(path, name)
     request = Request(**given)  # wrong arguments are told, and pictures opened, before the model is loaded
     given |= {name: getattr(request, name) for name in _SOURCES}
     _compare_sources(request, hashes)
+    outputs = _outputs(options.output, len(request.prompts) * request.num_images)
+    if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
+        raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
     loading = {"model": DEFAULT_MODEL, "offload": "stage", **loading}  # each part is used once
     pipe = Pipeline.from_pretrained(device=options.device, **loading)
     result = pipe(**given, progress=not options.quiet)
-    for n, (image, parameters) in enumerate(zip(result.images, result.parameters, strict=True)):
-        path = options.output if len(result.seeds) == 1 else options.output.with_stem(f"{options.output.stem}-{n + 1}")
+    for path, image, parameters, seed in zip(outputs, result.images, result.parameters, result.seeds, strict=True):
         save_png(image, path, parameters)
-        print(f"{path}  seed {result.seeds[n]}")
+        print(f"{path}  seed {seed}")
+
+
+def _paths(value: Any) -> list[Path]:
+    return [value] if isinstance(value, Path) else value if isinstance(value, list) else []
+
+
+def _outputs(path: Path, count: int) -> list[Path]:
+    """Where the pictures go: several get numbers."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(count)]
 
 
 def _replay(
@@ -189,12 +201,11 @@ def _replay(
     recorded = read_parameters(source)
     known = {each.name for each in fields(Request)}
     request = {name: value for name, value in recorded["request"].items() if name in known}
-    absent = {name: value for name in ("latents", *_SOURCES) if (value := request.pop(name, None)) is not None}
-    for name in absent:
+    hashes = {name: str(value) for name in _SOURCES if (value := request.pop(name, None)) is not None}
+    for name in hashes:
         if name not in given:
             raise ArgumentError(f"{source} was made from {name}, which it does not hold; give it again with --{name}")
     model = {name: value for name, value in recorded["model"].items() if name in _LOADING}
-    hashes = {name: str(value) for name, value in absent.items() if name in _SOURCES}
     return request | given, model | loading, hashes
 
 

@@ -24,7 +24,7 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     for all or one for each; or, of an image, latents.
     """
     if isinstance(value, Tensor):
-        return _open_tensor(value, name)
+        return _open_tensor(value, name, count)
     several = isinstance(value, Sequence) and not isinstance(value, str)
     sources = list(value) if several else [value]
     if not sources or not all(isinstance(each, (Image.Image, str, Path)) for each in sources):
@@ -36,17 +36,26 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     return tuple((open_mask if name == "mask" else open_picture)(each, name) for each in sources)
 
 
-def _open_tensor(value: Tensor, name: str) -> tuple[Image.Image, ...] | Tensor:
+def _open_tensor(value: Tensor, name: str, count: int) -> tuple[Image.Image, ...] | Tensor:
     if value.ndim != 4 or 0 in value.shape or value.shape[1] not in ((1,) if name == "mask" else (3, 4)):
         kinds = "(B, 1, H, W) in 0..1" if name == "mask" else "(B, 3, H, W) in 0..1, or latents (B, 4, h, w)"
         raise ArgumentError(f"{name} has shape {list(value.shape)}; as a tensor it must be {kinds}")
-    if not value.isfinite().all():
-        raise ArgumentError(f"{name} has NaN or infinity in it; check where it comes from")
     if value.shape[1] == 4:
-        return value
-    if value.min() < 0 or value.max() > 1:
+        return check_latents(value, name)
+    if len(value) not in (1, count):
+        raise ArgumentError(f"{name} has {len(value)} entries for {count} prompts; give one for each, or a single one")
+    if not (value.min() >= 0 and value.max() <= 1):
         raise ArgumentError(f"{name} has values outside 0..1; divide 8-bit values by 255")
     return tuple(to_pil(value))
+
+
+def check_latents(value: Any, name: str) -> Tensor:
+    """Latents (B, C, h, w) of finite numbers, or an `ArgumentError`."""
+    if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
+        raise ArgumentError(f"{name} must be a torch tensor of latents (B, 4, h, w) with floating-point numbers")
+    if not value.isfinite().all():
+        raise ArgumentError(f"{name} has NaN or infinity in it; check where it comes from")
+    return value
 
 
 def open_picture(source: Picture, name: str = "image") -> Image.Image:
@@ -81,7 +90,7 @@ def _load(source: Picture, name: str, ground: str) -> Image.Image:
             raise ArgumentError(f"{where} has too many pixels to be read safely; make it smaller") from error
         except UnidentifiedImageError as error:
             raise ArgumentError(f"{where} is not a picture in a format that is known here") from error
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, TypeError) as error:
             raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, fetch it again") from error
 
 

@@ -23,7 +23,7 @@ from .image import fingerprint, to_pil, to_tensor
 from .keymap import UNET, VAE
 from .plan import Plan, make_plan
 from .request import Request, spread
-from .samplers import SAMPLERS, Denoiser, Sampler
+from .samplers import SAMPLERS, Denoiser, Sampler, Step
 from .unet import UNet
 from .vae import VAE as VAEModel
 from .version import __version__
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Output = Literal["pil", "tensor", "latent"]
 Offload = Literal["none", "stage"]
 Method = TypeVar("Method", bound=Callable[..., Any])
-_SOURCES = ("image", "mask")
+_SOURCES = ("image", "mask", "latents")  # recorded by their content
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,12 @@ class Pipeline:
             expert.load()
         self._vae()
 
+    def _release(self, *parts: Part[Any]) -> None:
+        """Give memory back when a part has done its work, if it is to be given back."""
+        if self.offload == "stage":
+            for part in parts:
+                part.release()
+
     @property
     def about(self) -> Description:
         """Everything about the model but its weights."""
@@ -261,21 +267,25 @@ class Pipeline:
         if not plan.steps:  # strength 0: the picture as it is
             yield PipelineStep(0, 0, plan.sigmas[0], x, x)
         for number, sigmas in plan.stages():
-            denoise = self._denoiser(number, plan, start)
-            for step in _sampler(plan.request)(denoise, x, sigmas, noise):
+            for step in self._stage(number, sigmas, x, plan, start, noise):
                 x, index = step.x, index + 1
                 latents = self._result(x, plan, start) if index == plan.steps else x
                 yield PipelineStep(index - 1, plan.steps, step.sigma, latents, step.denoised)
-            del denoise  # it holds the UNet
-            if self.offload == "stage":
-                self.experts[number].unet.release()
+
+    def _stage(
+        self, number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, start: Start, noise: Noise
+    ) -> Iterator[Step]:
+        """The steps of one expert."""
+        try:
+            yield from _sampler(plan.request)(self._denoiser(number, plan, start), x, sigmas, noise)
+        finally:
+            self._release(self.experts[number].unet, self.experts[number].text)
 
     def _denoiser(self, number: int, plan: Plan, start: Start) -> Denoiser:
         """What an expert makes of x, with the picture's known part kept."""
         expert, request = self.experts[number], plan.request
         positive, negative = expert.condition(plan)
-        if self.offload == "stage":
-            expert.text.release()
+        self._release(expert.text)
         unet = expert.unet()
         inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
         network = with_channels(unet, cast(Tensor, start.channels)) if inpaints else unet
@@ -346,8 +356,6 @@ class Pipeline:
         for picture in {id(picture): picture for picture in pictures}.values():
             rows = [i for i, each in enumerate(pictures) if each is picture]
             latents[rows] = self.encode(picture[None], draws[rows])
-        if self.offload == "stage":
-            self._vae.release()
         return latents
 
     @torch.no_grad()
@@ -358,6 +366,7 @@ class Pipeline:
         vae = self.vae
         weight = vae.post_quant_conv.weight
         latents = vae.encode((pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
+        self._release(self._vae)
         if not bool(latents.isfinite().all()):
             raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
         return latents
@@ -368,6 +377,7 @@ class Pipeline:
         vae = self.vae
         weight = vae.post_quant_conv.weight
         pixels = torch.cat([vae.decode(z[None].to(weight.device, weight.dtype)).float() for z in latents])
+        self._release(self._vae)
         if not bool(pixels.isfinite().all()):
             raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
         return (pixels / 2 + 0.5).clamp(0, 1)
@@ -375,8 +385,6 @@ class Pipeline:
     def _finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The pictures (3, H, W) in 0..1, with what a mask keeps put back."""
         pixels = self.decode(latents)
-        if self.offload == "stage":
-            self._vae.release()
         return (
             [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)] if plan.canvases else [*pixels]
         )
@@ -386,9 +394,8 @@ class Pipeline:
         are named by their content.
         """
         request, count = plan.request, len(plan.seeds)
-        common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in ("latents", *_SOURCES)}
+        common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in _SOURCES}
         model = {**self.source, "dtype": str(self.dtype).removeprefix("torch.")}
-        given = {"latents": "given by the caller, not recorded"} if request.latents is not None else {}
         sources = {
             name: [fingerprint(each) for each in spread(getattr(request, name), count)]
             for name in _SOURCES
@@ -402,9 +409,7 @@ class Pipeline:
                 own[name] = None if texts is None else texts[i // request.num_images]
             own |= {name: hashes[i] for name, hashes in sources.items()}
             version = f"sdxl {__version__}"
-            pictures.append(
-                {"version": version, "torch": torch.__version__, "model": model, "request": common | own | given}
-            )
+            pictures.append({"version": version, "torch": torch.__version__, "model": model, "request": common | own})
         return pictures
 
 

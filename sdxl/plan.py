@@ -6,6 +6,7 @@ Everything that can be wrong with the arguments is told here or in `Request`, be
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +17,8 @@ from .canvas import Canvas, extend, make_canvas
 from .checkpoint import Description
 from .conditioning import Sizes
 from .config import ModelConfig
-from .errors import ArgumentError
-from .image import MOST_PIXELS
+from .errors import ArgumentError, SDXLWarning
+from .image import MOST_PIXELS, to_tensor
 from .request import Request, Size, spread
 from .schedule import Schedule, make_schedule
 
@@ -79,9 +80,10 @@ def make_plan(request: Request, about: Description, refiner: Description | None 
     spacing = request.schedule or about.schedule.spacing
     strength = request.strength
     if request.image is not None and strength is None:
-        strength = REPAINT_STRENGTH if request.repaints else STRENGTH
+        strength = REPAINT_STRENGTH if request.repaints and about.config.kind != "refiner" else STRENGTH
     schedule = make_schedule(about.schedule, spacing, request.steps, sampler)
     first = request.steps - _steps_left(request.steps, strength)
+    _warn_of_idle_masks(request, about.config, canvases, request.steps - first)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -145,10 +147,6 @@ def _canvases(request: Request, config: ModelConfig, count: int) -> tuple[Canvas
         )
         for picture, mask in sources
     ]
-    if count % number:
-        raise ArgumentError(
-            f"{number} pictures do not go evenly into {count}; give one for each prompt, or a single one"
-        )
     return tuple(spread(made, count))
 
 
@@ -220,6 +218,22 @@ def _steps_left(steps: int, strength: float | None) -> int:
             f"strength {strength} of {steps} steps leaves none; raise one of them (strength 0 gives the picture back)"
         )
     return left
+
+
+def _warn_of_idle_masks(request: Request, config: ModelConfig, canvases: Sequence[Canvas], steps: int) -> None:
+    """A mask may miss every latent's pixel, or be too dark for the number of steps, and then changes nothing."""
+    factor, least = config.vae.factor, 0.5 if config.kind == "inpainting" else 1 / max(steps, 1)
+    if canvases and request.repaints:
+        masks = [canvas.strengths for canvas in {id(canvas): canvas for canvas in canvases}.values()]
+    else:
+        masks = [to_tensor(mask) for mask in request.masks or ()]
+    if any(mask[:, ::factor, ::factor].max() < least - 1e-4 for mask in masks):
+        warnings.warn(
+            "the mask repaints nothing: it is black, or too small or too dark for this size and number of steps; "
+            "white is repainted, and mask_padding enlarges what is small",
+            SDXLWarning,
+            stacklevel=2,
+        )
 
 
 def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:

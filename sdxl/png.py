@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from .errors import ArgumentError, OutputError
 
@@ -94,7 +94,7 @@ def read_parameters(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(_CHUNK)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ArgumentError(f"{path} cannot be read as a picture: {error}") from error
     if text is None:
         raise ArgumentError(f"{path} does not say how it was made: only PNGs that sdxl wrote can be replayed")

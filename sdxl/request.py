@@ -114,13 +114,17 @@ class Request:
             raise ArgumentError(
                 f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1, or a list of them"
             )
+        if self.latents is not None:
+            from .image import check_latents  # here, since it needs torch
+
+            check_latents(self.latents, "latents")
         self._check_sources()
 
     def _check_sources(self) -> None:
         """Open the pictures: afterwards `image` is a tuple of RGB pictures or latents, `mask` a tuple of grey ones."""
         for needed, names in (("image", ("mask", "strength", "outpaint")), ("mask", ("mask_padding", "feather"))):
             has_it = self.repaints if needed == "mask" else self.image is not None
-            if not has_it and (lost := [name for name in names if getattr(self, name) not in (None, 0)]):
+            if not has_it and (lost := [name for name in names if getattr(self, name) is not self._default(name)]):
                 raise ArgumentError(f"{lost[0]} is given without {needed}; give {needed} too")
         if self.image is None:
             return
@@ -134,6 +138,9 @@ class Request:
             raise ArgumentError(
                 f"outpaint is {self.outpaint}; it needs a picture (not latents) and at least one border above 0"
             )
+
+    def _default(self, name: str) -> Any:
+        return type(self).__dataclass_fields__[name].default
 
     def _check_mask_sizes(self) -> None:
         if self.pictures is None or self.masks is None:

@@ -81,6 +81,17 @@ def test_sources_are_recorded_and_replayed(generate: Any, tmp_path: Path, capsys
         generate("--from", str(first), *other, model=None, output="s.png")
 
 
+def test_a_source_is_not_overwritten(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "p-2.png")
+    before = (tmp_path / "p-2.png").read_bytes()
+    flags = ["--prompt", "cat", "--steps", "4", "--image", str(tmp_path / "p-2.png")]
+    for more, output in (([], "p-2.png"), (["--num-images", "2"], "p.png")):
+        status, _ = generate(*flags, *more, output=output)
+        assert status == 2
+        assert "p-2.png is a source and would be overwritten" in capsys.readouterr().err
+    assert (tmp_path / "p-2.png").read_bytes() == before
+
+
 def test_outpainting(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.effect_noise((40, 48), 90).convert("RGB").save(tmp_path / "source.png")
     flags = ["--prompt", "cat", "--steps", "2", "--image", str(tmp_path / "source.png")]
@@ -119,6 +130,9 @@ def test_latents(generate: Any, tmp_path: Path) -> None:
         assert a.tobytes() == b.tobytes()
     status, _ = generate("--from", str(one))
     assert status == 2
+    save_file({"latents": start + 1}, tmp_path / "other.safetensors")
+    with pytest.warns(sdxl.errors.SDXLWarning, match="--latents is not the one"):
+        generate("--from", str(one), "--latents", str(tmp_path / "other.safetensors"), output="r.png")
 
 
 def test_every_argument_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
