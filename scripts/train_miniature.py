@@ -47,21 +47,19 @@ REFINER_STEPS = 200  # the refiner's share of the 1000 timesteps
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long each stage trains, and on how many pictures; `simple` ones show one thing, square, whole and sharp."""
+    """How long each stage trains, on how many pictures, and with how many things in each (None: one or two)."""
 
     autoencoder: Plan
     base: Plan
     refiner: Plan
     scenes: int
     refiner_scenes: int
-    simple: bool = False
+    things: int | None = None
 
 
 RECIPES = {
     "cpu": Recipe(Plan(5400, 16, 2e-3, decay=0.999), Plan(3800, 32, 2e-3), Plan(600, 32, 2e-3), 24000, 4000),
-    "smoke": Recipe(
-        Plan(900, 16, 2e-3), Plan(1000, 24, 2e-3, decay=0.98), Plan(20, 24, 2e-3, 5), 4000, 400, simple=True
-    ),
+    "smoke": Recipe(Plan(800, 16, 2e-3), Plan(1300, 24, 2e-3, decay=0.98), Plan(20, 24, 2e-3, 5), 4000, 400, things=1),
     "cuda": Recipe(
         Plan(3500, 128, 2e-3, decay=0.999), Plan(1500, 256, 2e-3, decay=0.998), Plan(500, 256, 2e-3), 80000, 16000
     ),
@@ -259,13 +257,13 @@ def train(run: Run, recipe: Recipe, out: Path) -> None:
 
     about = describe(vocabulary, vae.config.scaling_factor, refiner=False)
     base = make_base(about, run)
-    stored = store_latents(run, vae, recipe.scenes, refiner=False, simple=recipe.simple)
+    stored = store_latents(run, vae, recipe.scenes, refiner=False, things=recipe.things)
     train_base(run, recipe.base, stored, base, about, vae)
     write(out / "base", about, {**base, VAE: vae})
 
     about = describe(vocabulary, vae.config.scaling_factor, refiner=True)
     refiner, text = make_refiner(about, run), base[TEXT_2]
-    stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True, simple=recipe.simple)
+    stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True, things=recipe.things)
     train_refiner(run, recipe.refiner, stored, refiner, text, about)
     write(out / "refiner", about, {UNET: refiner, TEXT_2: text, VAE: vae})
 

@@ -39,14 +39,9 @@ class Example:
         return (*self.original, *self.crop, *last)
 
 
-def random_example(rng: Generator, bucket: tuple[int, int], flawed: bool, simple: bool = False) -> Example:
-    """A scene; one in five is cropped, four in ten were drawn smaller and enlarged, or larger and reduced.
-
-    `simple`: one thing, whole and sharp.
-    """
-    if simple:
-        return Example(random_scene(rng, 1), bucket, (0, 0), bucket)
-    scene = random_scene(rng, flawed=flawed and rng.random() < 0.8)
+def random_example(rng: Generator, bucket: tuple[int, int], flawed: bool, things: int | None = None) -> Example:
+    """A scene; one in five is cropped, four in ten were drawn smaller and enlarged, or larger and reduced."""
+    scene = random_scene(rng, things, flawed=flawed and rng.random() < 0.8)
     crop = tuple(int(n) for n in rng.integers(0, MOST_CROP + 1, 2)) if rng.random() < 0.2 else (0, 0)
     scale = 1.0
     if rng.random() < 0.4:
@@ -106,16 +101,19 @@ class Latents:
 
 
 @torch.no_grad()
-def store_latents(run: Run, vae: VAE, count: int, refiner: bool, simple: bool = False) -> list[Latents]:
-    """Draw and encode the pictures once: half of them square, the rest in the other buckets; all square if `simple`."""
+def store_latents(run: Run, vae: VAE, count: int, refiner: bool, things: int | None = None) -> list[Latents]:
+    """Draw and encode the pictures once: half of them square, the rest in the other buckets.
+
+    `things` is how many a scene has (None: one or two).
+    """
     path = run.work / f"latents_{'refiner' if refiner else 'base'}.pt"
     if path.exists():
         return [Latents(*entry) for entry in torch.load(path)]
     stored = []
-    for index, bucket in enumerate(BUCKETS[:1] if simple else BUCKETS):
+    for index, bucket in enumerate(BUCKETS):
         rng, noise = run.numpy(4 + refiner, index), run.torch(6 + refiner, index)
-        number = count if simple else count // 2 if index == 0 else count // 8
-        examples = [random_example(rng, bucket, refiner, simple) for _ in range(number)]
+        number = count // 2 if index == 0 else count // 8
+        examples = [random_example(rng, bucket, refiner, things) for _ in range(number)]
         z = []
         for x in DataLoader(Pictures(examples), batch_size=64, num_workers=run.workers):
             draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)

@@ -126,14 +126,19 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """About U V^T of each singular value decomposition U S V^T: five Newton-Schulz steps of fifth order.
 
-    matrices (N, rows, columns).
+    matrices (N, rows, columns). A step multiplies X by a polynomial of X X^T, so all of them are taken on this small
+    square matrix, and X is multiplied once.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[1], device=x.device, dtype=x.dtype).expand_as(gram)
+    product = identity
     for _ in range(5):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        step = 3.4445 * identity + torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        product, gram = step @ product, step @ gram @ step
+    x = product @ x
     return x if wide else x.mT
 
 
