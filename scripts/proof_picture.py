@@ -17,13 +17,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from sdxl.device import default_dtype
+
 PROMPT = "A mecha robot in a favela in expressionist style"
 
 
 def main() -> None:
+    dtype = str(default_dtype(torch.device("cpu"))).removeprefix("torch.")
     print(
         f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{time.strftime('%Y-%m-%d')}, float32"
+        f"{time.strftime('%Y-%m-%d')}, {dtype}",
+        flush=True,
     )
     with tempfile.TemporaryDirectory() as name:
         model, picture = Path(name) / "base.safetensors", Path(name) / "picture.png"
