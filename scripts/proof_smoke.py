@@ -1,4 +1,4 @@
-"""Proof: a training run of ten minutes already draws more than half of the one-object prompts right (`make smoke`)."""
+"""Judge a short training run: it passes if more than half of the one-object prompts are drawn right (`make smoke`)."""
 
 from __future__ import annotations
 

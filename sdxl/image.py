@@ -24,7 +24,9 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     for all or one for each; or, of an image, latents.
     """
     if isinstance(value, Tensor):
-        return _open_tensor(value, name, count)
+        value = _from_tensor(value, name)
+    if isinstance(value, Tensor):
+        return value
     several = isinstance(value, Sequence) and not isinstance(value, str)
     sources = list(value) if several else [value]
     if not sources or not all(isinstance(each, (Image.Image, str, Path)) for each in sources):
@@ -36,17 +38,16 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     return tuple((open_mask if name == "mask" else open_picture)(each, name) for each in sources)
 
 
-def _open_tensor(value: Tensor, name: str, count: int) -> tuple[Image.Image, ...] | Tensor:
+def _from_tensor(value: Tensor, name: str) -> list[Image.Image] | Tensor:
+    """The pictures of a tensor, or latents as they are."""
     if value.ndim != 4 or 0 in value.shape or value.shape[1] not in ((1,) if name == "mask" else (3, 4)):
         kinds = "(B, 1, H, W) in 0..1" if name == "mask" else "(B, 3, H, W) in 0..1, or latents (B, 4, h, w)"
         raise ArgumentError(f"{name} has shape {list(value.shape)}; as a tensor it must be {kinds}")
     if value.shape[1] == 4:
         return check_latents(value, name)
-    if len(value) not in (1, count):
-        raise ArgumentError(f"{name} has {len(value)} entries for {count} prompts; give one for each, or a single one")
     if not (value.min() >= 0 and value.max() <= 1):
         raise ArgumentError(f"{name} has values outside 0..1; divide 8-bit values by 255")
-    return tuple(to_pil(value))
+    return to_pil(value)
 
 
 def check_latents(value: Any, name: str) -> Tensor:

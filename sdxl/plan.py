@@ -143,7 +143,7 @@ def _canvases(request: Request, config: ModelConfig, count: int) -> tuple[Canvas
             config.native_size,
             config.vae.factor,
             request.mask_padding,
-            request.feather,
+            request.feather or 0,
         )
         for picture, mask in sources
     ]

@@ -37,7 +37,7 @@ _NUMBERS = {
     "aesthetic_score": math.inf,
     "negative_aesthetic_score": math.inf,
 }
-_OPTIONAL = ("width", "height", "clip_skip", "mask_padding", "strength", "refine_at")
+_OPTIONAL = ("width", "height", "clip_skip", "mask_padding", "feather", "strength", "refine_at")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Request:
     mask_padding: int | None = _option(
         "work on the box around the mask, that many pixels larger, at the full size, and put it back"
     )
-    feather: int = _option("pixels from the mask's edge inwards over which the old picture fades", 0)
+    feather: int | None = _option("pixels from the mask's edge inwards over which the old picture fades (default: 0)")
     outpaint: Borders | None = _option("LEFT,TOP,RIGHT,BOTTOM pixels to paint around the picture")
     refine_at: float | None = _option("the part of the noise schedule after which the refiner goes on (default: 0.8)")
     aesthetic_score: float = _option("what the refiner is told about the picture, about 2 to 7", 6.0)
@@ -124,7 +124,7 @@ class Request:
         """Open the pictures: afterwards `image` is a tuple of RGB pictures or latents, `mask` a tuple of grey ones."""
         for needed, names in (("image", ("mask", "strength", "outpaint")), ("mask", ("mask_padding", "feather"))):
             has_it = self.repaints if needed == "mask" else self.image is not None
-            if not has_it and (lost := [name for name in names if getattr(self, name) is not self._default(name)]):
+            if not has_it and (lost := [name for name in names if getattr(self, name) is not None]):
                 raise ArgumentError(f"{lost[0]} is given without {needed}; give {needed} too")
         if self.image is None:
             return
@@ -138,9 +138,6 @@ class Request:
             raise ArgumentError(
                 f"outpaint is {self.outpaint}; it needs a picture (not latents) and at least one border above 0"
             )
-
-    def _default(self, name: str) -> Any:
-        return type(self).__dataclass_fields__[name].default
 
     def _check_mask_sizes(self) -> None:
         if self.pictures is None or self.masks is None:
