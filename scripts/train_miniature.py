@@ -10,14 +10,14 @@ import argparse
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from training_data import TRAIN_STEPS, Crops, Latents, Noised, random_example, store_latents, to_tensor
+from training_data import TRAIN_STEPS, Crops, Latents, Noised, World, store_latents, to_tensor
 from training_run import Plan, Run
 
 from sdxl.checkpoint import Description, open_checkpoint, save_folder
@@ -47,19 +47,21 @@ REFINER_STEPS = 200  # the refiner's share of the 1000 timesteps
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long each stage trains, on how many pictures, and with how many things in each (None: one or two)."""
+    """How long each stage trains, on how many pictures, of what."""
 
     autoencoder: Plan
     base: Plan
     refiner: Plan
     scenes: int
     refiner_scenes: int
-    things: int | None = None
+    world: World = field(default_factory=World)
 
 
 RECIPES = {
     "cpu": Recipe(Plan(5400, 16, 2e-3, decay=0.999), Plan(3800, 32, 2e-3), Plan(600, 32, 2e-3), 24000, 4000),
-    "smoke": Recipe(Plan(800, 16, 2e-3), Plan(1300, 24, 2e-3, decay=0.98), Plan(20, 24, 2e-3, 5), 4000, 400, things=1),
+    "smoke": Recipe(
+        Plan(1000, 16, 2e-3), Plan(1300, 48, 2e-3, decay=0.99), Plan(20, 24, 2e-3, 5), 8000, 400, World(1, side=64)
+    ),
     "cuda": Recipe(
         Plan(3500, 128, 2e-3, decay=0.999), Plan(1500, 256, 2e-3, decay=0.998), Plan(500, 256, 2e-3), 80000, 16000
     ),
@@ -75,7 +77,6 @@ BASE_UNET = UNetConfig(
     context_dim=2 * TEXT_DIM,
     vector_dim=TEXT_DIM + 6 * SIZE_DIM,
     size_dim=SIZE_DIM,
-    sample_size=(16, 16),
 )
 REFINER_UNET = UNetConfig(
     channels=(32, 64, 64, 64),
@@ -86,14 +87,13 @@ REFINER_UNET = UNetConfig(
     context_dim=TEXT_DIM,
     vector_dim=TEXT_DIM + 5 * SIZE_DIM,
     size_dim=SIZE_DIM,
-    sample_size=(16, 16),
 )
 
 
 # ---- autoencoder -----------------------------------------------------------------------------------------------------
 
 
-def train_autoencoder(run: Run, plan: Plan) -> VAEModel:
+def train_autoencoder(run: Run, plan: Plan, world: World) -> VAEModel:
     """The autoencoder, on crops."""
     torch.manual_seed(run.seed)
     vae = VAEModel(VAE_CONFIG).to(run.device)
@@ -102,28 +102,26 @@ def train_autoencoder(run: Run, plan: Plan) -> VAEModel:
     def loss(x: Tensor, noise: Tensor) -> Tensor:
         return autoencoder_loss(vae, x, noise, l1_weight=0.1, kl_weight=3e-5)
 
-    run.train("autoencoder", vae, plan, Crops(run, plan), loss)
+    run.train("autoencoder", vae, plan, Crops(run, plan, world), loss)
     return vae
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: VAEModel, device: torch.device) -> float:
+def reconstruction_psnr(vae: VAEModel, device: torch.device, world: World) -> float:
     """Mean PSNR in dB over 100 scenes of held-out combinations."""
     rng, values = np.random.default_rng(7), []
     for _ in range(100):
-        x = to_tensor([draw(random_scene(rng, unseen=True))]).to(device)
+        x = to_tensor([draw(random_scene(rng, unseen=True), world.buckets[0])]).to(device)
         error = (vae.decode(vae.encode(x)).clamp(-1, 1) - x) / 2
         values.append(float(-10 * error.square().mean().log10()))
     return float(np.mean(values))
 
 
 @torch.no_grad()
-def latent_scale(vae: VAEModel, run: Run) -> float:
+def latent_scale(vae: VAEModel, run: Run, world: World) -> float:
     """1 / the standard deviation of the latents of scenes, which `scaling_factor` brings to 1."""
-    rng = run.numpy(3)
-    latents = [
-        vae.encode(to_tensor([random_example(rng, (128, 128), False).pixels()]).to(run.device)) for _ in range(500)
-    ]
+    rng, size = run.numpy(3), world.buckets[0]
+    latents = [vae.encode(to_tensor([world.example(rng, size, False).pixels()]).to(run.device)) for _ in range(500)]
     return round(1 / float(torch.cat(latents).std()), 5)
 
 
@@ -181,21 +179,21 @@ def preview(run: Run, model: nn.ModuleDict, about: Description, vae: VAEModel) -
     pipeline = Pipeline.from_networks(about, model[UNET], vae, stages)
     pixels = pipeline(prompts, steps=12, seed=1, output="tensor", progress=False).images
     assert isinstance(pixels, Tensor)
-    sheet = pixels.reshape(2, 4, 3, 128, 128).permute(0, 3, 1, 4, 2).reshape(256, 512, 3)
+    side = pixels.shape[-1]
+    sheet = pixels.reshape(2, 4, 3, side, side).permute(0, 3, 1, 4, 2).reshape(2 * side, 4 * side, 3)
     Image.fromarray((sheet.cpu().numpy() * 255).round().astype(np.uint8)).save(run.work / "preview.png")
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
-def describe(vocabulary: Vocabulary, scale: float, refiner: bool) -> Description:
-    """Everything about the miniature but its weights."""
+def describe(vocabulary: Vocabulary, scale: float, refiner: bool, side: int) -> Description:
+    """Everything about the miniature but its weights; `side` is that of a square picture in pixels."""
     text = TextConfig(vocab_size=len(vocabulary.ids), dim=TEXT_DIM, ff_dim=4 * TEXT_DIM, layers=3, heads=1)
     second = replace(text, activation="gelu", projection_dim=TEXT_DIM)
     first = None if refiner else text
-    config = ModelConfig(
-        REFINER_UNET if refiner else BASE_UNET, replace(VAE_CONFIG, scaling_factor=scale), first, second
-    )
+    unet = replace(REFINER_UNET if refiner else BASE_UNET, sample_size=(side // 8, side // 8))
+    config = ModelConfig(unet, replace(VAE_CONFIG, scaling_factor=scale), first, second)
     tokenizers = {TEXT_2: TokenizerConfig(pad="!", vocabulary=vocabulary)}
     if not refiner:
         tokenizers[TEXT] = TokenizerConfig(vocabulary=vocabulary)
@@ -251,19 +249,22 @@ def train(run: Run, recipe: Recipe, out: Path) -> None:
     """All stages that are not done yet; the two folders are written to `out`."""
     run.work.mkdir(parents=True, exist_ok=True)
     vocabulary = make_vocabulary(run)
-    vae = train_autoencoder(run, recipe.autoencoder)
-    vae.config = replace(vae.config, scaling_factor=latent_scale(vae, run))
-    print(f"autoencoder: {reconstruction_psnr(vae, run.device):.2f} dB, scale {vae.config.scaling_factor}", flush=True)
+    vae = train_autoencoder(run, recipe.autoencoder, recipe.world)
+    vae.config = replace(vae.config, scaling_factor=latent_scale(vae, run, recipe.world))
+    print(
+        f"autoencoder: {reconstruction_psnr(vae, run.device, recipe.world):.2f} dB, scale {vae.config.scaling_factor}",
+        flush=True,
+    )
 
-    about = describe(vocabulary, vae.config.scaling_factor, refiner=False)
+    about = describe(vocabulary, vae.config.scaling_factor, False, recipe.world.side)
     base = make_base(about, run)
-    stored = store_latents(run, vae, recipe.scenes, refiner=False, things=recipe.things)
+    stored = store_latents(run, vae, recipe.scenes, False, recipe.world)
     train_base(run, recipe.base, stored, base, about, vae)
     write(out / "base", about, {**base, VAE: vae})
 
-    about = describe(vocabulary, vae.config.scaling_factor, refiner=True)
+    about = describe(vocabulary, vae.config.scaling_factor, True, recipe.world.side)
     refiner, text = make_refiner(about, run), base[TEXT_2]
-    stored = store_latents(run, vae, recipe.refiner_scenes, refiner=True, things=recipe.things)
+    stored = store_latents(run, vae, recipe.refiner_scenes, True, recipe.world)
     train_refiner(run, recipe.refiner, stored, refiner, text, about)
     write(out / "refiner", about, {UNET: refiner, TEXT_2: text, VAE: vae})
 

@@ -22,6 +22,29 @@ DROPPED = 0.1  # the share of captions that are left out, for guidance
 
 
 @dataclass(frozen=True)
+class World:
+    """What there is to see: how many things a scene has (None: one or two), and the side of a square picture."""
+
+    things: int | None = None
+    side: int = 128
+
+    @property
+    def buckets(self) -> tuple[tuple[int, int], ...]:
+        """The sizes (height, width) of its pictures."""
+        return tuple((height * self.side // 128, width * self.side // 128) for height, width in BUCKETS)
+
+    def example(self, rng: Generator, bucket: tuple[int, int], flawed: bool) -> Example:
+        """A scene; one in five is cropped, four in ten were drawn smaller and enlarged, or larger and reduced."""
+        scene = random_scene(rng, self.things, flawed=flawed and rng.random() < 0.8)
+        most = MOST_CROP * self.side // 128
+        crop = tuple(int(n) for n in rng.integers(0, most + 1, 2)) if rng.random() < 0.2 else (0, 0)
+        scale = 1.0
+        if rng.random() < 0.4:
+            scale = float(rng.uniform(0.2, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 2.0))
+        return Example(scene, bucket, crop, (round(bucket[0] * scale), round(bucket[1] * scale)))
+
+
+@dataclass(frozen=True)
 class Example:
     """A picture with everything that the models are told about it."""
 
@@ -39,16 +62,6 @@ class Example:
         return (*self.original, *self.crop, *last)
 
 
-def random_example(rng: Generator, bucket: tuple[int, int], flawed: bool, things: int | None = None) -> Example:
-    """A scene; one in five is cropped, four in ten were drawn smaller and enlarged, or larger and reduced."""
-    scene = random_scene(rng, things, flawed=flawed and rng.random() < 0.8)
-    crop = tuple(int(n) for n in rng.integers(0, MOST_CROP + 1, 2)) if rng.random() < 0.2 else (0, 0)
-    scale = 1.0
-    if rng.random() < 0.4:
-        scale = float(rng.uniform(0.2, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 2.0))
-    return Example(scene, bucket, crop, (round(bucket[0] * scale), round(bucket[1] * scale)))
-
-
 def to_tensor(pictures: list[Pixels]) -> Tensor:
     """Pictures (H, W, 3) in 0..1 to (B, 3, H, W) in -1..1."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() * 2 - 1
@@ -60,6 +73,7 @@ class Crops(Dataset[Batch]):
 
     run: Run
     plan: Plan
+    world: World
 
     def __len__(self) -> int:
         return self.plan.updates
@@ -69,11 +83,12 @@ class Crops(Dataset[Batch]):
         rng = self.run.numpy(1, step)
         large = step > 0.83 * self.plan.updates
         side, batch = (64, self.plan.batch // 2) if large else (32, self.plan.batch)
+        whole = self.world.side
         crops = []
         for _ in range(batch):
-            example = random_example(rng, (128, 128), flawed=bool(rng.random() < 0.1))
-            top, left = (int(n) for n in rng.integers(0, 128 - side + 1, 2))
-            crops.append(draw(example.scene, (128, 128), (top, left), example.original, (side, side)))
+            example = self.world.example(rng, (whole, whole), flawed=bool(rng.random() < 0.1))
+            top, left = (int(n) for n in rng.integers(0, whole - side + 1, 2))
+            crops.append(draw(example.scene, (whole, whole), (top, left), example.original, (side, side)))
         noise = torch.randn(batch, 4, side // 8, side // 8, generator=self.run.torch(2, step))
         return to_tensor(crops), noise
 
@@ -101,19 +116,16 @@ class Latents:
 
 
 @torch.no_grad()
-def store_latents(run: Run, vae: VAE, count: int, refiner: bool, things: int | None = None) -> list[Latents]:
-    """Draw and encode the pictures once: half of them square, the rest in the other buckets.
-
-    `things` is how many a scene has (None: one or two).
-    """
+def store_latents(run: Run, vae: VAE, count: int, refiner: bool, world: World) -> list[Latents]:
+    """Draw and encode the pictures once: half of them square, the rest in the other buckets."""
     path = run.work / f"latents_{'refiner' if refiner else 'base'}.pt"
     if path.exists():
         return [Latents(*entry) for entry in torch.load(path)]
     stored = []
-    for index, bucket in enumerate(BUCKETS):
+    for index, bucket in enumerate(world.buckets):
         rng, noise = run.numpy(4 + refiner, index), run.torch(6 + refiner, index)
         number = count // 2 if index == 0 else count // 8
-        examples = [random_example(rng, bucket, refiner, things) for _ in range(number)]
+        examples = [world.example(rng, bucket, refiner) for _ in range(number)]
         z = []
         for x in DataLoader(Pictures(examples), batch_size=64, num_workers=run.workers):
             draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)

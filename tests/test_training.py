@@ -159,13 +159,13 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(recipe: Any, tmp_p
             return super().torch(*place)
 
     with pytest.raises(KeyboardInterrupt):
-        recipe.train_autoencoder(Interrupted(resumed.work, 0, torch.device("cpu"), 0.0), plan)
-    first, second = (recipe.train_autoencoder(run, plan).state_dict() for run in (whole, resumed))
+        recipe.train_autoencoder(Interrupted(resumed.work, 0, torch.device("cpu"), 0.0), plan, recipe.World())
+    first, second = (recipe.train_autoencoder(run, plan, recipe.World()).state_dict() for run in (whole, resumed))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_run_refuses_to_go_on_with_another_recipe(recipe: Any, tmp_path: Path) -> None:
     plan = recipe.Plan(updates=1, batch=2, rate=1e-3, warmup=1)
-    recipe.train_autoencoder(recipe.Run(tmp_path, 0, torch.device("cpu")), plan)
+    recipe.train_autoencoder(recipe.Run(tmp_path, 0, torch.device("cpu")), plan, recipe.World())
     with pytest.raises(SystemExit, match="another recipe"):
-        recipe.train_autoencoder(recipe.Run(tmp_path, 1, torch.device("cpu")), plan)
+        recipe.train_autoencoder(recipe.Run(tmp_path, 1, torch.device("cpu")), plan, recipe.World())
