@@ -38,6 +38,7 @@ from .keymap import (
     unet_rows,
     vae_rows,
 )
+from .pack import packed
 from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors, weight_files
 from .tokenizer import TokenizerConfig
 from .unet import UNet
@@ -110,20 +111,40 @@ class Component:
             if self.key(row) in self.weights:
                 yield row.ours, _from_stored(self.weights.read(self.key(row)), self._op(row))
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    def load(
+        self, dtype: torch.dtype, device: torch.device, arithmetic: torch.dtype | None = None, pack: bool = False
+    ) -> nn.Module:
         """The network with its weights, ready to run. Where dtype and device match, nothing is copied.
 
-        Whoever opened the component has checked it; here a missing weight would still be an error.
+        `arithmetic` is the dtype that it is to compute in, if not that of its weights: biases and norms have it. `pack`
+        lays the weights out for a CPU. Whoever opened the component has checked it; here a missing weight would still
+        be an error.
         """
         model = self.build().requires_grad_(False).eval()
-        state = {name: value.to(device, dtype) for name, value in self.tensors()}
+        state = dict(self.tensors())
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         for row in self.rows:
             if row.ours not in state and self.unread(row):
-                state[row.ours] = torch.zeros(shapes[row.ours], dtype=dtype, device=device)
+                state[row.ours] = torch.zeros(shapes[row.ours])
         model.load_state_dict(state, assign=True)
+        del state
+        self._settle(model, dtype, device, arithmetic or dtype, pack)
         self.weights.close()
         return model
+
+    def _settle(
+        self, module: nn.Module, dtype: torch.dtype, device: torch.device, small: torch.dtype, pack: bool
+    ) -> None:
+        """Bring the mapped weights where they are to be, layer by layer, so that there are never two copies of all."""
+        for name, child in list(module.named_children()):
+            if pack and (layer := packed(child, dtype)):
+                setattr(module, name, layer)
+                self.weights.forget()
+            else:
+                self._settle(child, dtype, device, small, pack)
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.to(device, small if parameter.ndim == 1 else dtype)
+        self.weights.forget()
 
 
 @dataclass(frozen=True)

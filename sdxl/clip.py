@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TextConfig
-from .nn import Attention
+from .nn import Attention, Linear
 
 
 class FeedForward(nn.Module):
@@ -19,8 +19,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.quick = config.activation == "quick_gelu"
-        self.up = nn.Linear(config.dim, config.ff_dim)
-        self.down = nn.Linear(config.ff_dim, config.dim)
+        self.up = Linear(config.dim, config.ff_dim)
+        self.down = Linear(config.ff_dim, config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -53,14 +53,14 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(config.dim, config.norm_eps)
         self.projection = (
-            None if config.projection_dim is None else nn.Linear(config.dim, config.projection_dim, bias=False)
+            None if config.projection_dim is None else Linear(config.dim, config.projection_dim, bias=False)
         )
 
     def forward(self, ids: Tensor, clip_skip: int = 0) -> tuple[Tensor, Tensor | None]:
         """Encode ids (B, L) to the hidden state in front of the last `clip_skip` + 1 layers, without the final norm,
         (B, L, dim), and the pooled embedding (B, projection_dim), None without a projection.
         """
-        x = self.token_embed(ids) + self.position_embed.weight[: ids.shape[1]]
+        x = (self.token_embed(ids) + self.position_embed.weight[: ids.shape[1]]).to(self.norm_out.weight.dtype)
         stop = len(self.layers) - 1 - clip_skip
         for layer in self.layers[:stop]:
             x = layer(x)

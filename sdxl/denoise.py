@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,35 +12,71 @@ from torch import Tensor
 
 from .samplers import Denoiser
 from .schedule import Schedule
+from .unet import Text, UNet
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told beside the timestep: context (B, 77, D) and vector (B, V)."""
+    """What the UNet is told beside the timestep: context (B, 77, D) and vector (B, V).
+
+    `silent` says that the context is zeros.
+    """
 
     context: Tensor
     vector: Tensor
+    silent: bool = False
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
-        return Conditioning(self.context.to(device, dtype), self.vector.to(device, dtype))
+        return replace(self, context=self.context.to(device, dtype), vector=self.vector.to(device, dtype))
 
 
 class Network(Protocol):
-    """A UNet."""
+    """A UNet that knows its conditioning: x (B, C, H, W) and the timestep in, the raw output (B, 4, H, W) out."""
 
-    def __call__(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, t: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Told:
+    """A UNet with all that it computes from its conditioning alone, done once for all steps."""
+
+    unet: UNet
+    embs: dict[float, Tensor]  # (B, emb_dim) of each timestep
+    text: Text
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return self.unet.denoise(x, self.embs[t], self.text)
+
+    def last(self, count: int) -> Told:
+        """The same for the last `count` rows alone."""
+        embs = {t: emb[-count:] for t, emb in self.embs.items()}
+        return replace(self, embs=embs, text=[[(k[-count:], v[-count:]) for k, v in place] for place in self.text])
+
+
+def tell(unet: UNet, conditionings: Sequence[Conditioning], timesteps: Sequence[float]) -> Told:
+    """Tell a UNet the conditionings of the parts of its batch, in order; those with no text come first."""
+    heard = [each.context for each in conditionings if not each.silent] or [conditionings[-1].context]
+    vector = torch.cat([each.vector for each in conditionings])
+    times = torch.tensor(timesteps, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
+    embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1)), len(vector))
+    return Told(unet, dict(zip(timesteps, embs, strict=True)), unet.read(torch.cat(heard)))
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598). At a `scale` of at most 1 there is none."""
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598). At a `scale` of at most 1 there is none.
+
+    Outside of `interval`, from the lowest sigma to the highest, there is none either (Kynkaanniemi et al. 2024, arXiv
+    2404.07724).
+    """
 
     scale: float = 1.0
     rescale: float = 0.0
+    interval: tuple[float, float] = (0.0, math.inf)
 
-    @property
-    def active(self) -> bool:
-        return self.scale > 1
+    def active(self, sigma: float) -> bool:
+        """Whether it acts at that noise level."""
+        return self.scale > 1 and self.interval[0] <= sigma <= self.interval[1]
 
     def combine(self, negative: Tensor, positive: Tensor) -> Tensor:
         """Combine the network's raw outputs, (B, C, H, W) each.
@@ -56,26 +92,20 @@ class Guidance:
 
 
 def make_denoiser(
-    network: Network,
-    schedule: Schedule,
-    prediction: str,
-    guidance: Guidance,
-    positive: Conditioning,
-    negative: Conditioning,
+    network: Network, pair: Network, schedule: Schedule, prediction: str, guidance: Guidance, dtype: torch.dtype
 ) -> Denoiser:
-    """A `Denoiser` over float32 x. The network runs in the dtype of `positive`, everything else in float32."""
-    both = Conditioning(torch.cat([negative.context, positive.context]), torch.cat([negative.vector, positive.vector]))
-    given = both if guidance.active else positive
+    """A `Denoiser` over float32 x. The network runs in `dtype`, everything else in float32.
+
+    `network` is told the positive conditioning; `pair` the negative and the positive one, of a batch of twice the rows.
+    """
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         scale = 1 / math.sqrt(sigma**2 + 1)
-        scaled = (x * scale).to(given.context.dtype)
-        if guidance.active:
-            scaled = torch.cat([scaled, scaled])
-        t = torch.full((len(scaled),), schedule.timestep(sigma), dtype=torch.float32, device=x.device)
-        output = network(scaled, t, given.context, given.vector).to(x.dtype)
-        if guidance.active:
-            output = guidance.combine(*output.chunk(2))
+        scaled, t = (x * scale).to(dtype), schedule.timestep(sigma)
+        if guidance.active(sigma):
+            output = guidance.combine(*pair(torch.cat([scaled, scaled]), t).to(x.dtype).chunk(2))
+        else:
+            output = network(scaled, t).to(x.dtype)
         if prediction == "v_prediction":  # Salimans & Ho 2022, arXiv 2202.00512, appendix D, in sigma space
             return x * scale**2 - output * (sigma * scale)
         return x - output * sigma
@@ -86,9 +116,9 @@ def make_denoiser(
 def with_channels(network: Network, channels: Tensor) -> Network:
     """The 9-channel inpainting UNet as a network of 4 channels: mask and masked latents (B, 5, h, w) stand behind x."""
 
-    def concatenated(x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+    def concatenated(x: Tensor, t: float) -> Tensor:
         copies = len(x) // len(channels)  # guidance has doubled the batch
-        return network(torch.cat([x, channels.to(x.dtype).repeat(copies, 1, 1, 1)], dim=1), t, context, vector)
+        return network(torch.cat([x, channels.to(x.dtype).repeat(copies, 1, 1, 1)], dim=1), t)
 
     return concatenated
 

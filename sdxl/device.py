@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+import time
+from functools import cache
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 
 from .errors import ArgumentError
 
@@ -22,10 +26,34 @@ def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware computes it fast, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 and older cannot tell
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-    return torch.float32
+    return torch.bfloat16 if device.type == "cpu" and is_fast(torch.bfloat16, device) else torch.float32
+
+
+def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device computes in `dtype` faster than in float32."""
+    return device.type != "cpu" or matrix_rate(dtype) > 1.2 * matrix_rate(torch.float32)
+
+
+def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What a device computes in with weights of `dtype`: float32 where a CPU is slower in their own."""
+    return dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
+
+
+@cache
+def matrix_rate(dtype: torch.dtype) -> float:
+    """How fast this CPU multiplies matrices of a dtype, in FLOP/s.
+
+    Tried out, in some milliseconds: a processor that has instructions for a dtype need not be fast at it. (AVX-512's
+    for bfloat16 run at twice the rate of float32 on AMD's cores and at half of it on Intel's.)
+    """
+    rows, columns = 256, 1024
+    a, b = torch.ones(rows, columns, dtype=dtype), torch.ones(columns, columns, dtype=dtype)
+    seconds = math.inf
+    for _ in range(4):
+        began = time.perf_counter()
+        F.linear(a, b)
+        seconds = min(seconds, time.perf_counter() - began)
+    return 2 * rows * columns * columns / seconds
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

@@ -6,7 +6,7 @@ Base, inpainting model and refiner are values of it; the ensemble of the SDXL pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from .checkpoint import Checkpoint, Description
 from .conditioning import Sizes, TextStage, embed_sizes, encode_text
 from .denoise import Conditioning
+from .device import arithmetic
 from .keymap import TEXT, TEXT_2, UNET
+from .pack import can_pack
 from .plan import Plan
 from .tokenizer import Tokenizer
 from .unet import UNet
@@ -43,13 +45,16 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True)
 class Expert:
-    """`about` is the model that UNet and text encoders belong to."""
+    """`about` is the model that UNet and text encoders belong to, `dtype` that of their weights, `arithmetic` that in
+    which they compute.
+    """
 
     about: Description
     unet: Part[UNet]
     text: Part[list[TextStage]]
     device: torch.device
     dtype: torch.dtype
+    arithmetic: torch.dtype
 
     def load(self) -> None:
         """Load all of it now."""
@@ -58,12 +63,13 @@ class Expert:
 
     @torch.no_grad()
     def condition(self, plan: Plan) -> tuple[Conditioning, Conditioning]:
-        """Positive and negative conditioning of all B pictures, on the device in the UNet's dtype."""
+        """Positive and negative conditioning of all B pictures, as the UNet takes them."""
         request, stages = plan.request, self.text()
         prompts, skip = request.prompts, request.clip_skip or 0
         context, pooled = encode_text(stages, prompts, request.texts("prompt_2") or prompts, skip)
         negatives = request.texts("negative_prompt")
-        if negatives is None and self.about.zero_negative:
+        silent = negatives is None and self.about.zero_negative
+        if silent:
             bad_context, bad_pooled = torch.zeros_like(context), torch.zeros_like(pooled)
         elif request.guidance_scale > 1:
             negatives = negatives if negatives is not None else [""] * len(prompts)
@@ -73,7 +79,7 @@ class Expert:
             bad_context, bad_pooled = context, pooled  # without guidance nobody looks at them
         return (
             self._condition(context, pooled, plan.sizes),
-            self._condition(bad_context, bad_pooled, plan.negative_sizes),
+            replace(self._condition(bad_context, bad_pooled, plan.negative_sizes), silent=silent),
         )
 
     def _condition(self, context: Tensor, pooled: Tensor, sizes: Sequence[Sizes]) -> Conditioning:
@@ -82,15 +88,19 @@ class Expert:
         context, pooled = (part.repeat_interleave(len(sizes) // len(part), dim=0) for part in (context, pooled))
         numbers = [each.numbers(config.kind == "refiner") for each in sizes]
         embedded = torch.cat([embed_sizes(row, config.unet.size_dim) for row in numbers]).to(pooled)
-        return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.device, self.dtype)
+        return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.device, self.arithmetic)
 
 
 def make_expert(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Expert:
     """The expert of an opened checkpoint."""
     parts, about = checkpoint.components, checkpoint.about
+    computed = arithmetic(dtype, device)
+
+    def load(name: str) -> Any:
+        return parts[name].load(dtype, device, computed, pack=computed is dtype and can_pack(device))
 
     def load_text() -> list[TextStage]:
-        encoders: list[tuple[str, Any]] = [(n, parts[n].load(dtype, device)) for n in (TEXT, TEXT_2) if n in parts]
+        encoders: list[tuple[str, Any]] = [(n, load(n)) for n in (TEXT, TEXT_2) if n in parts]
         return [TextStage(Tokenizer(about.tokenizers[n], e.config.positions), e) for n, e in encoders]
 
-    return Expert(about, Part(lambda: cast(UNet, parts[UNET].load(dtype, device))), Part(load_text), device, dtype)
+    return Expert(about, Part(lambda: cast(UNet, load(UNET))), Part(load_text), device, dtype, computed)

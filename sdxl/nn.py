@@ -21,47 +21,73 @@ def sinusoidal(values: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
-    """Multi-head attention: q (B, L, C), k and v (B, M, C) -> (B, L, C)."""
-    q, k, v = (rearrange(x, "b l (h d) -> b h l d", h=heads) for x in (q, k, v))
-    x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return rearrange(x, "b h l d -> b l (h d)")
+class Linear(nn.Linear):
+    """A linear layer that computes in the dtype of x, whatever its weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that computes in the dtype of x, whatever its weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight.to(x.dtype), self.bias)
+
+
+KeysValues = tuple[Tensor, Tensor]
+"""What an attention layer looks at: two tensors (B, heads, M, D)."""
 
 
 class Attention(nn.Module):
-    """Projections around `attention`; keys and values come from `context`, or from x where there is none."""
+    """Multi-head attention around SDPA. x (B, L, C), context (B, M, context_dim)."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(dim, dim, bias=bias)
-        self.k = nn.Linear(context_dim, dim, bias=bias)
-        self.v = nn.Linear(context_dim, dim, bias=bias)
-        self.out = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim, bias=bias)
+        self.k = Linear(context_dim, dim, bias=bias)
+        self.v = Linear(context_dim, dim, bias=bias)
+        self.out = Linear(dim, dim)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
-        source = x if context is None else context
-        return self.out(attention(self.q(x), self.k(source), self.v(source), self.heads, causal))
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """Self-attention."""
+        return self.attend(x, self.keys_values(x), causal)
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Keys and values of a context: they can be used again for as long as it stays the same."""
+        return self._split(self.k(context)), self._split(self.v(context))
+
+    def attend(self, x: Tensor, keys_values: KeysValues, causal: bool = False) -> Tensor:
+        """Attention of x to what `keys_values` made."""
+        h = F.scaled_dot_product_attention(self._split(self.q(x)), *keys_values, is_causal=causal)
+        return self.out(rearrange(h, "b h l d -> b l (h d)"))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b l (h d) -> b h l d", h=self.heads)
 
 
 class ResBlock(nn.Module):
-    """Two norm-SiLU-convolution stages around the sum with the embedding; the UNet has one, the VAE has none."""
+    """Two norm-SiLU-convolution stages around the sum with the embedding; the UNet has one, the VAE has none.
+
+    `emb` (B, emb_dim) has passed its SiLU.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, groups: int, eps: float, emb_dim: int | None = None
     ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, in_channels, eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.emb = None if emb_dim is None else nn.Linear(emb_dim, out_channels)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.emb = None if emb_dim is None else Linear(emb_dim, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         if self.emb is not None and emb is not None:
-            h = h + self.emb(F.silu(emb))[:, :, None, None]
+            h = h + self.emb(emb)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
         return self.skip(x) + h
 
@@ -71,7 +97,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))

@@ -15,12 +15,13 @@ from torch import Tensor
 from . import hub
 from .checkpoint import Checkpoint, Description, open_checkpoint, open_part
 from .conditioning import TextStage
-from .denoise import Guidance, Known, keep_known, make_denoiser, with_channels
-from .device import choose_device, choose_dtype
+from .denoise import Guidance, Known, Network, keep_known, make_denoiser, tell, with_channels
+from .device import arithmetic, choose_device, choose_dtype
 from .errors import ArgumentError, NonFiniteError
 from .expert import Expert, Part, make_expert
 from .image import fingerprint, to_pil, to_tensor
 from .keymap import UNET, VAE
+from .pack import can_pack
 from .plan import Plan, make_plan
 from .request import Request, spread
 from .samplers import SAMPLERS, Denoiser, Sampler, Step
@@ -167,8 +168,9 @@ class Pipeline:
     @classmethod
     def from_networks(cls, about: Description, unet: UNet, vae: VAEModel, text: Sequence[TextStage]) -> Pipeline:
         """A pipeline of networks that are in memory already, such as those in training."""
-        weight = unet.conv_in.weight
-        expert = Expert(about, Part(lambda: unet), Part(lambda: list(text)), weight.device, weight.dtype)
+        weight = unet.norm_out.weight
+        parts = Part(lambda: unet), Part(lambda: list(text))
+        expert = Expert(about, *parts, weight.device, weight.dtype, weight.dtype)
         return cls([expert], Part(lambda: vae))
 
     def load(self) -> None:
@@ -210,7 +212,7 @@ class Pipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
+        """What the UNet's weights are in."""
         return self.experts[0].dtype
 
     @_with_request_arguments
@@ -287,11 +289,15 @@ class Pipeline:
         positive, negative = expert.condition(plan)
         self._release(expert.text)
         unet = expert.unet()
-        inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
-        network = with_channels(unet, cast(Tensor, start.channels)) if inpaints else unet
         guidance = Guidance(request.guidance_scale, request.guidance_rescale)
+        told = tell(unet, [negative, positive], plan.schedule.timesteps)
+        network: Network = told.last(len(plan.seeds))
+        pair: Network = told
+        inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
+        if inpaints:
+            network, pair = (with_channels(each, cast(Tensor, start.channels)) for each in (network, pair))
         prediction = expert.about.schedule.prediction
-        denoise = make_denoiser(network, plan.schedule, prediction, guidance, positive, negative)
+        denoise = make_denoiser(network, pair, plan.schedule, prediction, guidance, expert.arithmetic)
         return keep_known(denoise, start.known) if start.known is not None and not inpaints else denoise
 
     def _result(self, x: Tensor, plan: Plan, start: Start) -> Tensor:
@@ -301,7 +307,7 @@ class Pipeline:
             latents = start.known.output(latents, plan.sigmas[-1])
         if not bool(latents.isfinite().all()):
             raise NonFiniteError(
-                f"the UNet gave NaN or infinity in {self.dtype}; use dtype bfloat16 or float32, "
+                f"the UNet gave NaN or infinity in {self.experts[0].arithmetic}; use dtype bfloat16 or float32, "
                 "or check that the checkpoint is sound"
             )
         return latents
@@ -364,7 +370,7 @@ class Pipeline:
         standard normal `noise` of that shape, or several samples of one picture; without noise the means.
         """
         vae = self.vae
-        weight = vae.post_quant_conv.weight
+        weight = vae.decoder.norm_out.weight
         latents = vae.encode((pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
         self._release(self._vae)
         if not bool(latents.isfinite().all()):
@@ -375,7 +381,7 @@ class Pipeline:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
         vae = self.vae
-        weight = vae.post_quant_conv.weight
+        weight = vae.decoder.norm_out.weight
         pixels = torch.cat([vae.decode(z[None].to(weight.device, weight.dtype)).float() for z in latents])
         self._release(self._vae)
         if not bool(pixels.isfinite().all()):
@@ -395,7 +401,8 @@ class Pipeline:
         """
         request, count = plan.request, len(plan.seeds)
         common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in _SOURCES}
-        model = {**self.source, "dtype": str(self.dtype).removeprefix("torch.")}
+        names = {"dtype": self.dtype, "arithmetic": self.experts[0].arithmetic}
+        model = {**self.source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
         sources = {
             name: [fingerprint(each) for each in spread(getattr(request, name), count)]
             for name in _SOURCES
@@ -423,8 +430,11 @@ def _check_refiner(name: str | Path, refiner: Description, base: Description) ->
 
 
 def _vae_part(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Part[VAEModel]:
-    chosen = torch.float32 if dtype is torch.float16 else dtype  # the stock VAE overflows in float16
-    return Part(lambda: cast(VAEModel, checkpoint.components[VAE].load(chosen, device)))
+    computed = arithmetic(dtype, device)
+    if computed is torch.float16:  # the stock VAE overflows in it
+        dtype = computed = torch.float32
+    pack = computed is dtype and can_pack(device)
+    return Part(lambda: cast(VAEModel, checkpoint.components[VAE].load(dtype, device, computed, pack)))
 
 
 def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:

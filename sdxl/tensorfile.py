@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import re
 import tempfile
@@ -17,6 +19,20 @@ from .errors import CheckpointError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -36,20 +52,45 @@ class TensorFile:
             raise CheckpointError(
                 f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, fetch it again"
             ) from error
-        self._handle: Any = None
+        self._map: mmap.mmap | None = None
+        self._offsets: dict[str, int] = {}
 
     def read(self, key: str) -> Tensor:
         """The tensor, a view of the mapped file."""
+        import torch
+
+        dtype = getattr(torch, _DTYPES.get(self.dtypes[key], ""), None)
+        if dtype is None:
+            raise CheckpointError(f"{self.path}: {key} is of type {self.dtypes[key]}, which is no dtype of torch")
+        shape = self.shapes[key]
+        count = math.prod(shape)
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        self._open()
+        assert self._map is not None
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._offsets[key]).reshape(shape)
+
+    def _open(self) -> None:
+        """Map the file. Its header was checked when this object was made."""
+        if self._map is not None:
+            return
         try:
-            if self._handle is None:
-                self._handle = safe_open(self.path, "pt")
-            return self._handle.get_tensor(key)
-        except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{self.path}: {key} cannot be read ({error}); fetch the file again") from error
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path} cannot be read ({error}); fetch the file again") from error
+        self._offsets = {key: 8 + length + header[key]["data_offsets"][0] for key in self.shapes}
+
+    def forget(self) -> None:
+        """Give back the memory of what has been read; a tensor that is still in use reads itself again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the mapping; tensors read from it stay valid."""
-        self._handle = None
+        self._map = None
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -117,6 +158,11 @@ class Weights(Mapping[str, tuple[int, ...]]):
         """The tensor, a view of the mapped file."""
         file, name = self._places[key]
         return file.read(name)
+
+    def forget(self) -> None:
+        """Give back the memory of what has been read."""
+        for file in self.files:
+            file.forget()
 
     def close(self) -> None:
         """Let go of the mappings."""

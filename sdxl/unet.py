@@ -5,13 +5,19 @@ Base, refiner and the 9-channel inpainting model are values of `UNetConfig`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from .config import Block, UNetConfig
-from .nn import Attention, ResBlock, Upsample, sinusoidal
+from .nn import Attention, Conv2d, KeysValues, Linear, ResBlock, Upsample, sinusoidal
+
+Text = list[list[KeysValues]]
+"""A context as the transformer blocks see it: an entry for each place of a spatial transformer."""
 
 
 class Embed(nn.Module):
@@ -19,8 +25,8 @@ class Embed(nn.Module):
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(in_dim, dim)
-        self.fc2 = nn.Linear(dim, dim)
+        self.fc1 = Linear(in_dim, dim)
+        self.fc2 = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.silu(self.fc1(x)))
@@ -31,8 +37,8 @@ class GEGLU(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 8 * dim)
-        self.out = nn.Linear(4 * dim, dim)
+        self.proj = Linear(dim, 8 * dim)
+        self.out = Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         h, gate = self.proj(x).chunk(2, dim=-1)
@@ -40,7 +46,11 @@ class GEGLU(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, feed-forward; each behind a layer norm and added."""
+    """Self-attention, attention to the text, feed-forward; each behind a layer norm and added.
+
+    `text` is what `cross_attn.keys_values` made of the context. It may have fewer rows than x (B, L, C): the first rows
+    of x then have a context of zeros, whose values are zeros too, since their layer has no bias.
+    """
 
     def __init__(self, dim: int, context_dim: int, heads: int) -> None:
         super().__init__()
@@ -51,10 +61,14 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = GEGLU(dim)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, text: KeysValues) -> Tensor:
         x = x + self.self_attn(self.norm1(x))
-        x = x + self.cross_attn(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        told = x[len(x) - len(text[0]) :]
+        told = told + self.cross_attn.attend(self.norm2(told), text)
+        if len(told) < len(x):
+            untold = x[: len(x) - len(told)] + self.cross_attn.out.bias
+            told = torch.cat([untold, told])
+        return told + self.ff(self.norm3(told))
 
 
 class SpatialTransformer(nn.Module):
@@ -63,22 +77,38 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, depth: int, heads: int, config: UNetConfig) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)  # not the 1e-5 of the residual blocks
-        self.proj_in = nn.Linear(channels, channels)
+        self.proj_in = Linear(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, config.context_dim, heads) for _ in range(depth))
-        self.proj_out = nn.Linear(channels, channels)
+        self.proj_out = Linear(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        height = x.shape[2]
-        h = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
-        for block in self.blocks:
-            h = block(h, context)
-        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=height)
+    def read(self, context: Tensor) -> list[KeysValues]:
+        """What each block is to know of the text."""
+        blocks = cast(list[TransformerBlock], self.blocks)
+        return [block.cross_attn.keys_values(context) for block in blocks]
+
+    def forward(self, x: Tensor, text: list[KeysValues]) -> Tensor:
+        h = self.enter(x)
+        for block, keys_values in zip(self.blocks, text, strict=True):
+            h = block(h, keys_values)
+        return self.leave(h, x)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """From the feature map to the tokens of the first block."""
+        h: Tensor = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        return h
+
+    def leave(self, h: Tensor, x: Tensor) -> Tensor:
+        """From the tokens of the last block back to the feature map."""
+        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class NoTransformer(nn.Module):
     """What stands where a level has no attention."""
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def read(self, context: Tensor) -> list[KeysValues]:
+        return []
+
+    def forward(self, x: Tensor, text: list[KeysValues]) -> Tensor:
         return x
 
 
@@ -87,7 +117,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -113,9 +143,9 @@ class DownLevel(Level):
         super().__init__(blocks, config)
         self.downsample = None if last else Downsample(blocks[-1].out_channels)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: Iterator[list[KeysValues]], skips: list[Tensor]) -> Tensor:
         for res, attn in zip(self.res, self.attn, strict=True):
-            x = attn(res(x, emb), context)
+            x = attn(res(x, emb), next(text))
             skips.append(x)
         if self.downsample is not None:
             x = self.downsample(x)
@@ -130,9 +160,9 @@ class UpLevel(Level):
         super().__init__(blocks, config)
         self.upsample = None if last else Upsample(blocks[-1].out_channels)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: Iterator[list[KeysValues]], skips: list[Tensor]) -> Tensor:
         for res, attn in zip(self.res, self.attn, strict=True):
-            x = attn(res(torch.cat([x, skips.pop()], dim=1), emb), context)
+            x = attn(res(torch.cat([x, skips.pop()], dim=1), emb), next(text))
         if self.upsample is not None:  # to the size of the next skip: it may be odd, so not simply twice ours
             x = self.upsample(x, *skips[-1].shape[2:])
         return x
@@ -147,14 +177,14 @@ class UNet(nn.Module):
         channels, last = config.channels, len(config.channels) - 1
         self.time_embed = Embed(channels[0], config.emb_dim)
         self.vector_embed = Embed(config.vector_dim, config.emb_dim)
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList(DownLevel(b, config, i == last) for i, b in enumerate(config.down_blocks()))
         middle = Block(channels[-1], channels[-1], config.mid, config.heads[-1])
         self.mid = Level([middle], config)
         self.mid.res.append(ResBlock(channels[-1], channels[-1], config.norm_groups, config.norm_eps, config.emb_dim))
         self.up = nn.ModuleList(UpLevel(b, config, i == last) for i, b in enumerate(config.up_blocks()))
         self.norm_out = nn.GroupNorm(config.norm_groups, channels[0], config.norm_eps)
-        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
         """Predict the noise (or v) in x.
@@ -162,13 +192,32 @@ class UNet(nn.Module):
         x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed;
         context (B, 77, context_dim); vector (B, vector_dim). Returns (B, out_channels, H, W).
         """
-        emb = self.time_embed(sinusoidal(t, self.config.channels[0]).to(x.dtype)) + self.vector_embed(vector)
+        return self.denoise(x, self.embed(t, vector), self.read(context))
+
+    def embed(self, t: Tensor, vector: Tensor) -> Tensor:
+        """The embedding that every residual block is told, with its SiLU: timesteps (B,) and vector (B, vector_dim) to
+        (B, emb_dim).
+        """
+        time = sinusoidal(t, self.config.channels[0]).to(vector.dtype)
+        return F.silu(self.time_embed(time) + self.vector_embed(vector))
+
+    def read(self, context: Tensor) -> Text:
+        """What the blocks are told of a context (B, 77, context_dim), in the order in which they run."""
+        levels = cast(list[Level], [*self.down, self.mid, *self.up])
+        places = cast(list[SpatialTransformer | NoTransformer], [attn for level in levels for attn in level.attn])
+        return [place.read(context) for place in places]
+
+    def denoise(self, x: Tensor, emb: Tensor, text: Text) -> Tensor:
+        """The network behind `forward`, with what `embed` and `read` made; see `TransformerBlock` for a `text` of fewer
+        rows than x.
+        """
+        said = iter(text)
         x = self.conv_in(x)
         skips = [x]
         for level in self.down:
-            x = level(x, emb, context, skips)
-        x = self.mid.attn[0](self.mid.res[0](x, emb), context)
+            x = level(x, emb, said, skips)
+        x = self.mid.attn[0](self.mid.res[0](x, emb), next(said))
         x = self.mid.res[1](x, emb)
         for level in self.up:
-            x = level(x, emb, context, skips)
+            x = level(x, emb, said, skips)
         return self.conv_out(F.silu(self.norm_out(x)))

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .config import VAEConfig
-from .nn import Attention, ResBlock, Upsample
+from .nn import Attention, Conv2d, ResBlock, Upsample
 
 EPS = 1e-6  # of every group norm of the VAE
 
@@ -20,7 +20,7 @@ class MidAttention(Attention):
         super().__init__(channels, channels, heads=1, bias=True)
         self.norm = nn.GroupNorm(groups, channels, EPS)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         h = super().forward(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
 
@@ -42,7 +42,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
@@ -75,14 +75,14 @@ class Encoder(nn.Module):
         super().__init__()
         channels, groups = config.channels, config.norm_groups
         inputs = (channels[0], *channels[:-1])
-        self.conv_in = nn.Conv2d(config.image_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.image_channels, channels[0], 3, padding=1)
         levels = [Level(i, o, config.blocks, groups) for i, o in zip(inputs, channels, strict=True)]
         for level, width in zip(levels[:-1], channels[:-1], strict=True):
             level.downsample = Downsample(width)
         self.down = nn.ModuleList(levels)
         self.mid = Mid(channels[-1], groups)
         self.norm_out = nn.GroupNorm(groups, channels[-1], EPS)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -98,14 +98,14 @@ class Decoder(nn.Module):
         super().__init__()
         channels, groups = config.channels[::-1], config.norm_groups
         inputs = (channels[0], *channels[:-1])
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.mid = Mid(channels[0], groups)
         levels = [Level(i, o, config.blocks + 1, groups) for i, o in zip(inputs, channels, strict=True)]
         for level, width in zip(levels[:-1], channels[:-1], strict=True):
             level.upsample = Upsample(width)
         self.up = nn.ModuleList(levels)
         self.norm_out = nn.GroupNorm(groups, channels[-1], EPS)
-        self.conv_out = nn.Conv2d(channels[-1], config.image_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], config.image_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
@@ -122,22 +122,30 @@ class VAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in -1..1 to scaled latents (B, 4, H/8, W/8): a sample of the posterior with standard
         normal `noise` of that shape, its mean without.
         """
-        mean, logvar = self.moments(x)
-        if noise is not None:
-            mean = mean + torch.exp(logvar / 2) * noise
-        return mean * self.config.scaling_factor
+        return self.sample(self.encoder(x), noise)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the posterior of pictures (B, 3, H, W), both (B, 4, H/8, W/8), not scaled."""
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        return self.posterior(self.encoder(x))
+
+    def posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance from the encoder's output."""
+        mean, logvar = self.quant_conv(h).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
+
+    def sample(self, h: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latents from the encoder's output, as `encode` gives them."""
+        mean, logvar = self.posterior(h)
+        if noise is not None:
+            mean = mean + torch.exp(logvar / 2) * noise
+        return mean * self.config.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, 4, h, w) to pictures (B, 3, 8h, 8w), about -1..1, not clamped."""

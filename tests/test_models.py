@@ -131,9 +131,9 @@ def test_vae(config: dict[str, Any], tmp_path: Path, error: Any) -> None:
         assert error(ours.encode(x, noise), (moments.mean + moments.std * noise) * scale) < TOLERANCE
 
 
-def test_float16_vae_is_float32(tiny_folder: Path) -> None:
+def test_float16_vae_computes_in_float32(tiny_folder: Path) -> None:
     import sdxl
 
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float16", device="cpu")
     assert pipe.dtype is torch.float16
-    assert {p.dtype for p in pipe.vae.parameters()} == {torch.float32}
+    assert pipe.vae.decoder.norm_out.weight.dtype is torch.float32
