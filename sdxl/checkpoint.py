@@ -7,6 +7,7 @@ A single file says nothing about what its shapes do not show; our own writer put
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from . import folder as folder_json
 from . import hub, identify, tokenizer
-from .clip import TextEncoder
+from .clip import Layer, TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from .device import Placement
 from .errors import CheckpointError, OutputError
 from .keymap import (
     CLIP_L_PREFIX,
@@ -38,12 +40,14 @@ from .keymap import (
     unet_rows,
     vae_rows,
 )
+from .nn import Conv2d, Linear, ResBlock
 from .pack import packed
 from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors, weight_files
 from .tokenizer import TokenizerConfig
-from .unet import UNet
+from .unet import TransformerBlock, UNet
 from .vae import VAE as VAEModel
 
+STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are let go
 METADATA_KEY = "sdxl.model"
 _FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
 
@@ -111,14 +115,10 @@ class Component:
             if self.key(row) in self.weights:
                 yield row.ours, _from_stored(self.weights.read(self.key(row)), self._op(row))
 
-    def load(
-        self, dtype: torch.dtype, device: torch.device, arithmetic: torch.dtype | None = None, pack: bool = False
-    ) -> nn.Module:
+    def load(self, at: Placement) -> nn.Module:
         """The network with its weights, ready to run. Where dtype and device match, nothing is copied.
 
-        `arithmetic` is the dtype that it is to compute in, if not that of its weights: biases and norms have it. `pack`
-        lays the weights out for a CPU. Whoever opened the component has checked it; here a missing weight would still
-        be an error.
+        Whoever opened the component has checked it; here a missing weight would still be an error.
         """
         model = self.build().requires_grad_(False).eval()
         state = dict(self.tensors())
@@ -128,23 +128,35 @@ class Component:
                 state[row.ours] = torch.zeros(shapes[row.ours])
         model.load_state_dict(state, assign=True)
         del state
-        self._settle(model, dtype, device, arithmetic or dtype, pack)
-        self.weights.close()
+        self._settle(model, at)
+        if at.streamed and at.device.type == "cpu":
+            for module in model.modules():
+                if isinstance(module, STREAMED):
+                    module.register_forward_hook(lambda *_: self.weights.forget())
+        else:
+            self.weights.close()
         return model
 
-    def _settle(
-        self, module: nn.Module, dtype: torch.dtype, device: torch.device, small: torch.dtype, pack: bool
-    ) -> None:
+    def _settle(self, module: nn.Module, at: Placement) -> None:
         """Bring the mapped weights where they are to be, layer by layer, so that there are never two copies of all."""
         for name, child in list(module.named_children()):
-            if pack and (layer := packed(child, dtype)):
+            if at.packed and (layer := packed(child, at.dtype)):
                 setattr(module, name, layer)
                 self.weights.forget()
             else:
-                self._settle(child, dtype, device, small, pack)
+                self._settle(child, at)
         for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.to(device, small if parameter.ndim == 1 else dtype)
+            if parameter.ndim == 1:
+                parameter.data = parameter.to(at.device, at.arithmetic)
+            elif not at.streamed or not isinstance(module, (Linear, Conv2d)):
+                parameter.data = parameter.to(at.device, at.dtype)
+            elif at.device.type == "cuda":
+                parameter.data = parameter.to(at.dtype).pin_memory()
         self.weights.forget()
+
+    def bytes(self, dtype: torch.dtype) -> int:
+        """What the weights take up in a dtype."""
+        return dtype.itemsize * sum(math.prod(self.weights.get(self.key(row), ())) for row in self.rows)
 
 
 @dataclass(frozen=True)

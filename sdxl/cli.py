@@ -84,14 +84,17 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--dtype",
         default=absent,
-        help="float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)",
+        help="of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)",
     )
     model.add_argument(
         "--offload",
         default=absent,
-        choices=("none", "stage"),
-        help="stage: keep only the part of the model in memory that is at work; none: keep all (default: stage)",
+        choices=("auto", "none", "stage", "block"),
+        help="what is in memory: none, all of the model; stage, the part at work; block, the layer at work; "
+        "auto, what fits (default: auto)",
     )
+    model.add_argument("--max-memory", type=float, metavar="GB", help="let auto stay within so many GB")
+    model.add_argument("--compile", action="store_true", help="compile for CUDA: worth it for many pictures of a size")
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
     picture = parser.add_argument_group("picture")
     for each in fields(Request):
@@ -175,8 +178,11 @@ def _generate(options: argparse.Namespace) -> None:
     outputs = _outputs(options.output, len(request.prompts) * request.num_images)
     if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
         raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
-    loading = {"model": DEFAULT_MODEL, "offload": "stage", **loading}  # each part is used once
-    pipe = Pipeline.from_pretrained(device=options.device, **loading)
+    loading = {"model": DEFAULT_MODEL, "offload": "auto", **loading}
+    most = None if options.max_memory is None else int(1e9 * options.max_memory)
+    pipe = Pipeline.from_pretrained(device=options.device, max_memory=most, **loading)
+    if options.compile:
+        pipe.compile()
     result = pipe(**given, progress=not options.quiet)
     for path, image, parameters, seed in zip(outputs, result.images, result.parameters, result.seeds, strict=True):
         save_png(image, path, parameters)

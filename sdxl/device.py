@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import ArgumentError
+from .pack import can_pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,9 +36,25 @@ def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type != "cpu" or matrix_rate(dtype) > 1.2 * matrix_rate(torch.float32)
 
 
-def arithmetic(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What a device computes in with weights of `dtype`: float32 where a CPU is slower in their own."""
-    return dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
+@dataclass(frozen=True)
+class Placement:
+    """Where a network's weights lie, what they are in, and what it computes in.
+
+    `packed`: laid out for a CPU. `streamed`: the matrices stay where they are read from, and every layer fetches its
+    own when it is called.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    arithmetic: torch.dtype
+    packed: bool = False
+    streamed: bool = False
+
+
+def place(device: torch.device, dtype: torch.dtype, streamed: bool = False) -> Placement:
+    """The fastest placement: arithmetic in float32 where a CPU is slower in the dtype of the weights."""
+    computed = dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
+    return Placement(device, dtype, computed, computed is dtype and not streamed and can_pack(device), streamed)
 
 
 @cache

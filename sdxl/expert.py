@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, Description
+from .clip import TextEncoder
 from .conditioning import Sizes, TextStage, embed_sizes, encode_text
 from .denoise import Conditioning
-from .device import arithmetic
+from .device import Placement
 from .keymap import TEXT, TEXT_2, UNET
-from .pack import can_pack
 from .plan import Plan
 from .tokenizer import Tokenizer
 from .unet import UNet
@@ -31,12 +31,21 @@ class Part(Generic[T]):
     def __init__(self, load: Callable[[], T]) -> None:
         self._load = load
         self._loaded: T | None = None
+        self._changes: list[Callable[[T], object]] = []
 
     def __call__(self) -> T:
         """The part itself."""
         if self._loaded is None:
             self._loaded = self._load()
+            for change in self._changes:
+                change(self._loaded)
         return self._loaded
+
+    def apply(self, change: Callable[[T], object]) -> None:
+        """Call `change` with the part, now or when it is loaded, and whenever it is loaded again."""
+        self._changes.append(change)
+        if self._loaded is not None:
+            change(self._loaded)
 
     def release(self) -> None:
         """Forget it; whoever still holds it keeps it alive."""
@@ -45,16 +54,12 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True)
 class Expert:
-    """`about` is the model that UNet and text encoders belong to, `dtype` that of their weights, `arithmetic` that in
-    which they compute.
-    """
+    """`about` is the model that UNet and text encoders belong to, `at` where they are."""
 
     about: Description
     unet: Part[UNet]
     text: Part[list[TextStage]]
-    device: torch.device
-    dtype: torch.dtype
-    arithmetic: torch.dtype
+    at: Placement
 
     def load(self) -> None:
         """Load all of it now."""
@@ -88,19 +93,15 @@ class Expert:
         context, pooled = (part.repeat_interleave(len(sizes) // len(part), dim=0) for part in (context, pooled))
         numbers = [each.numbers(config.kind == "refiner") for each in sizes]
         embedded = torch.cat([embed_sizes(row, config.unet.size_dim) for row in numbers]).to(pooled)
-        return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.device, self.arithmetic)
+        return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.at.device, self.at.arithmetic)
 
 
-def make_expert(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Expert:
+def make_expert(checkpoint: Checkpoint, at: Placement) -> Expert:
     """The expert of an opened checkpoint."""
     parts, about = checkpoint.components, checkpoint.about
-    computed = arithmetic(dtype, device)
-
-    def load(name: str) -> Any:
-        return parts[name].load(dtype, device, computed, pack=computed is dtype and can_pack(device))
 
     def load_text() -> list[TextStage]:
-        encoders: list[tuple[str, Any]] = [(n, load(n)) for n in (TEXT, TEXT_2) if n in parts]
+        encoders = [(name, cast(TextEncoder, parts[name].load(at))) for name in (TEXT, TEXT_2) if name in parts]
         return [TextStage(Tokenizer(about.tokenizers[n], e.config.positions), e) for n, e in encoders]
 
-    return Expert(about, Part(lambda: cast(UNet, load(UNET))), Part(load_text), device, dtype, computed)
+    return Expert(about, Part(lambda: cast(UNet, parts[UNET].load(at))), Part(load_text), at)

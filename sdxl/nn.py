@@ -22,17 +22,17 @@ def sinusoidal(values: Tensor, dim: int) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer that computes in the dtype of x, whatever its weights are stored in."""
+    """A linear layer that computes where x is and in its dtype, whatever its weights are stored in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias)
+        return F.linear(x, self.weight.to(x.device, x.dtype, non_blocking=True), self.bias)
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that computes in the dtype of x, whatever its weights are stored in."""
+    """A convolution that computes where x is and in its dtype, whatever its weights are stored in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight.to(x.dtype), self.bias)
+        return self._conv_forward(x, self.weight.to(x.device, x.dtype, non_blocking=True), self.bias)
 
 
 KeysValues = tuple[Tensor, Tensor]

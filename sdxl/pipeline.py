@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -14,17 +14,19 @@ from torch import Tensor
 
 from . import hub
 from .checkpoint import Checkpoint, Description, open_checkpoint, open_part
+from .compile import Captured, compile_blocks
 from .conditioning import TextStage
 from .denoise import Guidance, Known, Network, keep_known, make_denoiser, tell, with_channels
-from .device import arithmetic, choose_device, choose_dtype
+from .device import Placement, choose_device, choose_dtype, place
 from .errors import ArgumentError, NonFiniteError
 from .expert import Expert, Part, make_expert
 from .image import fingerprint, to_pil, to_tensor
 from .keymap import UNET, VAE
-from .pack import can_pack
+from .memory import Offload, available, choose_offload, used
 from .plan import Plan, make_plan
 from .request import Request, spread
 from .samplers import SAMPLERS, Denoiser, Sampler, Step
+from .strips import decode_strips
 from .unet import UNet
 from .vae import VAE as VAEModel
 from .version import __version__
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Output = Literal["pil", "tensor", "latent"]
-Offload = Literal["none", "stage"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 _SOURCES = ("image", "mask", "latents")  # recorded by their content
 
@@ -114,11 +115,13 @@ class Pipeline:
         experts: Sequence[Expert],
         vae: Part[VAEModel],
         source: dict[str, str] | None = None,
-        offload: Offload = "none",
+        offload: str = "none",
+        max_memory: int | None = None,
     ) -> None:
         """`experts` are a model and, if there is one, the refiner that ends what it began."""
-        self.experts, self.source, self.offload = tuple(experts), source or {}, offload
+        self.experts, self.source, self.offload, self.max_memory = tuple(experts), source or {}, offload, max_memory
         self._vae = vae
+        self._compiled = False
 
     @classmethod
     def from_pretrained(
@@ -132,36 +135,42 @@ class Pipeline:
         revision: str | None = None,
         variant: str | None = None,
         offload: Offload = "none",
+        max_memory: int | None = None,
     ) -> Pipeline:
         """Load a model.
 
         `model` is a single .safetensors file, a diffusers folder, or an id on the hub; a base, an inpainting model or a
         refiner. `refiner` is another model that takes over at the end (SDXL paper, section 2.5). `unet` and `vae`
-        replace that part by another file's. `dtype` None picks bfloat16 where the hardware computes it fast, else
-        float32; a float16 model's VAE runs in float32, where it cannot overflow. `revision` and `variant` ("fp16") are
-        the hub's; without a variant, half precision takes the fp16 files where there are any. `offload="stage"` loads
-        text encoders, UNets and VAE when their turn comes and forgets them after it, so that only one of them takes up
-        memory; "none" keeps all. Raises `SDXLError`.
+        replace that part by another file's. `dtype` is that of the weights, None picks bfloat16 where the hardware
+        computes it fast, else float32; on a CPU that is slow in it the arithmetic is float32, and so is the VAE's for
+        float16, where it could overflow. `revision` and `variant` ("fp16") are the hub's; without a variant, half
+        precision takes the fp16 files where there are any.
+
+        `offload` says what is in memory: "none" keeps all of the model; "stage" loads text encoders, UNets and VAE when
+        their turn comes and forgets them after it; "block" reads every layer's weights anew when they are needed, which
+        takes least memory and most time; "auto" picks one that fits into the memory that is free, or into `max_memory`
+        bytes. Raises `SDXLError`.
         """
-        if offload not in ("none", "stage"):
-            raise ArgumentError(f"offload is {offload!r}; it must be none or stage")
         where = choose_device(device)
         kind = choose_dtype(dtype, where)
         variant = variant or (None if kind is torch.float32 else "fp16")
-        checkpoint = open_checkpoint(hub.resolve(model, revision, variant), variant)
+        checkpoints = [open_checkpoint(hub.resolve(model, revision, variant), variant)]
         for name, path in ((UNET, unet), (VAE, vae)):
             if path is not None:
                 local = hub.resolve(path, None, variant, part=name)
-                checkpoint = checkpoint.with_part(open_part(local, name, checkpoint.about.config, variant))
-        experts = [make_expert(checkpoint, kind, where)]
+                part = open_part(local, name, checkpoints[0].about.config, variant)
+                checkpoints[0] = checkpoints[0].with_part(part)
         if refiner is not None:
-            second = open_checkpoint(hub.resolve(refiner, None, variant), variant)
-            _check_refiner(refiner, second.about, checkpoint.about)
-            experts.append(make_expert(second, kind, where))
+            checkpoints.append(open_checkpoint(hub.resolve(refiner, None, variant), variant))
+            _check_refiner(refiner, checkpoints[1].about, checkpoints[0].about)
+        sizes = [part.bytes(kind) for checkpoint in checkpoints for part in checkpoint.components.values()]
+        chosen = choose_offload(offload, sizes, where, max_memory)
+        at = place(where, kind, streamed=chosen == "block")
         named = {"model": model, "refiner": refiner, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
         source = {name: str(value) for name, value in named.items() if value}
-        pipeline = cls(experts, _vae_part(checkpoint, kind, where), source, offload)
-        if offload == "none":
+        experts = [make_expert(checkpoint, at) for checkpoint in checkpoints]
+        pipeline = cls(experts, _vae_part(checkpoints[0], at), source, chosen, max_memory)
+        if chosen == "none":
             pipeline.load()
         return pipeline
 
@@ -169,9 +178,8 @@ class Pipeline:
     def from_networks(cls, about: Description, unet: UNet, vae: VAEModel, text: Sequence[TextStage]) -> Pipeline:
         """A pipeline of networks that are in memory already, such as those in training."""
         weight = unet.norm_out.weight
-        parts = Part(lambda: unet), Part(lambda: list(text))
-        expert = Expert(about, *parts, weight.device, weight.dtype, weight.dtype)
-        return cls([expert], Part(lambda: vae))
+        at = Placement(weight.device, weight.dtype, weight.dtype)
+        return cls([Expert(about, Part(lambda: unet), Part(lambda: list(text)), at)], Part(lambda: vae))
 
     def load(self) -> None:
         """Load what is not in memory yet."""
@@ -179,9 +187,20 @@ class Pipeline:
             expert.load()
         self._vae()
 
+    def compile(self) -> None:
+        """Make every picture after the first of its size faster on CUDA: compiled blocks, replayed as a CUDA graph.
+
+        On other devices there is nothing to gain: on a CPU the layers are fused as they are.
+        """
+        if self.device.type == "cuda" and not self._compiled:
+            self._compiled = True
+            self._vae.apply(compile_blocks)
+            for expert in self.experts:
+                expert.unet.apply(compile_blocks)
+
     def _release(self, *parts: Part[Any]) -> None:
         """Give memory back when a part has done its work, if it is to be given back."""
-        if self.offload == "stage":
+        if self.offload != "none":
             for part in parts:
                 part.release()
 
@@ -208,12 +227,12 @@ class Pipeline:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self.experts[0].device
+        return self.experts[0].at.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the UNet's weights are in."""
-        return self.experts[0].dtype
+        return self.experts[0].at.dtype
 
     @_with_request_arguments
     def __call__(
@@ -291,13 +310,14 @@ class Pipeline:
         unet = expert.unet()
         guidance = Guidance(request.guidance_scale, request.guidance_rescale)
         told = tell(unet, [negative, positive], plan.schedule.timesteps)
-        network: Network = told.last(len(plan.seeds))
-        pair: Network = told
+        positive_alone = told.last(len(plan.seeds))
+        network: Network = Captured(positive_alone) if self._compiled else positive_alone
+        pair: Network = Captured(told) if self._compiled else told
         inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
         if inpaints:
             network, pair = (with_channels(each, cast(Tensor, start.channels)) for each in (network, pair))
         prediction = expert.about.schedule.prediction
-        denoise = make_denoiser(network, pair, plan.schedule, prediction, guidance, expert.arithmetic)
+        denoise = make_denoiser(network, pair, plan.schedule, prediction, guidance, expert.at.arithmetic)
         return keep_known(denoise, start.known) if start.known is not None and not inpaints else denoise
 
     def _result(self, x: Tensor, plan: Plan, start: Start) -> Tensor:
@@ -307,7 +327,7 @@ class Pipeline:
             latents = start.known.output(latents, plan.sigmas[-1])
         if not bool(latents.isfinite().all()):
             raise NonFiniteError(
-                f"the UNet gave NaN or infinity in {self.experts[0].arithmetic}; use dtype bfloat16 or float32, "
+                f"the UNet gave NaN or infinity in {self.experts[0].at.arithmetic}; use dtype bfloat16 or float32, "
                 "or check that the checkpoint is sound"
             )
         return latents
@@ -382,11 +402,22 @@ class Pipeline:
         """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
         vae = self.vae
         weight = vae.decoder.norm_out.weight
-        pixels = torch.cat([vae.decode(z[None].to(weight.device, weight.dtype)).float() for z in latents])
+        decode = decode_strips if self._decodes_strips(latents, weight) else VAEModel.decode
+        pixels = torch.cat([decode(vae, z[None].to(weight.device, weight.dtype)).float() for z in latents])
         self._release(self._vae)
         if not bool(pixels.isfinite().all()):
             raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
         return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _decodes_strips(self, latents: Tensor, weight: Tensor) -> bool:
+        """Whether there is too little memory to decode a picture as a whole."""
+        config = self.about.config.vae
+        pixels = latents.shape[2] * latents.shape[3] * config.factor**2
+        whole = 3 * pixels * config.channels[1] * weight.dtype.itemsize  # the three largest feature maps
+        room = available(weight.device)
+        if self.max_memory is not None:
+            room = min(room, self.max_memory - used(weight.device))
+        return self.offload == "block" or whole > room
 
     def _finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The pictures (3, H, W) in 0..1, with what a mask keeps put back."""
@@ -401,7 +432,7 @@ class Pipeline:
         """
         request, count = plan.request, len(plan.seeds)
         common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in _SOURCES}
-        names = {"dtype": self.dtype, "arithmetic": self.experts[0].arithmetic}
+        names = {"dtype": self.dtype, "arithmetic": self.experts[0].at.arithmetic}
         model = {**self.source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
         sources = {
             name: [fingerprint(each) for each in spread(getattr(request, name), count)]
@@ -429,12 +460,10 @@ def _check_refiner(name: str | Path, refiner: Description, base: Description) ->
         raise ArgumentError(f"{name} works on other latents than the model: it is not its refiner")
 
 
-def _vae_part(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Part[VAEModel]:
-    computed = arithmetic(dtype, device)
-    if computed is torch.float16:  # the stock VAE overflows in it
-        dtype = computed = torch.float32
-    pack = computed is dtype and can_pack(device)
-    return Part(lambda: cast(VAEModel, checkpoint.components[VAE].load(dtype, device, computed, pack)))
+def _vae_part(checkpoint: Checkpoint, at: Placement) -> Part[VAEModel]:
+    if at.arithmetic is torch.float16:  # the stock VAE overflows in it
+        at = replace(at, dtype=torch.float32, arithmetic=torch.float32)
+    return Part(lambda: cast(VAEModel, checkpoint.components[VAE].load(at)))
 
 
 def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:

@@ -10,6 +10,7 @@ import torch
 
 from sdxl import folder
 from sdxl.checkpoint import Component
+from sdxl.device import Placement
 from sdxl.keymap import text_rows, unet_rows, vae_rows
 from sdxl.tensorfile import TensorFile, Weights, read_json
 
@@ -38,7 +39,7 @@ def load(path: Path, model: Any, kind: str) -> Any:
     from sdxl.keymap import canonical_folder_key
 
     weights = Weights([file], lambda key: canonical_folder_key(key, kind, bare))
-    return Component(kind, config, rows, "folder", weights).load(F32, CPU)
+    return Component(kind, config, rows, "folder", weights).load(Placement(CPU, F32, F32))
 
 
 UNETS = {

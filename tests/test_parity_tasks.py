@@ -254,7 +254,7 @@ def test_refiner_alone(sampler: tuple[str, str, float], refiner_pipe: Any, refin
 
 
 @pytest.mark.parametrize("sampler", [SAMPLERS[0], SAMPLERS[1], SAMPLERS[2], SAMPLERS[3], SAMPLERS[4]], ids=str)
-@pytest.mark.parametrize("offload", ["none", "stage"])
+@pytest.mark.parametrize("offload", ["none", "stage", "block"])
 def test_base_and_refiner(
     sampler: tuple[str, str, float],
     offload: Any,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import sdxl
+from sdxl.device import Placement
 from sdxl.errors import ArgumentError, NonFiniteError
 
 QUICK = {"steps": 3, "progress": False}
@@ -199,5 +200,5 @@ def test_loading_copies_nothing_where_the_dtype_matches(tiny_folder: Path) -> No
 
     part = open_checkpoint(tiny_folder).components["unet"]
     read = dict(part.tensors())
-    model = part.load(torch.float32, torch.device("cpu"))
+    model = part.load(Placement(torch.device("cpu"), torch.float32, torch.float32))
     assert all(model.state_dict()[name].data_ptr() == value.data_ptr() for name, value in read.items())

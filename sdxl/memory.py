@@ -1,0 +1,50 @@
+"""How much memory there is, how much a model wants, and which of its parts are to be in it at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from .errors import ArgumentError
+
+Offload = Literal["auto", "none", "stage", "block"]
+OFFLOADS: tuple[str, ...] = get_args(Offload)
+ROOM = 1_500_000_000  # bytes beside the weights: for the interpreter, and feature maps of a 1024 x 1024 picture
+
+
+def available(device: torch.device) -> float:
+    """Bytes that are free on a device; infinity where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    table = Path("/proc/meminfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)
+
+
+def used(device: torch.device) -> int:
+    """Bytes that this process holds on a device; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    table = Path("/proc/self/statm")
+    return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if table.exists() else 0
+
+
+def choose_offload(offload: str, parts: Sequence[int], device: torch.device, max_memory: int | None) -> str:
+    """`offload` itself, or what "auto" stands for with parts of so many bytes, of which at most `max_memory` may be
+    taken: the one of none, stage and block that fits and costs the least time.
+
+    On a CPU stage comes first: a part costs little to load, and the memory is everybody's.
+    """
+    if offload not in OFFLOADS:
+        raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
+    if offload != "auto":
+        return offload
+    limit = min(available(device), math.inf if max_memory is None else max_memory) - ROOM
+    if device.type != "cpu" and sum(parts) <= limit:
+        return "none"
+    return "stage" if max(parts) <= limit else "block"
