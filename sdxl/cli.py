@@ -1,4 +1,4 @@
-"""The command line: generate, inspect, convert. The only module that prints."""
+"""The command line: generate, inspect, convert, bench. The only module that prints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,26 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path, metavar="DST")
     convert.add_argument("--variant", help="which files of a folder to read, such as fp16")
     convert.set_defaults(run=_convert)
+    _add_bench(
+        commands.add_parser(
+            "bench",
+            help="measure how fast this machine draws",
+            description="Time the stages of a picture, beside the machine's own matrix product.",
+        )
+    )
     return parser
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a file, a folder, a hub id, or miniature (%(default)s)")
+    parser.add_argument("--dtype", help="of the weights: float32, bfloat16 or float16 (default: the fastest)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="of the picture's side (default: the model's native size)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="how often each stage runs (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile for CUDA")
+    parser.set_defaults(run=_bench)
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
@@ -252,6 +271,23 @@ def _inspect(options: argparse.Namespace) -> None:
     for label, keys in (("missing", report.missing), ("unexpected", report.unexpected), ("ignored", report.ignored)):
         if keys:
             print(f"  {label} {len(keys)}: {summarize(keys)}")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from .bench import machine, report
+    from .pipeline import Pipeline
+
+    pipe = Pipeline.from_pretrained(options.model, dtype=options.dtype, device=options.device)
+    if options.compile:
+        pipe.compile()
+    height, width = (options.size, options.size) if options.size else pipe.about.config.native_size
+    at = pipe.experts[0].at
+    named = {**machine(at.device), "weights": at.dtype, "arithmetic": at.arithmetic, "size": f"{height} x {width}"}
+    print(", ".join(f"{name} {value}".replace("torch.", "") for name, value in named.items()))
+    print(f"{'stage':8} {'seconds':>9} {'TFLOP':>8} {'TFLOP/s':>8}  of the matrix rate")
+    for line in report(pipe, height, width, options.repeats):
+        rate = line["tflop"] / line["seconds"]
+        print(f"{line['stage']:8} {line['seconds']:9.4f} {line['tflop']:8.3f} {rate:8.3f}  {line['share']:6.0%}")
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TextConfig
-from .nn import Attention, Linear
+from .nn import Attention, Embedding, Linear
 
 
 class FeedForward(nn.Module):
@@ -48,8 +48,8 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embed = nn.Embedding(config.vocab_size, config.dim)
-        self.position_embed = nn.Embedding(config.positions, config.dim)
+        self.token_embed = Embedding(config.vocab_size, config.dim)
+        self.position_embed = Embedding(config.positions, config.dim)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(config.dim, config.norm_eps)
         self.projection = (

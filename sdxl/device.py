@@ -33,7 +33,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device computes in `dtype` faster than in float32."""
-    return device.type != "cpu" or matrix_rate(dtype) > 1.2 * matrix_rate(torch.float32)
+    return device.type != "cpu" or cpu_seconds()[torch.float32] > 1.2 * cpu_seconds()[dtype]
 
 
 @dataclass(frozen=True)
@@ -58,20 +58,24 @@ def place(device: torch.device, dtype: torch.dtype, streamed: bool = False) -> P
 
 
 @cache
-def matrix_rate(dtype: torch.dtype) -> float:
-    """How fast this CPU multiplies matrices of a dtype, in FLOP/s.
+def cpu_seconds() -> dict[torch.dtype, float]:
+    """How long this CPU takes for a product of matrices of each dtype.
 
     Tried out, in some milliseconds: a processor that has instructions for a dtype need not be fast at it. (AVX-512's
-    for bfloat16 run at twice the rate of float32 on AMD's cores and at half of it on Intel's.)
+    for bfloat16 run at twice the rate of float32 on some cores and at half of it on others.) The shortest of several
+    runs in turn, in one thread, since the machine may be busy.
     """
-    rows, columns = 256, 1024
-    a, b = torch.ones(rows, columns, dtype=dtype), torch.ones(columns, columns, dtype=dtype)
-    seconds = math.inf
-    for _ in range(4):
-        began = time.perf_counter()
-        F.linear(a, b)
-        seconds = min(seconds, time.perf_counter() - began)
-    return 2 * rows * columns * columns / seconds
+    threads, side = torch.get_num_threads(), 384
+    pairs = {dtype: (torch.ones(side, side, dtype=dtype),) * 2 for dtype in DTYPES.values()}
+    seconds = dict.fromkeys(pairs, math.inf)
+    torch.set_num_threads(1)
+    for _ in range(8):
+        for dtype, pair in pairs.items():
+            began = time.perf_counter()
+            F.linear(*pair)
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return seconds
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

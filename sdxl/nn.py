@@ -24,6 +24,11 @@ def sinusoidal(values: Tensor, dim: int) -> Tensor:
 class Linear(nn.Linear):
     """A linear layer that computes where x is and in its dtype, whatever its weights are stored in."""
 
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device, where weights that are to be loaded have their shapes, and torch takes long."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.device, x.dtype, non_blocking=True), self.bias)
 
@@ -31,8 +36,22 @@ class Linear(nn.Linear):
 class Conv2d(nn.Conv2d):
     """A convolution that computes where x is and in its dtype, whatever its weights are stored in."""
 
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight.to(x.device, x.dtype, non_blocking=True), self.bias)
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors."""
+
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device: torch would import its compiler for it, which takes a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 KeysValues = tuple[Tensor, Tensor]

@@ -121,7 +121,7 @@ class Pipeline:
         """`experts` are a model and, if there is one, the refiner that ends what it began."""
         self.experts, self.source, self.offload, self.max_memory = tuple(experts), source or {}, offload, max_memory
         self._vae = vae
-        self._compiled = False
+        self.compiled = False
 
     @classmethod
     def from_pretrained(
@@ -192,8 +192,8 @@ class Pipeline:
 
         On other devices there is nothing to gain: on a CPU the layers are fused as they are.
         """
-        if self.device.type == "cuda" and not self._compiled:
-            self._compiled = True
+        if self.device.type == "cuda" and not self.compiled:
+            self.compiled = True
             self._vae.apply(compile_blocks)
             for expert in self.experts:
                 expert.unet.apply(compile_blocks)
@@ -311,8 +311,8 @@ class Pipeline:
         guidance = Guidance(request.guidance_scale, request.guidance_rescale)
         told = tell(unet, [negative, positive], plan.schedule.timesteps)
         positive_alone = told.last(len(plan.seeds))
-        network: Network = Captured(positive_alone) if self._compiled else positive_alone
-        pair: Network = Captured(told) if self._compiled else told
+        network: Network = Captured(positive_alone) if self.compiled else positive_alone
+        pair: Network = Captured(told) if self.compiled else told
         inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
         if inpaints:
             network, pair = (with_channels(each, cast(Tensor, start.channels)) for each in (network, pair))
