@@ -30,10 +30,14 @@ Runs = dict[str, Callable[[], Any]]
 
 def load_ours(options: argparse.Namespace) -> tuple[Any, Callable[[int], Runs]]:
     """Our pipeline, and its stages at a size."""
+    import torch
+
     from sdxl import Pipeline
     from sdxl.bench import PROMPT, stages
 
     most = None if options.max_memory is None else int(1e9 * options.max_memory)
+    if most is not None and options.device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
     pipe = Pipeline.from_pretrained(
         options.ours, dtype=options.dtype, device=options.device, offload=options.offload, max_memory=most
     )
@@ -174,8 +178,8 @@ def table(lines: list[Line], names: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ours", type=Path, required=True, help="the model for this package")
-    parser.add_argument("--theirs", type=Path, help="the same model as a folder for diffusers (none: ours alone)")
+    parser.add_argument("--ours", type=Path, help="the model for this package")
+    parser.add_argument("--theirs", type=Path, help="the same model as a folder, for diffusers")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: each one's own default")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", type=int, nargs="+", default=[512])
@@ -194,7 +198,7 @@ def main() -> None:
         for line in measure(options):
             print(json.dumps(line), flush=True)
         return
-    names = ["sdxl", "diffusers"] if options.theirs else ["sdxl"]
+    names = [name for name, path in (("sdxl", options.ours), ("diffusers", options.theirs)) if path]
     settings = {k: str(v) for k, v in vars(options).items() if v is not None and k in ("dtype", "compile", "offload")}
     lines = []
     for _ in range(options.rounds):

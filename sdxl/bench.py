@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .clip import TextEncoder
-from .compile import Captured
+from .compile import Graph
 from .config import ModelConfig
-from .denoise import tell
+from .denoise import Network, tell
 from .pipeline import Pipeline
 from .request import Request
 from .unet import UNet
@@ -93,7 +94,7 @@ def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
     positive, negative = expert.condition(plan)
     with torch.no_grad():
         told = tell(pipe.unet, [negative, positive], plan.schedule.timesteps)
-    network = Captured(told) if pipe.compiled else told
+    network: Network = partial(Graph().run, told) if pipe.compiled else told
 
     @torch.no_grad()
     def step() -> Tensor:

@@ -47,6 +47,12 @@ class Told:
     def __call__(self, x: Tensor, t: float) -> Tensor:
         return self.unet.denoise(x, self.embs[t], self.text)
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many rows a batch has, and how many of them were told a text."""
+        emb = next(iter(self.embs.values()))
+        return len(emb), next((len(k) for place in self.text for k, _ in place), 0)
+
     def last(self, count: int) -> Told:
         """The same for the last `count` rows alone."""
         embs = {t: emb[-count:] for t, emb in self.embs.items()}

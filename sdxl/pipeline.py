@@ -14,9 +14,9 @@ from torch import Tensor
 
 from . import hub
 from .checkpoint import Checkpoint, Description, open_checkpoint, open_part
-from .compile import Captured, compile_blocks
+from .compile import Graph, compile_blocks
 from .conditioning import TextStage
-from .denoise import Guidance, Known, Network, keep_known, make_denoiser, tell, with_channels
+from .denoise import Guidance, Known, Network, Told, keep_known, make_denoiser, tell, with_channels
 from .device import Placement, choose_device, choose_dtype, place
 from .errors import ArgumentError, NonFiniteError
 from .expert import Expert, Part, make_expert
@@ -122,6 +122,7 @@ class Pipeline:
         self.experts, self.source, self.offload, self.max_memory = tuple(experts), source or {}, offload, max_memory
         self._vae = vae
         self.compiled = False
+        self._graphs: dict[tuple[int, ...], Graph] = {}  # of pictures of the last size
 
     @classmethod
     def from_pretrained(
@@ -190,8 +191,11 @@ class Pipeline:
     def compile(self) -> None:
         """Make every picture after the first of its size faster on CUDA: compiled blocks, replayed as a CUDA graph.
 
-        On other devices there is nothing to gain: on a CPU the layers are fused as they are.
+        On other devices there is nothing to gain: on a CPU the layers are fused as they are. Raises `ArgumentError`
+        where every step reads the weights anew.
         """
+        if self.offload == "block":
+            raise ArgumentError("a model with offload block cannot be compiled; use none or stage")
         if self.device.type == "cuda" and not self.compiled:
             self.compiled = True
             self._vae.apply(compile_blocks)
@@ -201,6 +205,7 @@ class Pipeline:
     def _release(self, *parts: Part[Any]) -> None:
         """Give memory back when a part has done its work, if it is to be given back."""
         if self.offload != "none":
+            self._graphs.clear()  # they hold the UNet
             for part in parts:
                 part.release()
 
@@ -310,15 +315,22 @@ class Pipeline:
         unet = expert.unet()
         guidance = Guidance(request.guidance_scale, request.guidance_rescale)
         told = tell(unet, [negative, positive], plan.schedule.timesteps)
-        positive_alone = told.last(len(plan.seeds))
-        network: Network = Captured(positive_alone) if self.compiled else positive_alone
-        pair: Network = Captured(told) if self.compiled else told
+        network = self._network(number, told.last(len(plan.seeds)), start.x.shape)
+        pair = self._network(number, told, start.x.shape)
         inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
         if inpaints:
             network, pair = (with_channels(each, cast(Tensor, start.channels)) for each in (network, pair))
         prediction = expert.about.schedule.prediction
         denoise = make_denoiser(network, pair, plan.schedule, prediction, guidance, expert.at.arithmetic)
         return keep_known(denoise, start.known) if start.known is not None and not inpaints else denoise
+
+    def _network(self, number: int, told: Told, shape: Sequence[int]) -> Network:
+        """A told UNet as it is or, if it is compiled, as the CUDA graph of its shape, which outlives the call."""
+        if not self.compiled:
+            return told
+        key = (*shape, number, *told.rows)
+        self._graphs = {k: graph for k, graph in self._graphs.items() if k[: len(shape)] == tuple(shape)}
+        return partial(self._graphs.setdefault(key, Graph()).run, told)
 
     def _result(self, x: Tensor, plan: Plan, start: Start) -> Tensor:
         """The last x as clean latents."""

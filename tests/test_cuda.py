@@ -63,3 +63,28 @@ def test_vae(pipe: sdxl.Pipeline, reference: sdxl.Pipeline, error: Any) -> None:
 
 def test_pictures(pipe: sdxl.Pipeline) -> None:
     assert mark(pipe, make_scenes(50, 31, things=1)) >= 0.96
+
+
+def test_the_graph_of_a_step_is_told_anew(pipe: sdxl.Pipeline) -> None:
+    """Two pictures drawn in turn by one CUDA graph are those that are drawn one by one."""
+    if pipe.dtype is not torch.bfloat16:
+        pytest.skip("one dtype is enough")
+    prompts = ["a red circle on a blue background", "a green star on a white background"]
+    settings = {"steps": 3, "seed": 4}
+    plain = [pipe(prompt, **settings, output="latent", progress=False).images for prompt in prompts]
+    quick = sdxl.Pipeline.from_pretrained("miniature", dtype="bfloat16", device="cuda")
+    quick.compile()
+    turns = zip(*(quick.steps(prompt, **settings) for prompt in prompts), strict=True)
+    last = [[step.latents for step in both] for both in turns][-1]
+    for ours, theirs in zip(last, plain, strict=True):
+        assert isinstance(theirs, torch.Tensor)
+        assert (ours - theirs).abs().max() / theirs.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("offload", ["stage", "block"])
+def test_offloading_changes_nothing(pipe: sdxl.Pipeline, offload: Any) -> None:
+    other = sdxl.Pipeline.from_pretrained("miniature", dtype=pipe.dtype, device="cuda", offload=offload)
+    settings = {"steps": 3, "seed": 5, "output": "tensor", "progress": False}
+    first, second = (each("a red circle on a blue background", **settings).images for each in (pipe, other))
+    assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+    assert (first - second).abs().max() < 0.02

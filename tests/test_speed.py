@@ -1,0 +1,175 @@
+"""What is saved must change nothing: the UNet that is told its text once, packed layers, and streamed weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sdxl
+from sdxl.bench import count_flop, report
+from sdxl.compile import FusedAttention
+from sdxl.config import BASE, UNetConfig
+from sdxl.denoise import Conditioning, Guidance, make_denoiser, tell
+from sdxl.device import Placement, cpu_seconds, default_dtype, place
+from sdxl.errors import ArgumentError
+from sdxl.memory import ROOM, choose_offload
+from sdxl.nn import Attention, Conv2d, Linear
+from sdxl.pack import can_pack, packed
+from sdxl.schedule import Schedule
+from sdxl.unet import GEGLU, UNet
+
+CPU = torch.device("cpu")
+CONFIG = UNetConfig(
+    channels=(16, 32),
+    down=((0,), (2,)),
+    mid=1,
+    up=((2, 2), (0, 0)),
+    heads=(1, 2),
+    context_dim=24,
+    vector_dim=40,
+    size_dim=8,
+    norm_groups=4,
+    sample_size=(8, 8),
+)
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet:
+    torch.manual_seed(0)
+    return UNet(CONFIG).double().requires_grad_(False).eval()
+
+
+def given(rows: int) -> tuple[torch.Tensor, Conditioning]:
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, 4, 8, 6, generator=generator, dtype=torch.float64)
+    context = torch.randn(rows, 77, 24, generator=generator, dtype=torch.float64)
+    return x, Conditioning(context, torch.randn(rows, 40, generator=generator, dtype=torch.float64))
+
+
+def test_told_once_gives_every_step(unet: UNet) -> None:
+    x, told = given(3)
+    network = tell(unet, [told], [900.0, 400.5, 1.0])
+    for t in (1.0, 900.0, 400.5):
+        assert torch.allclose(network(x, t), unet(x, torch.full((3,), t), told.context, told.vector), atol=1e-6)
+
+
+def test_a_silent_context_is_skipped_and_changes_nothing(unet: UNet) -> None:
+    x, positive = given(2)
+    zeros = torch.zeros_like(positive.context)
+    network = tell(unet, [Conditioning(zeros, positive.vector, silent=True), positive], [500.0])
+    assert all(len(k) == len(v) == 2 for part in network.text for k, v in part)  # nothing is kept for the silent rows
+    both = torch.cat([zeros, positive.context]), torch.cat([positive.vector] * 2)
+    whole = unet(torch.cat([x, x]), torch.full((4,), 500.0), *both)
+    assert torch.allclose(network(torch.cat([x, x]), 500.0), whole, atol=1e-6)
+    assert torch.allclose(network.last(2)(x, 500.0), whole[2:], atol=1e-6)
+
+
+def test_guidance_acts_within_its_interval_only() -> None:
+    seen: list[tuple[str, int]] = []
+
+    def network(name: str) -> Any:
+        def run(x: torch.Tensor, t: float) -> torch.Tensor:
+            seen.append((name, len(x)))
+            return torch.zeros_like(x)
+
+        return run
+
+    schedule = Schedule((8.0, 4.0, 1.0, 0.0), (900.0, 500.0, 100.0), 8.0)
+    guidance = Guidance(5.0, interval=(2.0, 6.0))
+    denoise = make_denoiser(network("alone"), network("pair"), schedule, "epsilon", guidance, torch.float32)
+    for sigma in schedule.sigmas[:-1]:
+        denoise(torch.zeros(2, 4, 8, 8), sigma)
+    assert seen == [("alone", 2), ("pair", 4), ("alone", 2)]
+
+
+@pytest.mark.skipif(not can_pack(CPU), reason="this torch has no packed layers")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_layers_compute_the_same(dtype: torch.dtype, error: Any) -> None:
+    torch.manual_seed(1)
+    layers: list[tuple[torch.nn.Module, tuple[int, ...]]] = [
+        (Linear(40, 24), (2, 9, 40)),
+        (Linear(40, 24, bias=False), (5, 40)),
+        (Conv2d(8, 16, 3, stride=2, padding=1), (2, 8, 11, 7)),
+        (Conv2d(8, 16, 1), (1, 8, 5, 6)),
+        (GEGLU(32), (2, 9, 32)),
+    ]
+    for layer, shape in layers:
+        layer.to(dtype).requires_grad_(False)
+        quick = packed(layer, dtype)
+        assert quick is not None
+        x = torch.randn(shape).to(dtype)
+        exact = layer.float()(x.float())
+        assert error(quick(x).float(), exact) < (1e-5 if dtype is torch.float32 else 0.02)
+        assert not hasattr(quick, "weight")
+
+
+def test_fused_attention_is_attention() -> None:
+    torch.manual_seed(2)
+    plain = Attention(32, 32, heads=4, bias=False).double().requires_grad_(False)
+    x = torch.randn(2, 7, 32, dtype=torch.float64)
+    assert torch.allclose(FusedAttention(plain)(x), plain(x), atol=1e-12)
+
+
+def test_weights_in_half_precision_compute_in_float32(tiny_folder: Path, error: Any) -> None:
+    checkpoint = sdxl.checkpoint.open_checkpoint(tiny_folder)
+    part = checkpoint.components["unet"]  # its weights are float16 numbers, so nothing is lost
+    exact = part.load(Placement(CPU, torch.float32, torch.float32))
+    light = part.load(Placement(CPU, torch.float16, torch.float32))
+    x, told = torch.randn(1, 4, 8, 8), Conditioning(torch.randn(1, 77, 64), torch.randn(1, 80))
+    config = exact.config
+    told = Conditioning(torch.randn(1, 77, config.context_dim), torch.randn(1, config.vector_dim))
+    runs = [tell(model, [told], [500.0])(x, 500.0) for model in (exact, light)]  # type: ignore[arg-type]
+    assert {p.dtype for p in light.parameters() if p.ndim > 1} == {torch.float16}
+    assert torch.equal(*runs)
+
+
+def test_arithmetic_is_in_the_dtype_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {torch.float32: 2.0, torch.bfloat16: 1.0, torch.float16: 3.0}
+    monkeypatch.setattr("sdxl.device.cpu_seconds", lambda: times)
+    assert default_dtype(CPU) is torch.bfloat16
+    assert [place(CPU, dtype).arithmetic for dtype in times] == [torch.float32, torch.bfloat16, torch.float32]
+    times[torch.bfloat16] = 3.0
+    assert default_dtype(CPU) is torch.float32
+    assert place(CPU, torch.bfloat16) == Placement(CPU, torch.bfloat16, torch.float32)
+
+
+def test_the_processor_is_tried_quickly() -> None:
+    assert set(cpu_seconds()) == {torch.float32, torch.bfloat16, torch.float16}
+    assert all(0 < seconds < 1 for seconds in cpu_seconds().values())
+
+
+@pytest.mark.parametrize(
+    ("device", "limit", "chosen"),
+    [("cpu", 3, "stage"), ("cpu", 20, "stage"), ("cpu", 1, "block"), ("cuda", 20, "none"), ("cuda", 3, "stage")],
+)
+def test_auto_takes_what_fits(device: str, limit: int, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdxl.memory.available", lambda device: 1e12)
+    most = limit * 10**9 + ROOM
+    assert choose_offload("auto", [10**9, 3 * 10**9], torch.device(device), most) == chosen
+
+
+def test_offload_is_checked() -> None:
+    with pytest.raises(ArgumentError, match="auto, none, stage, block"):
+        choose_offload("disk", [], CPU, None)
+
+
+def test_a_streamed_model_cannot_be_compiled(tiny_folder: Path) -> None:
+    with pytest.raises(ArgumentError, match="cannot be compiled"):
+        sdxl.Pipeline.from_pretrained(tiny_folder, device="cpu", offload="block").compile()
+
+
+def test_operations_are_counted() -> None:
+    flop = count_flop(BASE, 1024, 1024)
+    assert flop["step"] == pytest.approx(13.52e12, rel=0.01)
+    assert flop["decode"] == pytest.approx(10.47e12, rel=0.01)
+    assert flop["encode"] == pytest.approx(4.88e12, rel=0.01)
+
+
+def test_the_report_has_every_stage() -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    lines = report(pipe, 64, 64, repeats=1)
+    assert [line["stage"] for line in lines] == ["text", "step", "decode", "encode"]
+    assert all(line["seconds"] > 0 and line["share"] > 0 for line in lines)
