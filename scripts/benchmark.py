@@ -121,7 +121,7 @@ def measure(options: argparse.Namespace) -> Iterable[Line]:
     yield {"stage": "import", "seconds": time.perf_counter() - began}
     import torch
 
-    from sdxl.bench import alternate, machine, matrix_rate
+    from sdxl.bench import machine, matrix_rate, time_runs
 
     device = torch.device(options.device)
     yield {"stage": "machine", **machine(device)}
@@ -131,12 +131,9 @@ def measure(options: argparse.Namespace) -> Iterable[Line]:
     for size in options.sizes:
         chosen = {name: run for name, run in runs(size).items() if name in options.stages}
         for name, run in chosen.items():
-            began = time.perf_counter()
-            run()
-            first = time.perf_counter() - began
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            seconds = median(alternate({name: run}, options.repeats, device)[name])
+            first, seconds = time_runs(run, options.repeats, device)
             yield {"stage": name, "size": size, "seconds": seconds, "first": first, "gb": peak(device)}
     dtype = getattr(torch, options.dtype or "float32")
     yield {"stage": "matrix product", "tflops": matrix_rate(device, dtype) / 1e12}
@@ -199,7 +196,8 @@ def main() -> None:
             print(json.dumps(line), flush=True)
         return
     names = [name for name, path in (("sdxl", options.ours), ("diffusers", options.theirs)) if path]
-    settings = {k: str(v) for k, v in vars(options).items() if v is not None and k in ("dtype", "compile", "offload")}
+    told = ("dtype", "compile", "whole", "offload", "max_memory", "steps", "repeats")
+    settings = {k: v for k, v in vars(options).items() if v is not None and k in told}
     lines = []
     for _ in range(options.rounds):
         for name in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -109,17 +109,16 @@ def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
     return {name: Stage(run, flop[name]) for name, run in runs.items()}
 
 
-def alternate(runs: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each of `runs`, all of them in turn, `repeats` times after a first one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+def time_runs(run: Callable[[], Any], repeats: int, device: torch.device) -> tuple[float, float]:
+    """Seconds of a first run, which may have to compile or to plan, and the median of `repeats` more."""
+    seconds = []
     for _ in range(repeats + 1):
-        for name, run in runs.items():
-            _wait(device)
-            began = time.perf_counter()
-            run()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - began)
-    return {name: times[1:] for name, times in seconds.items()}
+        _wait(device)
+        began = time.perf_counter()
+        run()
+        _wait(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds[0], median(seconds[1:])
 
 
 def _wait(device: torch.device) -> None:
@@ -131,7 +130,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a product of square matrices: what the machine could do."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / median(alternate({"product": lambda: a @ b}, 5, device)["product"])
+    return 2 * side**3 / time_runs(lambda: a @ b, 5, device)[1]
 
 
 def report(pipe: Pipeline, height: int, width: int, repeats: int = 3) -> list[dict[str, Any]]:
@@ -140,7 +139,7 @@ def report(pipe: Pipeline, height: int, width: int, repeats: int = 3) -> list[di
     rate = matrix_rate(at.device, at.arithmetic)
     lines = []
     for name, part in parts.items():
-        seconds = median(alternate({name: part.run}, repeats, at.device)[name])
+        _, seconds = time_runs(part.run, repeats, at.device)
         reached = part.flop / seconds
         lines.append({"stage": name, "seconds": seconds, "tflop": part.flop / 1e12, "share": reached / rate})
     return lines

@@ -147,6 +147,8 @@ def _kind(each: Field[Any]) -> tuple[Any, str]:
     """How the flag of a field is read, and what its value is called in the help."""
     if each.name.endswith(("_size", "_top_left")):
         return partial(_numbers, example="1024,1024"), "A,B"
+    if each.name == "guidance_interval":
+        return partial(_numbers, example="0.3,5.5", kind=float), "LOW,HIGH"
     if each.name == "outpaint":
         return partial(_numbers, example="128,0,128,0"), "L,T,R,B"
     if "Tensor" in str(each.type):
@@ -161,14 +163,15 @@ def _kind(each: Field[Any]) -> tuple[Any, str]:
     return (kinds[str(each.type)], "N") if str(each.type) in kinds else (str, "TEXT")
 
 
-def _numbers(text: str, example: str) -> tuple[int, ...]:
+def _numbers(text: str, example: str, kind: type[int] | type[float] = int) -> tuple[int | float, ...]:
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = tuple(kind(part) for part in text.split(","))
     except ValueError:
         numbers = ()
     if len(numbers) != example.count(",") + 1:
         count = {2: "two", 4: "four"}[example.count(",") + 1]
-        raise argparse.ArgumentTypeError(f"{text!r} is not {count} whole numbers such as {example}")
+        whole = "whole " if kind is int else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not {count} {whole}numbers such as {example}")
     return numbers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -313,7 +314,8 @@ class Pipeline:
         positive, negative = expert.condition(plan)
         self._release(expert.text)
         unet = expert.unet()
-        guidance = Guidance(request.guidance_scale, request.guidance_rescale)
+        interval = request.guidance_interval or (0.0, math.inf)
+        guidance = Guidance(request.guidance_scale, request.guidance_rescale, interval)
         told = tell(unet, [negative, positive], plan.schedule.timesteps)
         network = self._network(number, told.last(len(plan.seeds)), start.x.shape)
         pair = self._network(number, told, start.x.shape)

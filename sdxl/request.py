@@ -59,6 +59,9 @@ class Request:
     steps: int = _option("how many sampler steps", 30)
     guidance_scale: float = _option("how strongly to follow the prompt; 1 or less turns guidance off", 5.0)
     guidance_rescale: float = _option("0 to 1, against overexposure (phi in arXiv 2305.08891)", 0.0)
+    guidance_interval: tuple[float, float] | None = _option(
+        "LOW,HIGH sigmas between which guidance acts; elsewhere a step takes half the time (default: everywhere)"
+    )
     sampler: str | None = _option("ddim, euler, euler_ancestral, heun or dpmpp_2m (default: the model's)")
     schedule: str | None = _option(
         "leading, trailing, sgm, linspace, karras or exponential (default: the model's, mostly leading)"
@@ -108,6 +111,7 @@ class Request:
         for name in (each.name for each in fields(self) if each.name.endswith(("_size", "_top_left"))):
             self._check_numbers(name, 2, 0 if name.endswith("top_left") else 1, "(height, width)")
         self._check_numbers("outpaint", 4, 0, "(left, top, right, bottom)")
+        self._check_interval()
         self._check_names()
         seeds = self.seed if isinstance(self.seed, Sequence) else [] if self.seed is None else [self.seed]
         if isinstance(seeds, str) or not all(_whole(seed, 0) and seed < 2**63 for seed in seeds):
@@ -149,6 +153,19 @@ class Request:
                     f"mask is {mask.width} x {mask.height} and image {picture.width} x {picture.height}; "
                     "they must be of the same size"
                 )
+
+    def _check_interval(self) -> None:
+        value = self.guidance_interval
+        if value is None:
+            return
+        if (
+            not isinstance(value, Sequence)
+            or len(value) != 2
+            or not all(_number(each, math.inf) for each in value)
+            or value[0] > value[1]
+        ):
+            raise ArgumentError(f"guidance_interval is {value!r}; it must be two sigmas of at least 0, (low, high)")
+        object.__setattr__(self, "guidance_interval", tuple(value))
 
     def _check_names(self) -> None:
         from .samplers import SAMPLERS  # here, since these need torch and the command line's help does not

@@ -85,6 +85,28 @@ def test_guidance_acts_within_its_interval_only() -> None:
     assert seen == [("alone", 2), ("pair", 4), ("alone", 2)]
 
 
+def test_an_interval_of_everything_changes_nothing(tiny_pipe: sdxl.Pipeline) -> None:
+    settings: Any = {"steps": 3, "seed": 1, "output": "latent", "progress": False}
+    plain, whole, none, unguided = (
+        tiny_pipe("a cat", **settings, **more).images
+        for more in (
+            {},
+            {"guidance_interval": (0, 100)},
+            {"guidance_interval": (90, 100)},
+            {"guidance_scale": 1.0},
+        )
+    )
+    assert torch.equal(plain, whole)  # type: ignore[arg-type]
+    assert torch.equal(none, unguided)  # type: ignore[arg-type]
+    assert not torch.equal(plain, none)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("interval", [(5, 1), (1,), (-1, 2), "ab", (0, float("nan"))])
+def test_a_wrong_interval_is_told(interval: Any) -> None:
+    with pytest.raises(ArgumentError, match="guidance_interval is"):
+        sdxl.Request("a cat", guidance_interval=interval)
+
+
 @pytest.mark.skipif(not can_pack(CPU), reason="this torch has no packed layers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_layers_compute_the_same(dtype: torch.dtype, error: Any) -> None:
