@@ -22,6 +22,7 @@ from .clip import Layer, TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .device import Placement
 from .errors import CheckpointError, OutputError
+from .int8 import quantized
 from .keymap import (
     CLIP_L_PREFIX,
     FUSED,
@@ -137,14 +138,19 @@ class Component:
             self.weights.close()
         return model
 
-    def _settle(self, module: nn.Module, at: Placement) -> None:
+    def _settle(self, module: nn.Module, at: Placement, in_block: bool = False) -> None:
         """Bring the mapped weights where they are to be, layer by layer, so that there are never two copies of all."""
+        in_block = in_block or isinstance(module, TransformerBlock)
         for name, child in list(module.named_children()):
-            if at.packed and (layer := packed(child, at.dtype)):
+            if at.int8 and in_block:
+                layer = quantized(child, at.arithmetic)
+            else:
+                layer = packed(child, at.dtype) if at.packed else None
+            if layer is None:
+                self._settle(child, at, in_block)
+            else:
                 setattr(module, name, layer)
                 self.weights.forget()
-            else:
-                self._settle(child, at)
         for parameter in module.parameters(recurse=False):
             if parameter.ndim == 1:
                 parameter.data = parameter.to(at.device, at.arithmetic)

@@ -19,7 +19,7 @@ from .version import __version__
 DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SOURCES = ("image", "mask", "latents")
 _REPEATED = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "seed", "image", "mask")
-_LOADING = ("model", "refiner", "unet", "vae", "revision", "variant", "dtype", "offload")
+_LOADING = ("model", "refiner", "unet", "vae", "revision", "variant", "dtype", "offload", "int8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +83,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, metavar="N", help="of the picture's side (default: the model's native size)"
     )
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="how often each stage runs (%(default)s)")
+    parser.add_argument("--int8", action="store_true", help="8-bit transformer blocks on a CPU")
     parser.add_argument("--compile", action="store_true", help="compile for CUDA")
     parser.set_defaults(run=_bench)
 
@@ -111,6 +112,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "none", "stage", "block"),
         help="what is in memory: none, all of the model; stage, the part at work; block, the layer at work; "
         "auto, what fits (default: auto)",
+    )
+    model.add_argument(
+        "--int8",
+        action="store_true",
+        default=absent,
+        help="8-bit transformer blocks on a CPU: faster, not quite the same",
     )
     model.add_argument("--max-memory", type=float, metavar="GB", help="let auto stay within so many GB")
     model.add_argument("--compile", action="store_true", help="compile for CUDA: worth it for many pictures of a size")
@@ -280,7 +287,7 @@ def _bench(options: argparse.Namespace) -> None:
     from .bench import machine, report
     from .pipeline import Pipeline
 
-    pipe = Pipeline.from_pretrained(options.model, dtype=options.dtype, device=options.device)
+    pipe = Pipeline.from_pretrained(options.model, dtype=options.dtype, device=options.device, int8=options.int8)
     if options.compile:
         pipe.compile()
     height, width = (options.size, options.size) if options.size else pipe.about.config.native_size

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import ArgumentError
+from .int8 import can_quantize
 from .pack import can_pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,7 +42,7 @@ class Placement:
     """Where a network's weights lie, what they are in, and what it computes in.
 
     `packed`: laid out for a CPU. `streamed`: the matrices stay where they are read from, and every layer fetches its
-    own when it is called.
+    own when it is called. `int8`: the linear layers of the transformer blocks are in 8 bits.
     """
 
     device: torch.device
@@ -49,12 +50,17 @@ class Placement:
     arithmetic: torch.dtype
     packed: bool = False
     streamed: bool = False
+    int8: bool = False
 
 
-def place(device: torch.device, dtype: torch.dtype, streamed: bool = False) -> Placement:
+def place(device: torch.device, dtype: torch.dtype, streamed: bool = False, int8: bool = False) -> Placement:
     """The fastest placement: arithmetic in float32 where a CPU is slower in the dtype of the weights."""
+    if int8 and (streamed or not can_quantize(device)):
+        raise ArgumentError(
+            "int8 needs a CPU with 8-bit dot products (AVX-512 VNNI, AVX-VNNI or AMX), and no streaming"
+        )
     computed = dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
-    return Placement(device, dtype, computed, computed is dtype and not streamed and can_pack(device), streamed)
+    return Placement(device, dtype, computed, computed is dtype and not streamed and can_pack(device), streamed, int8)
 
 
 @cache

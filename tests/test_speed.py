@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from sdxl.config import BASE, UNetConfig
 from sdxl.denoise import Conditioning, Guidance, make_denoiser, tell
 from sdxl.device import Placement, cpu_seconds, default_dtype, place
 from sdxl.errors import ArgumentError
+from sdxl.int8 import can_quantize, quantized
 from sdxl.memory import ROOM, choose_offload
+from sdxl.miniature.exam import make_scenes, mark
 from sdxl.nn import Attention, Conv2d, Linear
 from sdxl.pack import can_pack, packed
 from sdxl.schedule import Schedule
@@ -128,6 +133,27 @@ def test_packed_layers_compute_the_same(dtype: torch.dtype, error: Any) -> None:
         assert not hasattr(quick, "weight")
 
 
+@pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
+@pytest.mark.parametrize("shape", [(32, 32), (40, 96), (96, 40)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_8_bit_layers_are_about_the_same(shape: tuple[int, int], bias: bool, error: Any) -> None:
+    torch.manual_seed(3)
+    layer = Linear(*shape, bias=bias).requires_grad_(False)
+    x = torch.randn(2, 9, shape[0]) * torch.logspace(-3, 3, 9)[:, None]  # every token has its own scale
+    quick = quantized(layer, torch.float32)
+    assert quick is not None
+    ours, exact = quick(x), layer(x)
+    for token in range(9):
+        assert 0 < error(ours[:, token], exact[:, token]) < 0.03
+
+
+@pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
+def test_8_bits_still_draw_what_they_are_told() -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", device="cpu", dtype="float32", int8=True)
+    assert mark(pipe, make_scenes(20, 77, things=1)) >= 0.9
+    assert pipe("a red circle", steps=1, progress=False).parameters[0]["model"]["int8"] is True
+
+
 def test_fused_attention_is_attention() -> None:
     torch.manual_seed(2)
     plain = Attention(32, 32, heads=4, bias=False).double().requires_grad_(False)
@@ -195,3 +221,18 @@ def test_the_report_has_every_stage() -> None:
     lines = report(pipe, 64, 64, repeats=1)
     assert [line["stage"] for line in lines] == ["text", "step", "decode", "encode"]
     assert all(line["seconds"] > 0 and line["share"] > 0 for line in lines)
+
+
+def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
+    root, out = Path(__file__).parents[1], tmp_path / "lines.jsonl"
+    model = root / "weights/miniature/base"
+    command = [sys.executable, root / "scripts/benchmark.py", "--ours", model, "--theirs", model, "--dtype", "float32"]
+    small = ["--sizes", "64", "--stages", "step", "picture", "--steps", "1", "--rounds", "1", "--repeats", "1"]
+    done = subprocess.run([*command, *small, "--out", out], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    for who in ("sdxl", "diffusers"):
+        mine = {line["stage"]: line for line in lines if line["who"] == who}
+        assert {"import", "machine", "load", "step", "picture", "matrix product"} <= set(mine)
+        assert mine["machine"]["torch"] == torch.__version__
+        assert 0 < mine["step"]["seconds"] < mine["picture"]["seconds"] + 1
+        assert f"{mine['step']['seconds']:.3f}" in done.stdout
