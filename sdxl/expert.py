@@ -99,9 +99,10 @@ class Expert:
 def make_expert(checkpoint: Checkpoint, at: Placement) -> Expert:
     """The expert of an opened checkpoint."""
     parts, about = checkpoint.components, checkpoint.about
+    once = replace(at, packed=False)  # a text encoder runs once for a picture: packing it costs more than it saves
 
     def load_text() -> list[TextStage]:
-        encoders = [(name, cast(TextEncoder, parts[name].load(at))) for name in (TEXT, TEXT_2) if name in parts]
+        encoders = [(name, cast(TextEncoder, parts[name].load(once))) for name in (TEXT, TEXT_2) if name in parts]
         return [TextStage(Tokenizer(about.tokenizers[n], e.config.positions), e) for n, e in encoders]
 
     return Expert(about, Part(lambda: cast(UNet, parts[UNET].load(at))), Part(load_text), at)

@@ -145,9 +145,10 @@ class Pipeline:
         `model` is a single .safetensors file, a diffusers folder, or an id on the hub; a base, an inpainting model or a
         refiner. `refiner` is another model that takes over at the end (SDXL paper, section 2.5). `unet` and `vae`
         replace that part by another file's. `dtype` is that of the weights, None picks bfloat16 where the hardware
-        computes it fast, else float32; on a CPU that is slow in it the arithmetic is float32, and so is the VAE's for
-        float16, where it could overflow. `revision` and `variant` ("fp16") are the hub's; without a variant, the fp16
-        files are taken where there are any, unless float32 is asked for.
+        computes it fast, else float32 (float16 if "auto" finds too little memory for that); on a CPU that is slow in it
+        the arithmetic is float32, and so is the VAE's for float16, where it could overflow. `revision` and `variant`
+        ("fp16") are the hub's; without a variant, the fp16 files are taken where there are any, unless float32 is asked
+        for.
 
         `offload` says what is in memory: "none" keeps all of the model; "stage" loads text encoders, UNets and VAE when
         their turn comes and forgets them after it; "block" reads every layer's weights anew when they are needed, which
@@ -167,8 +168,11 @@ class Pipeline:
         if refiner is not None:
             checkpoints.append(open_checkpoint(hub.resolve(refiner, None, variant), variant))
             _check_refiner(refiner, checkpoints[1].about, checkpoints[0].about)
-        sizes = [part.bytes(kind) for checkpoint in checkpoints for part in checkpoint.components.values()]
-        chosen = choose_offload(offload, sizes, where, max_memory)
+        parts = [part for checkpoint in checkpoints for part in checkpoint.components.values()]
+        chosen = choose_offload(offload, [part.bytes(kind) for part in parts], where, max_memory)
+        if dtype is None and chosen == "block" != offload and kind is torch.float32:
+            kind = torch.float16  # half the memory, and the arithmetic stays in float32
+            chosen = choose_offload(offload, [part.bytes(kind) for part in parts], where, max_memory)
         at = place(where, kind, streamed=chosen == "block", int8=int8)
         named = {"model": model, "refiner": refiner, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
         source: dict[str, Any] = {name: str(value) for name, value in named.items() if value}

@@ -236,3 +236,20 @@ def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
         assert mine["machine"]["torch"] == torch.__version__
         assert 0 < mine["step"]["seconds"] < mine["picture"]["seconds"] + 1
         assert f"{mine['step']['seconds']:.3f}" in done.stdout
+
+
+def test_too_little_memory_for_float32_takes_half_of_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = sdxl.checkpoint.open_checkpoint(tiny_folder)
+    largest = max(part.bytes(torch.float32) for part in checkpoint.components.values())
+    load = sdxl.Pipeline.from_pretrained
+    monkeypatch.setattr("sdxl.device.is_fast", lambda dtype, device: False)
+    chosen = [
+        load(tiny_folder, device="cpu", offload="auto", max_memory=int(ROOM + share * largest))
+        for share in (1, 0.5, 0.4)
+    ]
+    assert [(pipe.dtype, pipe.offload) for pipe in chosen] == [
+        (torch.float32, "stage"),
+        (torch.float16, "stage"),
+        (torch.float16, "block"),
+    ]
+    assert all(pipe.experts[0].at.arithmetic is torch.float32 for pipe in chosen)
