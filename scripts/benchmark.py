@@ -39,7 +39,12 @@ def load_ours(options: argparse.Namespace) -> tuple[Any, Callable[[int], Runs]]:
     if most is not None and options.device == "cuda":
         torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
     pipe = Pipeline.from_pretrained(
-        options.ours, dtype=options.dtype, device=options.device, offload=options.offload, max_memory=most
+        options.ours,
+        dtype=options.dtype,
+        device=options.device,
+        offload=options.offload,
+        max_memory=most,
+        int8=options.int8,
     )
     if options.compile:
         pipe.compile()
@@ -187,6 +192,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--whole", choices=["default", "max"], help="compile diffusers' UNet as one graph")
     parser.add_argument("--offload", default="none", help="ours")
+    parser.add_argument("--int8", action="store_true", help="ours")
     parser.add_argument("--max-memory", type=float, metavar="GB", help="ours")
     parser.add_argument("--out", type=Path, help="append every measurement to this file")
     parser.add_argument("--child", choices=["sdxl", "diffusers"], help=argparse.SUPPRESS)
@@ -196,7 +202,7 @@ def main() -> None:
             print(json.dumps(line), flush=True)
         return
     names = [name for name, path in (("sdxl", options.ours), ("diffusers", options.theirs)) if path]
-    told = ("dtype", "compile", "whole", "offload", "max_memory", "steps", "repeats")
+    told = ("dtype", "compile", "whole", "offload", "int8", "max_memory", "steps", "repeats")
     settings = {k: v for k, v in vars(options).items() if v is not None and k in told}
     lines = []
     for _ in range(options.rounds):
