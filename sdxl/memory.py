@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -42,9 +44,17 @@ def choose_offload(offload: str, parts: Sequence[int], device: torch.device, max
     """
     if offload not in OFFLOADS:
         raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
+    if max_memory is not None and max_memory <= 0:
+        raise ArgumentError(f"max_memory is {max_memory}; it must be above 0")
     if offload != "auto":
         return offload
     limit = min(available(device), math.inf if max_memory is None else max_memory) - ROOM
     if device.type != "cpu" and sum(parts) <= limit:
         return "none"
     return "stage" if max(parts) <= limit else "block"
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system: glibc keeps what it had in small pieces."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

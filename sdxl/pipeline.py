@@ -23,7 +23,7 @@ from .errors import ArgumentError, NonFiniteError
 from .expert import Expert, Part, make_expert
 from .image import fingerprint, to_pil, to_tensor
 from .keymap import UNET, VAE
-from .memory import Offload, available, choose_offload, used
+from .memory import Offload, available, choose_offload, trim, used
 from .plan import Plan, make_plan
 from .request import Request, spread
 from .samplers import SAMPLERS, Denoiser, Sampler, Step
@@ -216,6 +216,7 @@ class Pipeline:
             self._graphs.clear()  # they hold the UNet
             for part in parts:
                 part.release()
+            trim()
 
     @property
     def about(self) -> Description:

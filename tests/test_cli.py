@@ -280,3 +280,35 @@ def test_convert(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_importing_needs_no_torch() -> None:
     code = "import sys, sdxl, sdxl.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--size", "64", "--repeats", "1", "--device", "cpu", "--dtype", "float32"]
+    assert main(["bench", "--model", "miniature", *size]) == 0
+    machine, head, *lines = capsys.readouterr().out.splitlines()
+    assert "threads" in machine and "arithmetic float32" in machine and "64 x 64" in machine
+    assert [line.split()[0] for line in (head, *lines)] == ["stage", "text", "step", "decode", "encode"]
+    assert all(float(line.split()[1]) > 0 for line in lines)
+
+
+def test_a_memory_limit_draws_the_same(generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--prompt", "a cat", "--steps", "2", "--seed", "1", "--dtype", "float32"]
+    pictures = []
+    for more in ([], ["--max-memory", "0.001"]):
+        status, path = generate(*flags, *more)
+        assert status == 0
+        with Image.open(path) as image:
+            pictures.append(torch.tensor(list(image.tobytes())))
+    assert (pictures[0] - pictures[1]).abs().max() <= 1
+    assert generate(*flags, "--max-memory", "0")[0] == 2
+    assert "max_memory is 0" in capsys.readouterr().err
+
+
+def test_an_interval_is_replayed(generate: Any, tmp_path: Path) -> None:
+    _, first = generate("--prompt", "a cat", "--steps", "4", "--seed", "1", "--guidance-interval", "0.5,6")
+    _, second = generate("--from", str(first), model=None, output="second.png")
+    with Image.open(first) as one, Image.open(second) as two:
+        assert one.tobytes() == two.tobytes()
+        assert json.loads(two.text["sdxl"])["request"]["guidance_interval"] == [0.5, 6.0]
+    with pytest.raises(SystemExit):
+        generate("--prompt", "a cat", "--guidance-interval", "high")

@@ -1,0 +1,37 @@
+"""Proof: two training runs of one recipe with different seeds come out alike: `proof_seeds.py FIRST SECOND`, two folders
+that `train_miniature.py` wrote. Every share of right pictures must be within 3 points of the other's.
+
+A share has a standard error of its own, so there are more prompts with two things, where it is largest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from proof_process import banner
+
+import sdxl
+from sdxl.miniature.exam import make_scenes, mark
+
+EXAMS = {
+    "held-in": make_scenes(200, 51, things=1),
+    "held-out": make_scenes(200, 53, things=1, unseen=True),
+    "two things": make_scenes(600, 59, things=2),
+}
+
+
+def main() -> None:
+    banner()
+    pipelines = [sdxl.Pipeline.from_pretrained(Path(name) / "base", dtype="float32") for name in sys.argv[1:3]]
+    worst = 0.0
+    for name, scenes in EXAMS.items():
+        first, second = (100 * mark(pipeline, scenes) for pipeline in pipelines)
+        worst = max(worst, abs(first - second))
+        print(f"{len(scenes)} prompts, {name}: {first:.1f} % and {second:.1f} %", flush=True)
+    print(f"at most {worst:.1f} points apart (3 wanted)")
+    sys.exit(worst > 3)
+
+
+if __name__ == "__main__":
+    main()
