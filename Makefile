@@ -45,8 +45,9 @@ miniature: $(TESTED)
 
 smoke: $(TESTED)
 	rm -rf weights/smoke
-	$(BIN)/python scripts/train_miniature.py --recipe smoke --work weights/smoke/work --out weights/smoke
-	$(BIN)/python scripts/proof_smoke.py weights/smoke
+	mkdir -p docs/proofs
+	bash -o pipefail -c '{ $(BIN)/python scripts/train_miniature.py --recipe smoke --work weights/smoke/work --out weights/smoke \
+		&& $(BIN)/python scripts/proof_smoke.py weights/smoke; } 2>&1 | tee docs/proofs/smoke.log'
 
 pictures: $(READY)
 	$(BIN)/python scripts/draw_ideas.py

@@ -158,11 +158,14 @@ class Component:
                 parameter.data = parameter.to(at.device, at.dtype)
             elif at.device.type == "cuda":
                 parameter.data = parameter.to(at.dtype).pin_memory()
+            else:
+                module.held = at.dtype
         self.weights.forget()
 
     def bytes(self, dtype: torch.dtype) -> int:
         """What the weights take up in a dtype."""
-        return dtype.itemsize * sum(math.prod(self.weights.get(self.key(row), ())) for row in self.rows)
+        keys = {self.key(row) for row in self.rows} & set(self.weights)
+        return dtype.itemsize * sum(math.prod(self.weights[key]) for key in keys)
 
 
 @dataclass(frozen=True)

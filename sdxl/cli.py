@@ -109,8 +109,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--offload",
         default=absent,
-        choices=("auto", "none", "stage", "block"),
-        help="what is in memory: none, all of the model; stage, the part at work; block, the layer at work; "
+        choices=("auto", "none", "text", "stage", "block"),
+        help="what is in memory: none, all of the model; text, all but the text encoders; stage, the part at work; "
+        "block, the layer at work; "
         "auto, what fits (default: auto)",
     )
     model.add_argument(

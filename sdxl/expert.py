@@ -96,10 +96,12 @@ class Expert:
         return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.at.device, self.at.arithmetic)
 
 
-def make_expert(checkpoint: Checkpoint, at: Placement) -> Expert:
-    """The expert of an opened checkpoint."""
+def make_expert(checkpoint: Checkpoint, at: Placement, stream_text: bool = False) -> Expert:
+    """The expert of an opened checkpoint; `stream_text` streams the text encoders, even if the UNet stays."""
     parts, about = checkpoint.components, checkpoint.about
-    once = replace(at, packed=False)  # a text encoder runs once for a picture: packing it costs more than it saves
+    once = replace(
+        at, packed=False, streamed=stream_text
+    )  # a text encoder runs once for a picture: packing it costs more than it saves
 
     def load_text() -> list[TextStage]:
         encoders = [(name, cast(TextEncoder, parts[name].load(once))) for name in (TEXT, TEXT_2) if name in parts]

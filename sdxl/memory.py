@@ -14,7 +14,7 @@ import torch
 
 from .errors import ArgumentError
 
-Offload = Literal["auto", "none", "stage", "block"]
+Offload = Literal["auto", "none", "text", "stage", "block"]
 OFFLOADS: tuple[str, ...] = get_args(Offload)
 ROOM = 1_500_000_000  # bytes beside the weights: for the interpreter, and feature maps of a 1024 x 1024 picture
 
@@ -36,11 +36,11 @@ def used(device: torch.device) -> int:
     return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if table.exists() else 0
 
 
-def choose_offload(offload: str, parts: Sequence[int], device: torch.device, max_memory: int | None) -> str:
-    """`offload` itself, or what "auto" stands for with parts of so many bytes, of which at most `max_memory` may be
-    taken: the one of none, stage and block that fits and costs the least time.
+def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.device, max_memory: int | None) -> str:
+    """`offload` itself, or what "auto" stands for: the one that fits and costs the least time.
 
-    On a CPU stage comes first: a part costs little to load, and the memory is everybody's.
+    `parts` are the bytes of all parts, `text` those of the text encoders; at most `max_memory` may be taken. On a CPU
+    stage comes first: a part costs little to load, and the memory is everybody's.
     """
     if offload not in OFFLOADS:
         raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
@@ -49,9 +49,10 @@ def choose_offload(offload: str, parts: Sequence[int], device: torch.device, max
     if offload != "auto":
         return offload
     limit = min(available(device), math.inf if max_memory is None else max_memory) - ROOM
-    if device.type != "cpu" and sum(parts) <= limit:
-        return "none"
-    return "stage" if max(parts) <= limit else "block"
+    needs = {"stage": max(parts), "block": 0}
+    if device.type != "cpu":
+        needs = {"none": sum(parts), "text": sum(parts) - text, **needs}
+    return next((name for name, need in needs.items() if need <= limit), "block")
 
 
 def trim() -> None:

@@ -21,8 +21,15 @@ def sinusoidal(values: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def fetch(weight: Tensor, held: torch.dtype | None, x: Tensor) -> Tensor:
+    """A weight where x is and in its dtype, rounded to `held` before, as if it had been kept in that."""
+    return (weight if held is None else weight.to(held)).to(x.device, x.dtype, non_blocking=True)
+
+
 class Linear(nn.Linear):
     """A linear layer that computes where x is and in its dtype, whatever its weights are stored in."""
+
+    held: torch.dtype | None = None  # see `fetch`
 
     def reset_parameters(self) -> None:
         """Nothing on the meta device, where weights that are to be loaded have their shapes, and torch takes long."""
@@ -30,11 +37,13 @@ class Linear(nn.Linear):
             super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.device, x.dtype, non_blocking=True), self.bias)
+        return F.linear(x, fetch(self.weight, self.held, x), self.bias)
 
 
 class Conv2d(nn.Conv2d):
     """A convolution that computes where x is and in its dtype, whatever its weights are stored in."""
+
+    held: torch.dtype | None = None  # see `fetch`
 
     def reset_parameters(self) -> None:
         """Nothing on the meta device."""
@@ -42,7 +51,7 @@ class Conv2d(nn.Conv2d):
             super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight.to(x.device, x.dtype, non_blocking=True), self.bias)
+        return self._conv_forward(x, fetch(self.weight, self.held, x), self.bias)
 
 
 class Embedding(nn.Embedding):

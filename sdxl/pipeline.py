@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import hub
-from .checkpoint import Checkpoint, Description, open_checkpoint, open_part
+from .checkpoint import Checkpoint, Component, Description, open_checkpoint, open_part
 from .compile import Graph, compile_blocks
 from .conditioning import TextStage
 from .denoise import Guidance, Known, Network, Told, keep_known, make_denoiser, tell, with_channels
@@ -22,7 +22,7 @@ from .device import Placement, choose_device, choose_dtype, place
 from .errors import ArgumentError, NonFiniteError
 from .expert import Expert, Part, make_expert
 from .image import fingerprint, to_pil, to_tensor
-from .keymap import UNET, VAE
+from .keymap import TEXT, TEXT_2, UNET, VAE
 from .memory import Offload, available, choose_offload, trim, used
 from .plan import Plan, make_plan
 from .request import Request, spread
@@ -150,11 +150,12 @@ class Pipeline:
         ("fp16") are the hub's; without a variant, the fp16 files are taken where there are any, unless float32 is asked
         for.
 
-        `offload` says what is in memory: "none" keeps all of the model; "stage" loads text encoders, UNets and VAE when
-        their turn comes and forgets them after it; "block" reads every layer's weights anew when they are needed, which
-        takes least memory and most time; "auto" picks one that fits into the memory that is free, or into `max_memory`
-        bytes. `int8` computes the transformer blocks of the UNet in 8 bits, on CPUs that are fast in them: about the
-        same picture. Raises `SDXLError`.
+        `offload` says what is in memory: "none" keeps all of the model; "text" all but the matrices of the text
+        encoders, which are fetched when they are needed (for a GPU); "stage" loads text encoders, UNets and VAE when
+        their turn comes and forgets them after it; "block" fetches every layer's weights anew when they are needed,
+        which takes least memory and most time; "auto" picks one that fits into the memory that is free, or into
+        `max_memory` bytes. `int8` computes the transformer blocks of the UNet in 8 bits, on CPUs that are fast in them:
+        about the same picture. Raises `SDXLError`.
         """
         where = choose_device(device)
         kind = choose_dtype(dtype, where)
@@ -169,17 +170,17 @@ class Pipeline:
             checkpoints.append(open_checkpoint(hub.resolve(refiner, None, variant), variant))
             _check_refiner(refiner, checkpoints[1].about, checkpoints[0].about)
         parts = [part for checkpoint in checkpoints for part in checkpoint.components.values()]
-        chosen = choose_offload(offload, [part.bytes(kind) for part in parts], where, max_memory)
+        chosen = _choose_offload(offload, parts, kind, where, max_memory)
         if dtype is None and chosen == "block" != offload and kind is torch.float32:
             kind = torch.float16  # half the memory, and the arithmetic stays in float32
-            chosen = choose_offload(offload, [part.bytes(kind) for part in parts], where, max_memory)
+            chosen = _choose_offload(offload, parts, kind, where, max_memory)
         at = place(where, kind, streamed=chosen == "block", int8=int8)
         named = {"model": model, "refiner": refiner, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
         source: dict[str, Any] = {name: str(value) for name, value in named.items() if value}
         source |= {"int8": True} if int8 else {}
-        experts = [make_expert(checkpoint, at) for checkpoint in checkpoints]
+        experts = [make_expert(checkpoint, at, stream_text=chosen in ("text", "block")) for checkpoint in checkpoints]
         pipeline = cls(experts, _vae_part(checkpoints[0], at), source, chosen, max_memory)
-        if chosen == "none":
+        if chosen in ("none", "text"):
             pipeline.load()
         return pipeline
 
@@ -212,7 +213,7 @@ class Pipeline:
 
     def _release(self, *parts: Part[Any]) -> None:
         """Give memory back when a part has done its work, if it is to be given back."""
-        if self.offload != "none":
+        if self.offload not in ("none", "text"):
             self._graphs.clear()  # they hold the UNet
             for part in parts:
                 part.release()
@@ -471,6 +472,13 @@ class Pipeline:
             version = f"sdxl {__version__}"
             pictures.append({"version": version, "torch": torch.__version__, "model": model, "request": common | own})
         return pictures
+
+
+def _choose_offload(
+    offload: str, parts: Sequence[Component], dtype: torch.dtype, device: torch.device, max_memory: int | None
+) -> str:
+    text = sum(part.bytes(dtype) for part in parts if part.name in (TEXT, TEXT_2))
+    return choose_offload(offload, [part.bytes(dtype) for part in parts], text, device, max_memory)
 
 
 def _check_refiner(name: str | Path, refiner: Description, base: Description) -> None:

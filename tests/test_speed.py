@@ -191,17 +191,49 @@ def test_the_processor_is_tried_quickly() -> None:
 
 @pytest.mark.parametrize(
     ("device", "limit", "chosen"),
-    [("cpu", 3, "stage"), ("cpu", 20, "stage"), ("cpu", 1, "block"), ("cuda", 20, "none"), ("cuda", 3, "stage")],
+    [
+        ("cpu", 20, "stage"),
+        ("cpu", 3, "stage"),
+        ("cpu", 1, "block"),
+        ("cuda", 5, "none"),
+        ("cuda", 4, "text"),
+        ("cuda", 3, "stage"),
+        ("cuda", 2, "block"),
+    ],
 )
 def test_auto_takes_what_fits(device: str, limit: int, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdxl.memory.available", lambda device: 1e12)
     most = limit * 10**9 + ROOM
-    assert choose_offload("auto", [10**9, 3 * 10**9], torch.device(device), most) == chosen
+    assert choose_offload("auto", [10**9, 3 * 10**9, 10**9], 10**9, torch.device(device), most) == chosen
+
+
+def test_weights_take_their_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    sdxl.convert(tiny_folder, tmp_path / "whole.safetensors")
+    for path in (tiny_folder, tmp_path / "whole.safetensors"):
+        for part in sdxl.checkpoint.open_checkpoint(path).components.values():
+            count = sum(value.numel() for value in part.build().state_dict().values())
+            assert part.bytes(torch.bfloat16) == 2 * count
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("streamed", ["text", "block"])
+def test_streamed_weights_draw_the_same(tiny_folder: Path, dtype: str, streamed: str) -> None:
+    settings: Any = {"steps": 2, "seed": 1, "output": "tensor", "progress": False}
+    whole, other = (
+        sdxl.Pipeline.from_pretrained(tiny_folder, dtype=dtype, device="cpu", offload=offload)(
+            "a cat", **settings
+        ).images
+        for offload in ("none", streamed)
+    )
+    assert isinstance(whole, torch.Tensor)
+    assert isinstance(other, torch.Tensor)
+    arithmetic = place(CPU, getattr(torch, dtype)).arithmetic
+    assert (whole - other).abs().max() < (1e-4 if arithmetic is torch.float32 else 0.05)
 
 
 def test_offload_is_checked() -> None:
-    with pytest.raises(ArgumentError, match="auto, none, stage, block"):
-        choose_offload("disk", [], CPU, None)
+    with pytest.raises(ArgumentError, match="auto, none, text, stage, block"):
+        choose_offload("disk", [], 0, CPU, None)
 
 
 def test_a_streamed_model_cannot_be_compiled(tiny_folder: Path) -> None:
