@@ -21,7 +21,6 @@ from sdxl.bench import count_flop
 from sdxl.config import BASE
 
 STAGES = ("step", "decode")
-SETTINGS = ("who", "dtype", "compile")
 
 
 def main() -> None:
@@ -37,7 +36,8 @@ def main() -> None:
         bars: dict[str, list[float]] = {}
         for line in timed:
             if (line["stage"], line["size"], line["dtype"]) == (stage, size, dtype):
-                label = f"{line['who']}\n{'compiled' if line['compile'] in (True, 'True') else 'eager'}"
+                how = "int8" if line.get("int8") else "compiled" if line["compile"] else "eager"
+                label = f"{line['who']}\n{how}"
                 bars.setdefault(label, []).append(line["seconds"])
         heights = [median(values) for values in bars.values()]
         colours = ["#3366cc" if label.startswith("sdxl") else "#bbbbbb" for label in bars]

@@ -1,5 +1,7 @@
-"""Proof: two training runs of one recipe with different seeds come out alike: `proof_seeds.py FIRST SECOND`, two folders
-that `train_miniature.py` wrote. Every share of right pictures must be within 3 points of the other's.
+"""Proof: two training runs of one recipe with different seeds come out alike: `proof_seeds.py FIRST SECOND`.
+
+FIRST and SECOND are folders that `train_miniature.py` wrote. Every share of right pictures must be within 3 points of
+the other's.
 
 A share has a standard error of its own, so there are more prompts with two things, where it is largest.
 """
