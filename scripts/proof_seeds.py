@@ -17,9 +17,9 @@ import sdxl
 from sdxl.miniature.exam import make_scenes, mark
 
 EXAMS = {
+    "two things": make_scenes(400, 59, things=2),
     "held-in": make_scenes(200, 51, things=1),
     "held-out": make_scenes(200, 53, things=1, unseen=True),
-    "two things": make_scenes(600, 59, things=2),
 }
 
 
