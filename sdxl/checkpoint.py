@@ -117,7 +117,7 @@ class Component:
                 yield row.ours, _from_stored(self.weights.read(self.key(row)), self._op(row))
 
     def load(self, at: Placement) -> nn.Module:
-        """The network with its weights, ready to run. Where dtype and device match, nothing is copied.
+        """The network with its weights, ready to run; not packed, of the same dtype and device, they are not copied.
 
         Whoever opened the component has checked it; here a missing weight would still be an error.
         """

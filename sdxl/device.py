@@ -68,7 +68,7 @@ def cpu_seconds() -> dict[torch.dtype, float]:
     """How long this CPU takes for a product of matrices of each dtype.
 
     Tried out, in some milliseconds: a processor that has instructions for a dtype need not be fast at it. (AVX-512's
-    for bfloat16 run at twice the rate of float32 on some cores and at half of it on others.) The shortest of several
+    for bfloat16 run at half the rate of float32 on some cores.) The shortest of several
     runs in turn, in one thread, since the machine may be busy.
     """
     threads, side = torch.get_num_threads(), 384

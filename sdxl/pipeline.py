@@ -27,7 +27,7 @@ from .memory import Offload, available, choose_offload, trim, used
 from .plan import Plan, make_plan
 from .request import Request, spread
 from .samplers import SAMPLERS, Denoiser, Sampler, Step
-from .strips import decode_strips
+from .strips import decode_strips, encode_strips
 from .unet import UNet
 from .vae import VAE as VAEModel
 from .version import __version__
@@ -414,7 +414,8 @@ class Pipeline:
         """
         vae = self.vae
         weight = vae.decoder.norm_out.weight
-        latents = vae.encode((pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
+        encode = encode_strips if self._needs_strips(pixels.shape[2:], weight) else VAEModel.encode
+        latents = encode(vae, (pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
         self._release(self._vae)
         if not bool(latents.isfinite().all()):
             raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
@@ -425,18 +426,19 @@ class Pipeline:
         """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
         vae = self.vae
         weight = vae.decoder.norm_out.weight
-        decode = decode_strips if self._decodes_strips(latents, weight) else VAEModel.decode
+        factor = self.about.config.vae.factor
+        size = latents.shape[2] * factor, latents.shape[3] * factor
+        decode = decode_strips if self._needs_strips(size, weight) else VAEModel.decode
         pixels = torch.cat([decode(vae, z[None].to(weight.device, weight.dtype)).float() for z in latents])
         self._release(self._vae)
         if not bool(pixels.isfinite().all()):
             raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
         return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def _decodes_strips(self, latents: Tensor, weight: Tensor) -> bool:
-        """Whether there is too little memory to decode a picture as a whole."""
-        config = self.about.config.vae
-        pixels = latents.shape[2] * latents.shape[3] * config.factor**2
-        whole = 3 * pixels * config.channels[1] * weight.dtype.itemsize  # the three largest feature maps
+    def _needs_strips(self, size: Sequence[int], weight: Tensor) -> bool:
+        """Whether there is too little memory for the VAE to work on a picture of (height, width) as a whole."""
+        maps = 3 * self.about.config.vae.channels[1]  # the three largest feature maps
+        whole = maps * math.prod(size) * weight.dtype.itemsize
         room = available(weight.device)
         if self.max_memory is not None:
             room = min(room, self.max_memory - used(weight.device))

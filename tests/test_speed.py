@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -166,8 +167,7 @@ def test_weights_in_half_precision_compute_in_float32(tiny_folder: Path, error: 
     part = checkpoint.components["unet"]  # its weights are float16 numbers, so nothing is lost
     exact = part.load(Placement(CPU, torch.float32, torch.float32))
     light = part.load(Placement(CPU, torch.float16, torch.float32))
-    x, told = torch.randn(1, 4, 8, 8), Conditioning(torch.randn(1, 77, 64), torch.randn(1, 80))
-    config = exact.config
+    x, config = torch.randn(1, 4, 8, 8), exact.config
     told = Conditioning(torch.randn(1, 77, config.context_dim), torch.randn(1, config.vector_dim))
     runs = [tell(model, [told], [500.0])(x, 500.0) for model in (exact, light)]  # type: ignore[arg-type]
     assert {p.dtype for p in light.parameters() if p.ndim > 1} == {torch.float16}
@@ -285,3 +285,15 @@ def test_too_little_memory_for_float32_takes_half_of_it(tiny_folder: Path, monke
         (torch.float16, "block"),
     ]
     assert all(pipe.experts[0].at.arithmetic is torch.float32 for pipe in chosen)
+
+
+def test_a_picture_is_encoded_in_strips_where_memory_is_short(tiny_folder: Path) -> None:
+    pixels = torch.rand(1, 3, 136, 72, generator=torch.Generator().manual_seed(0))
+    pipes = [
+        sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
+        for offload in ("none", "block")
+    ]
+    with patch("sdxl.pipeline.encode_strips", wraps=sdxl.strips.encode_strips) as strips:
+        whole, parts = (pipe.encode(pixels) for pipe in pipes)
+    assert strips.call_count == 1
+    assert (whole - parts).abs().max() < 1e-4
