@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import Field, asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ArgumentError, SDXLError, SDXLWarning
 from .request import Request
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .pipeline import Pipeline
 
 DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SOURCES = ("image", "mask", "latents")
@@ -28,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = _format_warning
     warnings.simplefilter("always", SDXLWarning)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except ArgumentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -38,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
@@ -128,10 +131,33 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         _add_option(picture, each)
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--output", type=Path, default=Path("picture.png"), help="a PNG; several get numbers (default: %(default)s)"
+        "--output", type=Path, metavar="PNG", help="where to; several get numbers (default: picture.png)"
     )
     files.add_argument("--from", type=Path, dest="source", metavar="PNG", help="make this picture again")
     files.add_argument("--quiet", action="store_true", help="no progress bar")
+    job = parser.add_argument_group("many pictures")
+    job.add_argument(
+        "--batch",
+        type=Path,
+        metavar="FILE",
+        help="draw what a file of JSON lines asks for: each an object with the picture's arguments, named with _ as in "
+        "negative_prompt, and perhaps its output; other flags hold for all lines. The same command goes on with a job "
+        "that was stopped, and several may work at one job",
+    )
+    job.add_argument("--output-dir", type=Path, metavar="DIR", help="where the pictures and the state of the job go")
+    job.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures of a kind drawn together (default: %(default)s)",
+    )
+    job.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="who draws: this process, or a Ray cluster"
+    )
+    job.add_argument(
+        "--workers", type=int, metavar="N", help="of the Ray cluster (default: one for each GPU; without any, one)"
+    )
     parser.set_defaults(run=_generate)
 
 
@@ -183,40 +209,123 @@ def _numbers(text: str, example: str, kind: type[int] | type[float] = int) -> tu
     return numbers
 
 
-def _generate(options: argparse.Namespace) -> None:
+def _generate(options: argparse.Namespace) -> int:
     given = {each.name: getattr(options, each.name) for each in fields(Request) if hasattr(options, each.name)}
     for name in _REPEATED:
         if len(given.get(name, ())) == 1:
             given[name] = given[name][0]
     loading = {name: getattr(options, name) for name in _LOADING if hasattr(options, name)}
+    if options.batch:
+        return _generate_many(options, given, loading)
+    if options.output_dir:
+        raise ArgumentError("--output-dir goes with --batch FILE; a single picture takes --output")
+    _generate_one(options, given, loading)
+    return 0
+
+
+def _generate_one(options: argparse.Namespace, given: dict[str, Any], loading: dict[str, Any]) -> None:
     hashes: dict[str, str] = {}
     if options.source:
         given, loading, hashes = _replay(options.source, given, loading)
     if "prompt" not in given:
         raise ArgumentError('there is nothing to draw; give --prompt "..." or --from picture.png')
-    from .pipeline import Pipeline
     from .png import check_writable, save_png
 
-    check_writable(options.output)
+    output = options.output or Path("picture.png")
+    check_writable(output)
     files = [path for name in _SOURCES for path in _paths(given.get(name))]
-    for name in ("latents", "image"):
-        if isinstance(path := given.get(name), Path) and (name == "latents" or path.suffix == ".safetensors"):
-            given[name] = _read_latents(path, name)
     request = Request(**given)  # wrong arguments are told, and pictures opened, before the model is loaded
     given |= {name: getattr(request, name) for name in _SOURCES}
     _compare_sources(request, hashes)
-    outputs = _outputs(options.output, len(request.prompts) * request.num_images)
+    outputs = _outputs(output, len(request.prompts) * request.num_images)
     if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
         raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
-    loading = {"model": DEFAULT_MODEL, "offload": "auto", **loading}
-    most = None if options.max_memory is None else int(1e9 * options.max_memory)
-    pipe = Pipeline.from_pretrained(device=options.device, max_memory=most, **loading)
-    if options.compile:
-        pipe.compile()
-    result = pipe(**given, progress=not options.quiet)
+    result = _open(options, loading)(**given, progress=not options.quiet)
     for path, image, parameters, seed in zip(outputs, result.images, result.parameters, result.seeds, strict=True):
         save_png(image, path, parameters)
         print(f"{path}  seed {seed}")
+
+
+def _open(options: argparse.Namespace, loading: dict[str, Any]) -> Pipeline:
+    """The model that the flags ask for."""
+    from .pipeline import Pipeline
+
+    most = None if options.max_memory is None else int(1e9 * options.max_memory)
+    loading = {"model": DEFAULT_MODEL, "offload": "auto", **loading}
+    pipe = Pipeline.from_pretrained(device=options.device, max_memory=most, **loading)
+    if options.compile:
+        pipe.compile()
+    return pipe
+
+
+def _generate_many(options: argparse.Namespace, given: dict[str, Any], loading: dict[str, Any]) -> int:
+    """Draw a job, and tell how it goes; the exit status is 1 if there are lines that could not be drawn."""
+    if options.output_dir is None or options.output or options.source:
+        raise ArgumentError("--batch FILE goes with --output-dir DIR, and not with --output or --from")
+    if options.batch_size < 1:
+        raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    first_seed = given.pop("seed", None)
+    if isinstance(first_seed, list):
+        raise ArgumentError("--seed is given several times; with --batch it is that of the first picture")
+    from tqdm import tqdm
+
+    from .engine import work
+    from .job import read_job
+    from .record import open_place
+
+    defaults = {name: _absolute(value) for name, value in given.items()}
+    job = read_job(options.batch, defaults, _meaning(first_seed, loading), options.batch_size)
+    place = open_place(options.output_dir, job, first_seed)
+    batches, failed = job.batches(options.batch_size, place.first_seed), len(job.faults)
+    for line, error in job.faults.items():
+        print(f"line {line} of {options.batch}: {error}", file=sys.stderr)
+    done, total = place.count_done(batches), len(job.files)
+    with tqdm(total=total, initial=done, unit="picture", disable=options.quiet) as bar:
+        try:
+            for progress in work(batches, place, _engine(options, loading)) if done < total else ():
+                bar.update(progress.done - bar.n)
+                if progress.error is not None and progress.batch is not None:
+                    lines = sorted(set(progress.batch.lines))
+                    failed += len(lines)
+                    which = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
+                    tqdm.write(f"{which}: {progress.error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            bar.close()
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            return 130
+        finally:
+            done = place.count_done(batches)
+    print(f"{done} of {total} pictures are in {place.folder}" + (f"; {failed} lines failed" if failed else ""))
+    return 1 if failed else 0
+
+
+def _meaning(first_seed: int | None, loading: dict[str, Any]) -> dict[str, Any]:
+    """What makes a job another one, beside its lines."""
+    return {"seed": first_seed, **{name: value for name, value in loading.items() if name != "offload"}}
+
+
+def _engine(options: argparse.Namespace, loading: dict[str, Any]) -> Engine:
+    """Who draws a job."""
+    if options.engine == "ray":
+        from .cluster import cluster
+
+        return cluster(partial(_open_for_many, options, loading), options.workers)
+    from .engine import local
+
+    return local(_open_for_many(options, loading))
+
+
+def _open_for_many(options: argparse.Namespace, loading: dict[str, Any]) -> Pipeline:
+    pipe = _open(options, loading)
+    pipe.prepare_for_many()
+    return pipe
+
+
+def _absolute(value: Any) -> Any:
+    """Paths among the flags as what they are in whatever folder a job is gone on with."""
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    return str(value.absolute()) if isinstance(value, Path) else value
 
 
 def _paths(value: Any) -> list[Path]:
@@ -256,15 +365,6 @@ def _compare_sources(request: Request, hashes: dict[str, str]) -> None:
                 SDXLWarning,
                 stacklevel=2,
             )
-
-
-def _read_latents(path: Path, name: str) -> Any:
-    from .tensorfile import TensorFile
-
-    file = TensorFile(path)
-    if len(file.shapes) != 1:
-        raise ArgumentError(f"{path} has {len(file.shapes)} tensors; --{name} takes a file with one")
-    return file.read(next(iter(file.shapes))).float()
 
 
 def _inspect(options: argparse.Namespace) -> None:

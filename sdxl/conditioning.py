@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,30 @@ def encode_text(
     pooled = encoded[-1][1]
     assert pooled is not None, "ModelConfig checks that the last text encoder has a projection"
     return torch.cat([context for context, _ in encoded], dim=-1), pooled
+
+
+class TextMemo:
+    """The encodings of the last texts. Each text is encoded by itself, so that its encoding is the same whatever others
+    it came with.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self._most = most
+        self._rows: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+
+    def encode(
+        self, stages: Callable[[], Sequence[TextStage]], prompts: Sequence[str], prompts_2: Sequence[str], skip: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `encode_text`; the encoders are asked for only if there is a text that is not known."""
+        rows = []
+        for key in zip(prompts, prompts_2, [skip] * len(prompts), strict=True):
+            row = self._rows.pop(key, None)
+            self._rows[key] = row or encode_text(stages(), [key[0]], [key[1]], skip)  # the last used is last
+            rows.append(self._rows[key])
+            if len(self._rows) > self._most:
+                del self._rows[next(iter(self._rows))]
+        contexts, pooled = zip(*rows, strict=True)
+        return torch.cat(contexts), torch.cat(pooled)
 
 
 def embed_sizes(numbers: Sequence[float], dim: int) -> Tensor:

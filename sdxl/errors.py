@@ -29,5 +29,13 @@ class NonFiniteError(SDXLError, ArithmeticError):
     """A stage produced NaN or infinity."""
 
 
+class OutOfMemoryError(SDXLError, MemoryError):
+    """There is too little memory for what was asked."""
+
+
+class DrawError(SDXLError, RuntimeError):
+    """A picture of a job could not be drawn, for a reason that is not known here."""
+
+
 class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""

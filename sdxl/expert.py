@@ -14,13 +14,15 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, Description
 from .clip import TextEncoder
-from .conditioning import Sizes, TextStage, embed_sizes, encode_text
+from .conditioning import Sizes, TextMemo, TextStage, embed_sizes, encode_text
 from .denoise import Conditioning
-from .device import Placement
+from .device import Placement, place
 from .keymap import TEXT, TEXT_2, UNET
+from .keymap import VAE as VAE_NAME
 from .plan import Plan
 from .tokenizer import Tokenizer
 from .unet import UNet
+from .vae import VAE
 
 T = TypeVar("T")
 
@@ -54,12 +56,15 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True)
 class Expert:
-    """`about` is the model that UNet and text encoders belong to, `at` where they are."""
+    """`about` is the model that UNet and text encoders belong to, `at` where they are. With a `memo` no text is encoded
+    twice.
+    """
 
     about: Description
     unet: Part[UNet]
     text: Part[list[TextStage]]
     at: Placement
+    memo: TextMemo | None = None
 
     def load(self) -> None:
         """Load all of it now."""
@@ -69,9 +74,9 @@ class Expert:
     @torch.no_grad()
     def condition(self, plan: Plan) -> tuple[Conditioning, Conditioning]:
         """Positive and negative conditioning of all B pictures, as the UNet takes them."""
-        request, stages = plan.request, self.text()
+        request = plan.request
         prompts, skip = request.prompts, request.clip_skip or 0
-        context, pooled = encode_text(stages, prompts, request.texts("prompt_2") or prompts, skip)
+        context, pooled = self._encode(prompts, request.texts("prompt_2") or prompts, skip)
         negatives = request.texts("negative_prompt")
         silent = negatives is None and self.about.zero_negative
         if silent:
@@ -79,13 +84,18 @@ class Expert:
         elif request.guidance_scale > 1:
             negatives = negatives if negatives is not None else [""] * len(prompts)
             second = request.texts("negative_prompt_2")
-            bad_context, bad_pooled = encode_text(stages, negatives, negatives if second is None else second, skip)
+            bad_context, bad_pooled = self._encode(negatives, negatives if second is None else second, skip)
         else:
             bad_context, bad_pooled = context, pooled  # without guidance nobody looks at them
         return (
             self._condition(context, pooled, plan.sizes),
             replace(self._condition(bad_context, bad_pooled, plan.negative_sizes), silent=silent),
         )
+
+    def _encode(self, prompts: Sequence[str], prompts_2: Sequence[str], skip: int) -> tuple[Tensor, Tensor]:
+        if self.memo is not None:
+            return self.memo.encode(self.text, prompts, prompts_2, skip)
+        return encode_text(self.text(), prompts, prompts_2, skip)
 
     def _condition(self, context: Tensor, pooled: Tensor, sizes: Sequence[Sizes]) -> Conditioning:
         """The text of each prompt beside the sizes of each of its pictures."""
@@ -94,6 +104,33 @@ class Expert:
         numbers = [each.numbers(config.kind == "refiner") for each in sizes]
         embedded = torch.cat([embed_sizes(row, config.unet.size_dim) for row in numbers]).to(pooled)
         return Conditioning(context, torch.cat([pooled, embedded], dim=1)).to(self.at.device, self.at.arithmetic)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Opened checkpoints, a model's and perhaps its refiner's, and what their networks are to be in."""
+
+    checkpoints: Sequence[Checkpoint]
+    device: torch.device
+    dtype: torch.dtype
+    int8: bool
+
+    def parts(self, offload: str) -> tuple[list[Expert], Part[VAE]]:
+        """The experts and the VAE for a way of keeping them in memory; nothing is loaded yet."""
+        at = place(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
+        experts = [make_expert(each, at, stream_text=offload in ("text", "block")) for each in self.checkpoints]
+        if at.arithmetic is torch.float16:  # the stock VAE overflows in it
+            at = replace(at, dtype=torch.float32, arithmetic=torch.float32)
+        return experts, Part(lambda: cast(VAE, self.checkpoints[0].components[VAE_NAME].load(at)))
+
+    def bytes(self) -> list[int]:
+        """What the weights of each network take up."""
+        return [part.bytes(self.dtype) for each in self.checkpoints for part in each.components.values()]
+
+    def text_bytes(self) -> int:
+        """What those of the text encoders take up."""
+        parts = [part for each in self.checkpoints for part in each.components.values()]
+        return sum(part.bytes(self.dtype) for part in parts if part.name in (TEXT, TEXT_2))
 
 
 def make_expert(checkpoint: Checkpoint, at: Placement, stream_text: bool = False) -> Expert:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import ArgumentError
+from .tensorfile import TensorFile
 
 Picture = Image.Image | str | Path
 MOST_PIXELS = 2**26  # a picture far above what SDXL can draw, against typing errors and decompression bombs
@@ -23,6 +24,8 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     """The argument `image` or `mask` (`name`) of `count` prompts, opened: RGB pictures, or grey ones for a mask, one
     for all or one for each; or, of an image, latents.
     """
+    if name == "image" and isinstance(value, (str, Path)) and Path(value).suffix == ".safetensors":
+        return open_latents(value, name)
     if isinstance(value, Tensor):
         value = _from_tensor(value, name)
     if isinstance(value, Tensor):
@@ -48,6 +51,16 @@ def _from_tensor(value: Tensor, name: str) -> list[Image.Image] | Tensor:
     if not (value.min() >= 0 and value.max() <= 1):
         raise ArgumentError(f"{name} has values outside 0..1; divide 8-bit values by 255")
     return to_pil(value)
+
+
+def open_latents(value: Any, name: str) -> Tensor:
+    """Latents as they are, or those of a .safetensors file with one tensor."""
+    if not isinstance(value, (str, Path)):
+        return check_latents(value, name)
+    file = TensorFile(Path(value))
+    if len(file.shapes) != 1:
+        raise ArgumentError(f"{value} has {len(file.shapes)} tensors; {name} takes a file with one")
+    return check_latents(file.read(next(iter(file.shapes))).float(), name)
 
 
 def check_latents(value: Any, name: str) -> Tensor:

@@ -4,36 +4,62 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
+from .config import UNetConfig, VAEConfig
+from .device import Placement
 from .errors import ArgumentError
 
-Offload = Literal["auto", "none", "text", "stage", "block"]
+Offload = Literal["auto", "none", "text", "stage", "block"]  # but for auto from the most memory to the least
 OFFLOADS: tuple[str, ...] = get_args(Offload)
+UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
+VAE_MAPS = 3  # feature maps of the second level's channels
+STRIPS = 0.4  # the part of `vae_bytes` that working in strips takes
 ROOM = 1_500_000_000  # bytes beside the weights: for the interpreter, and feature maps of a 1024 x 1024 picture
 
 
 def available(device: torch.device) -> float:
     """Bytes that are free on a device; infinity where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    table = Path("/proc/meminfo")
-    lines = table.read_text().splitlines() if table.exists() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)
+        unclaimed, _ = torch.cuda.mem_get_info(device)
+        return unclaimed + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = [1024.0 * int(value.split()[0]) for value in _table("/proc/meminfo", "MemAvailable:")]
+    return min([math.inf, *free, *_group_rooms()])
+
+
+def _group_rooms() -> Iterator[float]:
+    """What the limits of Linux' control groups, such as a container's, leave."""
+    root = Path("/sys/fs/cgroup")
+    for name in _table("/proc/self/cgroup", "0::/"):
+        for folder in (root / name, *(root / name).parents):
+            limit = next(_table(folder / "memory.max", ""), "max")
+            if limit != "max":
+                taken = sum(int(value) for value in _table(folder / "memory.current", ""))
+                cached = sum(int(value) for value in _table(folder / "memory.stat", "inactive_file "))
+                yield int(limit) - taken + cached
+            if folder == root:
+                return
+
+
+def _table(path: str | Path, start: str) -> Iterator[str]:
+    """What follows `start` in the lines of a file of the system that begin so; nothing where there is no such file."""
+    with suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(start):
+                yield line.removeprefix(start)
 
 
 def used(device: torch.device) -> int:
     """Bytes that this process holds on a device; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    table = Path("/proc/self/statm")
-    return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if table.exists() else 0
+    return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
 
 
 def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.device, max_memory: int | None) -> str:
@@ -45,7 +71,7 @@ def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.
     if offload not in OFFLOADS:
         raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
     if max_memory is not None and max_memory <= 0:
-        raise ArgumentError(f"max_memory is {max_memory}; it must be above 0")
+        raise ArgumentError(f"max_memory is {max_memory / 1e9:g} GB; it must be above 0")
     if offload != "auto":
         return offload
     limit = min(available(device), math.inf if max_memory is None else max_memory) - ROOM
@@ -53,6 +79,31 @@ def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.
     if device.type != "cpu":
         needs = {"none": sum(parts), "text": sum(parts) - text, **needs}
     return next((name for name, need in needs.items() if need <= limit), "block")
+
+
+def next_smaller(offload: str, device: torch.device, int8: bool) -> str | None:
+    """What takes less memory than `offload`; a model in 8 bits cannot be streamed."""
+    without = {"text"} if device.type == "cpu" else set()
+    without |= {"block"} if int8 else set()
+    order = [name for name in OFFLOADS[1:] if name not in without]
+    return order[order.index(offload) + 1] if offload in order[:-1] else None
+
+
+def unet_bytes(config: UNetConfig, rows: int, latent_size: Sequence[int], at: Placement) -> int:
+    """What a step takes beside the weights, as measured at 1024 x 1024: on a CPU oneDNN's workspaces too."""
+    maps = UNET_MAPS_CPU if at.device.type == "cpu" else UNET_MAPS
+    return maps * config.channels[0] * rows * math.prod(latent_size) * at.arithmetic.itemsize
+
+
+def vae_bytes(config: VAEConfig, size: Sequence[int], itemsize: int) -> int:
+    """What decoding or encoding a picture of (height, width) as a whole takes."""
+    return VAE_MAPS * config.channels[1] * math.prod(size) * itemsize
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what torch means, which has many words for it."""
+    words = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def trim() -> None:

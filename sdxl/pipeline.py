@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -14,16 +16,28 @@ import torch
 from torch import Tensor
 
 from . import hub
-from .checkpoint import Checkpoint, Component, Description, open_checkpoint, open_part
+from .checkpoint import Description, open_checkpoint, open_part
 from .compile import Graph, compile_blocks
-from .conditioning import TextStage
+from .conditioning import TextMemo, TextStage
 from .denoise import Guidance, Known, Network, Told, keep_known, make_denoiser, tell, with_channels
-from .device import Placement, choose_device, choose_dtype, place
-from .errors import ArgumentError, NonFiniteError
-from .expert import Expert, Part, make_expert
+from .device import Placement, choose_device, choose_dtype
+from .errors import ArgumentError, NonFiniteError, OutOfMemoryError, SDXLError, SDXLWarning
+from .expert import Expert, Loader, Part
 from .image import fingerprint, to_pil, to_tensor
-from .keymap import TEXT, TEXT_2, UNET, VAE
-from .memory import Offload, available, choose_offload, trim, used
+from .keymap import UNET, VAE
+from .memory import (
+    ROOM,
+    STRIPS,
+    Offload,
+    available,
+    choose_offload,
+    is_out_of_memory,
+    next_smaller,
+    trim,
+    unet_bytes,
+    used,
+    vae_bytes,
+)
 from .plan import Plan, make_plan
 from .request import Request, spread
 from .samplers import SAMPLERS, Denoiser, Sampler, Step
@@ -36,6 +50,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Output = Literal["pil", "tensor", "latent"]
+T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
 _SOURCES = ("image", "mask", "latents")  # recorded by their content
 
@@ -118,10 +133,14 @@ class Pipeline:
         source: dict[str, Any] | None = None,
         offload: str = "none",
         max_memory: int | None = None,
+        loader: Loader | None = None,
     ) -> None:
-        """`experts` are a model and, if there is one, the refiner that ends what it began."""
+        """`experts` are a model and, if there is one, the refiner that ends what it began. With a `loader` the pipeline
+        may change what is in memory at a time.
+        """
         self.experts, self.source, self.offload, self.max_memory = tuple(experts), source or {}, offload, max_memory
-        self._vae = vae
+        self._vae, self._loader = vae, loader
+        self._lock = threading.RLock()  # one picture at a time, whatever thread asks for it
         self.compiled = False
         self._graphs: dict[tuple[int, ...], Graph] = {}  # of pictures of the last size
 
@@ -169,19 +188,17 @@ class Pipeline:
         if refiner is not None:
             checkpoints.append(open_checkpoint(hub.resolve(refiner, None, variant), variant))
             _check_refiner(refiner, checkpoints[1].about, checkpoints[0].about)
-        parts = [part for checkpoint in checkpoints for part in checkpoint.components.values()]
-        chosen = _choose_offload(offload, parts, kind, where, max_memory)
+        loader = Loader(checkpoints, where, kind, int8)
+        chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory)
         if dtype is None and chosen == "block" != offload and kind is torch.float32:
-            kind = torch.float16  # half the memory, and the arithmetic stays in float32
-            chosen = _choose_offload(offload, parts, kind, where, max_memory)
-        at = place(where, kind, streamed=chosen == "block", int8=int8)
+            loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
+            chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory)
         named = {"model": model, "refiner": refiner, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
         source: dict[str, Any] = {name: str(value) for name, value in named.items() if value}
         source |= {"int8": True} if int8 else {}
-        experts = [make_expert(checkpoint, at, stream_text=chosen in ("text", "block")) for checkpoint in checkpoints]
-        pipeline = cls(experts, _vae_part(checkpoints[0], at), source, chosen, max_memory)
-        if chosen in ("none", "text"):
-            pipeline.load()
+        experts, vae_part = loader.parts(chosen)
+        pipeline = cls(experts, vae_part, source, chosen, max_memory, loader if offload == "auto" else None)
+        pipeline._with_less_memory(pipeline.load)
         return pipeline
 
     @classmethod
@@ -192,10 +209,56 @@ class Pipeline:
         return cls([Expert(about, Part(lambda: unet), Part(lambda: list(text)), at)], Part(lambda: vae))
 
     def load(self) -> None:
-        """Load what is not in memory yet."""
-        for expert in self.experts:
-            expert.load()
-        self._vae()
+        """Load what is to stay in memory and is not there yet."""
+        if self.offload in ("none", "text"):
+            for expert in self.experts:
+                expert.load()
+            self._vae()
+
+    def prepare_for_many(self) -> None:
+        """Before a long job: keep all of the model in memory if "auto" may choose and it fits, and encode every text
+        once; weights of the text encoders must not be changed after this.
+        """
+        if self._loader is not None and self.offload == "stage" and sum(self._loader.bytes()) + ROOM < self._room():
+            self._rearrange("none")
+        self.experts = tuple(replace(expert, memo=TextMemo()) for expert in self.experts)
+
+    def _rearrange(self, offload: str) -> None:
+        assert self._loader is not None
+        self.offload, self.compiled = offload, False
+        self._forget(*(part for expert in self.experts for part in (expert.unet, expert.text)), self._vae)
+        experts, self._vae = self._loader.parts(offload)
+        self.experts = tuple(replace(new, memo=old.memo) for new, old in zip(experts, self.experts, strict=True))
+        self.load()
+
+    def _with_less_memory(self, work: Callable[[], T]) -> T:
+        """Do some work, and again with less of the model in memory as long as memory runs out and it may be done so."""
+        while True:
+            try:
+                return work()
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, SDXLError) or not is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().splitlines()[0] if str(error) else "no more is given"
+            # here nothing holds what was being computed any more
+            self._use_less_memory(reason)
+
+    def _use_less_memory(self, reason: str) -> None:
+        self._graphs.clear()
+        trim()
+        smaller = next_smaller(self.offload, self.device, bool(self.source.get("int8")))
+        if self._loader is None or smaller is None:
+            advice = f"offload {smaller}, " if smaller else ""
+            raise OutOfMemoryError(
+                f"memory ran out with offload {self.offload} ({reason}); try {advice}a smaller size or fewer pictures "
+                "at once"
+            )
+        warnings.warn(
+            f"memory ran out with offload {self.offload}; going on with {smaller}, which takes less and is slower",
+            SDXLWarning,
+            stacklevel=2,
+        )
+        self._rearrange(smaller)
 
     def compile(self) -> None:
         """Make every picture after the first of its size faster on CUDA: compiled blocks, replayed as a CUDA graph.
@@ -214,10 +277,13 @@ class Pipeline:
     def _release(self, *parts: Part[Any]) -> None:
         """Give memory back when a part has done its work, if it is to be given back."""
         if self.offload not in ("none", "text"):
-            self._graphs.clear()  # they hold the UNet
-            for part in parts:
-                part.release()
-            trim()
+            self._forget(*parts)
+
+    def _forget(self, *parts: Part[Any]) -> None:
+        self._graphs.clear()  # they hold the UNet
+        for part in parts:
+            part.release()
+        trim()
 
     @property
     def about(self) -> Description:
@@ -263,8 +329,13 @@ class Pipeline:
         if output not in ("pil", "tensor", "latent"):
             raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
         plan = self.plan(_request(prompt, arguments))
+        self._check_room(plan)
         if output == "tensor" and len(sizes := {canvas.result_size for canvas in plan.canvases}) > 1:
             raise ArgumentError(f"pictures of different sizes {sorted(sizes)} are no tensor; use output='pil'")
+        with self._lock:
+            return self._with_less_memory(lambda: self._draw(plan, output, progress))
+
+    def _draw(self, plan: Plan, output: Output, progress: bool) -> Result:
         latents = self._drain(plan, progress)
         parameters, seeds = self._parameters(plan), list(plan.seeds)
         if output == "latent":
@@ -277,7 +348,18 @@ class Pipeline:
     @_with_request_arguments
     def steps(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[PipelineStep]:
         """The generator under a call, with the same arguments; `decode` turns any step's latents into pixels."""
-        return self._steps(self.plan(_request(prompt, arguments)))
+        plan = self.plan(_request(prompt, arguments))
+        self._check_room(plan)
+        return self._locked(self._steps(plan))
+
+    def _locked(self, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
+        """The same steps, none at the same time as another thread's."""
+        while True:
+            with self._lock:
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def plan(self, request: Request) -> Plan:
         """The request with this model's defaults filled in and seeds drawn; errors for what does not fit."""
@@ -313,7 +395,11 @@ class Pipeline:
     ) -> Iterator[Step]:
         """The steps of one expert."""
         try:
-            yield from _sampler(plan.request)(self._denoiser(number, plan, start), x, sigmas, noise)
+            steps = _sampler(plan.request)(self._denoiser(number, plan, start), x, sigmas, noise)
+            for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
+                if not left:  # looked at once, since it makes the host wait for the GPU
+                    self._check_finite(step.x, f"the UNet of the {self.experts[number].about.config.kind} model")
+                yield step
         finally:
             self._release(self.experts[number].unet, self.experts[number].text)
 
@@ -322,6 +408,8 @@ class Pipeline:
         expert, request = self.experts[number], plan.request
         positive, negative = expert.condition(plan)
         self._release(expert.text)
+        for x in (positive.context, positive.vector, negative.context, negative.vector):
+            self._check_finite(x, f"a text encoder of the {expert.about.config.kind} model")
         unet = expert.unet()
         interval = request.guidance_interval or (0.0, math.inf)
         guidance = Guidance(request.guidance_scale, request.guidance_rescale, interval)
@@ -346,14 +434,7 @@ class Pipeline:
     def _result(self, x: Tensor, plan: Plan, start: Start) -> Tensor:
         """The last x as clean latents."""
         latents = x * plan.schedule.end_scale
-        if start.known is not None:
-            latents = start.known.output(latents, plan.sigmas[-1])
-        if not bool(latents.isfinite().all()):
-            raise NonFiniteError(
-                f"the UNet gave NaN or infinity in {self.experts[0].at.arithmetic}; use dtype bfloat16 or float32, "
-                "or check that the checkpoint is sound"
-            )
-        return latents
+        return latents if start.known is None else start.known.output(latents, plan.sigmas[-1])
 
     def _start(self, plan: Plan, noise: Noise) -> Start:
         """The first x. Each picture's generator draws, as in diffusers: the posterior of the picture, the start noise,
@@ -365,7 +446,7 @@ class Pipeline:
         if not plan.steps:
             assert z is not None
             return Start(z)
-        first = noise() if request.latents is None else request.latents.to(self.device, torch.float32)
+        first = noise() if request.start_noise is None else request.start_noise.to(self.device, torch.float32)
         x = first * plan.schedule.start_scale if z is None else z + first * plan.sigmas[0]
         if not request.repaints:
             return Start(x)
@@ -417,8 +498,7 @@ class Pipeline:
         encode = encode_strips if self._needs_strips(pixels.shape[2:], weight) else VAEModel.encode
         latents = encode(vae, (pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
         self._release(self._vae)
-        if not bool(latents.isfinite().all()):
-            raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
+        self._check_finite(latents, "the VAE's encoder")
         return latents
 
     @torch.no_grad()
@@ -431,18 +511,53 @@ class Pipeline:
         decode = decode_strips if self._needs_strips(size, weight) else VAEModel.decode
         pixels = torch.cat([decode(vae, z[None].to(weight.device, weight.dtype)).float() for z in latents])
         self._release(self._vae)
-        if not bool(pixels.isfinite().all()):
-            raise NonFiniteError(f"the VAE gave NaN or infinity in {weight.dtype}; use dtype float32 or another VAE")
+        self._check_finite(pixels, "the VAE's decoder")
         return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def _check_finite(self, x: Tensor, who: str) -> None:
+        """Raise `NonFiniteError` rather than go on to a black picture."""
+        if bool(x.isfinite().all()):
+            return
+        at = self.experts[0].at
+        exact = at.dtype == at.arithmetic == torch.float32
+        advice = "its weights are damaged, fetch the model again" if exact else "use dtype float32"
+        weights, arithmetic = (str(dtype).removeprefix("torch.") for dtype in (at.dtype, at.arithmetic))
+        raise NonFiniteError(
+            f"{who} gave NaN or infinity with weights in {weights} and arithmetic in {arithmetic}; {advice}"
+        )
 
     def _needs_strips(self, size: Sequence[int], weight: Tensor) -> bool:
         """Whether there is too little memory for the VAE to work on a picture of (height, width) as a whole."""
-        maps = 3 * self.about.config.vae.channels[1]  # the three largest feature maps
-        whole = maps * math.prod(size) * weight.dtype.itemsize
-        room = available(weight.device)
-        if self.max_memory is not None:
-            room = min(room, self.max_memory - used(weight.device))
-        return self.offload == "block" or whole > room
+        whole = vae_bytes(self.about.config.vae, size, weight.dtype.itemsize)
+        return self.offload == "block" or whole > self._room()
+
+    def _room(self) -> float:
+        """Bytes that may still be taken."""
+        room = available(self.device)
+        return room if self.max_memory is None else min(room, self.max_memory - used(self.device))
+
+    def _check_room(self, plan: Plan) -> None:
+        """Raise `OutOfMemoryError` before any work for what cannot fit."""
+        config, at = self.about.config, self.experts[0].at
+        rows = len(plan.seeds) * (2 if plan.request.guidance_scale > 1 else 1)
+        least = max(
+            unet_bytes(config.unet, rows, plan.latent_size, at),
+            int(STRIPS * vae_bytes(config.vae, plan.size, at.arithmetic.itemsize)),
+        )
+        room = self._room() - (max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0)
+        if least <= room:
+            return
+        (height, width), count = plan.size, len(plan.seeds)
+        side = int(math.sqrt(max(room, 0) / least * height * width)) // 64 * 64
+        what = f"a picture of {width} x {height} wants" if count == 1 else f"{count} of {width} x {height} at once want"
+        smaller = next_smaller(self.offload, self.device, bool(self.source.get("int8")))
+        advice = [f"{side} x {side} would fit"] if side else []
+        advice += ["fewer pictures at once"] if count > 1 else []
+        advice += [f"offload {smaller}"] if smaller else []
+        raise OutOfMemoryError(
+            f"{what} {least / 1e9:.2g} GB beside the model, and {max(room, 0) / 1e9:.2g} GB are free; try "
+            + ", or ".join(advice or ["a higher limit or a machine with more memory"])
+        )
 
     def _finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The pictures (3, H, W) in 0..1, with what a mask keeps put back."""
@@ -476,13 +591,6 @@ class Pipeline:
         return pictures
 
 
-def _choose_offload(
-    offload: str, parts: Sequence[Component], dtype: torch.dtype, device: torch.device, max_memory: int | None
-) -> str:
-    text = sum(part.bytes(dtype) for part in parts if part.name in (TEXT, TEXT_2))
-    return choose_offload(offload, [part.bytes(dtype) for part in parts], text, device, max_memory)
-
-
 def _check_refiner(name: str | Path, refiner: Description, base: Description) -> None:
     if refiner.config.kind != "refiner":
         raise ArgumentError(f"{name} is SDXL {refiner.config.kind}, not a refiner; give it as the model instead")
@@ -490,12 +598,6 @@ def _check_refiner(name: str | Path, refiner: Description, base: Description) ->
         raise ArgumentError("the model is a refiner itself; give a base model, and the refiner as refiner=")
     if refiner.config.vae.latent_channels != base.config.vae.latent_channels:
         raise ArgumentError(f"{name} works on other latents than the model: it is not its refiner")
-
-
-def _vae_part(checkpoint: Checkpoint, at: Placement) -> Part[VAEModel]:
-    if at.arithmetic is torch.float16:  # the stock VAE overflows in it
-        at = replace(at, dtype=torch.float32, arithmetic=torch.float32)
-    return Part(lambda: cast(VAEModel, checkpoint.components[VAE].load(at)))
 
 
 def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:

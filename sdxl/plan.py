@@ -71,7 +71,7 @@ def make_plan(request: Request, about: Description, refiner: Description | None 
     size, factor = _size(request, about.config, canvases), about.config.vae.factor
     latent_size = size[0] // factor, size[1] // factor
     shape = (count, about.config.vae.latent_channels, *latent_size)
-    _check_latents(request.latents, shape)
+    _check_latents(request.start_noise, shape)
     _check_image_latents(request, size, shape)
     _check_clip_skip(request, [each.config for each in (about, refiner) if each])
     sampler = request.sampler or about.schedule.sampler
@@ -161,7 +161,7 @@ def _size(request: Request, config: ModelConfig, canvases: Sequence[Canvas]) -> 
                 "be of one size; give width and height, or draw them one after the other"
             )
     else:
-        given = request.image_latents if request.image_latents is not None else request.latents
+        given = request.image_latents if request.image_latents is not None else request.start_noise
         height, width = config.native_size
         if given is not None and given.ndim == 4:
             height, width = (side * factor for side in given.shape[-2:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import tempfile
@@ -13,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from .errors import ArgumentError, OutputError
 
+PART = ".part"  # how the name of a file ends that is being written
 _CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
 
 # AUTOMATIC1111's names
@@ -56,23 +59,43 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     return "\n".join(lines)
 
 
-def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
-    """Write a PNG with its parameters, to a temporary name first, so that no half picture is left behind."""
+def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
+    """A PNG with its parameters."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt("parameters", parameters_text(parameters, image.size))
     info.add_itxt(_CHUNK, json.dumps(parameters, ensure_ascii=False))
+    data = io.BytesIO()
+    image.save(data, format="PNG", pnginfo=info)
+    return data.getvalue()
+
+
+def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
+    """Write a PNG with its parameters."""
+    write_png(encode_png(image, parameters), path)
+
+
+def write_png(data: bytes, path: Path) -> None:
+    """Write a file that is there as a whole or not at all, even if the machine stops: to a temporary name first."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
         with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=info)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
+
+
+def remedy(error: OSError) -> str:
+    """What to do where a file cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "free some space and run the same command again" if full else "choose another place"
 
 
 def check_writable(path: Path) -> None:
@@ -86,7 +109,7 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another --output") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -102,6 +125,6 @@ def read_parameters(path: Path) -> dict[str, Any]:
         data = json.loads(text)
         if not isinstance(data["request"], dict) or not isinstance(data["model"], dict):
             raise TypeError("request and model must be objects")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(f"the parameters in {path} are damaged ({error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArgumentError(f"the parameters in {path} are damaged ({error}); it cannot be replayed") from error
     return data

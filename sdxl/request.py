@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from .errors import ArgumentError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
     from torch import Tensor
 
     from .image import Picture
 
+MOST_PICTURES = 2**16  # against typing errors
 T = TypeVar("T")
 Size = tuple[int, int]
 Borders = tuple[int, int, int, int]
@@ -45,7 +48,8 @@ class Request:
     """The arguments of a picture, or of several. All sizes are (height, width), crops (top, left), in pixels.
 
     `image` is a PIL picture, a path, a tensor (B, 3, H, W) in 0..1 or already scaled latents (B, 4, h, w); `mask`
-    likewise, (B, 1, H, W) as a tensor. They are opened here, so that what is wrong with them is told at once.
+    likewise, (B, 1, H, W) as a tensor. Latents may be a path too, to a .safetensors file with one tensor. All are
+    opened here, so that what is wrong with them is told at once.
     """
 
     prompt: str | Sequence[str] = field(metadata={"help": "what to draw; give it several times for several pictures"})
@@ -80,7 +84,7 @@ class Request:
     negative_original_size: Size | None = _option("the same for the negative prompt (default: original_size)")
     negative_crop_top_left: Size | None = _option("the same for the negative prompt (default: crop_top_left)")
     negative_target_size: Size | None = _option("the same for the negative prompt (default: target_size)")
-    latents: Tensor | None = _option("start noise of variance 1: a .safetensors file with one tensor")
+    latents: Tensor | str | Path | None = _option("start noise of variance 1: a .safetensors file with one tensor")
     image: Picture | Sequence[Picture] | Tensor | None = _option(
         "a picture to start from, or latents in a .safetensors file; several, one for each prompt"
     )
@@ -104,6 +108,11 @@ class Request:
             value = getattr(self, name)
             if (value is not None or name not in _OPTIONAL) and not _whole(value, least):
                 raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        if len(self.prompts) * self.num_images > MOST_PICTURES:
+            raise ArgumentError(
+                f"num_images is {self.num_images} for {len(self.prompts)} prompts; at most {MOST_PICTURES} pictures "
+                "are drawn at once, ask again for more"
+            )
         for name, most in _NUMBERS.items():
             value = getattr(self, name)
             if (value is not None or name not in _OPTIONAL) and not _number(value, most):
@@ -119,9 +128,9 @@ class Request:
                 f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1, or a list of them"
             )
         if self.latents is not None:
-            from .image import check_latents  # here, since it needs torch
+            from .image import open_latents  # here, since it needs torch
 
-            check_latents(self.latents, "latents")
+            object.__setattr__(self, "latents", open_latents(self.latents, "latents"))
         self._check_sources()
 
     def _check_sources(self) -> None:
@@ -214,6 +223,11 @@ class Request:
     def image_latents(self) -> Tensor | None:
         """The source as scaled latents (B, 4, h, w), where it was given so."""
         return None if isinstance(self.image, tuple) else cast("Tensor | None", self.image)
+
+    @property
+    def start_noise(self) -> Tensor | None:
+        """The start noise of variance 1, where it was given."""
+        return cast("Tensor | None", self.latents)
 
     @property
     def masks(self) -> tuple[Image, ...] | None:

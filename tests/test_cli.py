@@ -291,17 +291,22 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(line.split()[1]) > 0 for line in lines)
 
 
-def test_a_memory_limit_draws_the_same(generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_memory_limit_draws_the_same(
+    generate: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdxl.memory.ROOM", 10**12)  # as if much were needed beside the weights
     flags = ["--prompt", "a cat", "--steps", "2", "--seed", "1", "--dtype", "float32"]
     pictures = []
-    for more in ([], ["--max-memory", "0.001"]):
+    for more in ([], ["--max-memory", "900"]):
         status, path = generate(*flags, *more)
         assert status == 0
         with Image.open(path) as image:
             pictures.append(torch.tensor(list(image.tobytes())))
     assert (pictures[0] - pictures[1]).abs().max() <= 1
-    assert generate(*flags, "--max-memory", "0")[0] == 2
-    assert "max_memory is 0" in capsys.readouterr().err
+    assert generate(*flags, "--max-memory", "-1")[0] == 2
+    assert "max_memory is -1 GB" in capsys.readouterr().err
+    assert generate(*flags, "--max-memory", "0.001")[0] == 1
+    assert "a picture of 64 x 64 wants" in capsys.readouterr().err
 
 
 def test_an_interval_is_replayed(generate: Any, tmp_path: Path) -> None:

@@ -122,11 +122,11 @@ def test_parameters_make_the_picture_again(tiny_pipe: sdxl.Pipeline, error: Any)
 def test_nan_is_an_error(tiny_folder: Path) -> None:
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
     pipe.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match="the UNet gave NaN"):
+    with pytest.raises(NonFiniteError, match="the UNet of the base model gave NaN"):
         pipe("cat", **QUICK)
     pipe.unet.conv_out.bias.fill_(0)
     pipe.vae.decoder.conv_out.bias.fill_(float("inf"))
-    with pytest.raises(NonFiniteError, match="the VAE gave NaN"):
+    with pytest.raises(NonFiniteError, match="the VAE's decoder gave NaN"):
         pipe("cat", **QUICK)
 
 

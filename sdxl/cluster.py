@@ -1,0 +1,86 @@
+"""A Ray cluster as the engine of a job: the optional extra `sdxl[ray]`.
+
+Workers draw; this process reads the job, opens its pictures and writes all files, so only the model must be where the
+workers are. `RAY_ADDRESS` names the cluster; without it one is started on this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from .engine import Engine, Outcome, draw
+from .errors import ArgumentError, DrawError, SDXLError
+from .job import SOURCES, Batch
+from .pipeline import Pipeline
+from .request import Request
+
+RETRIES = 3  # of a batch whose worker died: it may be the batch that kills workers
+
+
+class Worker:
+    """An actor: a model, loaded once."""
+
+    def __init__(self, open_pipeline: Callable[[], Pipeline]) -> None:
+        self.pipe = open_pipeline()
+
+    def ready(self) -> None:
+        """Done when the model is loaded."""
+
+    def draw(self, batch: Batch) -> Outcome:
+        """Draw one batch."""
+        return draw(self.pipe, batch)
+
+
+def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -> Engine:
+    """An engine of `workers` actors, each with a GPU or its share of the cores; None: one for each GPU, else one."""
+    try:
+        ray: Any = import_module("ray")
+    except ImportError as error:
+        raise ArgumentError("engine ray needs Ray; install it with: pip install 'sdxl[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
+    count = workers or int(gpus) or 1
+    share = {"num_gpus": min(1, gpus / count), "num_cpus": 1 if gpus else max(1, int(cores // count))}
+    actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
+    actors = [actor.remote(open_pipeline) for _ in range(count)]
+    try:
+        ray.get([each.ready.remote() for each in actors])
+    except ray.exceptions.RayError as error:
+        raise DrawError(f"the model cannot be loaded in a Ray worker: {_last_line(error)}") from error
+
+    def engine(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
+        idle, running = list(actors), dict[Any, tuple[Any, Batch]]()
+        while True:
+            while idle and (batch := next(batches, None)) is not None:
+                try:
+                    task = idle[-1].draw.remote(_with_pictures(batch))
+                except SDXLError as error:
+                    yield batch, error
+                else:
+                    running[task] = idle.pop(), batch
+            if not running:
+                return
+            (task,), _ = ray.wait(list(running), num_returns=1)
+            worker, batch = running.pop(task)
+            idle.append(worker)
+            try:
+                yield batch, ray.get(task)
+            except ray.exceptions.RayError as error:
+                yield batch, DrawError(f"Ray could not draw it ({_last_line(error)}); look at the workers' logs")
+
+    return engine
+
+
+def _with_pictures(batch: Batch) -> Batch:
+    """The batch with its sources opened, since their files need not be where the workers are."""
+    request = Request(**batch.arguments)
+    opened = {name: getattr(request, name) for name in SOURCES if name in batch.arguments}
+    return replace(batch, arguments=batch.arguments | opened)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,76 @@
+"""Who draws the batches of a job, and the loop that gives them out and keeps what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .errors import DrawError, SDXLError
+from .job import Batch
+from .pipeline import Pipeline
+from .png import encode_png
+from .record import Place, Record
+
+PAUSE = 0.5  # seconds between looks at what other processes have done
+
+Outcome = list[bytes] | SDXLError
+"""The PNGs of a batch, or why there are none."""
+
+Engine = Callable[[Iterator[Batch]], Iterator[tuple[Batch, Outcome]]]
+"""Takes batches as it can draw them, and gives each back with what came of it, in any order."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After something has happened: how many pictures of the job are done, by whomever; the batch that was finished or
+    that failed, and why; none of them while the last batches are in other processes' hands.
+    """
+
+    done: int
+    batch: Batch | None = None
+    error: SDXLError | None = None
+
+
+def draw(pipe: Pipeline, batch: Batch) -> Outcome:
+    """Draw one batch. What is wrong with it is a value, so that it does not stop the others."""
+    try:
+        result = pipe(**batch.arguments, progress=False)
+    except SDXLError as error:
+        return error
+    except RuntimeError as error:  # from torch
+        return DrawError(f"torch could not draw it ({str(error).strip().splitlines()[0]}); draw it alone to see more")
+    pairs = zip(result.images, result.parameters, strict=True)
+    return [encode_png(image, parameters) for image, parameters in pairs]
+
+
+def local(pipe: Pipeline) -> Engine:
+    """This process, one batch after the other."""
+
+    def engine(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
+        for batch in batches:
+            yield batch, draw(pipe, batch)
+
+    return engine
+
+
+def work(batches: Sequence[Batch], place: Place, engine: Engine) -> Iterator[Progress]:
+    """Draw what is not done yet until all is done, by this process or others that work at the same job, or has failed.
+
+    Raises `OutputError` where results cannot be written. Stopped at any moment, it can be begun again.
+    """
+    failed: set[int] = set()
+    with Record(place) as record:
+        while left := [batch for batch in record.left(batches) if batch.number not in failed]:
+            idle = True
+            for batch, outcome in engine(record.claim(left)):
+                idle = False
+                if isinstance(outcome, SDXLError):
+                    failed.add(batch.number)
+                else:
+                    record.finish(batch, outcome)
+                record.release(batch)
+                yield Progress(record.count_done(batches), batch, outcome if isinstance(outcome, SDXLError) else None)
+            if idle:
+                yield Progress(record.count_done(batches))
+                time.sleep(PAUSE)

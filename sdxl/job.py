@@ -1,0 +1,206 @@
+"""A batch job: the pictures that a file of JSON lines asks for, and which of them are drawn together.
+
+Each line is an object with the fields of `Request`, and may name its file with `output`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import ArgumentError, SDXLError
+from .request import Request
+
+_TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
+SOURCES = ("image", "mask", "latents")
+_WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
+_DIGITS = 5  # of the number in a file's name, at least
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn in one batch whatever the batch size: one picture, or all of a line that has latents.
+
+    `arguments` are those of `Request`, without a seed where the line gives none; `first` is the number in the whole job
+    of the first of its pictures. What is `alone` shares its batch with no other.
+    """
+
+    line: int
+    files: tuple[str, ...]
+    arguments: dict[str, Any]
+    first: int
+    alone: bool = False
+
+    def seeds(self, first_seed: int) -> list[int]:
+        """The seeds of its pictures, those that the line gives or their number in the job more than `first_seed`."""
+        given = self.arguments.get("seed")
+        return given if given is not None else [first_seed + self.first + n for n in range(len(self.files))]
+
+    @property
+    def key(self) -> str:
+        """Equal for those that can share a batch: all is the same but texts and seeds."""
+        shared = {name: value for name, value in self.arguments.items() if name not in (*_TEXTS, "seed")}
+        silent = [self.arguments.get(name) is None for name in _TEXTS]
+        return json.dumps([shared, silent, self.line if self.alone else None], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that are drawn together: `files[i]` and `lines[i]` belong to picture i of `Request(**arguments)`."""
+
+    number: int
+    lines: tuple[int, ...]
+    files: tuple[str, ...]
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be drawn, and the lines (counted from 1) that ask for nothing that can be drawn."""
+
+    drawings: tuple[Drawing, ...]
+    faults: dict[int, SDXLError]
+    fingerprint: str
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all pictures."""
+        return [file for drawing in self.drawings for file in drawing.files]
+
+    def batches(self, size: int, first_seed: int) -> list[Batch]:
+        """Batches of `size` pictures of one kind each, the last of a kind smaller, in the order of their first lines.
+
+        They depend on the file alone and not on what is drawn already.
+        """
+        groups: list[list[Drawing]] = []
+        open_groups: dict[str, list[Drawing]] = {}
+        for drawing in self.drawings:
+            group = open_groups.get(drawing.key)
+            if group is None or len(group) >= size:
+                group = open_groups[drawing.key] = []
+                groups.append(group)
+            group.append(drawing)
+        return [_batch(number, group, first_seed) for number, group in enumerate(groups)]
+
+
+def _batch(number: int, group: list[Drawing], first_seed: int) -> Batch:
+    arguments = dict(group[0].arguments)
+    if len(group) > 1:
+        arguments |= {name: [each.arguments[name] for each in group] for name in _TEXTS if name in arguments}
+    arguments["seed"] = [seed for each in group for seed in each.seeds(first_seed)]
+    lines = tuple(each.line for each in group for _ in each.files)
+    return Batch(number, lines, tuple(file for each in group for file in each.files), arguments)
+
+
+def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], batch_size: int) -> Job:
+    """The job in a file of JSON lines. `defaults` hold for lines that do not say otherwise; paths in the file are
+    relative to it. What is wrong with a line goes into `faults`; `ArgumentError` if the file cannot be read at all.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
+    said = json.dumps([text, dict(defaults), dict(model), batch_size], sort_keys=True, default=str)
+    lines = text.split("\n")
+    digits = max(_DIGITS, len(str(len(lines))))
+    drawings: list[Drawing] = []
+    faults: dict[int, SDXLError] = {}
+    taken: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            new = list(_drawings(number, _arguments(line, defaults, path.parent), f"{number:0{digits}}.png", drawings))
+            for file in (file for drawing in new for file in drawing.files):
+                if (other := taken.setdefault(file.casefold(), number)) != number:
+                    raise ArgumentError(f"its output {file} is that of line {other} too; give it another name")
+            drawings += new
+        except SDXLError as error:
+            faults[number] = error
+    return Job(tuple(drawings), faults, hashlib.sha256(said.encode()).hexdigest())
+
+
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """A line's arguments, checked as far as they can be without opening its pictures."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"it is not JSON ({error}); each line must be an object like {_EXAMPLE}") from error
+    if not isinstance(data, dict):
+        raise ArgumentError(f"it is not an object; each line must be one like {_EXAMPLE}")
+    known = {each.name for each in fields(Request)} | {"output"}
+    if unknown := [name for name in data if name not in known]:
+        raise ArgumentError(f"{unknown[0]!r} is not an argument; there are {', '.join(sorted(known))}")
+    arguments = {**defaults, **data}
+    if "prompt" not in arguments:
+        raise ArgumentError(f"it has no prompt; each line must be an object like {_EXAMPLE}")
+    for name in SOURCES:
+        if name in data:
+            arguments[name] = _paths(name, data[name], root)
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+_EXAMPLE = '{"prompt": "a red cat", "seed": 1}'
+
+
+def _paths(name: str, value: Any, root: Path) -> Any:
+    """A path in the job's file, or a list of them, as seen from here."""
+    if isinstance(value, list) and name != "latents":
+        return [_paths(name, each, root) for each in value]
+    if value is not None and (not isinstance(value, str) or "\0" in value):
+        raise ArgumentError(f"{name} is {value!r}; give the path of a file")
+    return value and str(root / Path(value).expanduser())
+
+
+def _drawings(line: int, arguments: dict[str, Any], name: str, before: list[Drawing]) -> Iterator[Drawing]:
+    """What one line asks for."""
+    name = _file_name(arguments.pop("output", name))
+    later = ("latents", *((*SOURCES, *_WITH_IMAGE) if "image" in arguments else ()))
+    checked = Request(**{key: value for key, value in arguments.items() if key not in later})
+    count = len(checked.prompts) * checked.num_images
+    seeds = _seeds(checked, count)
+    files = [name] if count == 1 else [f"{name.removesuffix('.png')}-{n + 1}.png" for n in range(count)]
+    first = before[-1].first + len(before[-1].files) if before else 0
+    if "latents" in arguments or str(arguments.get("image")).endswith(".safetensors"):
+        yield Drawing(line, tuple(files), arguments | ({} if seeds is None else {"seed": seeds}), first, alone=True)
+        return
+    for n, file in enumerate(files):
+        prompt = n // checked.num_images
+        own: dict[str, Any] = {"num_images": 1} | {
+            key: texts[prompt] for key in _TEXTS if (texts := checked.texts(key)) is not None
+        }
+        own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
+        own |= {} if seeds is None else {"seed": [seeds[n]]}
+        yield Drawing(line, (file,), arguments | own, first + n)
+
+
+def _seeds(request: Request, count: int) -> list[int] | None:
+    """The seeds of a line's pictures, None where it leaves them to the job."""
+    if request.seed is None:
+        return None
+    if isinstance(request.seed, int):
+        return [request.seed + n for n in range(count)]
+    if len(request.seed) != count:
+        raise ArgumentError(f"seed has {len(request.seed)} entries for {count} pictures; give one for each, or one")
+    return list(request.seed)
+
+
+def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:
+    """The source of one prompt: the only one, or its own."""
+    if isinstance(paths, str):
+        return paths
+    if len(paths) not in (1, len(request.prompts)):
+        raise ArgumentError(f"{name} has {len(paths)} entries for {len(request.prompts)} prompts; give one for each")
+    return str(paths[prompt if len(paths) > 1 else 0])
+
+
+def _file_name(name: Any) -> str:
+    """`name` if a picture may be called so inside the folder of the results."""
+    plain = isinstance(name, str) and Path(name).name == name and "\\" not in name and name.isprintable()
+    if not plain or name.startswith(".") or not name.endswith(".png") or len(name.encode()) > 200:
+        raise ArgumentError(f"output is {name!r}; it must be a plain file name such as cat.png")
+    return str(name)

@@ -1,0 +1,385 @@
+"""Batch jobs: which pictures share a batch, what a restart does, several processes, faults in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import sdxl
+from sdxl.cli import main
+from sdxl.engine import Engine, Outcome, draw, work
+from sdxl.errors import ArgumentError, NonFiniteError, OutputError
+from sdxl.job import Batch, Job, read_job
+from sdxl.record import Record, open_place
+
+MINIATURE = {"steps": 2, "width": 64, "height": 64}
+
+
+def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None) -> Job:
+    """The job of a file with these lines, JSON or text."""
+    path = folder / "job.jsonl"
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return read_job(path, defaults or {}, {}, 2)
+
+
+def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
+    """An engine whose pictures say what was asked."""
+    for batch in batches:
+        yield batch, [f"{file} {batch.arguments['prompt']}".encode() for file in batch.files]
+
+
+def finish(job: Job, folder: Path, engine: Engine = pretend) -> list[Any]:
+    """Work at a job until it is done."""
+    place = open_place(folder, job, 7)
+    return list(work(job.batches(2, place.first_seed), place, engine))
+
+
+# ---- lines and batches -----------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_a_kind_share_a_batch(tmp_path: Path) -> None:
+    job = job_of(
+        tmp_path,
+        {"prompt": "a"},
+        {"prompt": "b", "steps": 3},
+        "",
+        {"prompt": ["c", "d"], "negative_prompt": ["", "x"], "seed": 90},
+        {"prompt": "e", "output": "e.png"},
+        {"prompt": "f", "num_images": 3, "seed": [5, 6, 7]},
+    )
+    batches = job.batches(2, first_seed=100)
+    assert [batch.files for batch in batches] == [
+        ("00001.png", "e.png"),
+        ("00002.png",),
+        ("00004-1.png", "00004-2.png"),
+        ("00006-1.png", "00006-2.png"),
+        ("00006-3.png",),
+    ]
+    assert [batch.lines for batch in batches] == [(1, 5), (2,), (4, 4), (6, 6), (6,)]
+    # a seed of a line counts its own pictures; the job's counts all pictures of the job
+    assert [batch.arguments["seed"] for batch in batches] == [[100, 104], [101], [90, 91], [5, 6], [7]]
+    assert batches[0].arguments["prompt"] == ["a", "e"]
+    assert batches[2].arguments["negative_prompt"] == ["", "x"]
+    assert all(len(batch.files) == 1 for batch in job.batches(1, 0))
+
+
+def test_flags_hold_for_lines_that_say_nothing(tmp_path: Path) -> None:
+    defaults = {"steps": 4, "negative_prompt": "dog"}
+    job = job_of(tmp_path, {"prompt": "a"}, {"prompt": "a", "steps": 9, "negative_prompt": None}, defaults=defaults)
+    first, second = (batch.arguments for batch in job.batches(2, 0))
+    assert (first["steps"], first["negative_prompt"]) == (4, "dog")
+    assert (second["steps"], second.get("negative_prompt")) == (9, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("{oops", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not an object"),
+        ({"steps": 3}, "no prompt"),
+        ({"prompt": "a", "promt_2": "b"}, "'promt_2' is not an argument"),
+        ({"prompt": "a", "steps": 0}, "steps is 0"),
+        ({"prompt": "a", "num_images": 10**12}, "num_images is 1000000000000"),
+        ({"prompt": ["a", "b"], "seed": [1]}, "seed has 1 entries for 2 pictures"),
+        ({"prompt": "a", "mask": "m.png"}, "mask is given without image"),
+        ({"prompt": "a", "image": 5}, "image is 5; give the path of a file"),
+        ({"prompt": "a", "image": "a\0b"}, "give the path of a file"),
+        ({"prompt": "a", "image": ["1.png", "2.png"]}, "image has 2 entries for 1 prompts"),
+        ({"prompt": "a", "output": "../a.png"}, "must be a plain file name"),
+        ({"prompt": "a", "output": "/tmp/a.png"}, "must be a plain file name"),
+        ({"prompt": "a", "output": "a\\b.png"}, "must be a plain file name"),
+        ({"prompt": "a", "output": "a.jpg"}, "must be a plain file name"),
+        ({"prompt": "a", "output": ".a.png"}, "must be a plain file name"),
+        ({"prompt": "a", "output": 3}, "must be a plain file name"),
+        ({"prompt": "a", "output": "Good.PNG".lower()}, "is that of line 1 too"),
+    ],
+)
+def test_a_bad_line_is_told_and_stops_no_other(line: Any, sentence: str, tmp_path: Path) -> None:
+    job = job_of(tmp_path, {"prompt": "a", "output": "GOOD.png"}, line, {"prompt": "b"})
+    assert list(job.faults) == [2]
+    assert isinstance(job.faults[2], ArgumentError) and sentence in str(job.faults[2])
+    assert job.files == ["GOOD.png", "00003.png"]
+
+
+def test_no_file_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="cannot be read"):
+        read_job(tmp_path / "none.jsonl", {}, {}, 1)
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}')
+    with pytest.raises(ArgumentError, match="UTF-8"):
+        read_job(tmp_path / "latin.jsonl", {}, {}, 1)
+
+
+# ---- the record ------------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_draws_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(5))), tmp_path / "out"
+    asked: list[int] = []
+
+    def stopping(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
+        for batch, pictures in pretend(batches):
+            asked.append(batch.number)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            yield batch, pictures
+
+    with pytest.raises(KeyboardInterrupt):
+        finish(job, out, stopping)
+    assert asked == [0, 1]
+    finish(job, out, stopping)
+    assert asked == [0, 1, 1, 2], "what was not recorded is drawn again, what was is not"
+    (out / "00001.png").unlink()
+    finish(job, out, stopping)
+    assert asked == [0, 1, 1, 2, 0], "what was taken away is drawn again"
+    assert sorted(path.name for path in out.glob("*.png")) == [f"0000{n}.png" for n in range(1, 6)]
+    assert (out / "00002.png").read_text() == "00002.png ['0', '1']"
+
+
+def test_a_line_that_a_crash_cut_off_is_overlooked(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}), tmp_path / "out"
+    finish(job, out)
+    record = out / "job/done.jsonl"
+    first, second = record.read_text().splitlines()
+    record.write_text(first + "\n" + second[:20])
+    assert [event.batch.number for event in finish(job, out)] == [1]
+    assert record.read_text() == f"{first}\n{second[:20]}\n{second}\n"
+    assert finish(job, out) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
+    out.mkdir()
+    (out / "00001.pngabc.part").write_text("half")
+    (out / "00002.pngabc.part").write_text("of something else")
+    finish(job, out)
+    assert sorted(path.name for path in out.iterdir()) == ["00001.png", "00002.pngabc.part", "job"]
+
+
+def test_another_job_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    finish(job_of(tmp_path, {"prompt": "a"}), out)
+    with pytest.raises(OutputError, match="holds another job"):
+        finish(job_of(tmp_path, {"prompt": "b"}), out)
+    (out / "job/plan.json").write_text("{}")
+    with pytest.raises(OutputError, match="damaged"):
+        finish(job_of(tmp_path, {"prompt": "a"}), out)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "00001.png").write_text("mine")
+    with pytest.raises(OutputError, match="is there already"):
+        finish(job_of(tmp_path, {"prompt": "a"}), other)
+    assert (other / "00001.png").read_text() == "mine"
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    """Pictures are written inside of the folder, whatever lies there under their names."""
+    job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
+    open_place(out, job, 1)
+    (tmp_path / "precious").write_text("mine")
+    (out / "00001.png").symlink_to(tmp_path / "precious")
+    finish(job, out)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (out / "00001.png").is_symlink()
+
+
+def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
+    place = open_place(out, job, 1)
+    batches = job.batches(2, 1)
+    hold = (
+        "import sys; from pathlib import Path; from sdxl.job import Batch; from sdxl.record import Place, Record\n"
+        "r = Record(Place(Path(sys.argv[1]), 1)); next(r.claim([Batch(0, (1,), ('00001.png',), {})]))\n"
+        "print('claimed', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(out)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "claimed\n"
+        with Record(place) as record:
+            assert [batch.number for batch in record.claim(batches)] == [1]
+        events = work(batches, place, pretend)
+        first, second = next(events), next(events)
+        assert first.batch is not None and first.batch.number == 1
+        assert second.batch is None, "the other process has the rest"
+        other.kill()
+        other.wait()
+        third = next(event for event in events if event.batch)
+        assert third.batch is not None and third.batch.number == 0, "a dead process claims nothing"
+
+
+def test_a_failed_batch_stops_no_other(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b", "steps": 3}), tmp_path / "out"
+
+    def failing(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
+        for batch, pictures in pretend(batches):
+            yield batch, NonFiniteError("black") if batch.number == 0 else pictures
+
+    events = finish(job, out, failing)
+    assert [(event.done, str(event.error)) for event in events] == [(0, "black"), (1, "None")]
+    assert [event.batch.number for event in finish(job, out)] == [0]
+
+
+def test_what_torch_says_is_told() -> None:
+    def broken(**_: Any) -> None:
+        raise RuntimeError("shape mismatch\nstack")
+
+    outcome = draw(broken, Batch(0, (1,), ("a.png",), {"prompt": "a"}))  # type: ignore[arg-type]
+    assert "shape mismatch" in str(outcome) and isinstance(outcome, sdxl.SDXLError)
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def command(folder: Path, job: Path, *more: str, model: str = "miniature") -> list[str]:
+    flags = ["--model", model, "--batch", str(job), "--output-dir", str(folder), "--device", "cpu", "--quiet"]
+    return ["generate", *flags, "--seed", "1", "--dtype", "float32", *more]
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_job_draws_what_single_commands_draw(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.effect_noise((64, 64), 90).save(tmp_path / "noise.png")
+    lines = [
+        {"prompt": "a red cat", "seed": 11},
+        {"prompt": "a dog", "image": "noise.png", "strength": 0.75, "output": "dog.png"},
+        {"prompt": "a dog", "image": "none.png"},
+        {"prompt": "a dog", "width": 63},
+    ]
+    job, out = write_lines(tmp_path / "job.jsonl", lines), tmp_path / "out"
+    assert main(command(out, job, "--steps", "4", model=str(tiny_folder))) == 1
+    told = capsys.readouterr()
+    assert told.out == f"2 of 4 pictures are in {out}; 2 lines failed\n"
+    assert f"line 3 of {job}: image {tmp_path / 'none.png'} does not exist" in told.err
+    assert f"line 4 of {job}: width is 63" in told.err
+    for name, flags in (
+        ("00001.png", ["--prompt", "a red cat", "--seed", "11"]),
+        ("dog.png", ["--prompt", "a dog", "--image", str(tmp_path / "noise.png"), "--strength", "0.75", "--seed", "2"]),
+    ):
+        single = ["generate", "--model", str(tiny_folder), "--device", "cpu", "--quiet", "--dtype", "float32"]
+        assert main([*single, *flags, "--steps", "4", "--output", str(tmp_path / name)]) == 0
+        with Image.open(out / name) as ours, Image.open(tmp_path / name) as alone:
+            assert ours.tobytes() == alone.tobytes()
+            assert json.loads(ours.text["sdxl"])["request"] == json.loads(alone.text["sdxl"])["request"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--output", "a.png"], "not with --output"),
+        (["--from", "a.png"], "not with --output or --from"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--seed", "2"], "--seed is given several times"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    more: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
+    assert main(command(tmp_path / "out", job, *more)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def pictures_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def start(folder: Path, job: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "sdxl", *command(folder, job, "--batch-size", "2", *more)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for(folder: Path, batches: int, process: subprocess.Popen[str]) -> None:
+    """Until so many batches are recorded."""
+    record = folder / "job/done.jsonl"
+    while not record.exists() or len(record.read_text().splitlines()) < batches:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def long_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """A job of 24 pictures, and what it draws when nothing happens."""
+    root = tmp_path_factory.mktemp("long")
+    shapes = [f"a {colour} circle on a white background" for colour in ("red", "green", "blue")]
+    lines = [{"prompt": shapes[n % 3], "steps": 6 + n % 2} for n in range(24)]
+    job = write_lines(root / "job.jsonl", lines)
+    assert start(root / "out", job).wait() == 0
+    return job, pictures_of(root / "out")
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "ctrl-c"])
+def test_stopped_and_begun_again(
+    how: signal.Signals, status: int, long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    job, pictures = long_job
+    process = start(tmp_path / "out", job)
+    wait_for(tmp_path / "out", 4, process)
+    process.send_signal(how)
+    _, told = process.communicate()
+    assert process.returncode == status
+    assert "Traceback" not in told
+    if how is signal.SIGINT:
+        assert "the same command goes on" in told
+        assert not list((tmp_path / "out").glob("*.part"))
+    assert 8 <= len(list((tmp_path / "out").glob("*.png"))) < 24
+    assert start(tmp_path / "out", job).wait() == 0
+    assert pictures_of(tmp_path / "out") == pictures
+
+
+def test_two_processes_of_which_one_is_killed(long_job: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    job, pictures = long_job
+    first, second = (start(tmp_path / "out", job) for _ in range(2))
+    wait_for(tmp_path / "out", 3, first)
+    first.kill()
+    first.wait()
+    assert second.wait() == 0, "the other one does the rest"
+    assert pictures_of(tmp_path / "out") == pictures
+    record = (tmp_path / "out/job/done.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["batch"] for line in record) == list(range(12)), "each batch once"
+
+
+def test_ray_with_a_worker_killed(long_job: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    job, pictures = long_job
+    process = start(tmp_path / "out", job, "--engine", "ray", "--workers", "2")
+    wait_for(tmp_path / "out", 2, process)
+    parents = subprocess.run(["pgrep", "-f", "^ray::Worker"], capture_output=True, text=True, check=False)
+    os.kill(int(parents.stdout.split()[0]), signal.SIGKILL)
+    assert process.wait() == 0
+    assert pictures_of(tmp_path / "out") == pictures
+
+
+def test_a_full_disk_is_named_and_the_job_goes_on_later(
+    long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    job, pictures = long_job
+    most = min(len(data) for data in pictures.values()) - 1
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    process = start(tmp_path / "out", job, preexec_fn=limit)
+    _, told = process.communicate()
+    assert process.returncode == 1
+    assert told.splitlines()[-1].startswith(f"error: {tmp_path / 'out/00001.png'} cannot be written: File too large;")
+    assert "free some space and run the same command again" in told
+    assert not list((tmp_path / "out").glob("*.p*")), "neither a half picture nor a temporary file"
+    assert start(tmp_path / "out", job).wait() == 0
+    assert pictures_of(tmp_path / "out") == pictures

@@ -1,0 +1,262 @@
+"""Memory: what is told before work begins, what is done when it runs out, what is left after many pictures."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sdxl
+from sdxl import memory
+from sdxl.conditioning import TextMemo
+from sdxl.errors import NonFiniteError, OutOfMemoryError, SDXLWarning
+from sdxl.unet import UNet
+from sdxl.vae import VAE
+
+QUICK = {"steps": 2, "progress": False, "seed": 3}
+CPU = torch.device("cpu")
+
+
+def load(model: Path, **options: Any) -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained(model, **{"dtype": "float32", "device": "cpu", **options})
+
+
+# ---- before work -----------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_fit_is_told_before_work(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder)
+    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 10e6)
+    monkeypatch.setattr(UNet, "denoise", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(OutOfMemoryError, match=r"2 of 4096 x 4096 at once want .* GB .* fit, or fewer .* or offload s"):
+        pipe("cat", width=4096, height=4096, num_images=2, **QUICK)
+    with pytest.raises(OutOfMemoryError, match=r"a picture of 4096 x 4096 wants .* GB are free; try \d+ x \d+"):
+        pipe.steps("cat", width=4096, height=4096)
+
+
+def test_what_it_says_would_fit_does(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder)
+    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 10e6)
+    with pytest.raises(OutOfMemoryError) as told:
+        pipe("cat", width=1024, height=1024, **QUICK)
+    side = int(str(told.value).split("try ")[1].split(" x ")[0])
+    assert 64 <= side < 1024
+    assert len(pipe("cat", width=side, height=side, **QUICK).images) == 1
+
+
+def test_a_limit_counts_what_is_taken(tiny_folder: Path) -> None:
+    pipe = load(tiny_folder, max_memory=memory.used(CPU) + 10**6)
+    with pytest.raises(OutOfMemoryError, match="wants"):
+        pipe("cat", width=1024, height=1024, **QUICK)
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "sys/fs/cgroup/job"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/job\n")
+
+    def inside(path: Any) -> Path:
+        return Path(path) if tmp_path in Path(path).parents else tmp_path / str(path).lstrip("/")
+
+    monkeypatch.setattr(memory, "Path", inside)
+    assert memory.available(CPU) == 5000 * 1024
+    for name, text in (("max", "2000000"), ("current", "1500000"), ("stat", "anon 5\ninactive_file 300000\n")):
+        (group / f"memory.{name}").write_text(text)
+    assert memory.available(CPU) == 800_000
+    (group / "memory.max").write_text("max\n")
+    assert memory.available(CPU) == 5000 * 1024
+
+
+# ---- in the middle ---------------------------------------------------------------------------------------------------
+
+WORDS = [
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+]
+
+
+def fail_first(method: Callable[..., Any], times: int, error: Exception) -> Callable[..., Any]:
+    """The method, which fails at first."""
+    left = [error] * times
+
+    def failing(*given: Any, **more: Any) -> Any:
+        if left:
+            raise left.pop()
+        return method(*given, **more)
+
+    return failing
+
+
+@pytest.mark.parametrize("error", WORDS, ids=["CPU", "CUDA", "Python"])
+def test_auto_goes_on_with_less(error: Exception, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load(tiny_folder, offload="block")("cat", output="tensor", **QUICK).images
+    pipe = load(tiny_folder, offload="auto")
+    assert pipe.offload == "stage"
+    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, error))
+    with pytest.warns(SDXLWarning, match="memory ran out with offload stage; going on with block"):
+        result = pipe("cat", output="tensor", **QUICK)
+    assert pipe.offload == "block"
+    assert torch.equal(result.images, expected)
+
+
+def test_least_of_all_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder, offload="auto")
+    monkeypatch.setattr(VAE, "decode", fail_first(VAE.decode, 1, WORDS[0]))
+    monkeypatch.setattr("sdxl.pipeline.decode_strips", fail_first(VAE.decode, 1, WORDS[0]))
+    with (
+        pytest.warns(SDXLWarning, match="going on with block"),
+        pytest.raises(OutOfMemoryError, match=r"with offload block .*can't allocate.* try a smaller size"),
+    ):
+        pipe("cat", **QUICK)
+    assert len(pipe("cat", **QUICK).images) == 1, "and the pipeline can be used again"
+
+
+def test_what_was_asked_for_is_kept(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder, offload="none")
+    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[1]))
+    with pytest.raises(OutOfMemoryError, match=r"with offload none \(CUDA out of memory.* try offload stage"):
+        pipe("cat", **QUICK)
+    assert pipe.offload == "none"
+
+
+def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder, offload="auto")
+    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        pipe("cat", **QUICK)
+
+
+def test_a_real_limit(tmp_path: Path) -> None:
+    """A process that gets no more memory from the system says so in one sentence."""
+    code = (
+        "import resource, sys; from sdxl.cli import main; import sdxl.pipeline, torch\n"
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 350_000_000,) * 2)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["--model", "miniature", "--prompt", "a", "--width", "2048", "--height", "2048", "--steps", "1", "--quiet"]
+    command = [sys.executable, "-c", code, "generate", *flags, "--device", "cpu", "--output", str(tmp_path / "p.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stderr
+    warning, error = done.stderr.splitlines()
+    assert warning.startswith("warning: memory ran out with offload stage; going on with block")
+    assert error.startswith("error: memory ran out with offload block")
+    assert not (tmp_path / "p.png").exists()
+
+
+# ---- NaN is named where it arises ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weight", "who"),
+    [
+        (lambda pipe: pipe.text[0].encoder.layers[0].norm1.weight, "a text encoder of the base model"),
+        (lambda pipe: pipe.text[1].encoder.projection.weight, "a text encoder of the base model"),
+        (lambda pipe: pipe.unet.norm_out.weight, "the UNet of the base model"),
+        (lambda pipe: pipe.vae.encoder.norm_out.weight, "the VAE's encoder"),
+        (lambda pipe: pipe.vae.decoder.norm_out.weight, "the VAE's decoder"),
+    ],
+    ids=["text", "text 2", "unet", "encoder", "decoder"],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite(weight: Callable[[Any], torch.Tensor], who: str, value: float, tiny_folder: Path) -> None:
+    pipe = load(tiny_folder)
+    weight(pipe).data.fill_(value)
+    with pytest.raises(NonFiniteError, match=f"^{who} gave NaN or infinity .*; its weights are damaged"):
+        pipe("cat", image=torch.rand(1, 3, 64, 64), strength=1, **QUICK)
+
+
+# ---- a long life -----------------------------------------------------------------------------------------------------
+
+
+def test_pictures_leave_nothing_behind(tiny_folder: Path) -> None:
+    """proof_life.py draws a thousand."""
+    pipe = load(tiny_folder, offload="auto")
+    pipe.prepare_for_many()
+    for n in range(90):
+        pipe(f"cat {n}", steps=1, progress=False, seed=n)
+        if n == 30:
+            gc.collect()
+            before = memory.used(CPU)
+    gc.collect()
+    assert memory.used(CPU) < 1.03 * before
+
+
+def test_a_dropped_pipeline_is_gone(tiny_folder: Path) -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(type(each) is UNet for each in gc.get_objects())
+
+    before = count()
+    for offload in ("none", "stage", "block", "auto"):
+        load(tiny_folder, offload=offload)("cat", **QUICK)
+    assert count() == before
+
+
+def test_texts_are_encoded_once_and_forgotten() -> None:
+    class Stage:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def encode(self, texts: list[str], _: int) -> tuple[torch.Tensor, torch.Tensor]:
+            self.asked += texts
+            value = torch.tensor([[float(len(text))] for text in texts])
+            return value[:, None], value
+
+    stage, memo = Stage(), TextMemo(most=2)
+
+    def encode(*texts: str) -> list[float]:
+        return memo.encode(lambda: [stage], texts, texts, 0)[1][:, 0].tolist()  # type: ignore[list-item]
+
+    assert encode("a", "bb", "a") == [1, 2, 1]
+    assert encode("bb") == [2]
+    assert stage.asked == ["a", "bb"]
+    assert encode("a", "ccc", "a") == [1, 3, 1]
+    assert stage.asked == ["a", "bb", "ccc"], "the last used one is kept"
+    assert encode("bb", "a", "dddd", "a") == [2, 1, 4, 1]
+    assert stage.asked == ["a", "bb", "ccc", "bb", "dddd"]
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offload", ["none", "stage"])
+def test_two_threads_draw_what_one_does(offload: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder, offload=offload)
+    expected = [pipe("cat", **(QUICK | {"seed": n, "output": "latent"})).images for n in range(4)]
+    inside, most, denoise = [0], [0], UNet.denoise
+
+    def counting(*given: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        try:
+            return denoise(*given)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(UNet, "denoise", counting)
+    drawn: dict[int, Any] = {}
+
+    def call(n: int) -> None:
+        if n % 2:
+            drawn[n] = pipe("cat", **(QUICK | {"seed": n, "output": "latent"})).images
+        else:
+            drawn[n] = [step.latents for step in pipe.steps("cat", steps=2, seed=n)][-1]
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(drawn[n], expected[n]) for n in range(4))
+    assert most == [1], "one at a time"
