@@ -351,6 +351,9 @@ def _replay(
         if name not in given:
             raise ArgumentError(f"{source} was made from {name}, which it does not hold; give it again with --{name}")
     model = {name: value for name, value in recorded["model"].items() if name in _LOADING}
+    for name, value in model.items():
+        if type(value) is not (bool if name == "int8" else str):
+            raise ArgumentError(f"the parameters in {source} are damaged ({name} is {value!r}); it cannot be replayed")
     return request | given, model | loading, hashes
 
 

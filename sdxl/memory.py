@@ -12,9 +12,10 @@ from typing import Literal, get_args
 
 import torch
 
-from .config import UNetConfig, VAEConfig
+from .config import ModelConfig, UNetConfig, VAEConfig
 from .device import Placement
-from .errors import ArgumentError
+from .errors import ArgumentError, OutOfMemoryError, SDXLError
+from .plan import Plan
 
 Offload = Literal["auto", "none", "text", "stage", "block"]  # but for auto from the most memory to the least
 OFFLOADS: tuple[str, ...] = get_args(Offload)
@@ -100,13 +101,38 @@ def vae_bytes(config: VAEConfig, size: Sequence[int], itemsize: int) -> int:
     return VAE_MAPS * config.channels[1] * math.prod(size) * itemsize
 
 
+def check_room(plan: Plan, config: ModelConfig, at: Placement, room: float, smaller: str | None) -> None:
+    """Raise `OutOfMemoryError`, with what would fit, if the work beside the weights takes more than `room` bytes.
+    `smaller` is a way to keep less of the model in memory.
+    """
+    (height, width), count = plan.size, len(plan.seeds)
+    rows = count * (2 if plan.request.guidance_scale > 1 else 1)
+    strips = int(STRIPS * vae_bytes(config.vae, plan.size, at.arithmetic.itemsize))
+    least = max(unet_bytes(config.unet, rows, plan.latent_size, at), strips)
+    if least <= room:
+        return
+    side = int(math.sqrt(max(room, 0) / least * height * width)) // 64 * 64
+    what = f"a picture of {width} x {height} wants" if count == 1 else f"{count} of {width} x {height} at once want"
+    advice = [f"{side} x {side}, which would fit"] if side else []
+    advice += ["fewer pictures at once"] if count > 1 else []
+    advice += [f"offload {smaller}"] if smaller else []
+    raise OutOfMemoryError(
+        f"{what} {least / 1e9:.2g} GB beside the model, and {max(room, 0) / 1e9:.2g} GB are free; try "
+        + ", or ".join(advice or ["a higher limit or a machine with more memory"])
+    )
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what torch means, which has many words for it."""
+    """Whether that is what torch means, which has many words for it; not of what was said in one sentence already."""
+    if isinstance(error, SDXLError):
+        return False
     words = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def trim() -> None:
     """Give memory that was freed back to the system: glibc keeps what it had in small pieces."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -21,30 +21,29 @@ from .compile import Graph, compile_blocks
 from .conditioning import TextMemo, TextStage
 from .denoise import Guidance, Known, Network, Told, keep_known, make_denoiser, tell, with_channels
 from .device import Placement, choose_device, choose_dtype
-from .errors import ArgumentError, NonFiniteError, OutOfMemoryError, SDXLError, SDXLWarning
+from .errors import ArgumentError, NonFiniteError, OutOfMemoryError, SDXLWarning
 from .expert import Expert, Loader, Part
-from .image import fingerprint, to_pil, to_tensor
+from .image import to_pil, to_tensor
 from .keymap import UNET, VAE
 from .memory import (
     ROOM,
-    STRIPS,
     Offload,
     available,
+    check_room,
     choose_offload,
     is_out_of_memory,
     next_smaller,
     trim,
-    unet_bytes,
     used,
     vae_bytes,
 )
+from .parameters import describe
 from .plan import Plan, make_plan
 from .request import Request, spread
 from .samplers import SAMPLERS, Denoiser, Sampler, Step
 from .strips import decode_strips, encode_strips
 from .unet import UNet
 from .vae import VAE as VAEModel
-from .version import __version__
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 Output = Literal["pil", "tensor", "latent"]
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Any])
-_SOURCES = ("image", "mask", "latents")  # recorded by their content
 
 
 @dataclass(frozen=True)
@@ -237,28 +235,30 @@ class Pipeline:
             try:
                 return work()
             except (MemoryError, RuntimeError) as error:
-                if isinstance(error, SDXLError) or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                reason = str(error).strip().splitlines()[0] if str(error) else "no more is given"
+                shortage = self._shortage(error)
             # here nothing holds what was being computed any more
-            self._use_less_memory(reason)
-
-    def _use_less_memory(self, reason: str) -> None:
-        self._graphs.clear()
-        trim()
-        smaller = next_smaller(self.offload, self.device, bool(self.source.get("int8")))
-        if self._loader is None or smaller is None:
-            advice = f"offload {smaller}, " if smaller else ""
-            raise OutOfMemoryError(
-                f"memory ran out with offload {self.offload} ({reason}); try {advice}a smaller size or fewer pictures "
-                "at once"
+            self._graphs.clear()
+            trim()
+            smaller = self._smaller
+            if self._loader is None or smaller is None:
+                raise shortage
+            warnings.warn(
+                f"memory ran out with offload {self.offload}; going on with {smaller}, which takes less and is slower",
+                SDXLWarning,
+                stacklevel=2,
             )
-        warnings.warn(
-            f"memory ran out with offload {self.offload}; going on with {smaller}, which takes less and is slower",
-            SDXLWarning,
-            stacklevel=2,
+            self._rearrange(smaller)
+
+    def _shortage(self, error: Exception) -> OutOfMemoryError:
+        """What is said when memory runs out."""
+        reason = str(error).strip().splitlines()[0] if str(error) else "no more is given"
+        advice = f"offload {self._smaller}, " if self._smaller else ""
+        return OutOfMemoryError(
+            f"memory ran out with offload {self.offload} ({reason}); try {advice}a smaller size or fewer pictures at "
+            "once"
         )
-        self._rearrange(smaller)
 
     def compile(self) -> None:
         """Make every picture after the first of its size faster on CUDA: compiled blocks, replayed as a CUDA graph.
@@ -337,7 +337,7 @@ class Pipeline:
 
     def _draw(self, plan: Plan, output: Output, progress: bool) -> Result:
         latents = self._drain(plan, progress)
-        parameters, seeds = self._parameters(plan), list(plan.seeds)
+        parameters, seeds = describe(plan, self.source, self.experts[0].at), list(plan.seeds)
         if output == "latent":
             return Result(latents, seeds, parameters)
         pictures = self._finish(plan, latents)
@@ -353,10 +353,15 @@ class Pipeline:
         return self._locked(self._steps(plan))
 
     def _locked(self, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
-        """The same steps, none at the same time as another thread's."""
+        """The same steps, none at the same time as another thread's; `OutOfMemoryError` where torch has other words."""
         while True:
-            with self._lock:
-                step = next(steps, None)
+            try:
+                with self._lock:
+                    step = next(steps, None)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise self._shortage(error) from error
             if step is None:
                 return
             yield step
@@ -538,26 +543,13 @@ class Pipeline:
 
     def _check_room(self, plan: Plan) -> None:
         """Raise `OutOfMemoryError` before any work for what cannot fit."""
-        config, at = self.about.config, self.experts[0].at
-        rows = len(plan.seeds) * (2 if plan.request.guidance_scale > 1 else 1)
-        least = max(
-            unet_bytes(config.unet, rows, plan.latent_size, at),
-            int(STRIPS * vae_bytes(config.vae, plan.size, at.arithmetic.itemsize)),
-        )
-        room = self._room() - (max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0)
-        if least <= room:
-            return
-        (height, width), count = plan.size, len(plan.seeds)
-        side = int(math.sqrt(max(room, 0) / least * height * width)) // 64 * 64
-        what = f"a picture of {width} x {height} wants" if count == 1 else f"{count} of {width} x {height} at once want"
-        smaller = next_smaller(self.offload, self.device, bool(self.source.get("int8")))
-        advice = [f"{side} x {side} would fit"] if side else []
-        advice += ["fewer pictures at once"] if count > 1 else []
-        advice += [f"offload {smaller}"] if smaller else []
-        raise OutOfMemoryError(
-            f"{what} {least / 1e9:.2g} GB beside the model, and {max(room, 0) / 1e9:.2g} GB are free; try "
-            + ", or ".join(advice or ["a higher limit or a machine with more memory"])
-        )
+        to_load = max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0
+        check_room(plan, self.about.config, self.experts[0].at, self._room() - to_load, self._smaller)
+
+    @property
+    def _smaller(self) -> str | None:
+        """What would take less memory."""
+        return next_smaller(self.offload, self.device, bool(self.source.get("int8")))
 
     def _finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The pictures (3, H, W) in 0..1, with what a mask keeps put back."""
@@ -565,30 +557,6 @@ class Pipeline:
         return (
             [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)] if plan.canvases else [*pixels]
         )
-
-    def _parameters(self, plan: Plan) -> list[dict[str, Any]]:
-        """What each picture's PNG records: its arguments as they were given, defaults of the model filled in. Sources
-        are named by their content.
-        """
-        request, count = plan.request, len(plan.seeds)
-        common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in _SOURCES}
-        names = {"dtype": self.dtype, "arithmetic": self.experts[0].at.arithmetic}
-        model = {**self.source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
-        sources = {
-            name: [fingerprint(each) for each in spread(getattr(request, name), count)]
-            for name in _SOURCES
-            if getattr(request, name) is not None
-        }
-        pictures = []
-        for i, seed in enumerate(plan.seeds):
-            own: dict[str, Any] = {"seed": seed, "num_images": 1}
-            for name in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"):
-                texts = request.texts(name)
-                own[name] = None if texts is None else texts[i // request.num_images]
-            own |= {name: hashes[i] for name, hashes in sources.items()}
-            version = f"sdxl {__version__}"
-            pictures.append({"version": version, "torch": torch.__version__, "model": model, "request": common | own})
-        return pictures
 
 
 def _check_refiner(name: str | Path, refiner: Description, base: Description) -> None:

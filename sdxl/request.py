@@ -192,6 +192,8 @@ class Request:
             raise ArgumentError("prompt is empty; give a text or a list of texts")
         if texts is not None and (not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts)):
             raise ArgumentError(f"{name} is {value!r}; it must be a text or a list of texts")
+        if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+            raise ArgumentError(f"{name} is {value!r}, which is no valid Unicode; give it in UTF-8")
         if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):
             raise ArgumentError(f"{name} has {len(texts)} texts for {len(self.prompts)} prompts")
 

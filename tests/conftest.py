@@ -31,6 +31,30 @@ def tiny_pipe(tiny_folder: Path) -> Any:
     return sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def refiner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("diffusers")
+    import tiny
+
+    folder = tmp_path_factory.mktemp("tiny") / "refiner"
+    tiny.save_refiner(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inpainting_pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny inpainting model of 9 channels, from a single file."""
+    pytest.importorskip("diffusers")
+    import tiny
+
+    import sdxl
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.inpainting(9).save_pretrained(folder / "inpainting")
+    sdxl.convert(folder / "inpainting", folder / "inpainting.safetensors")
+    return sdxl.Pipeline.from_pretrained(folder / "inpainting.safetensors", dtype="float32", device="cpu")
+
+
 def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
     """max|a-b| / max|b|."""
     assert ours.shape == reference.shape, (ours.shape, reference.shape)

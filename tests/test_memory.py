@@ -127,6 +127,9 @@ def test_what_was_asked_for_is_kept(tiny_folder: Path, monkeypatch: pytest.Monke
     with pytest.raises(OutOfMemoryError, match=r"with offload none \(CUDA out of memory.* try offload stage"):
         pipe("cat", **QUICK)
     assert pipe.offload == "none"
+    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[1]))
+    with pytest.raises(OutOfMemoryError, match="with offload none"):
+        list(pipe.steps("cat", steps=1))
 
 
 def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,28 +38,6 @@ def outside_is_kept(result: Image.Image, source: Image.Image, mask: Image.Image)
     return result.size == source.size and bool(same[kept].all()) and not bool(same[~kept].all())
 
 
-@pytest.fixture(scope="module")
-def refiner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("diffusers")
-    import tiny
-
-    folder = tmp_path_factory.mktemp("tiny") / "refiner"
-    tiny.save_refiner(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def inpainting_pipe(tmp_path_factory: pytest.TempPathFactory) -> sdxl.Pipeline:
-    """The tiny inpainting model of 9 channels, from a single file."""
-    pytest.importorskip("diffusers")
-    import tiny
-
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny.inpainting(9).save_pretrained(folder / "inpainting")
-    sdxl.convert(folder / "inpainting", folder / "inpainting.safetensors")
-    return sdxl.Pipeline.from_pretrained(folder / "inpainting.safetensors", dtype="float32", device="cpu")
-
-
 # ---- the denoiser that keeps what is known, in float64 on a made-up model --------------------------------------------
 
 

@@ -1,0 +1,253 @@
+"""Any combination of arguments gives a picture of the asked size or a typed error, and nothing else.
+
+`make proof-arguments` tries 5,000 of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+
+import sdxl
+from sdxl.cli import main
+from sdxl.errors import SDXLWarning
+from sdxl.png import read_parameters
+from sdxl.samplers import SAMPLERS
+from sdxl.schedule import SPACINGS
+
+EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "120"))
+settings.register_profile(
+    "sdxl",
+    max_examples=EXAMPLES,
+    phases=[Phase.generate],
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
+settings.load_profile("sdxl")
+
+# ---- what may be given -----------------------------------------------------------------------------------------------
+
+texts = st.sampled_from([*["a red cat", "", "!", "wörter 猫 🐈", "a " * 100, "\0", "<|endoftext|>"] * 4, "\ud800"])
+sides = st.one_of(*[st.sampled_from([8, 16, 40, 64, 64, 64, 128, 256])] * 5, st.integers(1, 256))
+sizes = st.tuples(sides, sides)
+nonsense = st.sampled_from(
+    [
+        None,
+        0,
+        -1,
+        1,
+        2.5,
+        math.nan,
+        math.inf,
+        10**12,
+        10**400,
+        True,
+        "x",
+        "",
+        b"x",
+        [],
+        [1],
+        (0, 0),
+        {},
+        {"a": 1},
+        object(),
+    ]
+)
+
+
+def picture(size: tuple[int, int], mode: str) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+pictures = st.builds(picture, sizes, st.sampled_from(["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16"]))
+latents = st.sampled_from(
+    [torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 4, 16), torch.zeros(4, 8, 8), torch.full((1, 4, 8, 8), math.nan)]
+)
+tensors = st.one_of(
+    latents, st.sampled_from([torch.rand(1, 3, 64, 64), torch.rand(2, 3, 40, 64), torch.ones(1, 3, 8, 8) * 2])
+)
+masks = st.one_of(
+    st.builds(lambda size, grey: Image.new("L", size, grey), sizes, st.sampled_from([0, 128, 255])),
+    st.just(torch.ones(1, 1, 64, 64)),
+)
+
+VALID: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": st.one_of(texts, st.lists(texts, min_size=1, max_size=2), texts),
+    "negative_prompt": texts,
+    "prompt_2": texts,
+    "negative_prompt_2": texts,
+    "width": sides,
+    "height": sides,
+    "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),
+    "guidance_scale": st.sampled_from([0, 1, 1.5, 5.0, 30, 1e6]),
+    "guidance_rescale": st.floats(0, 1),
+    "guidance_interval": st.tuples(st.floats(0, 20), st.floats(0, 20)),
+    "sampler": st.sampled_from([*SAMPLERS]),
+    "schedule": st.sampled_from(SPACINGS),
+    "eta": st.floats(0, 1),
+    "seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "num_images": st.integers(1, 2),
+    "clip_skip": st.integers(0, 3),
+    "original_size": sizes,
+    "crop_top_left": sizes,
+    "target_size": sizes,
+    "negative_original_size": sizes,
+    "negative_crop_top_left": sizes,
+    "negative_target_size": sizes,
+    "latents": latents,
+    "image": st.one_of(pictures, tensors, st.lists(pictures, max_size=2), st.just("/nowhere.png")),
+    "mask": masks,
+    "strength": st.floats(0, 1),
+    "mask_padding": st.integers(0, 40),
+    "feather": st.integers(0, 20),
+    "outpaint": st.tuples(*[st.sampled_from([8, 0, 13])] * 4),
+    "refine_at": st.floats(0, 1),
+    "aesthetic_score": st.floats(0, 10),
+    "negative_aesthetic_score": st.floats(0, 10),
+}
+WITH_IMAGE = ("mask", "strength", "mask_padding", "feather", "outpaint")
+
+
+@st.composite
+def arguments(draw: st.DrawFn) -> dict[str, Any]:
+    """A prompt and some of the other arguments, mostly such as go together; one in eight has nonsense in it."""
+    names = draw(st.lists(st.sampled_from([name for name in VALID if name not in WITH_IMAGE]), max_size=5, unique=True))
+    if "image" in names:
+        names += draw(st.lists(st.sampled_from(WITH_IMAGE), max_size=3, unique=True))
+    if draw(st.booleans()):
+        names = [name for name in names if name not in ("latents", "refine_at", "eta")]  # these go with little else
+    chosen = {name: draw(VALID[name]) for name in {"prompt": 0, "steps": 0} | dict.fromkeys(names)}
+    if draw(st.integers(0, 7)) == 0:
+        chosen[draw(st.sampled_from([*VALID]))] = draw(nonsense)
+    return chosen
+
+
+def test_every_argument_is_tried() -> None:
+    assert set(VALID) == {each.name for each in fields(sdxl.Request)}
+
+
+# ---- what comes of it ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipes(tiny_folder: Path, refiner_folder: Path, inpainting_pipe: Any) -> list[sdxl.Pipeline]:
+    options: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
+    return [
+        sdxl.Pipeline.from_pretrained(tiny_folder, **options),
+        sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, **options),
+        sdxl.Pipeline.from_pretrained(refiner_folder, **options),
+        inpainting_pipe,
+    ]
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[Counter[str]]:
+    counted: Counter[str] = Counter()
+    yield counted
+    print("\n" + ", ".join(f"{count} {name}" for name, count in counted.most_common()))
+
+
+def asked_size(plan: Any, number: int) -> tuple[int, int]:
+    """(width, height) of a picture: as asked; without that the source's, cut to whole latents if it is drawn anew."""
+    request = plan.request
+    if request.pictures is None:
+        return (request.width or plan.size[1], request.height or plan.size[0])
+    return tuple(reversed(plan.canvases[number].result_size))
+
+
+@given(st.data())
+def test_a_picture_or_an_error(pipes: list[sdxl.Pipeline], outcomes: Counter[str], data: st.DataObject) -> None:
+    pipe, chosen = pipes[data.draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3]))], data.draw(arguments())
+    prompt = chosen.pop("prompt")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SDXLWarning)
+            result = pipe(prompt, progress=False, **chosen)
+            plan = pipe.plan(sdxl.Request(prompt, **chosen))
+    except sdxl.SDXLError as error:
+        outcomes[type(error).__name__] += 1
+        event(type(error).__name__)
+        return
+    outcomes["drawn"] += 1
+    event("drawn")
+    prompts = 1 if isinstance(prompt, str) else len(prompt)
+    assert len(result.images) == len(result.seeds) == len(result.parameters) == prompts * chosen.get("num_images", 1)
+    for number, image in enumerate(result.images):
+        assert image.mode == "RGB"
+        assert image.size == asked_size(plan, number)
+        width, height = chosen.get("width"), chosen.get("height")
+        if width is not None and height is not None and "outpaint" not in chosen:
+            assert image.size == (width, height)
+        json.dumps(result.parameters[number])
+
+
+# ---- what a PNG says is data -----------------------------------------------------------------------------------------
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of the tiny model."""
+    path = tmp_path_factory.mktemp("recorded") / "picture.png"
+    flags = ["--model", str(tiny_folder), "--prompt", "a", "--steps", "1", "--device", "cpu", "--quiet"]
+    assert main(["generate", *flags, "--output", str(path)]) == 0
+    return path
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_any_parameters_of_a_png(recorded: Path, data: st.DataObject) -> None:
+    parameters = read_parameters(recorded)
+    section = parameters[data.draw(st.sampled_from(["request", "model"]))]
+    known = [name for name in section if name != "model"]
+    names = st.sampled_from([*known, "refiner", "unet", "offload", "int8", "variant", "latents", "image", "other"])
+    section[data.draw(names)] = data.draw(values)
+    changed = recorded.with_name("changed.png")
+    with Image.open(recorded) as image:
+        save_changed(image, changed, parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SDXLWarning)
+        flags = ["--from", str(changed), "--output", str(recorded.with_name("again.png")), "--device", "cpu", "--quiet"]
+        assert main(["generate", *flags]) in (0, 1, 2)
+
+
+def save_changed(image: Image.Image, path: Path, parameters: dict[str, Any]) -> None:
+    """A PNG with that record, whose readable text is left as it was."""
+    from PIL import PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("sdxl", json.dumps(parameters))
+    image.save(path, pnginfo=info)
+
+
+def test_a_png_that_nests_without_end(recorded: Path) -> None:
+    with Image.open(recorded) as image:
+        from PIL import PngImagePlugin
+
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("sdxl", "[" * 10**5)
+        image.save(recorded.with_name("deep.png"), pnginfo=info)
+    assert main(["generate", "--from", str(recorded.with_name("deep.png"))]) == 2
