@@ -1,5 +1,7 @@
 """The errors of this package. Each message says what is wrong with which file or argument, and what to do."""
 
+import errno
+
 
 class SDXLError(Exception):
     """The base of every error that this package raises on purpose."""
@@ -39,3 +41,8 @@ class DrawError(SDXLError, RuntimeError):
 
 class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a file cannot be written for lack of space, or because it may not grow further."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from . import miniature
+from .download import receive
 from .errors import CheckpointError, HubError
+from .faults import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .tensorfile import read_json, weight_files
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
+_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
 def resolve(
@@ -27,7 +33,8 @@ def resolve(
         return path
     pieces = name.split("/")
     if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
-        return _guard("/".join(pieces[:2]), lambda hub: _one_file(hub, pieces, revision))
+        owner = "/".join(pieces[:2])
+        return _guard(owner, lambda hub: _one_file(hub, owner, "/".join(pieces[2:]), revision))
     if _ID.fullmatch(name) and path.suffix != ".safetensors":
         return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part))
     raise CheckpointError(
@@ -45,65 +52,80 @@ def local(source: str | Path) -> Path:
     raise CheckpointError(f"the {name} is not in this installation; install the package again, with its weights")
 
 
-def _guard(name: str, fetch: Any) -> Path:
+def _guard(name: str, fetch: Callable[[Any], Path]) -> Path:
     """Run `fetch`, with one sentence for each way that the hub can fail."""
     import huggingface_hub as hub
-    from huggingface_hub import errors
 
+    for part in ("constants", "file_download", "utils"):
+        import_module(f"huggingface_hub.{part}")  # attributes of the package only once they are imported
     try:
-        return Path(fetch(hub))
-    except errors.GatedRepoError as error:
-        raise HubError(f"{name} is gated: accept its terms on the hub and log in with `hf auth login`") from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"{name} has no such revision on the hub; check revision=") from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubError(f"{name} is neither a local path nor a model on the hub that you may read") from error
-    except errors.EntryNotFoundError as error:  # a LocalEntryNotFoundError too: nothing in the cache, and no network
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise HubError(
-                f"{name} is neither a local path nor in the hub's cache, and the hub cannot be reached; "
-                "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
-            ) from error
-        raise HubError(f"{name} has no such file on the hub: {error}") from error
-    except _unreachable() as error:
-        reason = str(error).strip().split("\n")[0]
-        raise HubError(f"{name} cannot be fetched from the hub ({reason}); check the network and try again") from error
+        return fetch(hub)
+    except failures() as error:
+        raise HubError(explain(name, error)) from error
 
 
-def _one_file(hub: Any, pieces: list[str], revision: str | None) -> str:
-    return str(hub.hf_hub_download("/".join(pieces[:2]), "/".join(pieces[2:]), revision=revision))
+def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:
+    """One file of a model; the cached one without a network."""
+    try:
+        commit, files = _listing(hub, name, revision)
+    except _SilenceError as error:
+        places = {"revision": revision, "local_files_only": True}
+        return _kept(f"{name}/{file}", error, lambda: hub.hf_hub_download(name, file, **places))
+    if file not in files:
+        others = ", ".join(other for other in files if other.endswith(".safetensors")) or "no .safetensors files"
+        raise HubError(f"{name} has no such file on the hub: {file}; it has {others}")
+    return _fetch(hub, name, commit, revision, [file])
 
 
 def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None) -> Path:
     """The folder of a snapshot with the files that are needed and no others; the cached one without a network."""
     try:
-        files = [sibling.rfilename for sibling in hub.HfApi().model_info(name, revision=revision).siblings]
-    except _unreachable() as error:
-        if (answer := getattr(error, "response", None)) is not None and answer.status_code < 500:
-            raise
-        return _cached(hub, name, revision, part)
+        commit, files = _listing(hub, name, revision)
+    except _SilenceError as error:
+        return _cached(hub, name, revision, variant, part, error)
     if "model_index.json" in files:
-        components = [part] if part else _components(hub, name, revision)
-        wanted = [*_SMALL, *(file for component in components for file in _pick(files, component + "/", variant))]
-        return _part_folder(Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted)), part)
-    single = [file for file in files if file.endswith(".safetensors")]
+        index = _fetch(hub, name, commit, revision, ["model_index.json"])
+        small = [file for file in files if any(fnmatch(file, pattern) for pattern in _SMALL)]
+        components = [part] if part else _components(index)
+        weights = [file for component in components for file in _pick(files, component, variant)]
+        return _part_folder(_fetch(hub, name, commit, commit, ["model_index.json", *small, *weights]).parent, part)
     if part and "config.json" in files:
-        wanted = ["config.json", *_pick(files, "", variant)]
-        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return _fetch(hub, name, commit, revision, ["config.json", *_pick(files, "", variant)]).parent
+    single = [file for file in files if file.endswith(".safetensors")]
     if len(single) != 1:
         raise CheckpointError(
             f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
             "name one: owner/name/file.safetensors"
         )
-    return Path(hub.hf_hub_download(name, single[0], revision=revision))
+    return _fetch(hub, name, commit, revision, single)
 
 
-def _cached(hub: Any, name: str, revision: str | None, part: str | None) -> Path:
-    """What an earlier download left in the cache; whoever opens it says which file is missing."""
+def _cached(
+    hub: Any, name: str, revision: str | None, variant: str | None, part: str | None, silence: _SilenceError
+) -> Path:
+    """What an earlier download left in the cache, if its weights are all there."""
     places = {"revision": revision, "local_files_only": True, "allow_patterns": ["model_index.json"]}
-    folder = Path(hub.snapshot_download(name, **places))
-    single = [path for path in folder.glob("*.safetensors") if not (folder / "model_index.json").exists()]
-    return single[0] if len(single) == 1 and not part else _part_folder(folder, part)
+    folder = _kept(name, silence, lambda: hub.snapshot_download(name, **places))
+    index = folder / "model_index.json"
+    single = list(folder.glob("*.safetensors"))
+    if not index.exists():
+        return single[0] if len(single) == 1 and not part else folder
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for component in [part] if part else _components(index):
+        if not _pick(files, component, variant):
+            missing = f"{component}/{_stem(component)}.safetensors"
+            raise HubError(f"{name} is not wholly in the hub's cache: {missing} is missing, and {silence}")
+    return _part_folder(folder, part)
+
+
+def _kept(what: str, silence: _SilenceError, find: Callable[[], str]) -> Path:
+    """What `find` finds in the cache, where the hub is silent."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(find())
+    except LocalEntryNotFoundError as error:
+        raise HubError(f"{what} is neither a local path nor in the hub's cache, and {silence}") from error
 
 
 def _part_folder(snapshot: Path, part: str | None) -> Path:
@@ -111,23 +133,49 @@ def _part_folder(snapshot: Path, part: str | None) -> Path:
     return snapshot / part if part and (snapshot / part).is_dir() else snapshot
 
 
-def _unreachable() -> tuple[type[Exception], ...]:
-    """What `huggingface_hub` lets through when the network or the server fails, which differs by version."""
-    from huggingface_hub import errors
-
-    return OSError, ValueError, getattr(errors, "HTTPError", OSError)
+def _components(index: Path) -> list[str]:
+    names = read_json(index)
+    return [component for component in _COMPONENTS if (names.get(component) or [None])[-1] is not None]
 
 
-def _components(hub: Any, name: str, revision: str | None) -> list[str]:
-    path = Path(hub.hf_hub_download(name, "model_index.json", revision=revision))
-    index = read_json(path)
-    names = ("text_encoder", "text_encoder_2", "unet", "vae")
-    return [component for component in names if (index.get(component) or [None])[-1] is not None]
-
-
-def _pick(files: list[str], folder: str, variant: str | None) -> list[str]:
+def _pick(files: list[str], component: str, variant: str | None) -> list[str]:
     """The weight files of a component: the variant's, else the plain ones, else the fp16 ones."""
-    stem = "model" if folder.startswith("text_encoder") else "diffusion_pytorch_model"
+    folder = component and component + "/"
     names = [file[len(folder) :] for file in files if file.startswith(folder)]
+    stem = _stem(component)
     chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
     return [folder + name for name in chosen]
+
+
+def _stem(component: str) -> str:
+    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def _listing(hub: Any, name: str, revision: str | None) -> tuple[str, list[str]]:
+    """The commit and the files of a model; a `_SilenceError` where the hub does not answer, or something else does."""
+    try:
+        info = hub.HfApi().model_info(name, revision=revision, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
+        return str(info.sha), [sibling.rfilename for sibling in info.siblings]
+    except (*failures(), *foreign()) as error:
+        if of_disk(error) or (400 <= status_of(error) < 500 and status_of(error) not in BUSY):
+            raise
+        raise _SilenceError(trouble(error)) from error
+
+
+def _fetch(hub: Any, name: str, commit: str, revision: str | None, files: list[str]) -> Path:
+    """The first of `files` in the cache, after all of them have been fetched that were not there."""
+    for file in files:
+        if isinstance(hub.try_to_load_from_cache(name, file, revision=commit), str):
+            continue
+        try:
+            receive(hub, name, commit, file)
+        except failures() as error:
+            raise HubError(explain(name, error, file)) from error
+    if commit != revision:
+        # the cache notes which commit the revision is, for when there is no network
+        hub.hf_hub_download(name, files[0], revision=revision)
+    return Path(hub.hf_hub_download(name, files[0], revision=commit))
+
+
+class _SilenceError(Exception):
+    """The hub cannot be asked; the message says why and what to do."""

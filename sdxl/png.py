@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from .errors import ArgumentError, OutputError
+from .errors import ArgumentError, OutputError, is_disk_full
 
 PART = ".part"  # how the name of a file ends that is being written
 _CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
@@ -94,8 +93,7 @@ def write_png(data: bytes, path: Path) -> None:
 
 def remedy(error: OSError) -> str:
     """What to do where a file cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "free some space and run the same command again" if full else "choose another place"
+    return "free some space and run the same command again" if is_disk_full(error) else "choose another place"
 
 
 def check_writable(path: Path) -> None:
