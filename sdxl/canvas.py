@@ -151,7 +151,9 @@ def extend(
     left, top, right, bottom = borders
     width, height = left + picture.width + right, top + picture.height + bottom
     if width * height > MOST_PIXELS:
-        raise ArgumentError(f"outpaint makes the picture {width} x {height}; at most {MOST_PIXELS} pixels are drawn")
+        raise ArgumentError(
+            f"outpaint makes the picture {width} x {height}; at most {MOST_PIXELS} pixels are drawn, give less"
+        )
     grown = np.pad(np.asarray(picture), ((top, bottom), (left, right), (0, 0)), mode="edge")
     larger = Image.new("L", (width, height), 255)
     larger.paste(mask or Image.new("L", picture.size, 0), (left, top))

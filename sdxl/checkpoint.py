@@ -21,7 +21,7 @@ from . import hub, identify, tokenizer
 from .clip import Layer, TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .device import Placement
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError, ConfigError, OutputError
 from .int8 import quantized
 from .keymap import (
     CLIP_L_PREFIX,
@@ -43,13 +43,24 @@ from .keymap import (
 )
 from .nn import Conv2d, Linear, ResBlock
 from .pack import packed
-from .tensorfile import TensorFile, Weights, open_shards, read_json, save_tensors, weight_files
+from .tensorfile import (
+    TensorFile,
+    Weights,
+    brief,
+    naming,
+    open_shards,
+    parse_json,
+    read_json,
+    save_tensors,
+    weight_files,
+)
 from .tokenizer import TokenizerConfig
 from .unet import TransformerBlock, UNet
 from .vae import VAE as VAEModel
 
 STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are let go
 METADATA_KEY = "sdxl.model"
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
 
 
@@ -61,6 +72,33 @@ class Description:
     schedule: ScheduleConfig
     zero_negative: bool  # negative_prompt=None means zeros (and not the encoded empty text)
     tokenizers: dict[str, TokenizerConfig]  # by the name of the text encoder
+
+    def __post_init__(self) -> None:
+        if self.tokenizers.keys() != self.encoders.keys():
+            raise ConfigError(
+                f"there are tokenizers for {list(self.tokenizers)} and text encoders {list(self.encoders)}; fetch the "
+                "model again"
+            )
+        lengths = {min(self.tokenizers[name].length, each.positions) for name, each in self.encoders.items()}
+        if len(lengths) != 1:
+            raise ConfigError(
+                f"the text encoders read different numbers of tokens, {sorted(lengths)}; they are not of the same model"
+            )
+
+    @property
+    def encoders(self) -> dict[str, TextConfig]:
+        """The text encoders by name."""
+        both = {TEXT: self.config.text_encoder, TEXT_2: self.config.text_encoder_2}
+        return {name: config for name, config in both.items() if config}
+
+    def check_ids(self) -> None:
+        """Raise where a tokenizer gives ids that its encoder has no vector for."""
+        for name, encoder in self.encoders.items():
+            if (size := self.tokenizers[name].size) > encoder.vocab_size:
+                raise ConfigError(
+                    f"the tokenizer of the {name} gives ids up to {size - 1}, and the encoder's vocab_size is "
+                    f"{encoder.vocab_size}; they are not of the same model"
+                )
 
 
 @dataclass(frozen=True)
@@ -85,7 +123,7 @@ class Component:
         return row.single if self.language == "single" else row.folder
 
     def check(self) -> None:
-        """Raise for missing tensors and wrong shapes."""
+        """Raise for missing tensors, wrong shapes, and numbers that are no weights."""
         missing = [row for row in self.rows if self.key(row) not in self.weights and not self.unread(row)]
         if missing:
             raise CheckpointError(
@@ -94,12 +132,20 @@ class Component:
             )
         wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
         for row in self.rows:
-            if self.key(row) in self.weights:
-                shape, want = self.weights[self.key(row)], _stored_shape(wanted[row.ours], self._op(row))
-                if shape != want and not (self._op(row) is Op.CONV1X1 and shape == want[:2]):
-                    raise CheckpointError(
-                        f"{self.weights.where}: {self.key(row)} has shape {list(shape)}, its config asks {list(want)}"
-                    )
+            key, op = self.key(row), self._op(row)
+            if key not in self.weights:
+                continue
+            shape, want, dtype = self.weights[key], _stored_shape(wanted[row.ours], op), self.weights.dtype(key)
+            if shape != want and not (op is Op.CONV1X1 and shape == want[:2]):
+                raise CheckpointError(
+                    f"{self.weights.where}: {key} has shape {list(shape)}, its config asks {list(want)}; file and "
+                    "config are not of the same model"
+                )
+            if dtype not in _FLOATS:
+                raise CheckpointError(
+                    f"{self.weights.where}: {key} is of type {brief(dtype)}; weights are read in {', '.join(_FLOATS)} "
+                    "and not in quantized forms, get the model in one of these"
+                )
 
     def unread(self, row: Row) -> bool:
         """Whether SDXL never reads a parameter: CLIP-L's last layer and final norm, which some writers leave out."""
@@ -178,8 +224,9 @@ class Checkpoint:
     def with_part(self, part: Component) -> Checkpoint:
         """The same model with its UNet or VAE from another file."""
         changed: dict[str, Any] = {part.name: part.config}
-        config = replace(self.about.config, **changed)
-        return replace(self, about=replace(self.about, config=config), components={**self.components, part.name: part})
+        with naming(part.weights.where):
+            about = replace(self.about, config=replace(self.about.config, **changed))
+        return replace(self, about=about, components={**self.components, part.name: part})
 
 
 def _stored_shape(shape: tuple[int, ...], op: Op) -> tuple[int, ...]:
@@ -220,7 +267,9 @@ def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
 def _open_single(file: TensorFile) -> Checkpoint:
     weights = Weights([file])
     if what := identify.foreign(weights):
-        raise CheckpointError(f"{file.path} is {what}, not an SDXL model")
+        raise CheckpointError(
+            f"{file.path} is {what}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
+        )
     kind = identify.layout(weights)
     if kind != "whole":
         raise CheckpointError(f"{file.path} {_not_whole(weights, kind)}; a whole model has UNet, text encoders and VAE")
@@ -251,21 +300,21 @@ def _account(weights: Weights, known: set[str]) -> None:
     unexpected = [key for key in weights if key not in known and not ignorable(key)]
     if unexpected:
         raise CheckpointError(
-            f"{weights.where}: {len(unexpected)} tensors do not belong to this SDXL model: {summarize(unexpected)}"
+            f"{weights.where}: {len(unexpected)} tensors do not belong to this SDXL model: {summarize(unexpected)}; "
+            "get the file again from where it was published, or convert it with the tool that made it"
         )
 
 
 def _describe_single(weights: Weights, file: TensorFile) -> Description:
     if METADATA_KEY in file.metadata:
         return _description_from_json(file.metadata[METADATA_KEY], file.path)
-    try:
+    with naming(file.path):
         config = identify.infer_model(weights)
-    except CheckpointError as error:
-        raise type(error)(f"{file.path}: {error}") from error
     v_pred, zero_snr = "v_pred" in weights, "ztsnr" in weights
     schedule = ScheduleConfig(prediction="v_prediction" if v_pred else "epsilon", zero_terminal_snr=zero_snr)
     tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
-    return Description(config, schedule, config.kind != "refiner", tokenizers)
+    with naming(file.path):
+        return Description(config, schedule, config.kind != "refiner", tokenizers)
 
 
 def _description_to_json(about: Description) -> str:
@@ -284,74 +333,88 @@ def _description_to_json(about: Description) -> str:
 
 def _description_from_json(text: str, path: Path) -> Description:
     where = f"{path}, metadata {METADATA_KEY}"
+    data = parse_json(text, where)
     try:
-        data = json.loads(text)
         first = data["text_encoder"]
-        return Description(
-            ModelConfig(
-                folder_json.read_unet(data["unet"], where),
-                folder_json.read_vae(data["vae"], where),
-                first and folder_json.read_text(first, False, where),
-                folder_json.read_text(data["text_encoder_2"], True, where),
-            ),
-            folder_json.read_scheduler(data["scheduler"], where),
-            bool(data["force_zeros_for_empty_prompt"]),
-            {name: TokenizerConfig.from_json(entry) for name, entry in data["tokenizers"].items()},
-        )
+        unet, vae = folder_json.read_unet(data["unet"], where), folder_json.read_vae(data["vae"], where)
+        encoders = {TEXT: folder_json.read_text(first, False, where)} if first else {}
+        encoders[TEXT_2] = folder_json.read_text(data["text_encoder_2"], True, where)
+        schedule = folder_json.read_scheduler(data["scheduler"], where)
+        zero_negative = bool(data["force_zeros_for_empty_prompt"])
+        with naming(where):
+            tokenizers = {name: TokenizerConfig.from_json(entry) for name, entry in data["tokenizers"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where} is damaged ({error!r}); write the file again") from error
+    with naming(where):
+        config = ModelConfig(unet, vae, encoders.get(TEXT), encoders[TEXT_2])
+        about = Description(config, schedule, zero_negative, tokenizers)
+        about.check_ids()
+    return about
 
 
 def _open_folder(path: Path, variant: str | None) -> Checkpoint:
     if not (path / "model_index.json").is_file():
         raise CheckpointError(f"{path} has no model_index.json; give a diffusers folder or a .safetensors file")
-    index = read_json(path / "model_index.json")
-    name = str(index.get("_class_name", ""))
-    if "XL" not in name:
-        raise CheckpointError(f"{path} holds a {name or 'nameless pipeline'}, not an SDXL model")
-    present = {part: (index.get(part) or [None])[-1] is not None for part in (TEXT, TEXT_2, UNET, VAE)}
-    if absent := [part for part in (TEXT_2, UNET, VAE) if not present[part]]:
-        raise CheckpointError(f"{path}: model_index.json names no {absent[0]}; the model is incomplete")
-    encoders = [part for part in (TEXT, TEXT_2) if present[part]]
-    for part in [*encoders, UNET, VAE, "scheduler"]:
-        if not (path / part).is_dir():
-            raise CheckpointError(f"{path / part} is missing, which model_index.json names; fetch the whole model")
-    configs = {
-        part: folder_json.read_text(
-            read_json(path / part / "config.json"), part == TEXT_2, str(path / part / "config.json")
-        )
-        for part in encoders
-    }
-    config = ModelConfig(
-        folder_json.read_unet(read_json(path / "unet/config.json"), str(path / "unet/config.json")),
-        folder_json.read_vae(read_json(path / "vae/config.json"), str(path / "vae/config.json")),
-        configs.get(TEXT),
-        configs[TEXT_2],
-    )
-    scheduler = path / "scheduler/scheduler_config.json"
-    about = Description(
-        config,
-        folder_json.read_scheduler(read_json(scheduler), str(scheduler)),
-        bool(index.get("force_zeros_for_empty_prompt", config.kind != "refiner")),
-        {part: tokenizer.read_folder(path / part.replace("text_encoder", "tokenizer")) for part in encoders},
-    )
-    rows = component_rows(config)
+    about = _describe_folder(path, read_json(path / "model_index.json"))
+    rows = component_rows(about.config)
     return Checkpoint(
         about,
         {
-            part: _open_folder_part(path / part, part, getattr(config, part), table, variant)
+            part: _open_folder_part(path / part, part, getattr(about.config, part), table, variant)
             for part, table in rows.items()
         },
     )
 
 
+def _describe_folder(path: Path, index: Mapping[str, Any]) -> Description:
+    name = index.get("_class_name")
+    if not isinstance(name, str) or "XL" not in name:
+        raise CheckpointError(
+            f"{path} holds a {name[:100] if isinstance(name, str) else 'nameless pipeline'}, not an SDXL model; "
+            "give the folder of one"
+        )
+    present = {part: _is_there(path, index, part) for part in (TEXT, TEXT_2, UNET, VAE)}
+    if absent := [part for part in (TEXT_2, UNET, VAE) if not present[part]]:
+        raise CheckpointError(f"{path}: model_index.json names no {absent[0]}; the model is incomplete, fetch it again")
+    encoders = [part for part in (TEXT, TEXT_2) if present[part]]
+    for part in [*encoders, UNET, VAE, "scheduler"]:
+        if not (path / part).is_dir():
+            raise CheckpointError(f"{path / part} is missing, which model_index.json names; fetch the whole model")
+    files = {part: path / part / "config.json" for part in (*encoders, UNET, VAE)}
+    texts = {part: folder_json.read_text(read_json(files[part]), part == TEXT_2, str(files[part])) for part in encoders}
+    unet = folder_json.read_unet(read_json(files[UNET]), str(files[UNET]))
+    vae = folder_json.read_vae(read_json(files[VAE]), str(files[VAE]))
+    scheduler = path / "scheduler/scheduler_config.json"
+    schedule = folder_json.read_scheduler(read_json(scheduler), str(scheduler))
+    tokenizers = {part: tokenizer.read_folder(path / part.replace("text_encoder", "tokenizer")) for part in encoders}
+    with naming(path):
+        config = ModelConfig(unet, vae, texts.get(TEXT), texts[TEXT_2])
+        zero_negative = bool(index.get("force_zeros_for_empty_prompt", config.kind != "refiner"))
+        about = Description(config, schedule, zero_negative, tokenizers)
+        about.check_ids()
+    return about
+
+
+def _is_there(path: Path, index: Mapping[str, Any], part: str) -> bool:
+    """Whether model_index.json names a component: a list of its library and class, or of nulls."""
+    entry = index.get(part) or [None]
+    if not isinstance(entry, list):
+        raise ConfigError(
+            f"{path / 'model_index.json'}: {part} is {brief(entry)}; it must be a library and a class, fetch it again"
+        )
+    return entry[-1] is not None
+
+
 def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
-    names = [entry.name for entry in path.iterdir()]
+    try:
+        names = [entry.name for entry in path.iterdir()]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
     chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
     if not chosen:
         pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
-        why = "it has only a pickle, which is not read" if pickled else "fetch it"
-        raise CheckpointError(f"{path / (stem + '.safetensors')} is missing ({why})")
+        why = "there is only a pickle, which is not read, get the other" if pickled else "fetch it"
+        raise CheckpointError(f"{path / (stem + '.safetensors')} is missing; {why}")
     first = path / chosen[0]
     return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
 
@@ -379,13 +442,14 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
     file = TensorFile(path)
     weights = Weights([file])
     if what := identify.foreign(weights):
-        raise CheckpointError(f"{path} is {what}, not a {name} of SDXL")
+        raise CheckpointError(f"{path} is {what}, not a {name} of SDXL; give one as {name}=")
     kind = identify.layout(weights)
     if kind == "whole":
         return open_checkpoint(path).components[name]
     if kind.removeprefix("folder ") != name:
         raise CheckpointError(
-            f"{path} is {'a ' + kind if kind != 'unknown' else 'not a model file'}, not a {name} of SDXL"
+            f"{path} is {'a ' + kind if kind != 'unknown' else 'not a model file'}, not a {name} of SDXL; "
+            f"give one as {name}="
         )
     if kind.startswith("folder ") and (path.parent / "config.json").is_file():
         config: Any = _read_part_config(path.parent / "config.json", name)
@@ -393,13 +457,17 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
     else:
         language = "folder" if kind.startswith("folder ") else "single"
         prefix = identify.single_prefix(weights, name) if language == "single" else ""
-        config = _infer_part(identify.strip(weights, prefix), name, language, like)
+        with naming(path):
+            config = _infer_part(identify.strip(weights, prefix), name, language, like)
     return _account_part(file, name, config, language, prefix)
 
 
 def _open_part_folder(path: Path, name: str, variant: str | None) -> Component:
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} has neither model_index.json nor config.json; it is no model folder")
+        raise CheckpointError(
+            f"{path} has neither model_index.json nor config.json; it is no model folder, give one or a .safetensors "
+            "file"
+        )
     config: Any = _read_part_config(path / "config.json", name)
     return _open_folder_part(path, name, config, _part_rows(name, config, ""), variant)
 

@@ -261,7 +261,9 @@ def _open(options: argparse.Namespace, loading: dict[str, Any]) -> Pipeline:
 def _generate_many(options: argparse.Namespace, given: dict[str, Any], loading: dict[str, Any]) -> int:
     """Draw a job, and tell how it goes; the exit status is 1 if there are lines that could not be drawn."""
     if options.output_dir is None or options.output or options.source:
-        raise ArgumentError("--batch FILE goes with --output-dir DIR, and not with --output or --from")
+        raise ArgumentError(
+            "--batch FILE goes with --output-dir DIR, and not with --output or --from; change the flags"
+        )
     if options.batch_size < 1:
         raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
     first_seed = given.pop("seed", None)

@@ -50,7 +50,9 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
     try:
         ray.get([each.ready.remote() for each in actors])
     except ray.exceptions.RayError as error:
-        raise DrawError(f"the model cannot be loaded in a Ray worker: {_last_line(error)}") from error
+        raise DrawError(
+            f"the model cannot be loaded in a Ray worker ({_last_line(error)}); try it with --engine local"
+        ) from error
 
     def engine(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
         idle, running = list(actors), dict[Any, tuple[Any, Batch]]()

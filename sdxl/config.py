@@ -5,9 +5,29 @@ Nothing here knows a file format; `folder` reads and writes diffusers' JSON, `id
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .errors import ConfigError
+
+# Far above every published model (its number behind it), and so low that describing such a network takes no time
+MOST_LEVELS = 8  # 4
+MOST_BLOCKS = 16  # 3, in a level
+_MOST_LAYERS = 256  # 32, in a text encoder
+_MOST_DEPTH = 512  # 70, transformer layers in all of a UNet
+_MOST_WIDTH = 2**16  # 5,120
+_MOST_TOKENS = 2**20  # 49,408
+_MOST_SIDE = 1024  # 128 latents
+_MOST_STEPS = 100_000  # 1,000
+MIN_TOKENS = 3  # start, one token, end
+
+
+def _bound(what: str, numbers: Iterable[float], most: float, least: float = 1) -> None:
+    for number in numbers:
+        if not least <= number <= most:  # NaN is not either
+            raise ConfigError(f"{what}: {number} is not in {least} to {most}; no SDXL model is so, fetch it again")
 
 
 @dataclass(frozen=True)
@@ -47,16 +67,26 @@ class UNetConfig:
         if not levels or {len(self.down), len(self.up), len(self.heads)} != {levels}:
             raise ConfigError(
                 f"the UNet's lists differ in length: {levels} channels, {len(self.down)} down levels, "
-                f"{len(self.up)} up levels, {len(self.heads)} head counts"
+                f"{len(self.up)} up levels, {len(self.heads)} head counts; fetch its config again"
             )
         if [len(level) + 1 for level in self.down] != [len(level) for level in reversed(self.up)]:
-            raise ConfigError("each up level of the UNet needs one block more than its down level")
+            raise ConfigError(
+                "each up level of the UNet needs one block more than its down level; fetch its config again"
+            )
+        depth = sum(depth for level in (*self.down, *self.up, (self.mid,)) for depth in level)
+        widths = (self.in_channels, self.out_channels, self.context_dim, self.vector_dim, self.size_dim)
+        _bound("transformer layers of the UNet", [depth], _MOST_DEPTH)
+        _bound("channels and widths of the UNet", (*self.channels, *widths), _MOST_WIDTH)
+        _bound("the UNet's norm_eps", [self.norm_eps], 1, least=0)
+        _bound("the UNet's sample_size", self.sample_size, _MOST_SIDE)
+        if self.channels[0] % 2:
+            raise ConfigError(f"the UNet's first level has {self.channels[0]} channels; it must be an even number")
         for blocks in self.down_blocks() + self.up_blocks():
             for block in blocks:
                 if block.out_channels % self.norm_groups or (block.depth and block.out_channels % block.heads):
                     raise ConfigError(
                         f"a UNet level of {block.out_channels} channels does not divide into {self.norm_groups} "
-                        f"norm groups and {block.heads} attention heads"
+                        f"norm groups and {block.heads} attention heads; fetch its config again"
                     )
 
     @property
@@ -110,8 +140,17 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.activation not in ("quick_gelu", "gelu"):
             raise ConfigError(f"the text encoder's hidden_act is {self.activation!r}; supported: quick_gelu, gelu")
+        _bound("layers of the text encoder", [self.layers], _MOST_LAYERS)
+        _bound("widths of the text encoder", (self.dim, self.ff_dim, self.projection_dim or 1), _MOST_WIDTH)
+        _bound("vocab_size of the text encoder", [self.vocab_size], _MOST_TOKENS)
+        _bound("positions of the text encoder", [self.positions], _MOST_WIDTH, least=MIN_TOKENS)
+        _bound("the text encoder's layer_norm_eps", [self.norm_eps], 1, least=0)
+        if self.eos_id is not None:
+            _bound("the text encoder's eos_token_id", [self.eos_id], self.vocab_size - 1, least=0)
         if self.dim % self.heads:
-            raise ConfigError(f"the text encoder's {self.dim} channels do not divide into {self.heads} heads")
+            raise ConfigError(
+                f"the text encoder's {self.dim} channels do not divide into {self.heads} heads; fetch its config again"
+            )
 
 
 @dataclass(frozen=True)
@@ -126,8 +165,18 @@ class VAEConfig:
     scaling_factor: float = 0.13025
 
     def __post_init__(self) -> None:
+        if self.image_channels != 3:
+            raise ConfigError(f"a VAE of {self.image_channels} image channels is not supported; it must be 3")
+        _bound("levels of the VAE", [len(self.channels)], MOST_LEVELS)
+        _bound("blocks of a level of the VAE", [self.blocks], MOST_BLOCKS)
+        _bound("channels and norm groups of the VAE", (*self.channels, self.norm_groups), _MOST_WIDTH)
+        _bound("latent channels of the VAE", [self.latent_channels], _MOST_WIDTH)
+        _bound("the VAE's scaling_factor", [self.scaling_factor], 1e6, least=1e-6)
         if any(channels % self.norm_groups for channels in self.channels):
-            raise ConfigError(f"the VAE's channels {self.channels} do not divide into {self.norm_groups} norm groups")
+            raise ConfigError(
+                f"the VAE's channels {self.channels} do not divide into {self.norm_groups} norm groups; fetch its "
+                "config again"
+            )
 
     @property
     def factor(self) -> int:
@@ -153,11 +202,23 @@ class ModelConfig:
                 "UNet and text encoders are not of the same model"
             )
         if self.text_encoder_2.projection_dim is None:
-            raise ConfigError("the last text encoder has no text projection, so there is no pooled embedding")
+            raise ConfigError(
+                "the last text encoder has no text projection, so there is no pooled embedding; give SDXL's own"
+            )
         if self.size_count not in (5, 6):
             raise ConfigError(
                 f"the UNet expects a vector of width {self.unet.vector_dim}; the pooled text "
-                f"({self.text_encoder_2.projection_dim}) and six or five sizes of {self.unet.size_dim} do not give it"
+                f"({self.text_encoder_2.projection_dim}) and six or five sizes of {self.unet.size_dim} do not give it, "
+                "so they are not of the same model"
+            )
+        if self.unet.size_dim % 2:
+            raise ConfigError(f"the sizes are embedded in {self.unet.size_dim} numbers; they must be an even number")
+        latent = self.vae.latent_channels
+        inputs = (latent,) if self.size_count == 5 else (latent, 2 * latent + 1)
+        if self.unet.in_channels not in inputs or self.unet.out_channels != latent:
+            raise ConfigError(
+                f"the UNet makes {self.unet.out_channels} channels of {self.unet.in_channels}, and the VAE's latents "
+                f"have {latent}; UNet and VAE are not of the same model"
             )
 
     @property
@@ -219,3 +280,12 @@ class ScheduleConfig:
             raise ConfigError(f"prediction_type is {self.prediction!r}; supported: epsilon, v_prediction")
         if self.beta_schedule not in ("scaled_linear", "linear"):
             raise ConfigError(f"beta_schedule is {self.beta_schedule!r}; supported: scaled_linear, linear")
+        _bound("num_train_timesteps", [self.train_steps], _MOST_STEPS)
+        _bound("steps_offset", [self.steps_offset], self.train_steps - 1, least=0)
+        _bound("beta_end", [self.beta_end], 1 - 1e-9, least=1e-9)
+        _bound("beta_start", [self.beta_start], self.beta_end, least=1e-9)
+        if self.train_steps * math.log1p(-self.beta_end) < math.log(sys.float_info.min):
+            raise ConfigError(
+                f"{self.train_steps} steps of betas up to {self.beta_end} leave nothing of a picture; fetch its "
+                "config again"
+            )

@@ -57,7 +57,8 @@ def place(device: torch.device, dtype: torch.dtype, streamed: bool = False, int8
     """The fastest placement: arithmetic in float32 where a CPU is slower in the dtype of the weights."""
     if int8 and (streamed or not can_quantize(device)):
         raise ArgumentError(
-            "int8 needs a CPU with 8-bit dot products (AVX-512 VNNI, AVX-VNNI or AMX), and no streaming"
+            "int8 needs a CPU with 8-bit dot products (AVX-512 VNNI, AVX-VNNI or AMX), and no streaming; "
+            "leave int8 or offload block out"
         )
     computed = dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
     return Placement(device, dtype, computed, computed is dtype and not streamed and can_pack(device), streamed, int8)
@@ -90,7 +91,9 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         chosen = default_device() if device is None else torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ArgumentError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, cuda or mps"
+        ) from error
     return chosen
 
 

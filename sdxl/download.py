@@ -1,8 +1,8 @@
 """One file of the Hugging Face hub, received into its cache.
 
 `huggingface_hub` keeps that cache, but it throws an interrupted file away and checks no hash. So a file is received
-here into an `.incomplete` file of the cache, which a later attempt continues, and which becomes a file of the cache when
-its hash is the one that the hub states.
+here into an `.incomplete` file of the cache, which a later attempt continues, and which becomes a file of the cache
+when its hash is the one that the hub states.
 """
 
 from __future__ import annotations

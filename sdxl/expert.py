@@ -141,6 +141,7 @@ def make_expert(checkpoint: Checkpoint, at: Placement, stream_text: bool = False
     )  # a text encoder runs once for a picture: packing it costs more than it saves
 
     def load_text() -> list[TextStage]:
+        about.check_ids()
         encoders = [(name, cast(TextEncoder, parts[name].load(once))) for name in (TEXT, TEXT_2) if name in parts]
         return [TextStage(Tokenizer(about.tokenizers[n], e.config.positions), e) for n, e in encoders]
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from .config import MOST_BLOCKS, MOST_LEVELS, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .errors import ConfigError, SDXLWarning
+from .tensorfile import brief, naming
 
 Json = Mapping[str, Any]
+T = TypeVar("T")
+_LARGE = 1e30  # no number of a config comes near
 
 # field: (the official class's default, the only value supported). None, False and absent switch a feature off alike.
 _UNET_FIXED: dict[str, tuple[object, object]] = {
@@ -95,51 +98,94 @@ _SCHEDULERS: dict[str, tuple[str, dict[str, tuple[object, object]]]] = {
 def _require(data: Json, fixed: Mapping[str, tuple[object, object]], where: str) -> None:
     for name, (default, supported) in fixed.items():
         value = data.get(name, default)
-        if isinstance(value, str) and isinstance(supported, float):
-            value = float(value)  # lambda_min_clipped is written as "-inf"
+        if value == "-inf" and isinstance(supported, float):
+            value = -math.inf  # as lambda_min_clipped is written
         if value != supported and (value or supported):
-            raise ConfigError(f"{where}: {name} is {value!r}; only {supported!r} is supported")
+            raise ConfigError(f"{where}: {name} is {brief(value)}; only {supported!r} is supported")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _whole(data: Json, name: str, default: int, where: str) -> int:
     value = data.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{where}: {name} is {value!r}; it must be a positive whole number")
+    if not _is_whole(value):
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a positive whole number")
     return value
 
 
 def _number(data: Json, name: str, default: float, where: str) -> float:
     value = data.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{where}: {name} is {value!r}; it must be a number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGE < value < _LARGE:
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a number")
     return float(value)
+
+
+def _word(data: Json, name: str, default: str, where: str) -> str:
+    value = data.get(name, default)
+    if not isinstance(value, str) or len(value) > 100:
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a word")
+    return value
 
 
 def _per_level(data: Json, name: str, default: object, levels: int, where: str) -> list[Any]:
     """A field that is one value for all levels or a list with one value per level."""
     value = data.get(name, default)
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value] * levels
-    if len(values) != levels or not all(
-        isinstance(v, (int, list, tuple)) and not isinstance(v, bool) and v for v in values
-    ):
-        raise ConfigError(f"{where}: {name} is {value!r}; it must be a whole number or a list of {levels}")
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * levels
+    if len(values) != levels:
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be one value or a list of {levels}")
     return values
 
 
-def _depths(value: Any, blocks: int, name: str, where: str) -> tuple[int, ...]:
+def _whole_per_level(data: Json, name: str, default: object, levels: int, where: str) -> list[int]:
+    values = _per_level(data, name, default, levels, where)
+    if not all(map(_is_whole, values)):
+        raise ConfigError(f"{where}: {name} is {brief(values)}; it must be of positive whole numbers")
+    return values
+
+
+def _blocks(data: Json, default: int, levels: int, where: str) -> list[int]:
+    """How many blocks each level has."""
+    blocks = _whole_per_level(data, "layers_per_block", default, levels, where)
+    if max(blocks) > MOST_BLOCKS:  # before a list of this length is made
+        raise ConfigError(f"{where}: layers_per_block is {brief(blocks)}; at most {MOST_BLOCKS} are supported")
+    return blocks
+
+
+def _depths(value: object, blocks: int, name: str, where: str) -> tuple[int, ...]:
     """Transformer depths of the blocks of one level: one number for all, or one each."""
-    depths = (value,) * blocks if isinstance(value, int) else tuple(value)
-    if len(depths) != blocks or not all(isinstance(depth, int) and depth > 0 for depth in depths):
-        raise ConfigError(f"{where}: {name} has {value!r} for a level of {blocks} blocks")
+    depths: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,) * blocks
+    if len(depths) != blocks or not all(map(_is_whole, depths)):
+        raise ConfigError(
+            f"{where}: {name} has {brief(value)} for a level of {blocks} blocks; give one number for each"
+        )
     return depths
 
 
 def _types(data: Json, name: str, plain: str, attention: str, where: str) -> list[bool]:
     """For each level of `down_block_types` or `up_block_types`, whether it has attention."""
     types = data.get(name)
-    if not isinstance(types, (list, tuple)) or not types or not set(types) <= {plain, attention}:
-        raise ConfigError(f"{where}: {name} is {types!r}; supported: lists of {plain} and {attention}")
+    if not isinstance(types, (list, tuple)) or not types or any(kind not in (plain, attention) for kind in types):
+        raise ConfigError(f"{where}: {name} is {brief(types)}; supported: lists of {plain} and {attention}")
+    if len(types) > MOST_LEVELS:
+        raise ConfigError(f"{where}: {name} has {len(types)} levels; at most {MOST_LEVELS} are supported")
     return [kind == attention for kind in types]
+
+
+def _sample_size(data: Json, where: str) -> tuple[int, int]:
+    """Native (height, width) in latents."""
+    value = data.get("sample_size") or 128
+    sides = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(sides) != 2 or not all(map(_is_whole, sides)):
+        raise ConfigError(f"{where}: sample_size is {brief(value)}; it must be a whole number or two")
+    return sides[0], sides[1]
+
+
+def _make(kind: type[T], where: str, **fields: Any) -> T:
+    """A config of a file."""
+    with naming(where):
+        return kind(**fields)
 
 
 def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
@@ -148,20 +194,21 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
     down_attention = _types(data, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", where)
     up_attention = _types(data, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", where)
     levels = len(down_attention)
-    channels = _per_level(data, "block_out_channels", (320, 640, 1280, 1280), levels, where)
+    channels = _whole_per_level(data, "block_out_channels", (320, 640, 1280, 1280), levels, where)
     if len(up_attention) != levels:
-        raise ConfigError(f"{where}: {levels} down_block_types and {len(up_attention)} up_block_types")
-    blocks = _per_level(data, "layers_per_block", 2, levels, where)
+        raise ConfigError(f"{where}: {levels} down_block_types and {len(up_attention)} up_block_types; give as many")
+    blocks = _blocks(data, 2, levels, where)
     name = "transformer_layers_per_block"
     depths = _per_level(data, name, 1, levels, where)
     reverse = "reverse_" + name
     up_depths = depths[::-1] if data.get(reverse) is None else _per_level(data, reverse, None, levels, where)
-    context = set(_per_level(data, "cross_attention_dim", 1280, levels, where))
+    context = set(_whole_per_level(data, "cross_attention_dim", 1280, levels, where))
     if len(context) != 1:
         raise ConfigError(f"{where}: cross_attention_dim differs by level, which is not supported")
-    middle = depths[-1]
-    sample = data.get("sample_size") or 128
-    return UNetConfig(
+    middle = depths[-1][:1] if isinstance(depths[-1], (list, tuple)) else depths[-1]
+    return _make(
+        UNetConfig,
+        where,
         in_channels=_whole(data, "in_channels", 4, where),
         out_channels=_whole(data, "out_channels", 4, where),
         channels=tuple(channels),
@@ -169,18 +216,18 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
             _depths(depth, count, name, where) if attention else (0,) * count
             for attention, depth, count in zip(down_attention, depths, blocks, strict=True)
         ),
-        mid=middle if isinstance(middle, int) else _depths(middle, len(middle), name, where)[0],
+        mid=_depths(middle, 1, name, where)[0],
         up=tuple(
             _depths(depth, count + 1, name, where) if attention else (0,) * (count + 1)
             for attention, depth, count in zip(up_attention, up_depths, blocks[::-1], strict=True)
         ),
-        heads=tuple(_per_level(data, "attention_head_dim", 8, levels, where)),
+        heads=tuple(_whole_per_level(data, "attention_head_dim", 8, levels, where)),
         context_dim=context.pop(),
         vector_dim=_whole(data, "projection_class_embeddings_input_dim", 0, where),
         size_dim=_whole(data, "addition_time_embed_dim", 0, where),
         norm_groups=_whole(data, "norm_num_groups", 32, where),
         norm_eps=_number(data, "norm_eps", 1e-5, where),
-        sample_size=(sample, sample) if isinstance(sample, int) else (int(sample[0]), int(sample[1])),
+        sample_size=_sample_size(data, where),
     )
 
 
@@ -188,15 +235,17 @@ def read_text(data: Json, projection: bool, where: str = "text_encoder/config.js
     """The config of a text encoder from transformers' `CLIPTextConfig` JSON; `projection`: whether it has one."""
     eos = data.get("eos_token_id", 49407)
     if isinstance(eos, bool) or not isinstance(eos, int):
-        raise ConfigError(f"{where}: eos_token_id is {eos!r}; it must be a whole number")
-    return TextConfig(
+        raise ConfigError(f"{where}: eos_token_id is {brief(eos)}; it must be a whole number")
+    return _make(
+        TextConfig,
+        where,
         vocab_size=_whole(data, "vocab_size", 49408, where),
         positions=_whole(data, "max_position_embeddings", 77, where),
         dim=_whole(data, "hidden_size", 512, where),
         ff_dim=_whole(data, "intermediate_size", 2048, where),
         layers=_whole(data, "num_hidden_layers", 12, where),
         heads=_whole(data, "num_attention_heads", 8, where),
-        activation=str(data.get("hidden_act", "quick_gelu")),
+        activation=_word(data, "hidden_act", "quick_gelu", where),
         norm_eps=_number(data, "layer_norm_eps", 1e-5, where),
         projection_dim=_whole(data, "projection_dim", 512, where) if projection else None,
         eos_id=None if eos == 2 else eos,
@@ -208,13 +257,15 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
     _require(data, _VAE_FIXED, where)
     down = _types(data, "down_block_types", "DownEncoderBlock2D", "DownEncoderBlock2D", where)
     up = _types(data, "up_block_types", "UpDecoderBlock2D", "UpDecoderBlock2D", where)
-    channels = _per_level(data, "block_out_channels", (64,), len(down), where)
+    channels = _whole_per_level(data, "block_out_channels", (64,), len(down), where)
     if len(up) != len(down):
-        raise ConfigError(f"{where}: {len(down)} down_block_types and {len(up)} up_block_types")
+        raise ConfigError(f"{where}: {len(down)} down_block_types and {len(up)} up_block_types; give as many")
     image_channels = _whole(data, "in_channels", 3, where)
-    if image_channels != 3 or _whole(data, "out_channels", 3, where) != 3:
+    if image_channels != _whole(data, "out_channels", 3, where):
         raise ConfigError(f"{where}: a VAE of other than 3 image channels is not supported")
-    return VAEConfig(
+    return _make(
+        VAEConfig,
+        where,
         image_channels=image_channels,
         latent_channels=_whole(data, "latent_channels", 4, where),
         channels=tuple(channels),
@@ -226,8 +277,8 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
 
 def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
     """The noise schedule from a diffusers scheduler's JSON. An unknown class gives euler and a warning."""
-    name = data.get("_class_name")
-    sampler, fixed = _SCHEDULERS.get(str(name), ("euler", {}))
+    name = _word(data, "_class_name", "", where)
+    sampler, fixed = _SCHEDULERS.get(name, ("euler", {}))
     if name not in _SCHEDULERS:
         warnings.warn(
             f"{where}: the scheduler {name!r} is not known here; euler is the default sampler instead "
@@ -239,20 +290,22 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
     heun, ddim = sampler == "heun", sampler == "ddim"
     spacing = data.get("timestep_spacing", "leading" if ddim else "linspace")
     if spacing not in ("leading", "trailing", "linspace"):
-        raise ConfigError(f"{where}: timestep_spacing is {spacing!r}; supported: leading, trailing, linspace")
+        raise ConfigError(f"{where}: timestep_spacing is {brief(spacing)}; supported: leading, trailing, linspace")
     for flag, override in (("use_karras_sigmas", "karras"), ("use_exponential_sigmas", "exponential")):
         spacing = override if data.get(flag) else spacing
     offset = data.get("steps_offset", 0)
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
-        raise ConfigError(f"{where}: steps_offset is {offset!r}; it must be a whole number of at least 0")
-    return ScheduleConfig(
+        raise ConfigError(f"{where}: steps_offset is {brief(offset)}; it must be a whole number of at least 0")
+    return _make(
+        ScheduleConfig,
+        where,
         sampler=sampler,
         spacing=spacing,
-        prediction=str(data.get("prediction_type", "epsilon")),
+        prediction=_word(data, "prediction_type", "epsilon", where),
         train_steps=_whole(data, "num_train_timesteps", 1000, where),
         beta_start=_number(data, "beta_start", 0.00085 if heun else 0.0001, where),
         beta_end=_number(data, "beta_end", 0.012 if heun else 0.02, where),
-        beta_schedule=str(data.get("beta_schedule", "linear")),
+        beta_schedule=_word(data, "beta_schedule", "linear", where),
         steps_offset=offset,
         zero_terminal_snr=bool(data.get("rescale_betas_zero_snr", False)),
         final_alpha_one=ddim and bool(data.get("set_alpha_to_one", True)),
@@ -298,7 +351,7 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
     else:
         raise ConfigError(
             f"a middle block of depth {config.mid} behind a level of depth {config.down[-1][0]} "
-            "cannot be written as a diffusers config.json"
+            "cannot be written as a diffusers config.json; write a single file"
         )
     return data
 

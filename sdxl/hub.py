@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -29,7 +30,7 @@ def resolve(
     The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents.
     """
     path, name = local(source), str(source)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False for every name that cannot be one
         return path
     pieces = name.split("/")
     if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
@@ -45,7 +46,7 @@ def resolve(
 def local(source: str | Path) -> Path:
     """The path of `source` on this machine, whether it exists or not; `miniature` is where the package keeps it."""
     path, name = Path(source).expanduser(), str(source)
-    if path.exists() or name not in miniature.NAMES:
+    if name not in miniature.NAMES or path.exists():
         return path
     if found := miniature.folder(name):
         return found
@@ -135,7 +136,11 @@ def _part_folder(snapshot: Path, part: str | None) -> Path:
 
 def _components(index: Path) -> list[str]:
     names = read_json(index)
-    return [component for component in _COMPONENTS if (names.get(component) or [None])[-1] is not None]
+    entries = {component: names.get(component) for component in _COMPONENTS}
+    # what is wrong with an entry is told when the folder is opened
+    return [
+        component for component, entry in entries.items() if isinstance(entry, list) and entry[-1:] not in ([], [None])
+    ]
 
 
 def _pick(files: list[str], component: str, variant: str | None) -> list[str]:

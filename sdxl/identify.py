@@ -50,8 +50,8 @@ def foreign(shapes: Shapes) -> str | None:
         return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
     context = [k for k in keys if k.endswith("attn2.to_k.weight")]
     if context and not any("label_emb" in key or "add_embedding" in key for key in keys):
-        width = shapes[context[0]][-1]
-        return {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}.get(width, "a UNet without SDXL's vector")
+        widths: dict[tuple[int, ...], str] = {(768,): "Stable Diffusion 1.x", (1024,): "Stable Diffusion 2.x"}
+        return widths.get(shapes[context[0]][1:], "a UNet without SDXL's vector")
     return None
 
 
@@ -108,7 +108,9 @@ def infer_unet(shapes: Shapes, language: str) -> UNetConfig:
             vector_dim=shapes[f"{vector}.weight"][1],
         )
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"the UNet is incomplete: {error} is missing or has the wrong shape") from error
+        raise CheckpointError(
+            f"the UNet is incomplete, {error} is missing or has the wrong shape; fetch it again"
+        ) from error
 
 
 def _single_places(shapes: Shapes) -> tuple[Places, Places]:
@@ -172,7 +174,9 @@ def infer_clip_l(shapes: Shapes) -> TextConfig:
             heads=max(1, dim // HEAD_DIM),
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"the first text encoder (CLIP-L) is incomplete: {error}") from error
+        raise CheckpointError(
+            f"the first text encoder (CLIP-L) is incomplete, without {error}; fetch it again"
+        ) from error
 
 
 def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
@@ -191,7 +195,7 @@ def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
             projection_dim=part["text_projection"][1],
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"the text encoder bigG is incomplete: {error}") from error
+        raise CheckpointError(f"the text encoder bigG is incomplete, without {error}; fetch it again") from error
 
 
 def infer_vae(shapes: Shapes, language: str) -> VAEConfig:
@@ -209,7 +213,9 @@ def infer_vae(shapes: Shapes, language: str) -> VAEConfig:
             norm_groups=gcd(NORM_GROUPS, *channels),
         )
     except (KeyError, IndexError) as error:
-        raise CheckpointError(f"the VAE is incomplete: {error} is missing or has the wrong shape") from error
+        raise CheckpointError(
+            f"the VAE is incomplete, {error} is missing or has the wrong shape; fetch it again"
+        ) from error
 
 
 def infer_model(shapes: Shapes) -> ModelConfig:

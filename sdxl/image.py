@@ -66,7 +66,9 @@ def open_latents(value: Any, name: str) -> Tensor:
 def check_latents(value: Any, name: str) -> Tensor:
     """Latents (B, C, h, w) of finite numbers, or an `ArgumentError`."""
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
-        raise ArgumentError(f"{name} must be a torch tensor of latents (B, 4, h, w) with floating-point numbers")
+        raise ArgumentError(
+            f"{name} must be a torch tensor of latents (B, 4, h, w) with floating-point numbers, or a .safetensors file"
+        )
     if not value.isfinite().all():
         raise ArgumentError(f"{name} has NaN or infinity in it; check where it comes from")
     return value
@@ -103,7 +105,9 @@ def _load(source: Picture, name: str, ground: str) -> Image.Image:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ArgumentError(f"{where} has too many pixels to be read safely; make it smaller") from error
         except UnidentifiedImageError as error:
-            raise ArgumentError(f"{where} is not a picture in a format that is known here") from error
+            raise ArgumentError(
+                f"{where} is not a picture in a format that is known here; save it as PNG or JPEG"
+            ) from error
         except (OSError, ValueError, SyntaxError, TypeError) as error:
             raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, fetch it again") from error
 

@@ -18,7 +18,7 @@ from .keymap import (
     unet_rows,
     vae_rows,
 )
-from .tensorfile import TensorFile, Weights, open_shards
+from .tensorfile import TensorFile, Weights, naming, open_shards
 
 _KINDS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
 
@@ -47,8 +47,10 @@ class Report:
 def inspect(path: str | Path) -> Report:
     """Say what a .safetensors file, or a diffusers folder, is. Reads headers only. Raises `CheckpointError`."""
     path = hub.local(path)
-    if path.is_dir():
-        return _inspect_folder(path)
+    return _inspect_folder(path) if path.is_dir() else _inspect_file(path)
+
+
+def _inspect_file(path: Path) -> Report:
     weights = Weights([TensorFile(path)])
     if what := identify.foreign(weights):
         return Report(path, what, {"all": _count(weights, weights)})
@@ -70,7 +72,8 @@ def _count(weights: Weights, keys: Iterable[str]) -> PartReport:
 
 
 def _inspect_whole(path: Path, weights: Weights) -> Report:
-    config = identify.infer_model(weights)
+    with naming(path):
+        config = identify.infer_model(weights)
     tables = {name: match(rows, "single") for name, rows in component_rows(config).items()}
     report = Report(path, f"{_KINDS[config.kind]}, single file", {})
     for name, table in tables.items():
@@ -86,13 +89,14 @@ def _inspect_part(path: Path, weights: Weights, kind: str) -> Report:
         weights = Weights(weights.files, lambda key: canonical_folder_key(key, name, False))
     prefix = identify.single_prefix(weights, name) if language == "single" else ""
     shapes = identify.strip(weights, prefix)
-    if name == "unet":
-        unet = identify.infer_unet(shapes, language)
-        table = match(unet_rows(unet), language)
-        label = {9: "SDXL inpainting UNet"}.get(unet.in_channels, "SDXL UNet")
-    else:
-        table = match(vae_rows(identify.infer_vae(shapes, language)), language)
-        label = "VAE"
+    with naming(path):
+        if name == "unet":
+            unet = identify.infer_unet(shapes, language)
+            table = match(unet_rows(unet), language)
+            label = {9: "SDXL inpainting UNet"}.get(unet.in_channels, "SDXL UNet")
+        else:
+            table = match(vae_rows(identify.infer_vae(shapes, language)), language)
+            label = "VAE"
     known = {prefix + key for key in table}
     names = "a single file's names" if language == "single" else "a folder's names"
     report = Report(path, f"{label} alone, {names}", {name: _count(weights, known & set(weights))})
@@ -121,7 +125,8 @@ def _inspect_folder(path: Path) -> Report:
         raise CheckpointError(f"{path} has no unet/*.safetensors; give a diffusers folder or a .safetensors file")
     if what := identify.foreign(parts["unet"]):
         return Report(path, f"{what}, diffusers folder", {name: _count(w, w) for name, w in parts.items()})
-    unet = identify.infer_unet(parts["unet"], "folder")
+    with naming(path):
+        unet = identify.infer_unet(parts["unet"], "folder")
     kind = "inpainting" if unet.in_channels == 9 else "base" if "text_encoder" in parts else "refiner"
     report = Report(path, f"{_KINDS[kind]}, diffusers folder", {name: _count(w, w) for name, w in parts.items()})
     _compare(report, parts["unet"], set(match(unet_rows(unet), "folder")))

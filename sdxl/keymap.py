@@ -244,13 +244,17 @@ def clip_g_prefix(refiner: bool) -> str:
     return f"conditioner.embedders.{0 if refiner else 1}.model."
 
 
+def _prefixed(prefix: str, rows: Iterable[Row]) -> list[Row]:
+    return [Row(row.ours, prefix + row.single, row.folder, row.op) for row in rows]
+
+
 def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
     """The rows of every component, `single` with the prefix that it has in a whole single file."""
     g_prefix = clip_g_prefix(config.text_encoder is None)
     rows = {
-        UNET: [replace(row, single=UNET_PREFIX + row.single) for row in unet_rows(config.unet)],
-        VAE: [replace(row, single=VAE_PREFIX + row.single) for row in vae_rows(config.vae)],
-        TEXT_2: [replace(row, single=g_prefix + row.single) for row in text_rows(config.text_encoder_2)],
+        UNET: _prefixed(UNET_PREFIX, unet_rows(config.unet)),
+        VAE: _prefixed(VAE_PREFIX, vae_rows(config.vae)),
+        TEXT_2: _prefixed(g_prefix, text_rows(config.text_encoder_2)),
     }
     if config.text_encoder:  # CLIP-L keeps transformers' names in the single file too
         table = text_rows(config.text_encoder)

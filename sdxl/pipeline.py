@@ -565,7 +565,7 @@ def _check_refiner(name: str | Path, refiner: Description, base: Description) ->
     if base.config.kind == "refiner":
         raise ArgumentError("the model is a refiner itself; give a base model, and the refiner as refiner=")
     if refiner.config.vae.latent_channels != base.config.vae.latent_channels:
-        raise ArgumentError(f"{name} works on other latents than the model: it is not its refiner")
+        raise ArgumentError(f"{name} works on other latents than the model; it is not its refiner, give another")
 
 
 def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:

@@ -172,7 +172,9 @@ def _size(request: Request, config: ModelConfig, canvases: Sequence[Canvas]) -> 
                 f"{name} is {side}; it must be a multiple of {factor}: try {max(side // factor, 1) * factor}"
             )
     if height * width > MOST_PIXELS:
-        raise ArgumentError(f"{width} x {height} is more than {MOST_PIXELS} pixels; SDXL draws about 1024 x 1024")
+        raise ArgumentError(
+            f"{width} x {height} is more than {MOST_PIXELS} pixels; SDXL draws about 1024 x 1024, give less"
+        )
     return height, width
 
 

@@ -116,9 +116,9 @@ def read_parameters(path: Path) -> dict[str, Any]:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(_CHUNK)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ArgumentError(f"{path} cannot be read as a picture: {error}") from error
+        raise ArgumentError(f"{path} cannot be read as a picture ({error}); give a PNG that sdxl wrote") from error
     if text is None:
-        raise ArgumentError(f"{path} does not say how it was made: only PNGs that sdxl wrote can be replayed")
+        raise ArgumentError(f"{path} does not say how it was made; give a PNG that sdxl wrote")
     try:
         data = json.loads(text)
         if not isinstance(data["request"], dict) or not isinstance(data["model"], dict):

@@ -195,7 +195,9 @@ class Request:
         if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
             raise ArgumentError(f"{name} is {value!r}, which is no valid Unicode; give it in UTF-8")
         if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):
-            raise ArgumentError(f"{name} has {len(texts)} texts for {len(self.prompts)} prompts")
+            raise ArgumentError(
+                f"{name} has {len(texts)} texts for {len(self.prompts)} prompts; give one for each, or one for all"
+            )
 
     def _check_numbers(self, name: str, count: int, least: int, order: str) -> None:
         value = getattr(self, name)

@@ -9,7 +9,7 @@ import gzip
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,10 +19,15 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
+from .config import MIN_TOKENS
 from .errors import CheckpointError, SDXLWarning
+from .tensorfile import brief, naming, read_json, read_text
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NO_LIMIT = 10**6  # transformers writes 1e30 for "no limit"
+_MOST_ADDED = 10_000  # tokens beside a vocabulary; `tokenizers` compares each with all others
+_CLIP_SIZE = 49408
+_CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>", "!")  # of CLIP's vocabulary, those with a part to play
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,28 @@ class Vocabulary:
 
     ids: Mapping[str, int] = field(repr=False)
     merges: tuple[tuple[str, str], ...] = field(repr=False)
+
+    def check(self) -> None:
+        """Raise where `tokenizers` would, or would give an id that stands for nothing or for two tokens."""
+        if not isinstance(self.ids, dict) or not _are_tokens(self.ids):
+            raise CheckpointError("the vocabulary is not a table of tokens and their ids; fetch it again")
+        numbers = list(self.ids.values())
+        if set(map(type, numbers)) != {int} or sorted(numbers) != list(range(len(numbers))):
+            raise CheckpointError(
+                f"the ids of the vocabulary are not 0 to {len(numbers) - 1}, once each; fetch it again"
+            )
+        for a, b in self.merges:
+            if not (
+                isinstance(a, str) and isinstance(b, str) and a in self.ids and b in self.ids and a + b in self.ids
+            ):
+                raise CheckpointError(f"the vocabulary lacks a token of the merge {brief((a, b))}; fetch it again")
+
+
+def _are_tokens(values: Iterable[object]) -> bool:
+    """Whether all are texts that `tokenizers` takes: not empty, and no half of a UTF-16 pair."""
+    if not all(isinstance(value, str) and value for value in values):
+        return False
+    return not any("\ud800" <= letter <= "\udfff" for letter in set("".join(map(str, values))))
 
 
 @dataclass(frozen=True)
@@ -49,9 +76,41 @@ class TokenizerConfig:
     added: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
 
+    def __post_init__(self) -> None:
+        tokens = (self.bos, self.eos, self.pad, *self.special, *self.added)
+        if not _are_tokens(tokens) or len(tokens) > _MOST_ADDED:
+            raise CheckpointError(
+                f"the special and added tokens {brief(tokens)} are not texts, or too many; fetch them again"
+            )
+        if type(self.length) is not int or self.length < MIN_TOKENS:
+            raise CheckpointError(
+                f"a tokenizer of {brief(self.length)} tokens has no room for a prompt; fetch its config again"
+            )
+        for token in (self.bos, self.pad):
+            if token not in self.special and token not in self.added and not self._knows(token):
+                raise CheckpointError(
+                    f"the tokenizer's special token {brief(token)} is not in its vocabulary; fetch them again"
+                )
+        if not self._knows(self.eos):  # it also stands for what is unknown
+            raise CheckpointError(
+                f"the tokenizer's end token {brief(self.eos)} is not in its vocabulary; fetch them again"
+            )
+
+    def _knows(self, token: str) -> bool:
+        """Whether a token is in the vocabulary; CLIP's own is unpacked only for unusual ones."""
+        if self.vocabulary is None and token in _CLIP_TOKENS:
+            return True
+        return token in (self.vocabulary or clip_vocabulary()).ids
+
+    @property
+    def size(self) -> int:
+        """How many ids there are; tokens that the vocabulary lacks have theirs behind it."""
+        more = {token for token in (*self.special, *self.added) if not self._knows(token)}
+        return (len(self.vocabulary.ids) if self.vocabulary else _CLIP_SIZE) + len(more)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads; CLIP's own vocabulary is left out."""
-        data = asdict(replace(self, vocabulary=None))
+        data = {each.name: getattr(self, each.name) for each in fields(self)}
         if self.vocabulary:
             data["vocabulary"] = {"ids": dict(self.vocabulary.ids), "merges": self.vocabulary.merges}
         return data
@@ -61,6 +120,8 @@ class TokenizerConfig:
         """The inverse of `to_json`."""
         table = data["vocabulary"]
         vocabulary = table and Vocabulary(table["ids"], tuple((a, b) for a, b in table["merges"]))
+        if vocabulary:
+            vocabulary.check()
         return TokenizerConfig(
             data["bos"],
             data["eos"],
@@ -107,13 +168,6 @@ def learn_vocabulary(texts: Iterable[str], size: int) -> Vocabulary:
     return _vocabulary([(a, b) for a, b in pairs][: size - 2 * len(letters) - 2])
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}; fetch the file again") from error
-
-
 def read_folder(folder: Path) -> TokenizerConfig:
     """A tokenizer from vocab.json and merges.txt, or from tokenizer.json alone; the special tokens and the length from
     tokenizer_config.json and special_tokens_map.json, where they are.
@@ -121,41 +175,87 @@ def read_folder(folder: Path) -> TokenizerConfig:
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            settings |= {key: value for key, value in _json(folder / name).items() if value is not None}
-    names = {}
-    for name, default in (("bos", CLIP_L.bos), ("eos", CLIP_L.eos), ("pad", CLIP_L.pad), ("unk", CLIP_L.eos)):
-        token = settings.get(f"{name}_token", default)
-        names[name] = str(token["content"] if isinstance(token, dict) else token)
-    added: dict[str, int] = {}
+            settings |= {key: value for key, value in read_json(folder / name).items() if value is not None}
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        pairs = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
-        ids = _json(folder / "vocab.json")
-        if (folder / "added_tokens.json").is_file():
-            added = _json(folder / "added_tokens.json")
+        vocabulary, added = _read_tables(folder)
     elif (folder / "tokenizer.json").is_file():
-        whole = _json(folder / "tokenizer.json")
-        model = whole.get("model", {})
-        if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != "</w>":
-            raise CheckpointError(f"{folder / 'tokenizer.json'} is not a CLIP tokenizer (byte-pair encoding with </w>)")
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        ids = model["vocab"]
-        added = {token["content"]: token["id"] for token in whole.get("added_tokens", [])}
+        vocabulary, added = _read_whole(folder / "tokenizer.json")
     else:
         raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json; fetch them again")
-    if any(len(pair) != 2 for pair in pairs):
-        raise CheckpointError(f"the merges in {folder} are not pairs of tokens; fetch the file again")
-    new = sorted((token for token in added if token not in ids), key=lambda token: added[token])
-    vocabulary: Vocabulary | None = Vocabulary(ids, tuple((a, b) for a, b in pairs))
-    return TokenizerConfig(
-        bos=names["bos"],
-        eos=names["eos"],
-        pad=names["pad"],
-        length=int(min(settings.get("model_max_length", _NO_LIMIT), _NO_LIMIT)),
-        special=tuple(dict.fromkeys(names.values())),
-        added=tuple(new),
-        vocabulary=None if vocabulary == clip_vocabulary() else vocabulary,
-    )
+    with naming(folder):
+        own = None if vocabulary == clip_vocabulary() else vocabulary
+        if own:
+            own.check()
+        bos, eos, pad, unk = (_special(settings, name) for name in ("bos", "eos", "pad", "unk"))
+        return TokenizerConfig(
+            bos=bos,
+            eos=eos,
+            pad=pad,
+            length=_limit(settings.get("model_max_length", _NO_LIMIT)),
+            special=tuple(dict.fromkeys((bos, eos, pad, unk))),
+            added=_behind(vocabulary.ids, added),
+            vocabulary=own,
+        )
+
+
+def _read_tables(folder: Path) -> tuple[Vocabulary, Mapping[Any, Any]]:
+    """The vocabulary of vocab.json and merges.txt, and the ids of added_tokens.json."""
+    lines = read_text(folder / "merges.txt").split("\n")
+    pairs = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
+    added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    return Vocabulary(read_json(folder / "vocab.json"), _pairs(pairs, folder / "merges.txt")), added
+
+
+def _read_whole(path: Path) -> tuple[Vocabulary, Mapping[Any, Any]]:
+    """The vocabulary of a tokenizer.json, and the ids of its added tokens."""
+    whole = read_json(path)
+    model = whole.get("model", {})
+    if (
+        not isinstance(model, dict)
+        or model.get("type", "BPE") != "BPE"
+        or model.get("end_of_word_suffix") != "</w>"
+        or not isinstance(model.get("merges"), list)
+    ):
+        raise CheckpointError(f"{path} is not a CLIP tokenizer (byte-pair encoding with </w>); fetch SDXL's")
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    try:
+        added = {token["content"]: token["id"] for token in whole.get("added_tokens", [])}
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} has added_tokens without content and id ({error!r}); fetch it again") from error
+    return Vocabulary(model.get("vocab", {}), _pairs(pairs, path)), added
+
+
+def _pairs(merges: Sequence[Any], path: Path) -> tuple[tuple[Any, Any], ...]:
+    if any(not isinstance(merge, list) or len(merge) != 2 for merge in merges):
+        raise CheckpointError(f"the merges in {path} are not pairs of tokens; fetch the file again")
+    return tuple((a, b) for a, b in merges)
+
+
+def _special(settings: Mapping[str, Any], name: str) -> str:
+    """A special token as the settings give it, bare or as an object."""
+    token = settings.get(f"{name}_token", CLIP_L.bos if name == "bos" else CLIP_L.eos)
+    token = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(token, str):
+        raise CheckpointError(f"the {name}_token is {brief(token)}; it must be a text")
+    return token
+
+
+def _limit(length: Any) -> int:
+    """How many tokens a prompt may have by the settings."""
+    if isinstance(length, bool) or not isinstance(length, (int, float)) or length != length:
+        raise CheckpointError(f"model_max_length is {brief(length)}; it must be a number")
+    return int(min(max(length, 0), _NO_LIMIT))
+
+
+def _behind(ids: Mapping[str, int], added: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The added tokens that the vocabulary lacks, in the order of their ids, which must follow it."""
+    new = [(number, token) for token, number in added.items() if token not in ids]
+    due = range(len(ids), len(ids) + len(new))
+    if not all(type(number) is int for number, _ in new) or sorted(number for number, _ in new) != list(due):
+        raise CheckpointError(
+            f"the ids of the added tokens, {brief(new)}, do not follow those of the vocabulary; fetch them again"
+        )
+    return tuple(token for _, token in sorted(new))
 
 
 def write_folder(config: TokenizerConfig, folder: Path) -> None:
@@ -209,7 +309,7 @@ class Tokenizer:
     def _id(self, token: str) -> int:
         number = self._backend.token_to_id(token)
         if number is None:
-            raise CheckpointError(f"the tokenizer's special token {token!r} is not in its vocabulary")
+            raise CheckpointError(f"the tokenizer's special token {token!r} is not in its vocabulary; fetch them again")
         return int(number)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:

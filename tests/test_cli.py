@@ -189,7 +189,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["only_unet"]: "is only a UNet: give it as unet=",
         paths["no_layer"]: "tensors",
         tmp_path / "no_unet": "unet is missing, which model_index.json names",
-        tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing (fetch it)",
+        tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing; fetch it",
         tmp_path / "nowhere.safetensors": "does not exist; give a .safetensors file",
         tmp_path: "has no model_index.json",
     }
