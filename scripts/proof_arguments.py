@@ -8,5 +8,6 @@ import sys
 import pytest
 
 if __name__ == "__main__":
-    os.environ["SDXL_EXAMPLES"] = "5000"
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.update(quiet, SDXL_EXAMPLES="5000")
     sys.exit(pytest.main(["tests/test_arguments.py::test_a_picture_or_an_error", "-s", "--hypothesis-show-statistics"]))

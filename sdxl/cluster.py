@@ -41,7 +41,7 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
     except ImportError as error:
         raise ArgumentError("engine ray needs Ray; install it with: pip install 'sdxl[ray]'") from error
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level="ERROR")
     gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
     count = workers or int(gpus) or 1
     share = {"num_gpus": min(1, gpus / count), "num_cpus": 1 if gpus else max(1, int(cores // count))}

@@ -31,7 +31,7 @@ from sdxl.png import read_parameters
 from sdxl.samplers import SAMPLERS
 from sdxl.schedule import SPACINGS
 
-EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "300"))
 settings.register_profile(
     "sdxl",
     max_examples=EXAMPLES,

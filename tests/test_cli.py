@@ -242,7 +242,7 @@ def test_foreign_png(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
     status, _ = generate("--from", str(tmp_path / "foreign.png"))
     assert status == 2
-    assert "only PNGs that sdxl wrote can be replayed" in capsys.readouterr().err
+    assert "does not say how it was made; give a PNG that sdxl wrote" in capsys.readouterr().err
 
 
 def test_inspect(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
