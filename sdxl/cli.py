@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -250,6 +251,8 @@ def _open(options: argparse.Namespace, loading: dict[str, Any]) -> Pipeline:
     """The model that the flags ask for."""
     from .pipeline import Pipeline
 
+    if options.max_memory is not None and not math.isfinite(options.max_memory):
+        raise ArgumentError(f"--max-memory is {options.max_memory}; it must be a number of GB")
     most = None if options.max_memory is None else int(1e9 * options.max_memory)
     loading = {"model": DEFAULT_MODEL, "offload": "auto", **loading}
     pipe = Pipeline.from_pretrained(device=options.device, max_memory=most, **loading)

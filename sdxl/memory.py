@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
@@ -67,19 +67,30 @@ def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.
     """`offload` itself, or what "auto" stands for: the one that fits and costs the least time.
 
     `parts` are the bytes of all parts, `text` those of the text encoders; at most `max_memory` may be taken. On a CPU
-    stage comes first: a part costs little to load, and the memory is everybody's.
+    stage comes first: a part costs little to load, and the memory is everybody's. Raises `OutOfMemoryError` where what
+    was asked for cannot fit.
     """
     if offload not in OFFLOADS:
         raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
     if max_memory is not None and max_memory <= 0:
         raise ArgumentError(f"max_memory is {max_memory / 1e9:g} GB; it must be above 0")
+    needs = {"none": sum(parts), "text": sum(parts) - text, "stage": max(parts), "block": 0}
     if offload != "auto":
+        _check_fits(offload, needs, available(device) if max_memory is None else max_memory)
         return offload
     limit = min(available(device), math.inf if max_memory is None else max_memory) - ROOM
-    needs = {"stage": max(parts), "block": 0}
-    if device.type != "cpu":
-        needs = {"none": sum(parts), "text": sum(parts) - text, **needs}
-    return next((name for name, need in needs.items() if need <= limit), "block")
+    order = ("stage", "block") if device.type == "cpu" else needs
+    return next((name for name in order if needs[name] <= limit), "block")
+
+
+def _check_fits(offload: str, needs: Mapping[str, int], free: float) -> None:
+    """Raise before loading what would not fit: a CPU's system ends a process that takes too much, without a word."""
+    if needs[offload] > free:
+        other = next(name for name, need in needs.items() if need <= free)
+        raise OutOfMemoryError(
+            f"the model takes {needs[offload] / 1e9:.2g} GB with offload {offload}, and {free / 1e9:.2g} GB are free; "
+            f"try offload {other}, or a smaller dtype"
+        )
 
 
 def next_smaller(offload: str, device: torch.device, int8: bool) -> str | None:

@@ -41,6 +41,19 @@ def test_what_cannot_fit_is_told_before_work(tiny_folder: Path, monkeypatch: pyt
         pipe.steps("cat", width=4096, height=4096)
 
 
+def test_a_model_that_cannot_fit_is_not_loaded(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda _: 300e3)
+    monkeypatch.setattr(sdxl.Pipeline, "load", lambda _: pytest.fail("it is being loaded"))
+    with pytest.raises(
+        OutOfMemoryError, match=r"takes 0.01\d GB with offload none, and 0.0003 GB are free; try .*block"
+    ):
+        load(tiny_folder)
+    monkeypatch.undo()
+    assert load(tiny_folder, offload="block").offload == "block"
+    with pytest.raises(OutOfMemoryError, match=r"with offload none, and 0.0003 GB are free"):
+        load(tiny_folder, max_memory=300_000)
+
+
 def test_what_it_says_would_fit_does(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder)
     monkeypatch.setattr("sdxl.pipeline.available", lambda _: 10e6)
