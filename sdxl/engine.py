@@ -70,7 +70,7 @@ def work(batches: Sequence[Batch], place: Place, engine: Engine) -> Iterator[Pro
                 else:
                     record.finish(batch, outcome)
                 record.release(batch)
-                yield Progress(record.count_done(batches), batch, outcome if isinstance(outcome, SDXLError) else None)
+                yield Progress(record.pictures, batch, outcome if isinstance(outcome, SDXLError) else None)
             if idle:
-                yield Progress(record.count_done(batches))
+                yield Progress(record.pictures)
                 time.sleep(PAUSE)

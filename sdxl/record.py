@@ -35,10 +35,10 @@ class Place:
     folder: Path
     first_seed: int
 
-    def count_done(self, batches: Iterable[Batch]) -> int:
+    def count_done(self, batches: Sequence[Batch]) -> int:
         """How many pictures of these batches are finished."""
         with Record(self) as record:
-            return record.count_done(batches)
+            return sum(len(batch.files) for batch in batches) - sum(len(batch.files) for batch in record.left(batches))
 
 
 def open_place(folder: Path, job: Job, first_seed: int | None) -> Place:
@@ -104,19 +104,18 @@ class Record:
         os.close(self._file)
         os.close(self._claims)
 
-    def is_done(self, batch: Batch) -> bool:
-        """Whether it is recorded and all of its pictures are there: one that was taken away is drawn again."""
-        return batch.number in self._done and all((self.folder / file).is_file() for file in batch.files)
+    @property
+    def pictures(self) -> int:
+        """How many pictures are finished."""
+        return sum(map(len, self._done.values()))
 
-    def count_done(self, batches: Iterable[Batch]) -> int:
-        """How many pictures of these batches are finished."""
+    def left(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Those that are not finished, by this process or another; a picture that was taken away is drawn again."""
         self._refresh()
-        return sum(len(batch.files) for batch in batches if self.is_done(batch))
-
-    def left(self, batches: Iterable[Batch]) -> list[Batch]:
-        """Those that are not finished, by this process or another."""
-        self._refresh()
-        return [batch for batch in batches if not self.is_done(batch)]
+        for batch in batches:
+            if batch.number in self._done and not all((self.folder / file).is_file() for file in batch.files):
+                del self._done[batch.number]
+        return [batch for batch in batches if batch.number not in self._done]
 
     def claim(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Those that are neither finished nor claimed by another process, each claimed when it is asked for."""
@@ -124,7 +123,7 @@ class Record:
             if not self._lock(batch.number):
                 continue
             self._refresh()
-            if self.is_done(batch):
+            if batch.number in self._done:
                 self.release(batch)
                 continue
             self._tidy(batch)
