@@ -74,6 +74,16 @@ def test_pictures_of_a_kind_share_a_batch(tmp_path: Path) -> None:
     assert all(len(batch.files) == 1 for batch in job.batches(1, 0))
 
 
+def test_latents_share_no_batch(tmp_path: Path) -> None:
+    job = job_of(
+        tmp_path, *[{"prompt": "a", "latents": "x.safetensors"}] * 2, {"prompt": ["b", "c"], "latents": "y.safetensors"}
+    )
+    batches = job.batches(4, first_seed=0)
+    assert [len(batch.files) for batch in batches] == [1, 1, 2]
+    assert batches[2].arguments["prompt"] == ["b", "c"] and batches[2].arguments["seed"] == [2, 3]
+    assert batches[2].arguments["latents"] == str(tmp_path / "y.safetensors")
+
+
 def test_flags_hold_for_lines_that_say_nothing(tmp_path: Path) -> None:
     defaults = {"steps": 4, "negative_prompt": "dog"}
     job = job_of(tmp_path, {"prompt": "a"}, {"prompt": "a", "steps": 9, "negative_prompt": None}, defaults=defaults)
@@ -216,6 +226,16 @@ def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
         other.wait()
         third = next(event for event in events if event.batch)
         assert third.batch is not None and third.batch.number == 0, "a dead process claims nothing"
+
+
+def test_what_another_process_has_finished_is_not_claimed(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
+    place = open_place(out, job, 1)
+    with Record(place) as record:
+        left = record.left(job.batches(2, 1))
+        with Record(place) as other:
+            other.finish(left[0], [b"1", b"2"])
+        assert [batch.number for batch in record.claim(left)] == [1]
 
 
 def test_a_failed_batch_stops_no_other(tmp_path: Path) -> None:
