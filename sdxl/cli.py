@@ -19,7 +19,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .job import Batch
     from .pipeline import Pipeline
+    from .record import Place
 
 DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SOURCES = ("image", "mask", "latents")
@@ -272,36 +274,45 @@ def _generate_many(options: argparse.Namespace, given: dict[str, Any], loading: 
     first_seed = given.pop("seed", None)
     if isinstance(first_seed, list):
         raise ArgumentError("--seed is given several times; with --batch it is that of the first picture")
-    from tqdm import tqdm
-
-    from .engine import work
     from .job import read_job
     from .record import open_place
 
     defaults = {name: _absolute(value) for name, value in given.items()}
     job = read_job(options.batch, defaults, _meaning(first_seed, loading), options.batch_size)
     place = open_place(options.output_dir, job, first_seed)
-    batches, failed = job.batches(options.batch_size, place.first_seed), len(job.faults)
     for line, error in job.faults.items():
         print(f"line {line} of {options.batch}: {error}", file=sys.stderr)
-    done, total = place.count_done(batches), len(job.files)
-    with tqdm(total=total, initial=done, unit="picture", disable=options.quiet) as bar:
-        try:
-            for progress in work(batches, place, _engine(options, loading)) if done < total else ():
-                bar.update(progress.done - bar.n)
-                if progress.error is not None and progress.batch is not None:
-                    lines = sorted(set(progress.batch.lines))
-                    failed += len(lines)
-                    which = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
-                    tqdm.write(f"{which}: {progress.error}", file=sys.stderr)
-        except KeyboardInterrupt:
-            bar.close()
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            return 130
-        finally:
-            done = place.count_done(batches)
-    print(f"{done} of {total} pictures are in {place.folder}" + (f"; {failed} lines failed" if failed else ""))
+    batches, failed = job.batches(options.batch_size, place.first_seed), set(job.faults)
+    try:
+        if place.count_done(batches) < len(job.files):
+            failed |= _work(options, loading, batches, place)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    told = f"; {len(failed)} lines failed" if failed else ""
+    print(f"{place.count_done(batches)} of {len(job.files)} pictures are in {place.folder}{told}")
     return 1 if failed else 0
+
+
+def _work(options: argparse.Namespace, loading: dict[str, Any], batches: Sequence[Batch], place: Place) -> set[int]:
+    """Draw what is left of a job, and show how it goes; the lines that failed."""
+    from tqdm import tqdm
+
+    from .engine import work
+
+    failed: set[int] = set()
+    total, engine = sum(len(batch.files) for batch in batches), _engine(options, loading)
+    done = place.count_done(batches)
+    with tqdm(total=total, initial=done, unit="picture", disable=options.quiet) as bar:
+        for progress in work(batches, place, engine):
+            bar.update(progress.done - done)
+            done = progress.done
+            if progress.error is not None and progress.batch is not None:
+                lines = sorted(set(progress.batch.lines))
+                failed |= set(lines)
+                which = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
+                tqdm.write(f"{which}: {progress.error}", file=sys.stderr)
+    return failed
 
 
 def _meaning(first_seed: int | None, loading: dict[str, Any]) -> dict[str, Any]:

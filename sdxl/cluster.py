@@ -7,15 +7,13 @@ workers are. `RAY_ADDRESS` names the cluster; without it one is started on this 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from .engine import Engine, Outcome, draw
-from .errors import ArgumentError, DrawError, SDXLError
-from .job import SOURCES, Batch
+from .errors import ArgumentError, DrawError
+from .job import Batch
 from .pipeline import Pipeline
-from .request import Request
 
 RETRIES = 3  # of a batch whose worker died: it may be the batch that kills workers
 
@@ -43,8 +41,10 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="ERROR")
     gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
-    count = workers or int(gpus) or 1
-    share = {"num_gpus": min(1, gpus / count), "num_cpus": 1 if gpus else max(1, int(cores // count))}
+    count = (int(gpus) or 1) if workers is None else workers
+    if not 1 <= count <= (4 * gpus or cores):  # more would wait for ever
+        raise ArgumentError(f"workers is {count}; the cluster has {gpus:g} GPUs and {cores:g} cores, give fewer")
+    share = {"num_gpus": min(1, gpus / count), "num_cpus": 0 if gpus else int(cores // count)}
     actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
     actors = [actor.remote(open_pipeline) for _ in range(count)]
     try:
@@ -58,12 +58,8 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
         idle, running = list(actors), dict[Any, tuple[Any, Batch]]()
         while True:
             while idle and (batch := next(batches, None)) is not None:
-                try:
-                    task = idle[-1].draw.remote(_with_pictures(batch))
-                except SDXLError as error:
-                    yield batch, error
-                else:
-                    running[task] = idle.pop(), batch
+                worker = idle.pop()
+                running[worker.draw.remote(batch)] = worker, batch
             if not running:
                 return
             (task,), _ = ray.wait(list(running), num_returns=1)
@@ -75,13 +71,6 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
                 yield batch, DrawError(f"Ray could not draw it ({_last_line(error)}); look at the workers' logs")
 
     return engine
-
-
-def _with_pictures(batch: Batch) -> Batch:
-    """The batch with its sources opened, since their files need not be where the workers are."""
-    request = Request(**batch.arguments)
-    opened = {name: getattr(request, name) for name in SOURCES if name in batch.arguments}
-    return replace(batch, arguments=batch.arguments | opened)
 
 
 def _last_line(error: Exception) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .errors import DrawError, SDXLError
-from .job import Batch
+from .errors import ArgumentError, DrawError, NonFiniteError, OutOfMemoryError, SDXLError
+from .job import SOURCES, Batch
 from .pipeline import Pipeline
 from .png import encode_png
 from .record import Place, Record
+from .request import Request
 
 PAUSE = 0.5  # seconds between looks at what other processes have done
 
@@ -36,7 +37,11 @@ def draw(pipe: Pipeline, batch: Batch) -> Outcome:
     """Draw one batch. What is wrong with it is a value, so that it does not stop the others."""
     try:
         result = pipe(**batch.arguments, progress=False)
-    except SDXLError as error:
+    except (
+        ArgumentError,
+        NonFiniteError,
+        OutOfMemoryError,
+    ) as error:  # others are not the batch's: no file of the model
         return error
     except RuntimeError as error:  # from torch
         return DrawError(f"torch could not draw it ({str(error).strip().splitlines()[0]}); draw it alone to see more")
@@ -63,7 +68,7 @@ def work(batches: Sequence[Batch], place: Place, engine: Engine) -> Iterator[Pro
     with Record(place) as record:
         while left := [batch for batch in record.left(batches) if batch.number not in failed]:
             idle = True
-            for batch, outcome in engine(record.claim(left)):
+            for batch, outcome in _round(record, left, engine):
                 idle = False
                 if isinstance(outcome, SDXLError):
                     failed.add(batch.number)
@@ -74,3 +79,28 @@ def work(batches: Sequence[Batch], place: Place, engine: Engine) -> Iterator[Pro
             if idle:
                 yield Progress(record.pictures)
                 time.sleep(PAUSE)
+
+
+def _round(record: Record, left: Sequence[Batch], engine: Engine) -> Iterator[tuple[Batch, Outcome]]:
+    """What comes of those that nobody else has claimed; the engine gets those whose pictures can be opened."""
+    broken: list[tuple[Batch, Outcome]] = []
+
+    def opened() -> Iterator[Batch]:
+        for batch in record.claim(left):
+            try:
+                yield _with_sources(batch)
+            except SDXLError as error:
+                broken.append((batch, error))
+
+    for pair in engine(opened()):
+        yield pair
+        while broken:
+            yield broken.pop()
+    yield from broken
+
+
+def _with_sources(batch: Batch) -> Batch:
+    """The batch with its pictures and latents opened, so that their files need not be where it is drawn."""
+    request = Request(**batch.arguments)
+    sources = {name: getattr(request, name) for name in SOURCES if name in batch.arguments}
+    return replace(batch, arguments=batch.arguments | sources)

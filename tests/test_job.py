@@ -18,8 +18,8 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli import main
-from sdxl.engine import Engine, Outcome, draw, work
-from sdxl.errors import ArgumentError, NonFiniteError, OutputError
+from sdxl.engine import Engine, Outcome, draw, local, work
+from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputError
 from sdxl.job import Batch, Job, read_job
 from sdxl.record import Record, open_place
 
@@ -384,6 +384,25 @@ def test_ray_with_a_worker_killed(long_job: tuple[Path, dict[str, bytes]], tmp_p
     os.kill(int(parents.stdout.split()[0]), signal.SIGKILL)
     assert process.wait() == 0
     assert pictures_of(tmp_path / "out") == pictures
+
+
+def test_more_workers_than_there_can_be(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
+    process = start(tmp_path / "out", job, "--engine", "ray", "--workers", "1000")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "workers is 1000; the cluster has" in told
+
+
+def test_a_model_that_is_gone_ends_the_job(tmp_path: Path) -> None:
+    """What is not the batch's fault is not told once for each of ten thousand lines."""
+
+    def gone(**_: Any) -> None:
+        raise CheckpointError("model.safetensors is not a file; check the path")
+
+    with pytest.raises(CheckpointError):
+        finish(job_of(tmp_path, {"prompt": "a"}), tmp_path / "out", local(gone))  # type: ignore[arg-type]
 
 
 def test_a_full_disk_is_named_and_the_job_goes_on_later(
