@@ -124,8 +124,9 @@ class Loader:
         return experts, Part(lambda: cast(VAE, self.checkpoints[0].components[VAE_NAME].load(at)))
 
     def bytes(self) -> list[int]:
-        """What the weights of each network take up."""
-        return [part.bytes(self.dtype) for each in self.checkpoints for part in each.components.values()]
+        """What the weights of each network take up; with int8 what those of a UNet take at least."""
+        parts = [part for each in self.checkpoints for part in each.components.values()]
+        return [part.bytes(torch.int8 if self.int8 and part.name == UNET else self.dtype) for part in parts]
 
     def text_bytes(self) -> int:
         """What those of the text encoders take up."""

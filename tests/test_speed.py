@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -297,3 +298,43 @@ def test_a_picture_is_encoded_in_strips_where_memory_is_short(tiny_folder: Path)
         whole, parts = (pipe.encode(pixels) for pipe in pipes)
     assert strips.call_count == 1
     assert (whole - parts).abs().max() < 1e-4
+
+
+def test_weights_in_another_dtype_share_memory_without_mixing() -> None:
+    """Several layers, one after the other and in two threads, and where gradients are recorded."""
+    from sdxl.nn import Linear
+
+    layers = [Linear(64, 64).to(torch.bfloat16) for _ in range(3)]
+    for layer in layers:
+        layer.bias.data = layer.bias.float()
+    x = torch.randn(256, 64)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    def expected(x: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            x = torch.nn.functional.linear(x, layer.weight.float(), layer.bias)
+        return x
+
+    with torch.no_grad():
+        right = expected(x)
+        assert torch.equal(run(x), right)
+        with ThreadPoolExecutor(2) as pool:
+            assert all(torch.equal(result, right) for result in pool.map(lambda _: no_grad(run, x), range(200)))
+    run(x).sum().backward()
+    gradients = [layer.weight.grad for layer in layers]
+    for layer in layers:
+        layer.weight.grad = None
+    expected(x).sum().backward()
+    for layer, gradient in zip(layers, gradients, strict=True):
+        assert gradient is not None and torch.equal(gradient, layer.weight.grad)
+
+
+def no_grad(run: Any, x: torch.Tensor) -> torch.Tensor:
+    """The mode is each thread's own."""
+    with torch.no_grad():
+        result: torch.Tensor = run(x)
+    return result
