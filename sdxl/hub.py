@@ -45,7 +45,7 @@ def resolve(
 
 def local(source: str | Path) -> Path:
     """The path of `source` on this machine, whether it exists or not; `miniature` is where the package keeps it."""
-    path, name = Path(source).expanduser(), str(source)
+    path, name = Path(os.path.expanduser(source)), str(source)
     if name not in miniature.NAMES or path.exists():
         return path
     if found := miniature.folder(name):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,13 +136,11 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, 
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
         raise ArgumentError(f"{unknown[0]!r} is not an argument; there are {', '.join(sorted(known))}")
-    arguments = {**defaults, **data}
+    arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"it has no prompt; each line must be an object like {_EXAMPLE}")
-    for name in SOURCES:
-        if name in data:
-            arguments[name] = _paths(name, data[name], root)
-    return {name: value for name, value in arguments.items() if value is not None}
+    given = [name for name in SOURCES if data.get(name) is not None]
+    return arguments | {name: _paths(name, data[name], root) for name in given}
 
 
 _EXAMPLE = '{"prompt": "a red cat", "seed": 1}'
@@ -151,9 +150,9 @@ def _paths(name: str, value: Any, root: Path) -> Any:
     """A path in the job's file, or a list of them, as seen from here."""
     if isinstance(value, list) and name != "latents":
         return [_paths(name, each, root) for each in value]
-    if value is not None and (not isinstance(value, str) or "\0" in value):
+    if not isinstance(value, str) or "\0" in value:
         raise ArgumentError(f"{name} is {value!r}; give the path of a file")
-    return value and str(root / Path(value).expanduser())
+    return str(root / os.path.expanduser(value))
 
 
 def _drawings(line: int, arguments: dict[str, Any], name: str, before: list[Drawing]) -> Iterator[Drawing]:

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 import sdxl
 from sdxl.cli import main
 from sdxl.errors import SDXLWarning
+from sdxl.job import read_job
 from sdxl.png import read_parameters
 from sdxl.samplers import SAMPLERS
 from sdxl.schedule import SPACINGS
@@ -206,6 +207,25 @@ values = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=5,
 )
+
+
+# ---- a line of a job is data ------------------------------------------------------------------------------------------
+
+nonsense_of_json = st.sampled_from(
+    ["~nobody/x.png", "a.png", ["a.png", "b.png"], [5], "", "x" * 300 + ".png", 2, [1, 2], 0.5]
+)
+
+
+@given(st.data())
+def test_any_lines_of_a_job(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """A line is drawings or a fault, whatever JSON it is."""
+    names = st.sampled_from([*VALID, "output", "other"])
+    line = {"prompt": "a"} | data.draw(st.dictionaries(names, st.one_of(values, nonsense_of_json), max_size=4))
+    path = tmp_path_factory.mktemp("job", numbered=True) / "job.jsonl"
+    path.write_text(json.dumps(line) + "\n" + json.dumps({"prompt": "b"}) + "\n")
+    job = read_job(path, {}, {}, 2)
+    assert bool(job.faults) != any(drawing.line == 1 for drawing in job.drawings)
+    assert sum(len(batch.files) for batch in job.batches(2, 0)) == len(job.files)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,7 @@ def test_flags_hold_for_lines_that_say_nothing(tmp_path: Path) -> None:
         ("[" * 100_000, "not JSON"),
         ("[]", "not an object"),
         ({"steps": 3}, "no prompt"),
+        ({"prompt": None}, "no prompt"),
         ({"prompt": "a", "promt_2": "b"}, "'promt_2' is not an argument"),
         ({"prompt": "a", "steps": 0}, "steps is 0"),
         ({"prompt": "a", "num_images": 10**12}, "num_images is 1000000000000"),
