@@ -274,12 +274,14 @@ def _generate_many(options: argparse.Namespace, given: dict[str, Any], loading: 
     first_seed = given.pop("seed", None)
     if isinstance(first_seed, list):
         raise ArgumentError("--seed is given several times; with --batch it is that of the first picture")
-    from .job import read_job
+    from .job import WITH_IMAGE, read_job
     from .record import open_place
 
     defaults = {name: _absolute(value) for name, value in given.items()}
+    # wrong flags are told once, and not for each line
+    Request(**{"prompt": "", "seed": first_seed, **_without(defaults, (*_SOURCES, *WITH_IMAGE))})
     job = read_job(options.batch, defaults, _meaning(first_seed, loading), options.batch_size)
-    place = open_place(options.output_dir, job, first_seed)
+    place = open_place(options.output_dir, job, options.batch_size, first_seed)
     for line, error in job.faults.items():
         print(f"line {line} of {options.batch}: {error}", file=sys.stderr)
     batches, failed = job.batches(options.batch_size, place.first_seed), set(job.faults)
@@ -335,6 +337,10 @@ def _open_for_many(options: argparse.Namespace, loading: dict[str, Any]) -> Pipe
     pipe = _open(options, loading)
     pipe.prepare_for_many()
     return pipe
+
+
+def _without(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names}
 
 
 def _absolute(value: Any) -> Any:

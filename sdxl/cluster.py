@@ -6,12 +6,14 @@ workers are. `RAY_ADDRESS` names the cluster; without it one is started on this 
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
 from .engine import Engine, Outcome, draw
-from .errors import ArgumentError, DrawError
+from .errors import ArgumentError, DrawError, SDXLError
 from .job import Batch
 from .pipeline import Pipeline
 
@@ -28,8 +30,11 @@ class Worker:
         """Done when the model is loaded."""
 
     def draw(self, batch: Batch) -> Outcome:
-        """Draw one batch."""
-        return draw(self.pipe, batch)
+        """Draw one batch. Where the GPU has failed this process ends, and Ray starts another."""
+        try:
+            return draw(self.pipe, batch)
+        except DrawError:
+            os._exit(1)
 
 
 def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -> Engine:
@@ -44,7 +49,9 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
     count = (int(gpus) or 1) if workers is None else workers
     if not 1 <= count <= (4 * gpus or cores):  # more would wait for ever
         raise ArgumentError(f"workers is {count}; the cluster has {gpus:g} GPUs and {cores:g} cores, give fewer")
-    share = {"num_gpus": min(1, gpus / count), "num_cpus": 0 if gpus else int(cores // count)}
+    most = min(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])  # a worker is on one node
+    together = math.ceil(count / gpus) if gpus else 0
+    share = {"num_gpus": 1 / together if gpus else 0, "num_cpus": 0 if gpus else max(1, min(most, int(cores // count)))}
     actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
     actors = [actor.remote(open_pipeline) for _ in range(count)]
     try:
@@ -68,6 +75,8 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
             try:
                 yield batch, ray.get(task)
             except ray.exceptions.RayError as error:
+                if isinstance(error, SDXLError):  # what a worker raised, and no fault of the batch
+                    raise
                 yield batch, DrawError(f"Ray could not draw it ({_last_line(error)}); look at the workers' logs")
 
     return engine

@@ -68,8 +68,9 @@ class Graph:
     def _record(self, told: Told, x: Tensor, emb: Tensor) -> torch.cuda.CUDAGraph:
         """Run once, since a first run compiles and plans, then once more to record."""
         unet = told.unet
-        self._x, self._emb = x.clone(), emb.clone()
-        self._text = [[(k.clone(), v.clone()) for k, v in place] for place in told.text]
+        with torch.inference_mode(False):  # such tensors could not be written outside of that mode
+            self._x, self._emb = x.clone(), emb.clone()
+            self._text = [[(k.clone(), v.clone()) for k, v in place] for place in told.text]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -44,7 +44,10 @@ def draw(pipe: Pipeline, batch: Batch) -> Outcome:
     ) as error:  # others are not the batch's: no file of the model
         return error
     except RuntimeError as error:  # from torch
-        return DrawError(f"torch could not draw it ({str(error).strip().splitlines()[0]}); draw it alone to see more")
+        reason = str(error).strip().splitlines()[0]
+        if "CUDA error" in reason:  # nothing can be drawn in this process any more
+            raise DrawError(f"the GPU has failed ({reason}); give the same command again") from error
+        return DrawError(f"torch could not draw it ({reason}); draw it alone to see more")
     pairs = zip(result.images, result.parameters, strict=True)
     return [encode_png(image, parameters) for image, parameters in pairs]
 

@@ -37,11 +37,12 @@ class Part(Generic[T]):
 
     def __call__(self) -> T:
         """The part itself."""
-        if self._loaded is None:
-            self._loaded = self._load()
+        loaded = self._loaded
+        if loaded is None:
+            loaded = self._loaded = self._load()
             for change in self._changes:
-                change(self._loaded)
-        return self._loaded
+                change(loaded)
+        return loaded
 
     def apply(self, change: Callable[[T], object]) -> None:
         """Call `change` with the part, now or when it is loaded, and whenever it is loaded again."""

@@ -18,7 +18,7 @@ from .request import Request
 
 _TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 SOURCES = ("image", "mask", "latents")
-_WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
+WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
 _DIGITS = 5  # of the number in a file's name, at least
 
 
@@ -51,9 +51,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that are drawn together: `files[i]` and `lines[i]` belong to picture i of `Request(**arguments)`."""
+    """Pictures that are drawn together: `files[i]` and `lines[i]` belong to picture i of `Request(**arguments)`. The
+    `key` is another one where anything of it is.
+    """
 
     number: int
+    key: str
     lines: tuple[int, ...]
     files: tuple[str, ...]
     arguments: dict[str, Any]
@@ -66,6 +69,7 @@ class Job:
     drawings: tuple[Drawing, ...]
     faults: dict[int, SDXLError]
     fingerprint: str
+    model: str
 
     @property
     def files(self) -> list[str]:
@@ -85,16 +89,20 @@ class Job:
                 group = open_groups[drawing.key] = []
                 groups.append(group)
             group.append(drawing)
-        return [_batch(number, group, first_seed) for number, group in enumerate(groups)]
+        return [self._batch(number, group, first_seed) for number, group in enumerate(groups)]
+
+    def _batch(self, number: int, group: list[Drawing], first_seed: int) -> Batch:
+        arguments = dict(group[0].arguments)
+        if len(group) > 1:
+            arguments |= {name: [each.arguments[name] for each in group] for name in _TEXTS if name in arguments}
+        arguments["seed"] = [seed for each in group for seed in each.seeds(first_seed)]
+        lines = tuple(each.line for each in group for _ in each.files)
+        files = tuple(file for each in group for file in each.files)
+        return Batch(number, _hash([self.model, files, arguments]), lines, files, arguments)
 
 
-def _batch(number: int, group: list[Drawing], first_seed: int) -> Batch:
-    arguments = dict(group[0].arguments)
-    if len(group) > 1:
-        arguments |= {name: [each.arguments[name] for each in group] for name in _TEXTS if name in arguments}
-    arguments["seed"] = [seed for each in group for seed in each.seeds(first_seed)]
-    lines = tuple(each.line for each in group for _ in each.files)
-    return Batch(number, lines, tuple(file for each in group for file in each.files), arguments)
+def _hash(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], batch_size: int) -> Job:
@@ -105,9 +113,9 @@ def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], 
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
-    said = json.dumps([text, dict(defaults), dict(model), batch_size], sort_keys=True, default=str)
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
+    first = 0
     drawings: list[Drawing] = []
     faults: dict[int, SDXLError] = {}
     taken: dict[str, int] = {}
@@ -115,14 +123,17 @@ def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], 
         if not line.strip():
             continue
         try:
-            new = list(_drawings(number, _arguments(line, defaults, path.parent), f"{number:0{digits}}.png", drawings))
+            new = list(_drawings(number, _arguments(line, defaults, path.parent), f"{number:0{digits}}.png", first))
             for file in (file for drawing in new for file in drawing.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
                     raise ArgumentError(f"its output {file} is that of line {other} too; give it another name")
             drawings += new
+            first += sum(len(drawing.files) for drawing in new)
         except SDXLError as error:
             faults[number] = error
-    return Job(tuple(drawings), faults, hashlib.sha256(said.encode()).hexdigest())
+            first += 1  # so that the seeds of the lines behind it stay when it is mended
+    said = [text, dict(defaults), dict(model), batch_size]
+    return Job(tuple(drawings), faults, _hash(said), _hash(dict(model)))
 
 
 def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -149,21 +160,24 @@ _EXAMPLE = '{"prompt": "a red cat", "seed": 1}'
 def _paths(name: str, value: Any, root: Path) -> Any:
     """A path in the job's file, or a list of them, as seen from here."""
     if isinstance(value, list) and name != "latents":
-        return [_paths(name, each, root) for each in value]
+        return [_path(name, each, root) for each in value]
+    return _path(name, value, root)
+
+
+def _path(name: str, value: Any, root: Path) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ArgumentError(f"{name} is {value!r}; give the path of a file")
     return str(root / os.path.expanduser(value))
 
 
-def _drawings(line: int, arguments: dict[str, Any], name: str, before: list[Drawing]) -> Iterator[Drawing]:
+def _drawings(line: int, arguments: dict[str, Any], name: str, first: int) -> Iterator[Drawing]:
     """What one line asks for."""
     name = _file_name(arguments.pop("output", name))
-    later = ("latents", *((*SOURCES, *_WITH_IMAGE) if "image" in arguments else ()))
+    later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
     count = len(checked.prompts) * checked.num_images
     seeds = _seeds(checked, count)
     files = [name] if count == 1 else [f"{name.removesuffix('.png')}-{n + 1}.png" for n in range(count)]
-    first = before[-1].first + len(before[-1].files) if before else 0
     if "latents" in arguments or str(arguments.get("image")).endswith(".safetensors"):
         yield Drawing(line, tuple(files), arguments | ({} if seeds is None else {"seed": seeds}), first, alone=True)
         return

@@ -42,8 +42,11 @@ def _group_rooms() -> Iterator[float]:
             limit = next(_table(folder / "memory.max", ""), "max")
             if limit != "max":
                 taken = sum(int(value) for value in _table(folder / "memory.current", ""))
-                cached = sum(int(value) for value in _table(folder / "memory.stat", "inactive_file "))
-                yield int(limit) - taken + cached
+                cached = [
+                    *_table(folder / "memory.stat", "inactive_file "),
+                    *_table(folder / "memory.stat", "active_file "),
+                ]
+                yield int(limit) - taken + sum(map(int, cached))
             if folder == root:
                 return
 
@@ -63,7 +66,14 @@ def used(device: torch.device) -> int:
     return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
 
 
-def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.device, max_memory: int | None) -> str:
+def choose_offload(
+    offload: str,
+    parts: Sequence[int],
+    text: int,
+    device: torch.device,
+    max_memory: int | None = None,
+    int8: bool = False,
+) -> str:
     """`offload` itself, or what "auto" stands for: the one that fits and costs the least time.
 
     `parts` are the bytes of all parts, `text` those of the text encoders; at most `max_memory` may be taken. On a CPU
@@ -76,28 +86,34 @@ def choose_offload(offload: str, parts: Sequence[int], text: int, device: torch.
         raise ArgumentError(f"max_memory is {max_memory / 1e9:g} GB; it must be above 0")
     needs = {"none": sum(parts), "text": sum(parts) - text, "stage": max(parts), "block": 0}
     if offload != "auto":
-        _check_fits(offload, needs, available(device) if max_memory is None else max_memory)
+        free = available(device) if max_memory is None else max_memory
+        _check_fits(offload, needs, free, _ways(device, int8))
         return offload
     limit = min(available(device), math.inf if max_memory is None else max_memory) - ROOM
     order = ("stage", "block") if device.type == "cpu" else needs
     return next((name for name in order if needs[name] <= limit), "block")
 
 
-def _check_fits(offload: str, needs: Mapping[str, int], free: float) -> None:
+def _ways(device: torch.device, int8: bool) -> list[str]:
+    """The ways to keep a model from the most memory to the least; one in 8 bits cannot be streamed."""
+    without = {"text"} if device.type == "cpu" else set()
+    without |= {"block"} if int8 else set()
+    return [name for name in OFFLOADS[1:] if name not in without]
+
+
+def _check_fits(offload: str, needs: Mapping[str, int], free: float, ways: Sequence[str]) -> None:
     """Raise before loading what would not fit: a CPU's system ends a process that takes too much, without a word."""
     if needs[offload] > free:
-        other = next(name for name, need in needs.items() if need <= free)
+        advice = [f"offload {name}" for name in ways if needs[name] <= free][:1]
         raise OutOfMemoryError(
             f"the model takes {needs[offload] / 1e9:.2g} GB with offload {offload}, and {free / 1e9:.2g} GB are free; "
-            f"try offload {other}, or a smaller dtype"
+            f"try {' or '.join([*advice, 'a smaller dtype'])}"
         )
 
 
 def next_smaller(offload: str, device: torch.device, int8: bool) -> str | None:
-    """What takes less memory than `offload`; a model in 8 bits cannot be streamed."""
-    without = {"text"} if device.type == "cpu" else set()
-    without |= {"block"} if int8 else set()
-    order = [name for name in OFFLOADS[1:] if name not in without]
+    """What takes less memory than `offload`."""
+    order = _ways(device, int8)
     return order[order.index(offload) + 1] if offload in order[:-1] else None
 
 

@@ -32,7 +32,8 @@ class _Scratch(threading.local):
         """The weight in another dtype, until the next call."""
         buffer = self.buffers.get(dtype)
         if buffer is None or buffer.numel() < weight.numel():
-            buffer = self.buffers[dtype] = torch.empty(weight.numel(), dtype=dtype)
+            with torch.inference_mode(False):  # such a tensor could not be written outside of that mode
+                buffer = self.buffers[dtype] = torch.empty(weight.numel(), dtype=dtype)
         return buffer[: weight.numel()].view(weight.shape).copy_(weight)
 
 

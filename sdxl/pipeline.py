@@ -187,10 +187,10 @@ class Pipeline:
             checkpoints.append(open_checkpoint(hub.resolve(refiner, None, variant), variant))
             _check_refiner(refiner, checkpoints[1].about, checkpoints[0].about)
         loader = Loader(checkpoints, where, kind, int8)
-        chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory)
+        chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory, int8)
         if dtype is None and chosen == "block" != offload and kind is torch.float32:
             loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
-            chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory)
+            chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory, int8)
         named = {"model": model, "refiner": refiner, "unet": unet, "vae": vae, "revision": revision, "variant": variant}
         source: dict[str, Any] = {name: str(value) for name, value in named.items() if value}
         source |= {"int8": True} if int8 else {}
@@ -231,8 +231,11 @@ class Pipeline:
 
     def _with_less_memory(self, work: Callable[[], T]) -> T:
         """Do some work, and again with less of the model in memory as long as memory runs out and it may be done so."""
+        smaller: str | None = None
         while True:
             try:
+                if smaller is not None:
+                    self._rearrange(smaller)
                 return work()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -244,12 +247,10 @@ class Pipeline:
             smaller = self._smaller
             if self._loader is None or smaller is None:
                 raise shortage
-            warnings.warn(
-                f"memory ran out with offload {self.offload}; going on with {smaller}, which takes less and is slower",
-                SDXLWarning,
-                stacklevel=2,
-            )
-            self._rearrange(smaller)
+            self._warn_of_less(f"memory ran out with offload {self.offload}", smaller)
+
+    def _warn_of_less(self, why: str, smaller: str) -> None:
+        warnings.warn(f"{why}; going on with {smaller}, which takes less and is slower", SDXLWarning, stacklevel=3)
 
     def _shortage(self, error: Exception) -> OutOfMemoryError:
         """What is said when memory runs out."""
@@ -329,13 +330,13 @@ class Pipeline:
         if output not in ("pil", "tensor", "latent"):
             raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
         plan = self.plan(_request(prompt, arguments))
-        self._check_room(plan)
         if output == "tensor" and len(sizes := {canvas.result_size for canvas in plan.canvases}) > 1:
             raise ArgumentError(f"pictures of different sizes {sorted(sizes)} are no tensor; use output='pil'")
         with self._lock:
             return self._with_less_memory(lambda: self._draw(plan, output, progress))
 
     def _draw(self, plan: Plan, output: Output, progress: bool) -> Result:
+        self._make_room(plan)
         latents = self._drain(plan, progress)
         parameters, seeds = describe(plan, self.source, self.experts[0].at), list(plan.seeds)
         if output == "latent":
@@ -349,7 +350,8 @@ class Pipeline:
     def steps(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[PipelineStep]:
         """The generator under a call, with the same arguments; `decode` turns any step's latents into pixels."""
         plan = self.plan(_request(prompt, arguments))
-        self._check_room(plan)
+        with self._lock:
+            self._make_room(plan)
         return self._locked(self._steps(plan))
 
     def _locked(self, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
@@ -490,14 +492,18 @@ class Pipeline:
         latents = torch.empty_like(draws)
         for picture in {id(picture): picture for picture in pictures}.values():
             rows = [i for i, each in enumerate(pictures) if each is picture]
-            latents[rows] = self.encode(picture[None], draws[rows])
+            latents[rows] = self._encode_pixels(picture[None], draws[rows])
         return latents
 
-    @torch.no_grad()
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 to scaled latents (B, 4, h, w), float32: samples of their posteriors with
         standard normal `noise` of that shape, or several samples of one picture; without noise the means.
         """
+        with self._lock:
+            return self._with_less_memory(lambda: self._encode_pixels(pixels, noise))
+
+    @torch.no_grad()
+    def _encode_pixels(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         vae = self.vae
         weight = vae.decoder.norm_out.weight
         encode = encode_strips if self._needs_strips(pixels.shape[2:], weight) else VAEModel.encode
@@ -506,9 +512,13 @@ class Pipeline:
         self._check_finite(latents, "the VAE's encoder")
         return latents
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
+        with self._lock:
+            return self._with_less_memory(lambda: self._decode(latents))
+
+    @torch.no_grad()
+    def _decode(self, latents: Tensor) -> Tensor:
         vae = self.vae
         weight = vae.decoder.norm_out.weight
         factor = self.about.config.vae.factor
@@ -541,10 +551,17 @@ class Pipeline:
         room = available(self.device)
         return room if self.max_memory is None else min(room, self.max_memory - used(self.device))
 
-    def _check_room(self, plan: Plan) -> None:
-        """Raise `OutOfMemoryError` before any work for what cannot fit."""
-        to_load = max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0
-        check_room(plan, self.about.config, self.experts[0].at, self._room() - to_load, self._smaller)
+    def _make_room(self, plan: Plan) -> None:
+        """Raise `OutOfMemoryError` before any work for what cannot fit, even with less of the model in memory."""
+        while True:
+            to_load = max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0
+            try:
+                return check_room(plan, self.about.config, self.experts[0].at, self._room() - to_load, self._smaller)
+            except OutOfMemoryError as error:
+                if self._loader is None or self._smaller is None:
+                    raise
+                self._warn_of_less(str(error).split(";")[0], self._smaller)
+            self._rearrange(self._smaller)
 
     @property
     def _smaller(self) -> str | None:
@@ -553,7 +570,7 @@ class Pipeline:
 
     def _finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The pictures (3, H, W) in 0..1, with what a mask keeps put back."""
-        pixels = self.decode(latents)
+        pixels = self._decode(latents)
         return (
             [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)] if plan.canvases else [*pixels]
         )

@@ -12,8 +12,8 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,16 @@ else:
     import fcntl
 
 
+ALL = 2**30  # more batches than any job has
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where a job's results go, and the seed of its first picture."""
+    """Where a job's results go, the seed of its first picture, and which job it is."""
 
     folder: Path
     first_seed: int
+    job: str
 
     def count_done(self, batches: Sequence[Batch]) -> int:
         """How many pictures of these batches are finished."""
@@ -41,8 +45,11 @@ class Place:
             return sum(len(batch.files) for batch in batches) - sum(len(batch.files) for batch in record.left(batches))
 
 
-def open_place(folder: Path, job: Job, first_seed: int | None) -> Place:
-    """Begin a job in a folder, or go on with it. Raises `OutputError` if another job's or other pictures are there."""
+def open_place(folder: Path, job: Job, batch_size: int, first_seed: int | None) -> Place:
+    """Begin a job in a folder, or go on with it, also with more lines, or with others where nothing is drawn yet.
+
+    Raises `OutputError` if there are pictures that would be drawn otherwise now, or that no job has drawn.
+    """
     plan = folder / "job/plan.json"
     try:
         plan.parent.mkdir(parents=True, exist_ok=True)
@@ -51,49 +58,86 @@ def open_place(folder: Path, job: Job, first_seed: int | None) -> Place:
             raise OutputError(f"{folder / taken[0]} is there already; choose an empty --output-dir")
         if not plan.exists():
             seed = secrets.randbelow(2**32) if first_seed is None else first_seed
-            _create(plan, json.dumps({"job": job.fingerprint, "first_seed": seed}) + "\n")
-        data = json.loads(plan.read_text(encoding="utf-8"))
-        known, seed = data["job"], int(data["first_seed"])
+            _publish(plan, job.fingerprint, seed, replace=False)
+        known, seed = _read_plan(plan)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}; {remedy(error)}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{plan} is damaged ({error!r}); choose another --output-dir") from error
+    place = Place(folder, seed, job.fingerprint)
     if known != job.fingerprint:
-        raise OutputError(
-            f"{folder} holds another job: its lines, its model, its arguments or its batch size were others; choose "
-            "another --output-dir, or give that job's command to go on with it"
-        )
-    return Place(folder, seed)
+        place = _change_plan(place, job.batches(batch_size, seed), first_seed)
+    return place
 
 
-def _create(path: Path, text: str) -> None:
-    """Write a new file as a whole, unless another process has done it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+def _change_plan(place: Place, batches: Sequence[Batch], first_seed: int | None) -> Place:
+    """Make the job of a folder another one, if that leaves all of its pictures as they are and nobody is at work."""
+    with Record(place) as record:
+        if not record.lock(0, ALL):
+            raise OutputError(
+                f"{place.folder} is being worked at for another job; wait, or choose another --output-dir"
+            )
+        asked = {batch.key for batch in batches}
+        if lost := [files for key, files in record.kept().items() if key not in asked]:
+            raise OutputError(
+                f"{place.folder} holds another job: {lost[0][0]} would be drawn otherwise by these lines, arguments, "
+                "model or batch size; choose another --output-dir, or take it away to have it drawn again"
+            )
+        seed = place.first_seed if first_seed is None else first_seed
+        _publish(place.folder / "job/plan.json", place.job, seed, replace=True)
+    return Place(place.folder, seed, place.job)
+
+
+def _read_plan(path: Path) -> tuple[str, int]:
+    """The fingerprint of a job, and its first seed."""
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return str(data["job"]), int(data["first_seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{path} is damaged ({error!r}); choose another --output-dir") from error
+
+
+def _publish(path: Path, job: str, first_seed: int, replace: bool) -> None:
+    """Write a plan as a whole: in place of another, or only if no other process has written one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps({"job": job, "first_seed": first_seed}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _link(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _link(temporary: str, path: Path) -> None:
+    """Give a file a second name that must be new; on file systems without links, perhaps another process's name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:
+        if not path.exists():
+            os.replace(temporary, path)
 
 
 class Record:
-    """Which batches are finished, and which are claimed. Use it in a `with` statement, which lets go of the claims."""
+    """Which batches are finished, and which are claimed. Use it in a `with` statement, which lets go of the claims.
+    These are a process's, so one process has one record with claims at a time.
+    """
 
     def __init__(self, place: Place) -> None:
-        self.folder = place.folder
-        self._done: dict[int, list[str]] = {}
+        self.folder, self._job = place.folder, place.job
+        self._done: dict[str, list[str]] = {}
         self._read = 0  # bytes of done.jsonl
         self._file = self._open("done.jsonl")
-        self._claims = self._open("claims")
+        self._claims: int | None = None  # closing it would let go of the claims of another record of this process
 
     def _open(self, name: str) -> int:
         path = self.folder / "job" / name
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}; {remedy(error)}") from error
 
@@ -102,7 +146,8 @@ class Record:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        os.close(self._claims)
+        if self._claims is not None:
+            os.close(self._claims)
 
     @property
     def pictures(self) -> int:
@@ -111,19 +156,23 @@ class Record:
 
     def left(self, batches: Sequence[Batch]) -> list[Batch]:
         """Those that are not finished, by this process or another; a picture that was taken away is drawn again."""
+        self._done = self.kept()
+        return [batch for batch in batches if batch.key not in self._done]
+
+    def kept(self) -> dict[str, list[str]]:
+        """The files of each batch that is recorded and still there, by its key."""
         self._refresh()
-        for batch in batches:
-            if batch.number in self._done and not all((self.folder / file).is_file() for file in batch.files):
-                del self._done[batch.number]
-        return [batch for batch in batches if batch.number not in self._done]
+        there = self.folder
+        return {key: files for key, files in self._done.items() if all((there / file).is_file() for file in files)}
 
     def claim(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Those that are neither finished nor claimed by another process, each claimed when it is asked for."""
         for batch in batches:
-            if not self._lock(batch.number):
+            if not self.lock(batch.number):
                 continue
+            self._check_plan()
             self._refresh()
-            if batch.number in self._done:
+            if batch.key in self._done:
                 self.release(batch)
                 continue
             self._tidy(batch)
@@ -133,7 +182,13 @@ class Record:
         """Write a batch's PNGs, and then that they are written."""
         for file, data in zip(batch.files, pictures, strict=True):
             write_png(data, self.folder / file)
-        entry = {"batch": batch.number, "lines": batch.lines, "files": batch.files, "seeds": batch.arguments["seed"]}
+        entry = {
+            "batch": batch.number,
+            "key": batch.key,
+            "lines": batch.lines,
+            "files": batch.files,
+            "seeds": batch.arguments["seed"],
+        }
         try:
             os.write(self._file, (self._rest() + json.dumps(entry) + "\n").encode())
             os.fsync(self._file)
@@ -151,7 +206,7 @@ class Record:
             self._read += whole
             for line in data[:whole].split(b"\n"):
                 if (entry := _entry(line)) is not None:
-                    self._done[entry["batch"]] = entry["files"]
+                    self._done[entry["key"]] = entry["files"]
 
     def _unread(self) -> bytes:
         os.lseek(self._file, self._read, os.SEEK_SET)
@@ -170,13 +225,21 @@ class Record:
             for path in glob.glob(glob.escape(str(self.folder / file)) + "*" + PART):
                 Path(path).unlink(missing_ok=True)
 
-    def _lock(self, number: int) -> bool:
+    def _check_plan(self) -> None:
+        """Raise if the folder's job was changed since this process has read it."""
+        if _read_plan(self.folder / "job/plan.json")[0] != self._job:
+            raise OutputError(f"{self.folder} has got another job since this one began; choose another --output-dir")
+
+    def lock(self, number: int, count: int = 1) -> bool:
+        """Claim so many batches from a number on, if nobody else has one of them."""
+        if self._claims is None:
+            self._claims = self._open("claims")
         try:
             if sys.platform == "win32":
                 os.lseek(self._claims, number, os.SEEK_SET)
-                msvcrt.locking(self._claims, msvcrt.LK_NBLCK, 1)
+                msvcrt.locking(self._claims, msvcrt.LK_NBLCK, count)
             else:
-                fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, count, number)
         except (BlockingIOError, PermissionError):
             return False
         except OSError as error:
@@ -188,6 +251,7 @@ class Record:
 
     def release(self, batch: Batch) -> None:
         """Let others have a batch."""
+        assert self._claims is not None
         if sys.platform == "win32":
             os.lseek(self._claims, batch.number, os.SEEK_SET)
             msvcrt.locking(self._claims, msvcrt.LK_UNLCK, 1)
@@ -199,6 +263,6 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     """A line of done.jsonl; None for an empty one, and for one that a crash cut off."""
     try:
         entry = json.loads(line)
-        return {"batch": int(entry["batch"]), "files": list(entry["files"])}
+        return {"key": str(entry["key"]), "files": list(map(str, entry["files"]))}
     except (ValueError, KeyError, TypeError):
         return None

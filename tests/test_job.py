@@ -41,7 +41,7 @@ def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
 
 def finish(job: Job, folder: Path, engine: Engine = pretend) -> list[Any]:
     """Work at a job until it is done."""
-    place = open_place(folder, job, 7)
+    place = open_place(folder, job, 2, 7)
     return list(work(job.batches(2, place.first_seed), place, engine))
 
 
@@ -183,6 +183,7 @@ def test_another_job_is_refused(tmp_path: Path) -> None:
     finish(job_of(tmp_path, {"prompt": "a"}), out)
     with pytest.raises(OutputError, match="holds another job"):
         finish(job_of(tmp_path, {"prompt": "b"}), out)
+    assert (out / "00001.png").read_text() == "00001.png a"
     (out / "job/plan.json").write_text("{}")
     with pytest.raises(OutputError, match="damaged"):
         finish(job_of(tmp_path, {"prompt": "a"}), out)
@@ -194,10 +195,38 @@ def test_another_job_is_refused(tmp_path: Path) -> None:
     assert (other / "00001.png").read_text() == "mine"
 
 
+def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
+    """What is drawn stays, also with its seeds."""
+    out = tmp_path / "out"
+    finish(job_of(tmp_path, {"prompt": "a", "steps": 0}), out)  # nothing can be drawn, so anything may be begun
+    finish(job_of(tmp_path, *({"prompt": name, "steps": 5} for name in "ab"), '{"promt": "c"}', {"prompt": "d"}), out)
+    more = (
+        *({"prompt": name, "steps": 5} for name in "ab"),
+        {"prompt": "c", "steps": 3},
+        {"prompt": "d"},
+        {"prompt": "e", "steps": 4},
+    )
+    assert [event.batch.lines for event in finish(job_of(tmp_path, *more), out)] == [(3,), (5,)]
+    with pytest.raises(OutputError, match=r"holds another job: 00001.png would be drawn otherwise"):
+        finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
+    (out / "00001.png").unlink()
+    assert [
+        event.batch.lines for event in finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
+    ] == [(1, 2)]
+
+
+def test_a_job_is_not_changed_under_another_process(tmp_path: Path) -> None:
+    job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
+    place = open_place(out, job, 2, 1)
+    open_place(out, job_of(tmp_path, {"prompt": "b"}), 2, 1)
+    with Record(place) as record, pytest.raises(OutputError, match="has got another job"):
+        next(record.claim(job.batches(2, 1)))
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     """Pictures are written inside of the folder, whatever lies there under their names."""
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
-    open_place(out, job, 1)
+    open_place(out, job, 2, 1)
     (tmp_path / "precious").write_text("mine")
     (out / "00001.png").symlink_to(tmp_path / "precious")
     finish(job, out)
@@ -207,14 +236,15 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    place = open_place(out, job, 1)
+    place = open_place(out, job, 2, 1)
     batches = job.batches(2, 1)
     hold = (
         "import sys; from pathlib import Path; from sdxl.job import Batch; from sdxl.record import Place, Record\n"
-        "r = Record(Place(Path(sys.argv[1]), 1)); next(r.claim([Batch(0, (1,), ('00001.png',), {})]))\n"
+        "batch, place = Batch(0, '', (1,), ('00001.png',), {}), Place(Path(sys.argv[1]), 1, sys.argv[2])\n"
+        "record = Record(place); next(record.claim([batch]))\n"
         "print('claimed', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", hold, str(out)]
+    command = [sys.executable, "-c", hold, str(out), job.fingerprint]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
         with Record(place) as record:
@@ -231,7 +261,7 @@ def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
 
 def test_what_another_process_has_finished_is_not_claimed(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    place = open_place(out, job, 1)
+    place = open_place(out, job, 2, 1)
     with Record(place) as record:
         left = record.left(job.batches(2, 1))
         with Record(place) as other:
@@ -255,7 +285,7 @@ def test_what_torch_says_is_told() -> None:
     def broken(**_: Any) -> None:
         raise RuntimeError("shape mismatch\nstack")
 
-    outcome = draw(broken, Batch(0, (1,), ("a.png",), {"prompt": "a"}))  # type: ignore[arg-type]
+    outcome = draw(broken, Batch(0, "", (1,), ("a.png",), {"prompt": "a"}))  # type: ignore[arg-type]
     assert "shape mismatch" in str(outcome) and isinstance(outcome, sdxl.SDXLError)
 
 
@@ -306,6 +336,7 @@ def test_a_job_draws_what_single_commands_draw(
         (["--from", "a.png"], "not with --output or --from"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--seed", "2"], "--seed is given several times"),
+        (["--steps", "0"], "error: steps is 0"),
     ],
 )
 def test_flags_that_do_not_go_together(

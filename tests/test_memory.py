@@ -54,6 +54,14 @@ def test_a_model_that_cannot_fit_is_not_loaded(tiny_folder: Path, monkeypatch: p
         load(tiny_folder, max_memory=300_000)
 
 
+def test_auto_makes_room_by_itself(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(tiny_folder, offload="auto")
+    most = max(pipe._loader.bytes())  # type: ignore[union-attr]
+    monkeypatch.setattr("sdxl.pipeline.available", lambda _: most + 1e5)
+    with pytest.warns(SDXLWarning, match="a picture of 64 x 64 wants .*; going on with block"):
+        assert len(pipe("cat", **QUICK).images) == 1
+
+
 def test_what_it_says_would_fit_does(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder)
     monkeypatch.setattr("sdxl.pipeline.available", lambda _: 10e6)
@@ -143,6 +151,17 @@ def test_what_was_asked_for_is_kept(tiny_folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[1]))
     with pytest.raises(OutOfMemoryError, match="with offload none"):
         list(pipe.steps("cat", steps=1))
+
+
+def test_less_may_be_too_much_too(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out while the model is arranged anew."""
+    pipe = load(tiny_folder, offload="auto")
+    pipe._rearrange("none")
+    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[0]))
+    monkeypatch.setattr(pipe, "load", fail_first(pipe.load, 1, WORDS[1]))
+    with pytest.warns(SDXLWarning) as told:
+        pipe("cat", **QUICK)
+    assert [str(each.message).split(";")[1][:20] for each in told] == [" going on with stage", " going on with block"]
 
 
 def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -324,6 +324,9 @@ def test_weights_in_another_dtype_share_memory_without_mixing() -> None:
         assert torch.equal(run(x), right)
         with ThreadPoolExecutor(2) as pool:
             assert all(torch.equal(result, right) for result in pool.map(lambda _: no_grad(run, x), range(200)))
+    with ThreadPoolExecutor(1) as pool:  # a thread that has no such memory yet
+        pool.submit(torch.inference_mode()(run), x).result()
+        assert torch.equal(pool.submit(no_grad, run, x).result(), right), "what that mode has left can be written"
     run(x).sum().backward()
     gradients = [layer.weight.grad for layer in layers]
     for layer in layers:
