@@ -351,10 +351,17 @@ def pictures_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def start(folder: Path, job: Path, *more: str, **options: Any) -> subprocess.Popen[str]:
+def start(folder: Path, job: Path, *more: str, most: int | None = None) -> subprocess.Popen[str]:
+    """The command in a process of its own, which may write files of `most` bytes."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore it
+        if most is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
     arguments = [sys.executable, "-m", "sdxl", *command(folder, job, "--batch-size", "2", *more)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
 
 
 def wait_for(folder: Path, batches: int, process: subprocess.Popen[str]) -> None:
@@ -441,12 +448,7 @@ def test_a_full_disk_is_named_and_the_job_goes_on_later(
     long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
     job, pictures = long_job
-    most = min(len(data) for data in pictures.values()) - 1
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-
-    process = start(tmp_path / "out", job, preexec_fn=limit)
+    process = start(tmp_path / "out", job, most=min(map(len, pictures.values())) - 1)
     _, told = process.communicate()
     assert process.returncode == 1
     assert told.splitlines()[-1].startswith(f"error: {tmp_path / 'out/00001.png'} cannot be written: File too large;")
