@@ -1,4 +1,4 @@
-"""A Ray cluster as the engine of a job: the optional extra `sdxl[ray]`.
+"""A Ray cluster as the engine of a job: the optional extra `ray`.
 
 Workers draw; this process reads the job, opens its pictures and writes all files, so only the model must be where the
 workers are. `RAY_ADDRESS` names the cluster; without it one is started on this machine.
@@ -42,7 +42,7 @@ def cluster(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
-        raise ArgumentError("engine ray needs Ray; install it with: pip install 'sdxl[ray]'") from error
+        raise ArgumentError("engine ray needs Ray; install it with: pip install ray") from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="ERROR")
     gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
