@@ -60,15 +60,16 @@ def open_place(folder: Path, job: Job, batch_size: int, first_seed: int | None) 
             seed = secrets.randbelow(2**32) if first_seed is None else first_seed
             _publish(plan, job.fingerprint, seed, replace=False)
         known, seed = _read_plan(plan)
+        if known == job.fingerprint:
+            return Place(folder, seed, known)
+        place = Place(folder, seed if first_seed is None else first_seed, job.fingerprint)
+        _change_plan(place, job.batches(batch_size, place.first_seed))
+        return place
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}; {remedy(error)}") from error
-    place = Place(folder, seed, job.fingerprint)
-    if known != job.fingerprint:
-        place = _change_plan(place, job.batches(batch_size, seed), first_seed)
-    return place
 
 
-def _change_plan(place: Place, batches: Sequence[Batch], first_seed: int | None) -> Place:
+def _change_plan(place: Place, batches: Sequence[Batch]) -> None:
     """Make the job of a folder another one, if that leaves all of its pictures as they are and nobody is at work."""
     with Record(place) as record:
         if not record.lock(0, ALL):
@@ -81,9 +82,7 @@ def _change_plan(place: Place, batches: Sequence[Batch], first_seed: int | None)
                 f"{place.folder} holds another job: {lost[0][0]} would be drawn otherwise by these lines, arguments, "
                 "model or batch size; choose another --output-dir, or take it away to have it drawn again"
             )
-        seed = place.first_seed if first_seed is None else first_seed
-        _publish(place.folder / "job/plan.json", place.job, seed, replace=True)
-    return Place(place.folder, seed, place.job)
+        _publish(place.folder / "job/plan.json", place.job, place.first_seed, replace=True)
 
 
 def _read_plan(path: Path) -> tuple[str, int]:

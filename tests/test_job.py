@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,10 @@ def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
     assert [event.batch.lines for event in finish(job_of(tmp_path, *more), out)] == [(3,), (5,)]
     with pytest.raises(OutputError, match=r"holds another job: 00001.png would be drawn otherwise"):
         finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
+    with pytest.raises(OutputError, match="would be drawn otherwise"):
+        open_place(out, job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}), 2, 7)
+    with pytest.raises(OutputError, match="would be drawn otherwise"):
+        open_place(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 2, 8)
     (out / "00001.png").unlink()
     assert [
         event.batch.lines for event in finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
