@@ -32,7 +32,7 @@ from sdxl.png import read_parameters
 from sdxl.samplers import SAMPLERS
 from sdxl.schedule import SPACINGS
 
-EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "200"))
 settings.register_profile(
     "sdxl",
     max_examples=EXAMPLES,

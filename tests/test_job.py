@@ -27,11 +27,11 @@ from sdxl.record import Record, open_place
 MINIATURE = {"steps": 2, "width": 64, "height": 64}
 
 
-def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None) -> Job:
+def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None, model: str = "base") -> Job:
     """The job of a file with these lines, JSON or text."""
     path = folder / "job.jsonl"
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
-    return read_job(path, defaults or {}, {}, 2)
+    return read_job(path, defaults or {}, {"model": model}, 2)
 
 
 def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
@@ -213,6 +213,8 @@ def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="would be drawn otherwise"):
         open_place(out, job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}), 2, 7)
     with pytest.raises(OutputError, match="would be drawn otherwise"):
+        open_place(out, job_of(tmp_path, *more, model="another"), 2, 7)
+    with pytest.raises(OutputError, match="would be drawn otherwise"):
         open_place(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 2, 8)
     (out / "00001.png").unlink()
     assert [
@@ -254,6 +256,8 @@ def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
         with Record(place) as record:
             assert [batch.number for batch in record.claim(batches)] == [1]
+        with pytest.raises(OutputError, match="is being worked at for another job"):
+            open_place(out, job_of(tmp_path, {"prompt": "another"}), 2, 1)
         events = work(batches, place, pretend)
         first, second = next(events), next(events)
         assert first.batch is not None and first.batch.number == 1
@@ -272,6 +276,13 @@ def test_what_another_process_has_finished_is_not_claimed(tmp_path: Path) -> Non
         with Record(place) as other:
             other.finish(left[0], [b"1", b"2"])
         assert [batch.number for batch in record.claim(left)] == [1]
+
+
+def test_pictures_that_cannot_be_opened_end_nothing(tmp_path: Path) -> None:
+    job = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b", "image": "none.png"})
+    events = finish(job, tmp_path / "out")
+    assert [(event.done, event.batch.lines) for event in events] == [(1, (1,)), (1, (2,))]
+    assert "none.png does not exist" in str(events[1].error)
 
 
 def test_a_failed_batch_stops_no_other(tmp_path: Path) -> None:
