@@ -37,12 +37,8 @@ def draw(pipe: Pipeline, batch: Batch) -> Outcome:
     """Draw one batch. What is wrong with it is a value, so that it does not stop the others."""
     try:
         result = pipe(**batch.arguments, progress=False)
-    except (
-        ArgumentError,
-        NonFiniteError,
-        OutOfMemoryError,
-    ) as error:  # others are not the batch's: no file of the model
-        return error
+    except (ArgumentError, NonFiniteError, OutOfMemoryError) as error:
+        return error  # others, such as a file of the model that is gone, are not the batch's
     except RuntimeError as error:  # from torch
         reason = str(error).strip().splitlines()[0]
         if "CUDA error" in reason:  # nothing can be drawn in this process any more
