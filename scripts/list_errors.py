@@ -22,7 +22,6 @@ class Message:
     place: str
     kind: str
     text: str
-    whole: bool  # whether the text is all of it, and no other code
 
 
 def messages() -> Iterator[Message]:
@@ -30,19 +29,18 @@ def messages() -> Iterator[Message]:
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args:
-                text, whole = template(node.args[0])
-                yield Message(f"{path.relative_to(PACKAGE)}:{node.lineno}", node.func.id, text, whole)
+                yield Message(f"{path.relative_to(PACKAGE)}:{node.lineno}", node.func.id, template(node.args[0]))
 
 
-def template(node: ast.expr) -> tuple[str, bool]:
+def template(node: ast.expr) -> str:
     """A string as it is written, f-strings with the code of their fields in braces."""
     if isinstance(node, ast.Constant):
-        return str(node.value), True
+        return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(_field(part) for part in node.values), True
+        return "".join(_field(part) for part in node.values)
     if isinstance(node, ast.BinOp):
-        return template(node.left)[0] + template(node.right)[0], True
-    return "{" + ast.unparse(node) + "}", False
+        return template(node.left) + template(node.right)
+    return "{" + ast.unparse(node) + "}"
 
 
 def _field(part: ast.expr) -> str:

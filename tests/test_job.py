@@ -24,8 +24,6 @@ from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputEr
 from sdxl.job import Batch, Job, read_job
 from sdxl.record import Record, open_place
 
-MINIATURE = {"steps": 2, "width": 64, "height": 64}
-
 
 def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None, model: str = "base") -> Job:
     """The job of a file with these lines, JSON or text."""
@@ -445,7 +443,10 @@ def test_more_workers_than_there_can_be(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
     process = start(tmp_path / "out", job, "--engine", "ray", "--workers", "1000")
-    _, told = process.communicate(timeout=60)
+    try:
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()  # where it waits for ever
     assert process.returncode == 2
     assert "workers is 1000; the cluster has" in told
 
