@@ -8,9 +8,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .denoise import Told
-from .nn import Attention, ResBlock
-from .unet import SpatialTransformer, Text, TransformerBlock
+from .nn import Attention, ResBlock, Upsample
+from .unet import SpatialTransformer, Text, TransformerBlock, UNet
+from .vae import Decoder, Encoder
 
+PARTS = {SpatialTransformer: ("enter", "leave"), UNet: ("finish",), Encoder: ("finish",), Decoder: ("finish",)}
 KINDS = 64  # of shapes that one kind of block is compiled for; torch gives up after 8
 
 
@@ -24,11 +26,10 @@ def compile_blocks(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, TransformerBlock):
             module.self_attn = FusedAttention(module.self_attn)  # type: ignore[assignment]
-        if isinstance(module, (ResBlock, TransformerBlock)):
+        if isinstance(module, (ResBlock, TransformerBlock, Upsample)):
             module.compile(dynamic=False)
-        elif isinstance(module, SpatialTransformer):
-            for name in ("enter", "leave"):
-                setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
+        for name in PARTS.get(type(module), ()):
+            setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
 
 
 class FusedAttention(nn.Module):

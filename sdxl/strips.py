@@ -50,7 +50,7 @@ def encode_strips(vae: VAE, x: Tensor, noise: Tensor | None = None, rows: int = 
         if level.downsample is not None:
             strips = halve(level.downsample, strips)
     h = encoder.mid(torch.cat(list(strips), dim=2))
-    return vae.sample(encoder.conv_out(F.silu(encoder.norm_out(h))), noise)
+    return vae.sample(encoder.finish(h), noise)
 
 
 def residuals(level: Level, strips: Iterable[Tensor]) -> Iterable[Tensor]:

@@ -220,4 +220,8 @@ class UNet(nn.Module):
         x = self.mid.res[1](x, emb)
         for level in self.up:
             x = level(x, emb, said, skips)
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """From the last feature map to the output."""
         return self.conv_out(F.silu(self.norm_out(x)))

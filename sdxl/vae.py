@@ -88,7 +88,11 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.finish(self.mid(x))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """From the last feature map to the moments."""
+        return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -111,6 +115,10 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))
         for level in self.up:
             x = level(x)
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """From the last feature map to the picture."""
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

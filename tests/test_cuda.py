@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import sdxl
 from sdxl.conditioning import encode_text
+from sdxl.errors import OutOfMemoryError, SDXLWarning
 from sdxl.miniature.exam import make_scenes, mark
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -29,6 +31,13 @@ def pipe(request: pytest.FixtureRequest) -> sdxl.Pipeline:
 
 def bound(pipe: sdxl.Pipeline) -> float:
     return BOUNDS[str(pipe.dtype).removeprefix("torch.")]
+
+
+def draw(pipe: sdxl.Pipeline, prompt: str, **settings: Any) -> torch.Tensor:
+    """Latents, on the CPU."""
+    latents = pipe(prompt, **settings, seed=7, output="latent", progress=False).images
+    assert isinstance(latents, torch.Tensor)
+    return latents.cpu()
 
 
 @torch.no_grad()
@@ -81,10 +90,58 @@ def test_the_graph_of_a_step_is_told_anew(pipe: sdxl.Pipeline) -> None:
         assert (ours - theirs).abs().max() / theirs.abs().max() < 0.1
 
 
-@pytest.mark.parametrize("offload", ["stage", "block"])
+def test_a_graph_is_written_in_and_outside_of_inference_mode(reference: sdxl.Pipeline, error: Any) -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda")
+    pipe.compile()
+    prompts = ["a red circle on a blue background", "a green star on a white background"]
+    settings: dict[str, Any] = {"steps": 3}
+    with torch.inference_mode():
+        first = draw(pipe, prompts[0], **settings)
+    assert error(draw(pipe, prompts[1], **settings), draw(reference, prompts[1], **settings)) < bound(pipe)
+    with torch.inference_mode():
+        assert torch.equal(draw(pipe, prompts[0], **settings), first)
+
+
+@pytest.mark.parametrize("repaints", [False, True])
+def test_pictures_of_pictures(pipe: sdxl.Pipeline, reference: sdxl.Pipeline, repaints: bool, error: Any) -> None:
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 64:] = 1
+    settings: dict[str, Any] = {"image": picture, "strength": 0.6, "steps": 5, **({"mask": mask} if repaints else {})}
+    ours, theirs = (draw(each, "a red circle on a blue background", **settings) for each in (pipe, reference))
+    assert error(ours, theirs) < 2 * bound(pipe)
+
+
+def test_the_refiner_ends_what_the_base_began(tiny_folder: Path, refiner_folder: Path, error: Any) -> None:
+    ours, theirs = (
+        draw(sdxl.Pipeline.from_pretrained(tiny_folder, "float32", device, refiner=refiner_folder), "a cat", steps=5)
+        for device in ("cuda", "cpu")
+    )
+    assert error(ours, theirs) < BOUNDS["float32"] * 2
+
+
+def test_memory_that_runs_out_is_told_and_given_back() -> None:
+    """A limit that nothing foresees: the pipeline tries what takes less, says so, and draws again when it is lifted."""
+    pipe = sdxl.Pipeline.from_pretrained("miniature", device="cuda", offload="auto")
+    settings: dict[str, Any] = {"steps": 2, "seed": 1, "output": "tensor", "progress": False}
+    first = pipe("a red circle", **settings).images
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 64e6) / total)
+    try:
+        with pytest.warns(SDXLWarning, match="going on with"), pytest.raises(OutOfMemoryError, match="try"):
+            pipe("a red circle", width=2048, height=2048, **settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    again = pipe("a red circle", **settings).images
+    assert isinstance(first, torch.Tensor) and isinstance(again, torch.Tensor)
+    assert (first - again).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("offload", ["text", "stage", "block"])
 def test_offloading_changes_nothing(pipe: sdxl.Pipeline, offload: Any) -> None:
     other = sdxl.Pipeline.from_pretrained("miniature", dtype=pipe.dtype, device="cuda", offload=offload)
-    settings = {"steps": 3, "seed": 5, "output": "tensor", "progress": False}
+    settings: dict[str, Any] = {"steps": 3, "seed": 5, "output": "tensor", "progress": False}
     first, second = (each("a red circle on a blue background", **settings).images for each in (pipe, other))
     assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
     assert (first - second).abs().max() < 0.02
