@@ -57,6 +57,7 @@ from .tensorfile import (
 from .tokenizer import TokenizerConfig
 from .unet import TransformerBlock, UNet
 from .vae import VAE as VAEModel
+from .winograd import GROWTH, is_wide
 
 STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are let go
 METADATA_KEY = "sdxl.model"
@@ -208,10 +209,13 @@ class Component:
                 module.held = at.dtype
         self.weights.forget()
 
-    def bytes(self, dtype: torch.dtype) -> int:
-        """What the weights take up in a dtype."""
+    def bytes(self, dtype: torch.dtype, is_packed: bool = False) -> int:
+        """What the weights take up in a dtype, laid out for a CPU or not."""
         keys = {self.key(row) for row in self.rows} & set(self.weights)
-        return dtype.itemsize * sum(math.prod(self.weights[key]) for key in keys)
+        shapes = [self.weights[key] for key in keys]
+        transformed = [shape for shape in shapes if is_packed and dtype is torch.float32 and is_wide(shape)]
+        more = (GROWTH - 1) * sum(map(math.prod, transformed))  # a few are not, since their stride is 2
+        return int(dtype.itemsize * (sum(map(math.prod, shapes)) + more))
 
 
 @dataclass(frozen=True)

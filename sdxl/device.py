@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import cast
 
@@ -62,6 +62,12 @@ def place(device: torch.device, dtype: torch.dtype, streamed: bool = False, int8
         )
     computed = dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
     return Placement(device, dtype, computed, computed is dtype and not streamed and can_pack(device), streamed, int8)
+
+
+def place_vae(at: Placement) -> Placement:
+    """Where the VAE of a UNet is: it is not computed in float16, in which the stock one overflows."""
+    overflows = at.arithmetic is torch.float16
+    return replace(at, dtype=torch.float32, arithmetic=torch.float32) if overflows else at
 
 
 @cache

@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, Description
 from .clip import TextEncoder
 from .conditioning import Sizes, TextMemo, TextStage, embed_sizes, encode_text
 from .denoise import Conditioning
-from .device import Placement, place
+from .device import Placement, place, place_vae
 from .keymap import TEXT, TEXT_2, UNET
 from .keymap import VAE as VAE_NAME
 from .plan import Plan
@@ -120,14 +120,13 @@ class Loader:
         """The experts and the VAE for a way of keeping them in memory; nothing is loaded yet."""
         at = place(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
         experts = [make_expert(each, at, stream_text=offload in ("text", "block")) for each in self.checkpoints]
-        if at.arithmetic is torch.float16:  # the stock VAE overflows in it
-            at = replace(at, dtype=torch.float32, arithmetic=torch.float32)
-        return experts, Part(lambda: cast(VAE, self.checkpoints[0].components[VAE_NAME].load(at)))
+        return experts, Part(lambda: cast(VAE, self.checkpoints[0].components[VAE_NAME].load(place_vae(at))))
 
     def bytes(self) -> list[int]:
         """What the weights of each network take up; with int8 what those of a UNet take at least."""
         parts = [part for each in self.checkpoints for part in each.components.values()]
-        return [part.bytes(torch.int8 if self.int8 and part.name == UNET else self.dtype) for part in parts]
+        is_packed = place(self.device, self.dtype, int8=self.int8).packed
+        return [part.bytes(torch.int8 if self.int8 and part.name == UNET else self.dtype, is_packed) for part in parts]
 
     def text_bytes(self) -> int:
         """What those of the text encoders take up."""

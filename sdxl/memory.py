@@ -13,15 +13,14 @@ from typing import Literal, get_args
 import torch
 
 from .config import ModelConfig, UNetConfig, VAEConfig
-from .device import Placement
+from .device import Placement, place_vae
 from .errors import ArgumentError, OutOfMemoryError, SDXLError
 from .plan import Plan
 
 Offload = Literal["auto", "none", "text", "stage", "block"]  # but for auto from the most memory to the least
 OFFLOADS: tuple[str, ...] = get_args(Offload)
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
-VAE_MAPS = 3  # feature maps of the second level's channels
-STRIPS = 0.4  # the part of `vae_bytes` that working in strips takes
+VAE_MAPS, VAE_MAPS_CUDA, VAE_MAPS_STRIPS = 3, 5, 1.5  # feature maps of the second level's channels
 ROOM = 1_500_000_000  # bytes beside the weights: for the interpreter, and feature maps of a 1024 x 1024 picture
 
 
@@ -62,7 +61,8 @@ def _table(path: str | Path, start: str) -> Iterator[str]:
 def used(device: torch.device) -> int:
     """Bytes that this process holds on a device; 0 where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
+        torch.cuda.empty_cache()  # what stays is in use, belongs to a CUDA graph, or lies between pieces in use
+        return torch.cuda.memory_reserved(device)
     return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
 
 
@@ -123,9 +123,10 @@ def unet_bytes(config: UNetConfig, rows: int, latent_size: Sequence[int], at: Pl
     return maps * config.channels[0] * rows * math.prod(latent_size) * at.arithmetic.itemsize
 
 
-def vae_bytes(config: VAEConfig, size: Sequence[int], itemsize: int) -> int:
-    """What decoding or encoding a picture of (height, width) as a whole takes."""
-    return VAE_MAPS * config.channels[1] * math.prod(size) * itemsize
+def vae_bytes(config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False) -> int:
+    """What decoding or encoding a picture of (height, width) takes, with a UNet that is at `at`."""
+    maps = VAE_MAPS_STRIPS if in_strips else VAE_MAPS if at.device.type == "cpu" else VAE_MAPS_CUDA
+    return int(maps * config.channels[1] * math.prod(size) * place_vae(at).arithmetic.itemsize)
 
 
 def check_room(plan: Plan, config: ModelConfig, at: Placement, room: float, smaller: str | None) -> None:
@@ -134,7 +135,7 @@ def check_room(plan: Plan, config: ModelConfig, at: Placement, room: float, smal
     """
     (height, width), count = plan.size, len(plan.seeds)
     rows = count * (2 if plan.request.guidance_scale > 1 else 1)
-    strips = int(STRIPS * vae_bytes(config.vae, plan.size, at.arithmetic.itemsize))
+    strips = vae_bytes(config.vae, plan.size, at, in_strips=True)
     least = max(unet_bytes(config.unet, rows, plan.latent_size, at), strips)
     if least <= room:
         return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from .scratch import scratch
 
 
 def sinusoidal(values: Tensor, dim: int) -> Tensor:
@@ -22,31 +23,13 @@ def sinusoidal(values: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class _Scratch(threading.local):
-    """Memory of a thread for one weight at a time: new memory for each costs a CPU a tenth of a step in page faults."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[torch.dtype, Tensor] = {}
-
-    def copy(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weight in another dtype, until the next call."""
-        buffer = self.buffers.get(dtype)
-        if buffer is None or buffer.numel() < weight.numel():
-            with torch.inference_mode(False):  # such a tensor could not be written outside of that mode
-                buffer = self.buffers[dtype] = torch.empty(weight.numel(), dtype=dtype)
-        return buffer[: weight.numel()].view(weight.shape).copy_(weight)
-
-
-_scratch = _Scratch()
-
-
 def fetch(weight: Tensor, held: torch.dtype | None, x: Tensor) -> Tensor:
     """A weight where x is and in its dtype, rounded to `held` before, as if it had been kept in that. On a CPU it is
     valid until the next call, unless gradients are recorded.
     """
     weight = weight if held is None else weight.to(held)
     if weight.device.type == x.device.type == "cpu" and weight.dtype != x.dtype and not torch.is_grad_enabled():
-        return _scratch.copy(weight, x.dtype)
+        return scratch.take("weight", weight.shape, x.dtype).copy_(weight)
     return weight.to(x.device, x.dtype, non_blocking=True)
 
 
@@ -137,11 +120,12 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
         if self.emb is not None and emb is not None:
-            h = h + self.emb(emb)[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.skip(x) + h
+            h += self.emb(emb)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        h += self.skip(x)
+        return h
 
 
 class Upsample(nn.Module):

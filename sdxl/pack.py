@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .nn import Conv2d, Linear
+from .scratch import scratch
 from .unet import GEGLU
+from .winograd import WinogradConv2d, suits
 
 _ops: Any = torch.ops.mkldnn
 
@@ -29,7 +31,9 @@ def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return PackedGEGLU(layer, dtype)
     if isinstance(layer, Linear):
         return PackedLinear(layer.weight, layer.bias, dtype)
-    return PackedConv2d(layer, dtype) if isinstance(layer, Conv2d) else None
+    if isinstance(layer, Conv2d):
+        return WinogradConv2d(layer) if dtype is torch.float32 and suits(layer) else PackedConv2d(layer, dtype)
+    return None
 
 
 class PackedLinear(nn.Module):
@@ -37,7 +41,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none") -> None:
         super().__init__()
-        self.packed = _ops._reorder_linear_weight(weight.detach().to(dtype), None)
+        self.packed = _ops._reorder_linear_weight(scratch.take("weight", weight.shape, dtype).copy_(weight), None)
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.activation = activation
 

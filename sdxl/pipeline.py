@@ -506,8 +506,8 @@ class Pipeline:
     def _encode_pixels(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         vae = self.vae
         weight = vae.decoder.norm_out.weight
-        encode = encode_strips if self._needs_strips(pixels.shape[2:], weight) else VAEModel.encode
-        latents = encode(vae, (pixels * 2 - 1).to(weight.device, weight.dtype), noise).float()
+        x = (pixels * 2 - 1).to(weight.device, weight.dtype)
+        latents = self._in_room(x.shape[2:], lambda: vae.encode(x, noise), lambda: encode_strips(vae, x, noise)).float()
         self._release(self._vae)
         self._check_finite(latents, "the VAE's encoder")
         return latents
@@ -523,8 +523,12 @@ class Pipeline:
         weight = vae.decoder.norm_out.weight
         factor = self.about.config.vae.factor
         size = latents.shape[2] * factor, latents.shape[3] * factor
-        decode = decode_strips if self._needs_strips(size, weight) else VAEModel.decode
-        pixels = torch.cat([decode(vae, z[None].to(weight.device, weight.dtype)).float() for z in latents])
+        z = latents.to(weight.device, weight.dtype)
+        pixels = self._in_room(
+            size,
+            lambda: torch.cat([vae.decode(each[None]) for each in z]),
+            lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
+        ).float()
         self._release(self._vae)
         self._check_finite(pixels, "the VAE's decoder")
         return (pixels / 2 + 0.5).clamp(0, 1)
@@ -541,10 +545,18 @@ class Pipeline:
             f"{who} gave NaN or infinity with weights in {weights} and arithmetic in {arithmetic}; {advice}"
         )
 
-    def _needs_strips(self, size: Sequence[int], weight: Tensor) -> bool:
-        """Whether there is too little memory for the VAE to work on a picture of (height, width) as a whole."""
-        whole = vae_bytes(self.about.config.vae, size, weight.dtype.itemsize)
-        return self.offload == "block" or whole > self._room()
+    def _in_room(self, size: Sequence[int], whole: Callable[[], Tensor], strips: Callable[[], Tensor]) -> Tensor:
+        """`whole()` if there is memory for the VAE to work on a picture of (height, width) so, else `strips()`, which
+        is the same.
+        """
+        if self.offload != "block" and vae_bytes(self.about.config.vae, size, self.experts[0].at) <= self._room():
+            try:
+                return whole()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            trim()  # out here nothing holds what was being computed any more
+        return strips()
 
     def _room(self) -> float:
         """Bytes that may still be taken."""

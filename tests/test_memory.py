@@ -16,6 +16,8 @@ import torch
 import sdxl
 from sdxl import memory
 from sdxl.conditioning import TextMemo
+from sdxl.config import BASE
+from sdxl.device import Placement
 from sdxl.errors import NonFiniteError, OutOfMemoryError, SDXLWarning
 from sdxl.unet import UNet
 from sdxl.vae import VAE
@@ -130,10 +132,33 @@ def test_auto_goes_on_with_less(error: Exception, tiny_folder: Path, monkeypatch
     assert torch.equal(result.images, expected)
 
 
+@pytest.mark.parametrize("error", WORDS, ids=["CPU", "CUDA", "Python"])
+def test_a_vae_without_room_for_the_whole_works_in_strips(
+    error: Exception, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = load(tiny_folder)
+    pixels, z = torch.rand(2, 3, 64, 64), torch.randn(2, 4, 8, 8)
+    whole = pipe.encode(pixels), pipe.decode(z)
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(VAE, name, fail_first(getattr(VAE, name), 1, error))
+    in_strips = pipe.encode(pixels), pipe.decode(z)
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(whole, in_strips, strict=True))
+    assert pipe.offload == "none"
+    monkeypatch.setattr(VAE, "decode", fail_first(VAE.decode, 1, RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        pipe.decode(z)
+
+
+def test_the_vae_of_a_half_precision_model_is_counted_as_it_is() -> None:
+    size, cuda = (1024, 1024), torch.device("cuda")
+    half, brain = (Placement(cuda, dtype, dtype) for dtype in (torch.float16, torch.bfloat16))
+    assert memory.vae_bytes(BASE.vae, size, half) == 2 * memory.vae_bytes(BASE.vae, size, brain)
+
+
 def test_least_of_all_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload="auto")
     monkeypatch.setattr(VAE, "decode", fail_first(VAE.decode, 1, WORDS[0]))
-    monkeypatch.setattr("sdxl.pipeline.decode_strips", fail_first(VAE.decode, 1, WORDS[0]))
+    monkeypatch.setattr("sdxl.pipeline.decode_strips", fail_first(VAE.decode, 2, WORDS[0]))
     with (
         pytest.warns(SDXLWarning, match="going on with block"),
         pytest.raises(OutOfMemoryError, match=r"with offload block .*can't allocate.* try a smaller size"),

@@ -27,6 +27,7 @@ from sdxl.nn import Attention, Conv2d, Linear
 from sdxl.pack import can_pack, packed
 from sdxl.schedule import Schedule
 from sdxl.unet import GEGLU, UNet
+from sdxl.winograd import WinogradConv2d
 
 CPU = torch.device("cpu")
 CONFIG = UNetConfig(
@@ -124,6 +125,9 @@ def test_packed_layers_compute_the_same(dtype: torch.dtype, error: Any) -> None:
         (Conv2d(8, 16, 3, stride=2, padding=1), (2, 8, 11, 7)),
         (Conv2d(8, 16, 1), (1, 8, 5, 6)),
         (GEGLU(32), (2, 9, 32)),
+        (Conv2d(128, 160, 3, padding=1), (2, 128, 12, 10)),
+        (Conv2d(160, 128, 3, padding=1, bias=False), (1, 160, 1, 7)),
+        (Conv2d(128, 128, 3, padding=1), (1, 128, 25, 301)),  # in several bands
     ]
     for layer, shape in layers:
         layer.to(dtype).requires_grad_(False)
@@ -133,6 +137,25 @@ def test_packed_layers_compute_the_same(dtype: torch.dtype, error: Any) -> None:
         exact = layer.float()(x.float())
         assert error(quick(x).float(), exact) < (1e-5 if dtype is torch.float32 else 0.02)
         assert not hasattr(quick, "weight")
+        assert isinstance(quick, WinogradConv2d) == (dtype is torch.float32 and shape[1] >= 128)
+
+
+def test_the_rounding_of_winograd_is_not_more(error: Any) -> None:
+    torch.manual_seed(2)
+    layer = Conv2d(320, 320, 3, padding=1).requires_grad_(False)
+    x = torch.randn(2, 320, 16, 24).contiguous(memory_format=torch.channels_last)
+    exact = torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)  # type: ignore[union-attr]
+    assert error(WinogradConv2d(layer)(x), exact) < 1.5e-6
+
+
+def test_threads_do_not_share_scratch(error: Any) -> None:
+    torch.manual_seed(3)
+    layers = [WinogradConv2d(Conv2d(128, 128, 3, padding=1).requires_grad_(False)) for _ in range(2)]
+    x = torch.randn(1, 128, 32, 32)
+    alone = [layer(x) for layer in layers]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda i: layers[i % 2](x), range(40)))
+    assert all(torch.equal(result, alone[i % 2]) for i, result in enumerate(together))
 
 
 @pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
@@ -214,6 +237,17 @@ def test_weights_take_their_bytes(tiny_folder: Path, tmp_path: Path) -> None:
         for part in sdxl.checkpoint.open_checkpoint(path).components.values():
             count = sum(value.numel() for value in part.build().state_dict().values())
             assert part.bytes(torch.bfloat16) == 2 * count
+
+
+def test_packed_weights_take_their_bytes() -> None:
+    """Those of wide convolutions grow, as the miniature's second level."""
+    checkpoint = sdxl.checkpoint.open_checkpoint(sdxl.hub.resolve("miniature", None, None))
+    part = checkpoint.components["unet"]
+    assert part.bytes(torch.bfloat16, is_packed=True) == part.bytes(torch.bfloat16)
+    network = part.load(Placement(CPU, torch.float32, torch.float32, packed=True))
+    buffers = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    taken = sum(value.numel() for value in [*buffers, *network.parameters()])
+    assert taken * 4 <= part.bytes(torch.float32, is_packed=True) < 1.15 * taken * 4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
