@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from . import folder as folder_json
 from . import hub, identify, tokenizer
+from .cast import cast
 from .clip import Layer, TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .device import Placement
@@ -202,9 +203,9 @@ class Component:
             if parameter.ndim == 1:
                 parameter.data = parameter.to(at.device, at.arithmetic)
             elif not at.streamed or not isinstance(module, (Linear, Conv2d)):
-                parameter.data = parameter.to(at.device, at.dtype)
+                parameter.data = _moved(parameter.data, at.device, at.dtype)
             elif at.device.type == "cuda":
-                parameter.data = parameter.to(at.dtype).pin_memory()
+                parameter.data = _moved(parameter.data, torch.device("cpu"), at.dtype).pin_memory()
             else:
                 module.held = at.dtype
         self.weights.forget()
@@ -231,6 +232,13 @@ class Checkpoint:
         with naming(part.weights.where):
             about = replace(self.about, config=replace(self.about.config, **changed))
         return replace(self, about=about, components={**self.components, part.name: part})
+
+
+def _moved(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A weight on another device and in another dtype; itself if it is there already."""
+    if device.type != "cpu":
+        return weight.to(device).to(dtype)
+    return weight if weight.dtype == dtype else cast(weight, torch.empty(weight.shape, dtype=dtype))
 
 
 def _stored_shape(shape: tuple[int, ...], op: Op) -> tuple[int, ...]:

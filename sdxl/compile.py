@@ -17,7 +17,7 @@ KINDS = 64  # of shapes that one kind of block is compiled for; torch gives up a
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the residual and transformer blocks of a UNet or VAE, in place, at their first use.
+    """Compile the blocks of a UNet or VAE and the layers between them, in place, at their first use.
 
     All blocks of one shape share the result, so this takes a tenth of the time of compiling the whole network.
     """

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .cast import cast
 from .scratch import scratch
 
 
@@ -27,10 +28,10 @@ def fetch(weight: Tensor, held: torch.dtype | None, x: Tensor) -> Tensor:
     """A weight where x is and in its dtype, rounded to `held` before, as if it had been kept in that. On a CPU it is
     valid until the next call, unless gradients are recorded.
     """
-    weight = weight if held is None else weight.to(held)
-    if weight.device.type == x.device.type == "cpu" and weight.dtype != x.dtype and not torch.is_grad_enabled():
-        return scratch.take("weight", weight.shape, x.dtype).copy_(weight)
-    return weight.to(x.device, x.dtype, non_blocking=True)
+    if weight.device.type == x.device.type == "cpu" and not torch.is_grad_enabled():
+        kept = weight.dtype == x.dtype and held in (None, x.dtype)
+        return weight if kept else cast(weight, scratch.take("weight", weight.shape, x.dtype), held)
+    return weight.to(held or weight.dtype).to(x.device, x.dtype, non_blocking=True)
 
 
 class Linear(nn.Linear):

@@ -15,10 +15,11 @@ import torch
 
 import sdxl
 from sdxl.bench import count_flop, report
+from sdxl.cast import cast
 from sdxl.compile import FusedAttention
 from sdxl.config import BASE, UNetConfig
 from sdxl.denoise import Conditioning, Guidance, make_denoiser, tell
-from sdxl.device import Placement, cpu_seconds, default_dtype, place
+from sdxl.device import DTYPES, Placement, cpu_seconds, default_dtype, place
 from sdxl.errors import ArgumentError
 from sdxl.int8 import can_quantize, quantized
 from sdxl.memory import ROOM, choose_offload
@@ -248,6 +249,17 @@ def test_packed_weights_take_their_bytes() -> None:
     buffers = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
     taken = sum(value.numel() for value in [*buffers, *network.parameters()])
     assert taken * 4 <= part.bytes(torch.float32, is_packed=True) < 1.15 * taken * 4
+
+
+@pytest.mark.parametrize("held", [None, *DTYPES.values()])
+@pytest.mark.parametrize("into", DTYPES.values())
+@pytest.mark.parametrize("kind", DTYPES.values())
+def test_weights_are_cast_as_torch_casts_them(kind: torch.dtype, into: torch.dtype, held: torch.dtype | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = 30 * torch.randn(600, 700, generator=generator) * torch.randn(600, 1, generator=generator).exp()
+    for source in (numbers.to(kind), numbers.to(kind).T):
+        expected = source.to(held or kind).to(into)
+        assert torch.equal(cast(source, torch.empty(source.shape, dtype=into), held), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
