@@ -8,6 +8,7 @@ product in brackets, over all channels, is 16 products of matrices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -63,9 +64,8 @@ class WinogradConv2d(nn.Module):
         half = batch, height // 2, width // 2
         rows = _inputs([x[:, i : i + height : 2] for i in range(4)], "rows")
         d = _inputs([rows[..., i : i + width : 2, :] for i in range(4)], "d")  # (columns, rows, B, h/2, w/2, in)
-        products = scratch.take("products", (16, d[0, 0, ..., 0].numel(), channels), x.dtype)
-        d = d.view(16, -1, x.shape[3])
-        m = torch.bmm(d, self.weights, out=products).view(4, 4, *half, channels)
+        products = scratch.take("products", (16, math.prod(half), channels), x.dtype)
+        m = torch.bmm(d.view(16, math.prod(half), -1), self.weights, out=products).view(4, 4, *half, channels)
         if self.bias is not None:
             m[1, 1].add_(self.bias)  # of which every output of the tile has one
         tiles = y.view(batch, half[1], 2, half[2], 2, channels).permute(4, 2, 0, 1, 3, 5)
