@@ -29,10 +29,14 @@ def main() -> None:
     machine = next(line["device"] for line in lines if line["stage"] == "machine")
     timed = [line for line in lines if line["stage"] in STAGES]
     groups = sorted({(line["stage"], line["size"], line["dtype"]) for line in timed}, key=str)
+    columns = min(len(groups), 3)
+    rows = -(-len(groups) // columns)
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(3.2 * len(groups), 3.4), constrained_layout=True, squeeze=False
+        rows, columns, figsize=(3.6 * columns, 3.2 * rows), constrained_layout=True, squeeze=False
     )
-    for axis, (stage, size, dtype) in zip(axes[0], groups, strict=True):
+    for axis in axes.flat[len(groups) :]:
+        axis.remove()
+    for axis, (stage, size, dtype) in zip(axes.flat, groups, strict=False):
         bars: dict[str, list[float]] = {}
         for line in timed:
             if (line["stage"], line["size"], line["dtype"]) == (stage, size, dtype):
@@ -40,13 +44,14 @@ def main() -> None:
                 label = f"{line['who']}\n{how}"
                 bars.setdefault(label, []).append(line["seconds"])
         heights = [median(values) for values in bars.values()]
-        colours = ["#3366cc" if label.startswith("sdxl") else "#bbbbbb" for label in bars]
+        colours = ["#3366cc" if label.startswith("sdxl") else "#888888" for label in bars]
         drawn = axis.bar(list(bars), heights, color=colours)
-        axis.bar_label(drawn, fmt="%.3g s", fontsize=8)
+        axis.bar_label(drawn, fmt="%.3g s", fontsize=8, color="white", label_type="center")
         axis.axhline(limit(lines, stage, size, dtype), color="black", linewidth=1, linestyle="--")
         axis.set_title(f"{stage}, {size} px, {dtype}", fontsize=10)
         axis.tick_params(axis="x", labelsize=8)
-    axes[0][0].set_ylabel("seconds (dashed: at the matrix rate)")
+    for first in axes[:, 0]:
+        first.set_ylabel("seconds (dashed: at the matrix rate)", fontsize=8)
     figure.suptitle(machine, fontsize=10)
     figure.savefig(target, dpi=100)
 
