@@ -123,9 +123,12 @@ def unet_bytes(config: UNetConfig, rows: int, latent_size: Sequence[int], at: Pl
     return maps * config.channels[0] * rows * math.prod(latent_size) * at.arithmetic.itemsize
 
 
-def vae_bytes(config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False) -> int:
+def vae_bytes(
+    config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
+) -> int:
     """What decoding or encoding a picture of (height, width) takes, with a UNet that is at `at`."""
-    maps = VAE_MAPS_STRIPS if in_strips else VAE_MAPS if at.device.type == "cpu" else VAE_MAPS_CUDA
+    lean = compiled or at.device.type == "cpu"
+    maps = VAE_MAPS_STRIPS if in_strips else VAE_MAPS if lean else VAE_MAPS_CUDA
     return int(maps * config.channels[1] * math.prod(size) * place_vae(at).arithmetic.itemsize)
 
 

@@ -549,7 +549,8 @@ class Pipeline:
         """`whole()` if there is memory for the VAE to work on a picture of (height, width) so, else `strips()`, which
         is the same.
         """
-        if self.offload != "block" and vae_bytes(self.about.config.vae, size, self.experts[0].at) <= self._room():
+        wanted = vae_bytes(self.about.config.vae, size, self.experts[0].at, compiled=self.compiled)
+        if self.offload != "block" and wanted <= self._room():
             try:
                 return whole()
             except (MemoryError, RuntimeError) as error:

@@ -149,9 +149,12 @@ def test_a_vae_without_room_for_the_whole_works_in_strips(
         pipe.decode(z)
 
 
-def test_the_vae_of_a_half_precision_model_is_counted_as_it_is() -> None:
+def test_the_work_of_a_vae_is_not_taken_for_smaller_than_it_is() -> None:
+    """As measured on an H200, in bfloat16 at 1024 x 1024."""
     size, cuda = (1024, 1024), torch.device("cuda")
     half, brain = (Placement(cuda, dtype, dtype) for dtype in (torch.float16, torch.bfloat16))
+    for measured, how in ((2.55e9, {}), (1.54e9, {"compiled": True}), (0.76e9, {"in_strips": True})):
+        assert measured < memory.vae_bytes(BASE.vae, size, brain, **how) < 1.1 * measured
     assert memory.vae_bytes(BASE.vae, size, half) == 2 * memory.vae_bytes(BASE.vae, size, brain)
 
 
