@@ -44,6 +44,7 @@ from .keymap import (
 )
 from .nn import Conv2d, Linear, ResBlock
 from .pack import packed
+from .scratch import scratch
 from .tensorfile import (
     TensorFile,
     Weights,
@@ -178,6 +179,7 @@ class Component:
         model.load_state_dict(state, assign=True)
         del state
         self._settle(model, at)
+        scratch.clear()  # loading takes more of it than running, and may run in many threads
         if at.streamed and at.device.type == "cpu":
             for module in model.modules():
                 if isinstance(module, STREAMED):
@@ -210,13 +212,15 @@ class Component:
                 module.held = at.dtype
         self.weights.forget()
 
-    def bytes(self, dtype: torch.dtype, is_packed: bool = False) -> int:
-        """What the weights take up in a dtype, laid out for a CPU or not."""
+    def bytes(self, dtype: torch.dtype, is_packed: bool = False, int8: bool = False) -> int:
+        """What the weights take up in a dtype, laid out for a CPU or not; at least, if matrices are in 8 bits."""
         keys = {self.key(row) for row in self.rows} & set(self.weights)
-        shapes = [self.weights[key] for key in keys]
-        transformed = [shape for shape in shapes if is_packed and dtype is torch.float32 and is_wide(shape)]
-        more = (GROWTH - 1) * sum(map(math.prod, transformed))  # a few are not, since their stride is 2
-        return int(dtype.itemsize * (sum(map(math.prod, shapes)) + more))
+        total = 0.0
+        for shape in (self.weights[key] for key in keys):
+            grows = is_packed and dtype is torch.float32 and is_wide(shape)  # but for the few of stride 2
+            itemsize = 1 if int8 and len(shape) == 2 else dtype.itemsize
+            total += math.prod(shape) * itemsize * (GROWTH if grows else 1)
+        return int(total)
 
 
 @dataclass(frozen=True)

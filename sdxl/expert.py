@@ -126,7 +126,7 @@ class Loader:
         """What the weights of each network take up; with int8 what those of a UNet take at least."""
         parts = [part for each in self.checkpoints for part in each.components.values()]
         is_packed = place(self.device, self.dtype, int8=self.int8).packed
-        return [part.bytes(torch.int8 if self.int8 and part.name == UNET else self.dtype, is_packed) for part in parts]
+        return [part.bytes(self.dtype, is_packed, self.int8 and part.name == UNET) for part in parts]
 
     def text_bytes(self) -> int:
         """What those of the text encoders take up."""

@@ -20,7 +20,7 @@ from .plan import Plan
 Offload = Literal["auto", "none", "text", "stage", "block"]  # but for auto from the most memory to the least
 OFFLOADS: tuple[str, ...] = get_args(Offload)
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
-VAE_MAPS, VAE_MAPS_CUDA, VAE_MAPS_STRIPS = 3, 5, 1.5  # feature maps of the second level's channels
+VAE_MAPS, VAE_MAPS_COMPILED, VAE_MAPS_STRIPS = 5, 3, 1.5  # feature maps of the second level's channels
 ROOM = 1_500_000_000  # bytes beside the weights: for the interpreter, and feature maps of a 1024 x 1024 picture
 
 
@@ -61,7 +61,6 @@ def _table(path: str | Path, start: str) -> Iterator[str]:
 def used(device: torch.device) -> int:
     """Bytes that this process holds on a device; 0 where the system does not say."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what stays is in use, belongs to a CUDA graph, or lies between pieces in use
         return torch.cuda.memory_reserved(device)
     return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
 
@@ -127,8 +126,7 @@ def vae_bytes(
     config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
 ) -> int:
     """What decoding or encoding a picture of (height, width) takes, with a UNet that is at `at`."""
-    lean = compiled or at.device.type == "cpu"
-    maps = VAE_MAPS_STRIPS if in_strips else VAE_MAPS if lean else VAE_MAPS_CUDA
+    maps = VAE_MAPS_STRIPS if in_strips else VAE_MAPS_COMPILED if compiled else VAE_MAPS
     return int(maps * config.channels[1] * math.prod(size) * place_vae(at).arithmetic.itemsize)
 
 

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .cast import cast
+from .errors import ArgumentError
 from .scratch import scratch
 
 
@@ -32,6 +33,15 @@ def fetch(weight: Tensor, held: torch.dtype | None, x: Tensor) -> Tensor:
         kept = weight.dtype == x.dtype and held in (None, x.dtype)
         return weight if kept else cast(weight, scratch.take("weight", weight.shape, x.dtype), held)
     return weight.to(held or weight.dtype).to(x.device, x.dtype, non_blocking=True)
+
+
+def without_gradients(x: Tensor) -> Tensor:
+    """x, for a layer that gradients cannot pass; `ArgumentError` where they are to be recorded."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ArgumentError(
+            "no gradients pass the layers that are laid out for a CPU; load the model with offload block"
+        )
+    return x
 
 
 class Linear(nn.Linear):
@@ -121,12 +131,11 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv1(F.silu(self.norm1(x)))
         if self.emb is not None and emb is not None:
-            h += self.emb(emb)[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        h += self.skip(x)
-        return h
+            h = h + self.emb(emb)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
 
 
 class Upsample(nn.Module):

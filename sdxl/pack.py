@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .nn import Conv2d, Linear
+from .nn import Conv2d, Linear, without_gradients
 from .scratch import scratch
 from .unet import GEGLU
 from .winograd import WinogradConv2d, suits
@@ -41,13 +41,15 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none") -> None:
         super().__init__()
-        self.packed = _ops._reorder_linear_weight(scratch.take("weight", weight.shape, dtype).copy_(weight), None)
+        weight = scratch.take("weight", weight.shape, dtype).copy_(weight.detach())
+        self.packed = _ops._reorder_linear_weight(weight, None)
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.activation = activation
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """x (..., in) to (..., out), times `factor` (..., out)."""
         result: Tensor
+        x = without_gradients(x)
         if factor is not None:
             result = _ops._linear_pointwise.binary(x, factor, self.packed, self.bias, "mul")
         else:
@@ -80,6 +82,6 @@ class PackedConv2d(nn.Module):
         self.bias = None if plain.bias is None else plain.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = without_gradients(x).contiguous(memory_format=torch.channels_last)
         result: Tensor = _ops._convolution_pointwise(x, self.packed, self.bias, *self.geometry, "none", [], "")
         return result

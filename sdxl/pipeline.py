@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import threading
@@ -284,6 +285,8 @@ class Pipeline:
         self._graphs.clear()  # they hold the UNet
         for part in parts:
             part.release()
+        if self.compiled:
+            gc.collect()  # compiled methods and their network hold each other
         trim()
 
     @property
@@ -507,7 +510,9 @@ class Pipeline:
         vae = self.vae
         weight = vae.decoder.norm_out.weight
         x = (pixels * 2 - 1).to(weight.device, weight.dtype)
-        latents = self._in_room(x.shape[2:], lambda: vae.encode(x, noise), lambda: encode_strips(vae, x, noise)).float()
+        latents = self._in_room(
+            x.shape[2:], len(x), lambda: vae.encode(x, noise), lambda: encode_strips(vae, x, noise)
+        ).float()
         self._release(self._vae)
         self._check_finite(latents, "the VAE's encoder")
         return latents
@@ -526,6 +531,7 @@ class Pipeline:
         z = latents.to(weight.device, weight.dtype)
         pixels = self._in_room(
             size,
+            1,
             lambda: torch.cat([vae.decode(each[None]) for each in z]),
             lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
         ).float()
@@ -545,12 +551,14 @@ class Pipeline:
             f"{who} gave NaN or infinity with weights in {weights} and arithmetic in {arithmetic}; {advice}"
         )
 
-    def _in_room(self, size: Sequence[int], whole: Callable[[], Tensor], strips: Callable[[], Tensor]) -> Tensor:
-        """`whole()` if there is memory for the VAE to work on a picture of (height, width) so, else `strips()`, which
-        is the same.
+    def _in_room(
+        self, size: Sequence[int], count: int, whole: Callable[[], Tensor], strips: Callable[[], Tensor]
+    ) -> Tensor:
+        """`whole()` if there is memory for the VAE to work on `count` pictures of (height, width) at once so, else
+        `strips()`, which is the same.
         """
         wanted = vae_bytes(self.about.config.vae, size, self.experts[0].at, compiled=self.compiled)
-        if self.offload != "block" and wanted <= self._room():
+        if self.offload != "block" and count * wanted <= self._room():
             try:
                 return whole()
             except (MemoryError, RuntimeError) as error:
@@ -561,8 +569,10 @@ class Pipeline:
 
     def _room(self) -> float:
         """Bytes that may still be taken."""
-        room = available(self.device)
-        return room if self.max_memory is None else min(room, self.max_memory - used(self.device))
+        if self.max_memory is None:
+            return available(self.device)
+        trim()  # what is only kept for later is not taken
+        return min(available(self.device), self.max_memory - used(self.device))
 
     def _make_room(self, plan: Plan) -> None:
         """Raise `OutOfMemoryError` before any work for what cannot fit, even with less of the model in memory."""
@@ -571,6 +581,9 @@ class Pipeline:
             try:
                 return check_room(plan, self.about.config, self.experts[0].at, self._room() - to_load, self._smaller)
             except OutOfMemoryError as error:
+                if self._graphs:  # whose memory is for the same work
+                    self._forget()
+                    continue
                 if self._loader is None or self._smaller is None:
                     raise
                 self._warn_of_less(str(error).split(";")[0], self._smaller)

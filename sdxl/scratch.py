@@ -25,5 +25,9 @@ class Scratch(threading.local):
                 held = self._held[name, dtype] = torch.empty(count, dtype=dtype)
         return held[:count].view(*shape)
 
+    def clear(self) -> None:
+        """Give it all back."""
+        self._held.clear()
+
 
 scratch = Scratch()

@@ -224,4 +224,4 @@ class UNet(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """From the last feature map to the output."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(self.norm_out(x)))

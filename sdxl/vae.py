@@ -92,7 +92,7 @@ class Encoder(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """From the last feature map to the moments."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """From the last feature map to the picture."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class VAE(nn.Module):

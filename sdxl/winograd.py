@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .nn import Conv2d
+from .nn import Conv2d, without_gradients
 from .scratch import scratch
 
 GROWTH = 16 / 9  # of the weights
@@ -47,7 +47,7 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in, H, W) to (B, out, H, W)."""
-        height, width = x.shape[2:]
+        height, width = without_gradients(x).shape[2:]
         if height % 2 or width % 2:
             return self(nn.functional.pad(x, (0, width % 2, 0, height % 2)))[:, :, :height, :width]
         x = x.permute(0, 2, 3, 1)

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 import sdxl
 from sdxl import memory
+from sdxl.compile import compile_blocks
 from sdxl.conditioning import TextMemo
 from sdxl.config import BASE
 from sdxl.device import Placement
@@ -140,7 +142,7 @@ def test_a_vae_without_room_for_the_whole_works_in_strips(
     pixels, z = torch.rand(2, 3, 64, 64), torch.randn(2, 4, 8, 8)
     whole = pipe.encode(pixels), pipe.decode(z)
     for name in ("encode", "decode"):
-        monkeypatch.setattr(VAE, name, fail_first(getattr(VAE, name), 1, error))
+        monkeypatch.setattr(VAE, name, fail_first(getattr(VAE, name), 1000, error))
     in_strips = pipe.encode(pixels), pipe.decode(z)
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(whole, in_strips, strict=True))
     assert pipe.offload == "none"
@@ -149,10 +151,53 @@ def test_a_vae_without_room_for_the_whole_works_in_strips(
         pipe.decode(z)
 
 
+def test_several_pictures_are_encoded_in_strips_where_one_would_fit(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = load(tiny_folder)
+    one = memory.vae_bytes(pipe.about.config.vae, (64, 64), pipe.experts[0].at)
+    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 1.5 * one)
+    monkeypatch.setattr("sdxl.pipeline.encode_strips", lambda *_: pytest.fail("in strips"))
+    pipe.encode(torch.rand(1, 3, 64, 64))
+    with pytest.raises(pytest.fail.Exception, match="in strips"):
+        pipe.encode(torch.rand(2, 3, 64, 64))
+
+
+class Recorded:
+    """What stands for a CUDA graph."""
+
+
+def test_a_graph_gives_way(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is for the work that is asked for, and so it is not taken for missing."""
+    pipe = load(tiny_folder)
+    pipe._graphs[1,] = Recorded()  # type: ignore[assignment]
+    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 0.0 if pipe._graphs else 1e12)
+    assert len(pipe("cat", **QUICK).images) == 1
+    assert not pipe._graphs
+
+
+def test_a_compiled_part_is_let_go(tiny_folder: Path) -> None:
+    pipe = load(tiny_folder, offload="block")  # whose layers are not those for a CPU
+    expert = pipe.experts[0]
+    expert.unet.apply(compile_blocks)
+    pipe.compiled = True
+    network = weakref.ref(expert.unet())
+    gc.disable()
+    try:
+        pipe._forget(expert.unet)
+        assert network() is None
+    finally:
+        gc.enable()
+
+
 def test_the_work_of_a_vae_is_not_taken_for_smaller_than_it_is() -> None:
-    """As measured on an H200, in bfloat16 at 1024 x 1024."""
+    """As measured on an H200, in bfloat16 at 1024 x 1024, and in float32 on a CPU."""
     size, cuda = (1024, 1024), torch.device("cuda")
     half, brain = (Placement(cuda, dtype, dtype) for dtype in (torch.float16, torch.bfloat16))
+    exact = Placement(CPU, torch.float32, torch.float32)
+    for measured, side in ((16.13e9, 2048), (0.488e9, 320)):
+        assert measured < memory.vae_bytes(BASE.vae, (side, side), exact) < 1.4 * measured
+    assert 5.76e9 < memory.vae_bytes(BASE.vae, (2048, 2048), exact, in_strips=True) < 1.4 * 5.76e9
     for measured, how in ((2.55e9, {}), (1.54e9, {"compiled": True}), (0.76e9, {"in_strips": True})):
         assert measured < memory.vae_bytes(BASE.vae, size, brain, **how) < 1.1 * measured
     assert memory.vae_bytes(BASE.vae, size, half) == 2 * memory.vae_bytes(BASE.vae, size, brain)
