@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .nn import Linear
+from .nn import Linear, without_gradients
 
 _ops: Any = torch.ops.onednn
 _INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -41,7 +41,7 @@ class Int8Linear(nn.Module):
         self.bias = torch.zeros(len(weight), dtype=dtype) if plain.bias is None else plain.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
+        rows = without_gradients(x).flatten(0, -2)
         step = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         values = ((rows / step).round() + _MIDDLE).to(torch.uint8)
         weights = self.packed, self.scale, self.zero

@@ -39,7 +39,7 @@ def without_gradients(x: Tensor) -> Tensor:
     """x, for a layer that gradients cannot pass; `ArgumentError` where they are to be recorded."""
     if x.requires_grad and torch.is_grad_enabled():
         raise ArgumentError(
-            "no gradients pass the layers that are laid out for a CPU; load the model with offload block"
+            "no gradients pass layers that are laid out for a CPU or in 8 bits; load the model with offload block"
         )
     return x
 

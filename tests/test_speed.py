@@ -167,6 +167,14 @@ def test_packed_layers_refuse_gradients() -> None:
             quick(torch.ones(shape, requires_grad=True))
 
 
+@pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
+def test_layers_in_8_bits_refuse_gradients() -> None:
+    quick = quantized(Linear(32, 32), torch.float32)
+    assert quick is not None
+    with pytest.raises(ArgumentError, match="no gradients pass"):
+        quick(torch.ones(3, 32, requires_grad=True))
+
+
 def test_gradients_pass_a_streamed_model(tiny_folder: Path) -> None:
     unet = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload="block").unet
     x = torch.randn(1, 4, 8, 8, requires_grad=True)
