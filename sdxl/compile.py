@@ -72,11 +72,7 @@ class Graph:
         with torch.inference_mode(False):  # such tensors could not be written outside of that mode
             self._x, self._emb = x.clone(), emb.clone()
             self._text = [[(k.clone(), v.clone()) for k, v in place] for place in told.text]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            unet.denoise(self._x, self._emb, self._text)
-        torch.cuda.current_stream().wait_stream(stream)
+        unet.denoise(self._x, self._emb, self._text)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._output = unet.denoise(self._x, self._emb, self._text)

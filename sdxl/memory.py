@@ -20,7 +20,8 @@ from .plan import Plan
 Offload = Literal["auto", "none", "text", "stage", "block"]  # but for auto from the most memory to the least
 OFFLOADS: tuple[str, ...] = get_args(Offload)
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
-VAE_MAPS, VAE_MAPS_COMPILED, VAE_MAPS_STRIPS = 5, 3, 1.5  # feature maps of the second level's channels
+# feature maps of the second level's channels: in strips or not, compiled (channels_last, on CUDA) or not
+VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
 ROOM = 1_500_000_000  # bytes beside the weights: for the interpreter, and feature maps of a 1024 x 1024 picture
 
 
@@ -126,17 +127,18 @@ def vae_bytes(
     config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
 ) -> int:
     """What decoding or encoding a picture of (height, width) takes, with a UNet that is at `at`."""
-    maps = VAE_MAPS_STRIPS if in_strips else VAE_MAPS_COMPILED if compiled else VAE_MAPS
-    return int(maps * config.channels[1] * math.prod(size) * place_vae(at).arithmetic.itemsize)
+    return int(VAE_MAPS[in_strips, compiled] * config.channels[1] * math.prod(size) * place_vae(at).arithmetic.itemsize)
 
 
-def check_room(plan: Plan, config: ModelConfig, at: Placement, room: float, smaller: str | None) -> None:
+def check_room(
+    plan: Plan, config: ModelConfig, at: Placement, room: float, smaller: str | None, compiled: bool = False
+) -> None:
     """Raise `OutOfMemoryError`, with what would fit, if the work beside the weights takes more than `room` bytes.
     `smaller` is a way to keep less of the model in memory.
     """
     (height, width), count = plan.size, len(plan.seeds)
     rows = count * (2 if plan.request.guidance_scale > 1 else 1)
-    strips = vae_bytes(config.vae, plan.size, at, in_strips=True)
+    strips = vae_bytes(config.vae, plan.size, at, in_strips=True, compiled=compiled)
     least = max(unet_bytes(config.unet, rows, plan.latent_size, at), strips)
     if least <= room:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -139,11 +140,12 @@ class ResBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to (height, width), then a convolution."""
+    """Nearest-neighbour enlargement to `size`, (height, width), or to twice of them, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
         return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))

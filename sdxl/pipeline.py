@@ -224,10 +224,12 @@ class Pipeline:
 
     def _rearrange(self, offload: str) -> None:
         assert self._loader is not None
-        self.offload, self.compiled = offload, False
         self._forget(*(part for expert in self.experts for part in (expert.unet, expert.text)), self._vae)
+        compiled, self.compiled, self.offload = self.compiled, False, offload
         experts, self._vae = self._loader.parts(offload)
         self.experts = tuple(replace(new, memo=old.memo) for new, old in zip(experts, self.experts, strict=True))
+        if compiled and offload != "block":
+            self.compile()
         self.load()
 
     def _with_less_memory(self, work: Callable[[], T]) -> T:
@@ -269,7 +271,7 @@ class Pipeline:
         where every step reads the weights anew.
         """
         if self.offload == "block":
-            raise ArgumentError("a model with offload block cannot be compiled; use none or stage")
+            raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
         if self.device.type == "cuda" and not self.compiled:
             self.compiled = True
             self._vae.apply(compile_blocks)
@@ -579,7 +581,8 @@ class Pipeline:
         while True:
             to_load = max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0
             try:
-                return check_room(plan, self.about.config, self.experts[0].at, self._room() - to_load, self._smaller)
+                config, at, room = self.about.config, self.experts[0].at, self._room() - to_load
+                return check_room(plan, config, at, room, self._smaller, self.compiled)
             except OutOfMemoryError as error:
                 if self._graphs:  # whose memory is for the same work
                     self._forget()

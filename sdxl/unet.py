@@ -164,7 +164,7 @@ class UpLevel(Level):
         for res, attn in zip(self.res, self.attn, strict=True):
             x = attn(res(torch.cat([x, skips.pop()], dim=1), emb), next(text))
         if self.upsample is not None:  # to the size of the next skip: it may be odd, so not simply twice ours
-            x = self.upsample(x, *skips[-1].shape[2:])
+            x = self.upsample(x, skips[-1].shape[2:])
         return x
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -49,7 +52,10 @@ class Downsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, and the step to the next one."""
+    """The residual blocks of one resolution, and the step to the next one, to be called in turn.
+
+    They are not called by a `forward` of the level: its caller would hold a map that is done with until it returns.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int) -> None:
         super().__init__()
@@ -58,14 +64,9 @@ class Level(nn.Module):
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        for res in self.res:
-            x = res(x)
-        if self.downsample is not None:
-            x = self.downsample(x)
-        if self.upsample is not None:
-            x = self.upsample(x, 2 * x.shape[2], 2 * x.shape[3])
-        return x
+    def __iter__(self) -> Iterator[nn.Module]:
+        yield from self.res
+        yield from (step for step in (self.downsample, self.upsample) if step is not None)
 
 
 class Encoder(nn.Module):
@@ -86,8 +87,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
+        for layer in chain(*self.down):
+            x = layer(x)
         return self.finish(self.mid(x))
 
     def finish(self, x: Tensor) -> Tensor:
@@ -113,8 +114,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
-        for level in self.up:
-            x = level(x)
+        for layer in chain(*self.up):
+            x = layer(x)
         return self.finish(x)
 
     def finish(self, x: Tensor) -> Tensor:

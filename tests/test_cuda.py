@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import sdxl
+from sdxl.compile import Graph
 from sdxl.conditioning import encode_text
 from sdxl.errors import OutOfMemoryError, SDXLWarning
 from sdxl.miniature.exam import make_scenes, mark
@@ -136,6 +138,25 @@ def test_memory_that_runs_out_is_told_and_given_back() -> None:
     again = pipe("a red circle", **settings).images
     assert isinstance(first, torch.Tensor) and isinstance(again, torch.Tensor)
     assert (first - again).abs().max() < 0.02
+
+
+def test_a_compiled_model_goes_on_compiled_and_the_old_one_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", device="cuda", offload="auto")
+    pipe.compile()
+    before, network = draw(pipe, "a red circle", steps=2), weakref.ref(pipe.unet)
+    run = Graph.run
+
+    def fail(*_: Any) -> None:
+        monkeypatch.setattr(Graph, "run", run)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Graph, "run", fail)
+    with pytest.warns(SDXLWarning, match="going on with text"):
+        after = draw(pipe, "a red circle", steps=2)
+    assert pipe.offload == "text"
+    assert pipe.compiled
+    assert network() is None
+    assert (before - after).abs().max() / before.abs().max() < 0.02
 
 
 @pytest.mark.parametrize("offload", ["text", "stage", "block"])
