@@ -211,8 +211,8 @@ def test_the_work_of_a_vae_is_not_taken_for_smaller_than_it_is() -> None:
     size, cuda = (1024, 1024), torch.device("cuda")
     half, brain = (Placement(cuda, dtype, dtype) for dtype in (torch.float16, torch.bfloat16))
     exact = Placement(CPU, torch.float32, torch.float32)
-    for measured, side in ((16.13e9, 2048), (0.488e9, 320)):
-        assert measured < memory.vae_bytes(BASE.vae, (side, side), exact) < 1.4 * measured
+    for measured, side in ((15.03e9, 2048), (0.488e9, 320)):
+        assert measured < memory.vae_bytes(BASE.vae, (side, side), exact) < 1.5 * measured
     assert 5.76e9 < memory.vae_bytes(BASE.vae, (2048, 2048), exact, in_strips=True) < 1.4 * 5.76e9
     for measured, how in (
         (2.55e9, {}),
