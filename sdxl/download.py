@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +22,29 @@ T = TypeVar("T")
 _PATIENCE = 5  # seconds without a byte, after which nothing is asked again
 
 
+def check_space(name: str, size: int) -> None:
+    """Raise before anything is fetched if `size` bytes of a model do not fit on the disk of the cache."""
+    place = next(path for path in (cache(), *cache().parents) if path.exists())
+    begun = sum(path.stat().st_size for path in (_folder(name) / "blobs").glob("*.incomplete"))
+    free = shutil.disk_usage(place).free
+    if size - begun > free:
+        raise HubError(
+            f"{name} does not fit into the hub's cache {cache()}: {(size - begun) / 1e9:.3g} GB are to be fetched and "
+            f"{free / 1e9:.3g} GB are free; free space there or set HF_HOME to a folder on another disk"
+        )
+
+
+def _folder(name: str) -> Path:
+    return cache() / f"models--{name.replace('/', '--')}"
+
+
 def receive(hub: Any, name: str, commit: str, file: str) -> None:
     """Put a file into the cache: from where an earlier attempt stopped, and only if its hash is right."""
     url = hub.hf_hub_url(name, file, revision=commit)
     about = _patiently(lambda: hub.get_hf_file_metadata(url, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT))
     if not about.etag or not about.commit_hash:
         raise HubError(f"{name}/{file} cannot be fetched: {FOREIGN}")
-    folder = cache() / f"models--{name.replace('/', '--')}"
+    folder = _folder(name)
     blob, lock = folder / "blobs" / about.etag, cache() / ".locks" / folder.name / f"{about.etag}.lock"
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from . import miniature
-from .download import receive
+from .download import check_space, receive
 from .errors import CheckpointError, HubError
 from .faults import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .tensorfile import read_json, weight_files
@@ -75,7 +75,7 @@ def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:
     if file not in files:
         others = ", ".join(other for other in files if other.endswith(".safetensors")) or "no .safetensors files"
         raise HubError(f"{name} has no such file on the hub: {file}; it has {others}")
-    return _fetch(hub, name, commit, revision, [file])
+    return _fetch(hub, name, commit, revision, files, [file])
 
 
 def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None) -> Path:
@@ -85,20 +85,21 @@ def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, pa
     except _SilenceError as error:
         return _cached(hub, name, revision, variant, part, error)
     if "model_index.json" in files:
-        index = _fetch(hub, name, commit, revision, ["model_index.json"])
+        index = _fetch(hub, name, commit, revision, files, ["model_index.json"])
         small = [file for file in files if any(fnmatch(file, pattern) for pattern in _SMALL)]
         components = [part] if part else _components(index)
         weights = [file for component in components for file in _pick(files, component, variant)]
-        return _part_folder(_fetch(hub, name, commit, commit, ["model_index.json", *small, *weights]).parent, part)
+        needed = ["model_index.json", *small, *weights]
+        return _part_folder(_fetch(hub, name, commit, commit, files, needed).parent, part)
     if part and "config.json" in files:
-        return _fetch(hub, name, commit, revision, ["config.json", *_pick(files, "", variant)]).parent
+        return _fetch(hub, name, commit, revision, files, ["config.json", *_pick(files, "", variant)]).parent
     single = [file for file in files if file.endswith(".safetensors")]
     if len(single) != 1:
         raise CheckpointError(
             f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
             "name one: owner/name/file.safetensors"
         )
-    return _fetch(hub, name, commit, revision, single)
+    return _fetch(hub, name, commit, revision, files, single)
 
 
 def _cached(
@@ -143,7 +144,7 @@ def _components(index: Path) -> list[str]:
     ]
 
 
-def _pick(files: list[str], component: str, variant: str | None) -> list[str]:
+def _pick(files: Iterable[str], component: str, variant: str | None) -> list[str]:
     """The weight files of a component: the variant's, else the plain ones, else the fp16 ones."""
     folder = component and component + "/"
     names = [file[len(folder) :] for file in files if file.startswith(folder)]
@@ -156,22 +157,28 @@ def _stem(component: str) -> str:
     return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
-def _listing(hub: Any, name: str, revision: str | None) -> tuple[str, list[str]]:
-    """The commit and the files of a model; a `_SilenceError` where the hub does not answer, or something else does."""
+def _listing(hub: Any, name: str, revision: str | None) -> tuple[str, dict[str, int]]:
+    """The commit of a model, and its files with their sizes, 0 where they are not told; a `_SilenceError` where the hub
+    does not answer, or something else does.
+    """
+    places = {"revision": revision, "timeout": hub.constants.HF_HUB_ETAG_TIMEOUT}
     try:
-        info = hub.HfApi().model_info(name, revision=revision, timeout=hub.constants.HF_HUB_ETAG_TIMEOUT)
-        return str(info.sha), [sibling.rfilename for sibling in info.siblings]
+        info = hub.HfApi().model_info(name, files_metadata=True, **places)
+        return str(info.sha), {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
     except (*failures(), *foreign()) as error:
         if of_disk(error) or (400 <= status_of(error) < 500 and status_of(error) not in BUSY):
             raise
         raise _SilenceError(trouble(error)) from error
 
 
-def _fetch(hub: Any, name: str, commit: str, revision: str | None, files: list[str]) -> Path:
+def _fetch(
+    hub: Any, name: str, commit: str, revision: str | None, sizes: Mapping[str, int], files: Sequence[str]
+) -> Path:
     """The first of `files` in the cache, after all of them have been fetched that were not there."""
-    for file in files:
-        if isinstance(hub.try_to_load_from_cache(name, file, revision=commit), str):
-            continue
+    kept = {file: hub.try_to_load_from_cache(name, file, revision=commit) for file in files}
+    missing = [file for file, path in kept.items() if not isinstance(path, str)]
+    check_space(name, sum(sizes[file] for file in missing))
+    for file in missing:
         try:
             receive(hub, name, commit, file)
         except failures() as error:

@@ -33,7 +33,7 @@ class Hub:
 
     `faults` has, for "GET vae/config.json" and the like ("GET api" for the listing), one entry per request: a `Fault`,
     or None for a good answer; good answers follow. `requested` lists the files that were downloaded, `ranges` where
-    each download of a file began, and `sent` how many bytes of it were.
+    each download of a file began, and `sent` how many bytes of it were. `sizes` are told for files in the listing.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -62,6 +62,7 @@ class Hub:
         self.requested: set[str] = set()
         self.ranges: dict[str, list[int]] = {}
         self.sent: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
 
     def close(self) -> None:
         self.closing.set()
@@ -71,11 +72,16 @@ class Hub:
     def files(self) -> list[str]:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
 
+    def size(self, name: str) -> int:
+        return self.sizes.get(name, (self.folder / name).stat().st_size)
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path.split("?")[0]
         for revision in ("main", COMMIT):
             if path in (f"/api/models/{self.name}", f"/api/models/{self.name}/revision/{revision}"):
-                names = [{"rfilename": name} for name in self.files()]
+                names: list[dict[str, object]] = [{"rfilename": name} for name in self.files()]
+                if "blobs=true" in request.path.lower():
+                    names = [each | {"size": self.size(str(each["rfilename"]))} for each in names]
                 data = {"id": self.name, "sha": COMMIT, "siblings": names, "private": False, "tags": [], "downloads": 0}
                 headers = {"Content-Type": "application/json"}
                 return self.send(request, "api", 200, headers, json.dumps(data).encode())

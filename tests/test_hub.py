@@ -293,6 +293,15 @@ def test_a_full_disk(small: Hub, resolve: Any, tmp_path: Path) -> None:
     assert small.ranges[BIG] == [2**20]
 
 
+def test_a_model_larger_than_the_disk_is_not_begun(small: Hub, resolve: Any, tmp_path: Path) -> None:
+    small.sizes[WEIGHTS] = 10**18
+    error = resolve()
+    assert f"owner/faulty does not fit into the hub's cache {tmp_path}/cache/hub: 1e+09 GB are to be fetched" in error
+    assert small.requested == {"model_index.json"}
+    small.sizes.clear()
+    assert same(resolve(), small, WEIGHTS)
+
+
 @pytest.mark.parametrize(("setting", "place"), [("HF_HOME", "file/hub"), ("HF_HUB_CACHE", "file")])
 def test_a_cache_that_cannot_be_written(setting: str, place: str, resolve: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
