@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from .int8 import quantized
 from .keymap import (
     CLIP_L_PREFIX,
     FUSED,
+    PREFIXES,
     TEXT,
     TEXT_2,
     UNET,
@@ -49,6 +51,7 @@ from .tensorfile import (
     TensorFile,
     Weights,
     brief,
+    entries,
     naming,
     open_shards,
     parse_json,
@@ -106,13 +109,14 @@ class Description:
 
 @dataclass(frozen=True)
 class Component:
-    """The weights of one network on disk."""
+    """The weights of one network on disk. `prediction` is what its file tells of a UNet: see `identify.prediction`."""
 
     name: str
     config: UNetConfig | VAEConfig | TextConfig
     rows: list[Row]
     language: str  # the names in the files: "single" or "folder"
     weights: Weights
+    prediction: tuple[str, bool] | None = None
 
     def build(self) -> nn.Module:
         """The network on the meta device: no memory, no initialisation."""
@@ -231,10 +235,12 @@ class Checkpoint:
     components: dict[str, Component]
 
     def with_part(self, part: Component) -> Checkpoint:
-        """The same model with its UNet or VAE from another file."""
+        """The same model with its UNet or VAE from another file; a UNet brings what it predicts, if that is known."""
         changed: dict[str, Any] = {part.name: part.config}
+        kind, ends_at_zero = part.prediction or (self.about.schedule.prediction, self.about.schedule.zero_terminal_snr)
+        schedule = replace(self.about.schedule, prediction=kind, zero_terminal_snr=ends_at_zero)
         with naming(part.weights.where):
-            about = replace(self.about, config=replace(self.about.config, **changed))
+            about = replace(self.about, config=replace(self.about.config, **changed), schedule=schedule)
         return replace(self, about=about, components={**self.components, part.name: part})
 
 
@@ -275,26 +281,31 @@ def _to_stored(tensors: list[Tensor], op: Op) -> Tensor:
 # ---- reading -------------------------------------------------------------------------------------------------------
 
 
-def open_checkpoint(path: Path, variant: str | None = None) -> Checkpoint:
-    """Open a single file or a diffusers folder. Reads headers and JSON, no weight."""
-    if path.is_dir():
+def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
+    """Open a single file or a diffusers folder. Reads headers and JSON, no weight. A single file may lack a VAE that is
+    not needed, as some that are published do.
+    """
+    if os.path.isdir(path):  # unlike Path.is_dir, False for what may not be read
         return _open_folder(path, variant)
-    return _open_single(TensorFile(path))
+    return _open_single(TensorFile(path), needs_vae)
 
 
-def _open_single(file: TensorFile) -> Checkpoint:
+def _open_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
     weights = Weights([file])
     if what := identify.foreign(weights):
         raise CheckpointError(
             f"{file.path} is {what}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
         )
     kind = identify.layout(weights)
-    if kind != "whole":
-        raise CheckpointError(f"{file.path} {_not_whole(weights, kind)}; a whole model has UNet, text encoders and VAE")
+    has_vae = "VAE" not in identify.lacking(weights)
+    if kind != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
+        raise CheckpointError(f"{file.path} {_not_whole(weights, kind)}")
     about = _describe_single(weights, file)
-    rows = component_rows(about.config)
+    rows = component_rows(about.config, weights)
     parts = {
-        name: Component(name, getattr(about.config, name), table, "single", weights) for name, table in rows.items()
+        name: Component(name, getattr(about.config, name), table, "single", weights)
+        for name, table in rows.items()
+        if name != VAE or has_vae
     }
     known = {row.single for table in rows.values() for row in table}
     _account(weights, known)
@@ -306,11 +317,14 @@ def _open_single(file: TensorFile) -> Checkpoint:
 def _not_whole(weights: Weights, kind: str) -> str:
     """What a file that is not a whole model is or lacks, the end of a sentence."""
     name = kind.removeprefix("folder ")
-    if name == UNET and (lacking := identify.lacking(weights)) and len(lacking) == 1:
-        return f"has no {lacking[0]}"
-    return {UNET: "is only a UNet: give it as unet=", VAE: "is only a VAE: give it as vae="}.get(
-        name, "is not a whole SDXL model"
-    )
+    lacking = identify.lacking(weights) if name == UNET else []
+    if lacking == ["VAE"]:
+        return "has no VAE; give one as vae="
+    if len(lacking) == 1:
+        return f"has no {lacking[0]}; a whole model has UNet, text encoders and VAE"
+    if name in (UNET, VAE):
+        return f"is only a {'UNet' if name == UNET else 'VAE'}: give it as {name}=, beside a whole model"
+    return "is not a whole SDXL model; one has UNet, text encoders and VAE"
 
 
 def _account(weights: Weights, known: set[str]) -> None:
@@ -328,8 +342,8 @@ def _describe_single(weights: Weights, file: TensorFile) -> Description:
         return _description_from_json(file.metadata[METADATA_KEY], file.path)
     with naming(file.path):
         config = identify.infer_model(weights)
-    v_pred, zero_snr = "v_pred" in weights, "ztsnr" in weights
-    schedule = ScheduleConfig(prediction="v_prediction" if v_pred else "epsilon", zero_terminal_snr=zero_snr)
+    kind, ends_at_zero = identify.prediction(weights, file.metadata) or ("epsilon", False)
+    schedule = ScheduleConfig(prediction=kind, zero_terminal_snr=ends_at_zero)
     tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
     with naming(file.path):
         return Description(config, schedule, config.kind != "refiner", tokenizers)
@@ -371,7 +385,7 @@ def _description_from_json(text: str, path: Path) -> Description:
 
 
 def _open_folder(path: Path, variant: str | None) -> Checkpoint:
-    if not (path / "model_index.json").is_file():
+    if "model_index.json" not in entries(path):
         raise CheckpointError(f"{path} has no model_index.json; give a diffusers folder or a .safetensors file")
     about = _describe_folder(path, read_json(path / "model_index.json"))
     rows = component_rows(about.config)
@@ -396,8 +410,9 @@ def _describe_folder(path: Path, index: Mapping[str, Any]) -> Description:
         raise CheckpointError(f"{path}: model_index.json names no {absent[0]}; the model is incomplete, fetch it again")
     encoders = [part for part in (TEXT, TEXT_2) if present[part]]
     for part in [*encoders, UNET, VAE, "scheduler"]:
-        if not (path / part).is_dir():
+        if not os.path.isdir(path / part):
             raise CheckpointError(f"{path / part} is missing, which model_index.json names; fetch the whole model")
+        entries(path / part)  # an error that says so, if they may not be read
     files = {part: path / part / "config.json" for part in (*encoders, UNET, VAE)}
     texts = {part: folder_json.read_text(read_json(files[part]), part == TEXT_2, str(files[part])) for part in encoders}
     unet = folder_json.read_unet(read_json(files[UNET]), str(files[UNET]))
@@ -424,10 +439,7 @@ def _is_there(path: Path, index: Mapping[str, Any], part: str) -> bool:
 
 
 def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
-    try:
-        names = [entry.name for entry in path.iterdir()]
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
+    names = entries(path)
     chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
     if not chosen:
         pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
@@ -453,9 +465,9 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
 
     What neither shapes nor a config.json beside the file tell is taken from `like`.
     """
-    if path.is_dir():
-        if (path / "model_index.json").is_file():
-            return open_checkpoint(path, variant).components[name]
+    if os.path.isdir(path):
+        if "model_index.json" in entries(path):
+            return _part_of_whole(path, name, variant)
         return _open_part_folder(path, name, variant)
     file = TensorFile(path)
     weights = Weights([file])
@@ -463,13 +475,15 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
         raise CheckpointError(f"{path} is {what}, not a {name} of SDXL; give one as {name}=")
     kind = identify.layout(weights)
     if kind == "whole":
-        return open_checkpoint(path).components[name]
+        return _part_of_whole(path, name, variant)
+    if kind == UNET and name == VAE and "VAE" not in identify.lacking(weights):
+        kind = VAE  # beside a UNet, without text encoders
     if kind.removeprefix("folder ") != name:
         raise CheckpointError(
             f"{path} is {'a ' + kind if kind != 'unknown' else 'not a model file'}, not a {name} of SDXL; "
             f"give one as {name}="
         )
-    if kind.startswith("folder ") and (path.parent / "config.json").is_file():
+    if kind.startswith("folder ") and os.path.isfile(path.parent / "config.json"):
         config: Any = _read_part_config(path.parent / "config.json", name)
         language, prefix = "folder", ""
     else:
@@ -480,8 +494,14 @@ def open_part(path: Path, name: str, like: ModelConfig, variant: str | None = No
     return _account_part(file, name, config, language, prefix)
 
 
+def _part_of_whole(path: Path, name: str, variant: str | None) -> Component:
+    whole = open_checkpoint(path, variant)
+    told = (whole.about.schedule.prediction, whole.about.schedule.zero_terminal_snr) if name == UNET else None
+    return replace(whole.components[name], prediction=told)
+
+
 def _open_part_folder(path: Path, name: str, variant: str | None) -> Component:
-    if not (path / "config.json").is_file():
+    if not os.path.isfile(path / "config.json"):
         raise CheckpointError(
             f"{path} has neither model_index.json nor config.json; it is no model folder, give one or a .safetensors "
             "file"
@@ -522,8 +542,10 @@ def _part_rows(name: str, config: Any, prefix: str) -> list[Row]:
 def _account_part(file: TensorFile, name: str, config: Any, language: str, prefix: str) -> Component:
     rename = (lambda key: canonical_folder_key(key, name, False)) if language == "folder" else str
     weights = Weights([file], rename)
-    part = Component(name, config, _part_rows(name, config, prefix), language, weights)
-    _account(weights, {part.key(row) for row in part.rows})
+    told = identify.prediction(file.shapes, file.metadata) if name == UNET else None
+    part = Component(name, config, _part_rows(name, config, prefix), language, weights, told)
+    others = {key for key in weights if prefix and key.startswith(PREFIXES) and not key.startswith(prefix)}
+    _account(weights, {part.key(row) for row in part.rows} | others)
     part.check()
     return part
 
@@ -562,6 +584,9 @@ def save_single(path: Path, about: Description, state: State) -> None:
     if about.config.text_encoder:
         positions = torch.arange(about.config.text_encoder.positions)[None].to(dtype)
         tensors[CLIP_L_PREFIX + "text_model.embeddings.position_ids"] = positions
+    # ComfyUI's marker keys, for those who do not read our metadata
+    tensors |= {"v_pred": torch.empty(0)} if about.schedule.prediction == "v_prediction" else {}
+    tensors |= {"ztsnr": torch.empty(0)} if about.schedule.zero_terminal_snr else {}
     save_tensors(tensors, path, {METADATA_KEY: _description_to_json(about)})
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import count
 from math import gcd
 
-from .config import CLIP_L, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from .config import BASE, CLIP_L, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from .errors import CheckpointError
 from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX, clip_g_prefix
 
@@ -29,8 +29,30 @@ def _has(shapes: Shapes, prefix: str) -> bool:
     return any(key.startswith(prefix) for key in shapes)
 
 
+def prediction(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str, bool] | None:
+    """What a UNet predicts, and whether the signal-to-noise ratio ends at zero; None if nothing in the file tells.
+
+    ComfyUI's marker keys, and what ComfyUI, kohya's sd-scripts and the ModelSpec write into the metadata.
+    """
+    words = {metadata.get(f"modelspec.{name}", "") for name in ("prediction_type", "predict_key")}
+    if "v_pred" in shapes or words & {"v", "v_prediction"} or metadata.get("ss_v_parameterization") == "True":
+        return "v_prediction", "ztsnr" in shapes or metadata.get("ss_zero_terminal_snr") == "True"
+    return ("epsilon", "ztsnr" in shapes) if "ztsnr" in shapes or "epsilon" in words else None
+
+
+def has_unet_and_text(shapes: Shapes) -> bool:
+    """Whether a file has UNet and text encoders of SDXL in a single file's names, whatever else."""
+    return all(_has(shapes, prefix) for prefix in (UNET_PREFIX + "label_emb.", "conditioner."))
+
+
 def foreign(shapes: Shapes) -> str | None:
     """What a file is that is not (part of) an SDXL model; None if nothing speaks against it."""
+    if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
+        return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
+    return None if has_unet_and_text(shapes) else _other_kind(shapes)
+
+
+def _other_kind(shapes: Shapes) -> str | None:
     keys = list(shapes)
     if any(".lora_" in key or "lora_down" in key or key.startswith(("lora_unet_", "lora_te")) for key in keys):
         return "a LoRA"
@@ -46,8 +68,6 @@ def foreign(shapes: Shapes) -> str | None:
         return "Stable Diffusion 1.x"
     if _has(shapes, "cond_stage_model.model."):
         return "Stable Diffusion 2.x"
-    if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
-        return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
     context = [k for k in keys if k.endswith("attn2.to_k.weight")]
     if context and not any("label_emb" in key or "add_embedding" in key for key in keys):
         widths: dict[tuple[int, ...], str] = {(768,): "Stable Diffusion 1.x", (1024,): "Stable Diffusion 2.x"}
@@ -182,6 +202,7 @@ def infer_clip_l(shapes: Shapes) -> TextConfig:
 def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
     """bigG's config from a single file's shapes (OpenCLIP's names behind `prefix`)."""
     part = strip(shapes, prefix)
+    linear = part.get("text_projection.weight")  # so some tools store it: not OpenCLIP's matrix, but its transpose
     try:
         vocab_size, dim = part["token_embedding.weight"]
         return TextConfig(
@@ -192,7 +213,7 @@ def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
             layers=_length(part, "transformer.resblocks.{}.mlp.c_fc.weight"),
             heads=max(1, dim // HEAD_DIM),
             activation="gelu",
-            projection_dim=part["text_projection"][1],
+            projection_dim=part["text_projection"][1] if linear is None else linear[0],
         )
     except (KeyError, ValueError, IndexError) as error:
         raise CheckpointError(f"the text encoder bigG is incomplete, without {error}; fetch it again") from error
@@ -219,7 +240,7 @@ def infer_vae(shapes: Shapes, language: str) -> VAEConfig:
 
 
 def infer_model(shapes: Shapes) -> ModelConfig:
-    """The config of a whole single file from its shapes. A refiner is what has no CLIP-L."""
+    """The config of a whole single file, or one without a VAE, from its shapes. A refiner is what has no CLIP-L."""
     first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in shapes
     unet = infer_unet(strip(shapes, UNET_PREFIX), "single")
     clip_g = infer_clip_g(shapes, clip_g_prefix(not first))
@@ -227,7 +248,7 @@ def infer_model(shapes: Shapes) -> ModelConfig:
     size_dim = (unet.vector_dim - (clip_g.projection_dim or 0)) // (6 if first else 5)
     return ModelConfig(
         unet=replace(unet, size_dim=max(size_dim, 1)),
-        vae=infer_vae(strip(shapes, VAE_PREFIX), "single"),
+        vae=infer_vae(strip(shapes, VAE_PREFIX), "single") if _has(shapes, VAE_PREFIX) else BASE.vae,
         text_encoder=infer_clip_l(shapes) if first else None,
         text_encoder_2=clip_g,
     )

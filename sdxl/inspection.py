@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from . import hub, identify
 from .errors import CheckpointError
 from .keymap import (
+    VAE,
     canonical_folder_key,
     component_rows,
     ignorable,
@@ -18,7 +20,7 @@ from .keymap import (
     unet_rows,
     vae_rows,
 )
-from .tensorfile import TensorFile, Weights, naming, open_shards
+from .tensorfile import TensorFile, Weights, entries, naming, open_shards
 
 _KINDS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
 
@@ -47,7 +49,7 @@ class Report:
 def inspect(path: str | Path) -> Report:
     """Say what a .safetensors file, or a diffusers folder, is. Reads headers only. Raises `CheckpointError`."""
     path = hub.local(path)
-    return _inspect_folder(path) if path.is_dir() else _inspect_file(path)
+    return _inspect_folder(path) if os.path.isdir(path) else _inspect_file(path)
 
 
 def _inspect_file(path: Path) -> Report:
@@ -55,7 +57,7 @@ def _inspect_file(path: Path) -> Report:
     if what := identify.foreign(weights):
         return Report(path, what, {"all": _count(weights, weights)})
     kind = identify.layout(weights)
-    if kind == "whole":
+    if kind == "whole" or identify.has_unet_and_text(weights):
         return _inspect_whole(path, weights)
     if kind == "unknown":
         return Report(path, "not a model that is known here", {"all": _count(weights, weights)})
@@ -74,8 +76,13 @@ def _count(weights: Weights, keys: Iterable[str]) -> PartReport:
 def _inspect_whole(path: Path, weights: Weights) -> Report:
     with naming(path):
         config = identify.infer_model(weights)
-    tables = {name: match(rows, "single") for name, rows in component_rows(config).items()}
-    report = Report(path, f"{_KINDS[config.kind]}, single file", {})
+    tables = {name: match(rows, "single") for name, rows in component_rows(config, weights).items()}
+    told = identify.prediction(weights, weights.files[0].metadata)
+    lacking = identify.lacking(weights)
+    for name in [VAE] if lacking else []:
+        del tables[name]
+    notes = (", v-prediction" if told and told[0] == "v_prediction" else "") + (", without VAE" if lacking else "")
+    report = Report(path, f"{_KINDS[config.kind]}{notes}, single file", {})
     for name, table in tables.items():
         report.parts[name] = _count(weights, [key for key in table if key in weights])
     _compare(report, weights, {key for table in tables.values() for key in table})
@@ -113,14 +120,14 @@ def _compare(report: Report, weights: Weights, known: set[str]) -> None:
 
 def _inspect_folder(path: Path) -> Report:
     parts: dict[str, Weights] = {}
-    for child in sorted(path.iterdir()):
-        if child.is_dir():
-            index = next(iter(sorted(child.glob("*.safetensors.index*.json"))), None)
-            files = sorted(file for file in child.glob("*.safetensors") if "-of-" not in file.name)
-            if index:
-                parts[child.name] = Weights(open_shards(index))
-            elif files:
-                parts[child.name] = Weights([TensorFile(files[0])])
+    for name in entries(path):
+        names = [path / name / file for file in entries(path / name)] if os.path.isdir(path / name) else []
+        index = next((file for file in names if file.match("*.safetensors.index*.json")), None)
+        files = [file for file in names if file.suffix == ".safetensors" and "-of-" not in file.name]
+        if index:
+            parts[name] = Weights(open_shards(index))
+        elif files:
+            parts[name] = Weights([TensorFile(files[0])])
     if "unet" not in parts:
         raise CheckpointError(f"{path} has no unet/*.safetensors; give a diffusers folder or a .safetensors file")
     if what := identify.foreign(parts["unet"]):

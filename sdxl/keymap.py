@@ -8,7 +8,7 @@ the same in `ours` and `folder`; `op` says how `single` differs. Imports no torc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -237,6 +237,7 @@ COMPONENTS = (TEXT, TEXT_2, UNET, VAE)
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_L_PREFIX = "conditioner.embedders.0.transformer."
+PREFIXES = (UNET_PREFIX, VAE_PREFIX, "conditioner.")  # of all components in a single file
 
 
 def clip_g_prefix(refiner: bool) -> str:
@@ -248,14 +249,18 @@ def _prefixed(prefix: str, rows: Iterable[Row]) -> list[Row]:
     return [Row(row.ours, prefix + row.single, row.folder, row.op) for row in rows]
 
 
-def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
-    """The rows of every component, `single` with the prefix that it has in a whole single file."""
+def component_rows(config: ModelConfig, keys: Container[str] = ()) -> dict[str, list[Row]]:
+    """The rows of every component, `single` with the prefix that it has in a whole single file, and of the two forms of
+    bigG's projection the one that is among the `keys` of a file: OpenCLIP's matrix, or the weight of a linear layer.
+    """
     g_prefix = clip_g_prefix(config.text_encoder is None)
     rows = {
         UNET: _prefixed(UNET_PREFIX, unet_rows(config.unet)),
         VAE: _prefixed(VAE_PREFIX, vae_rows(config.vae)),
         TEXT_2: _prefixed(g_prefix, text_rows(config.text_encoder_2)),
     }
+    if (linear := g_prefix + "text_projection.weight") in keys:
+        rows[TEXT_2][-1] = replace(rows[TEXT_2][-1], single=linear, op=Op.SAME)
     if config.text_encoder:  # CLIP-L keeps transformers' names in the single file too
         table = text_rows(config.text_encoder)
         rows[TEXT] = [replace(row, single=CLIP_L_PREFIX + row.folder, op=Op.SAME) for row in table]
@@ -264,13 +269,13 @@ def component_rows(config: ModelConfig) -> dict[str, list[Row]]:
 
 # Keys that SDXL does not compute with: constants that some writers store, and leftovers of training.
 _IGNORED = re.compile(
-    r"conditioner\.embedders\.\d\.(transformer\.text_model\.embeddings\.position_ids|model\.(logit_scale|attn_mask)"
-    r"|transformer\.text_projection\.weight|text_projection|logit_scale)"
-    r"|(text_model\.)?embeddings\.position_ids|logit_scale"
-    r"|denoiser\..*|model_ema\..*|loss\..*|ztsnr|v_pred"
-    r"|(betas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod"
+    r"conditioner\.embedders\.\d\.((model\.)?transformer\.text_model\.embeddings\.position_ids"
+    r"|model\.(logit_scale|attn_mask|visual\..*)|transformer\.text_projection\.weight|text_projection|logit_scale)"
+    r"|(text_model\.)?embeddings\.position_ids|logit_scale|cond_stage_model\..*"
+    r"|(first_stage_model\.)?(model_ema|loss)\..*|denoiser\..*|ztsnr|v_pred|global_step|scale_factor"
+    r"|(model\.)?(betas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod"
     r"|log_one_minus_alphas_cumprod|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod"
-    r"|posterior_variance|posterior_log_variance_clipped|posterior_mean_coef[12])"
+    r"|posterior_variance|posterior_log_variance_clipped|posterior_mean_coef[12]|lvlb_weights|logvar)"
 )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError, OutOfMemoryError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +38,7 @@ _DTYPES = {
     "BOOL": ("bool", 1),
 }
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # how they begin, in an archive or not
 # Bytes of a header or JSON file, lists and tables in it. The official header has 0.35 million and 7,500, a full-size
 # tokenizer.json 4 million and 49,000; the most spiteful JSON within these bounds takes less than 1 s and 160 MB.
 MOST_JSON = 6 * 2**20
@@ -44,6 +47,7 @@ _MOST_NAME = 1000  # characters
 _MOST_DIMENSIONS = 16
 _MOST_SHARDS = 1000
 _NUMBERS = 2**63  # torch counts in 64 bits
+_NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not name
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
 _short = Repr()
@@ -125,8 +129,13 @@ class TensorFile:
         """Map the file. Its header was checked when this object was made."""
         try:
             with self.path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                mapped = _map(file.fileno())
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise OutOfMemoryError(
+                    f"{self.path} cannot be mapped: the system has no room for its {self._size / 1e9:.3g} GB of "
+                    "address space; lift the limit of it (ulimit -v)"
+                ) from error
             raise CheckpointError(f"{self.path} cannot be read ({error}); fetch the file again") from error
         if len(mapped) != self._size:
             raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
@@ -142,6 +151,16 @@ class TensorFile:
         self._map = None
 
 
+def _map(descriptor: int) -> mmap.mmap:
+    """A private map of a file, which torch wants to be writable. The system is not to set memory aside for what nobody
+    writes: it would refuse files that are larger than its memory.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    flags = mmap.MAP_PRIVATE | (_NO_RESERVE if sys.platform == "linux" else 0)
+    return mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 def _measure(path: Path) -> tuple[int, int]:
     """The bytes of a file and of its header; a clear sentence for what is not a safetensors file at all."""
     if not os.path.isfile(path):  # unlike Path.is_file, False for every name that cannot be opened
@@ -152,7 +171,8 @@ def _measure(path: Path) -> tuple[int, int]:
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
-    if path.suffix in _PICKLE_SUFFIXES or head[:2] == b"PK" or head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+    # a header's length may begin with the same two bytes
+    if path.suffix in _PICKLE_SUFFIXES or (head[:2] in _PICKLES and head[8:9] != b"{"):
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is opened; only .safetensors files are read, "
             "get the model in that format"
@@ -267,6 +287,16 @@ class Weights(Mapping[str, tuple[int, ...]]):
         """Let go of the mappings."""
         for file in self.files:
             file.close()
+
+
+def entries(folder: Path) -> list[str]:
+    """The names in a model's folder, in order."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read: {error.strerror}; check the path and its permissions"
+        ) from error
 
 
 def read_text(path: Path) -> str:

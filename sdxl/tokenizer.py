@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,7 +22,7 @@ from tokenizers.models import BPE
 
 from .config import MIN_TOKENS
 from .errors import CheckpointError, SDXLWarning
-from .tensorfile import brief, naming, read_json, read_text
+from .tensorfile import brief, entries, naming, read_json, read_text
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NO_LIMIT = 10**6  # transformers writes 1e30 for "no limit"
@@ -173,12 +174,13 @@ def read_folder(folder: Path) -> TokenizerConfig:
     tokenizer_config.json and special_tokens_map.json, where they are.
     """
     settings: dict[str, Any] = {}
+    names = [name for name in entries(folder) if os.path.isfile(folder / name)] if os.path.isdir(folder) else []
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
+        if name in names:
             settings |= {key: value for key, value in read_json(folder / name).items() if value is not None}
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    if "vocab.json" in names and "merges.txt" in names:
         vocabulary, added = _read_tables(folder)
-    elif (folder / "tokenizer.json").is_file():
+    elif "tokenizer.json" in names:
         vocabulary, added = _read_whole(folder / "tokenizer.json")
     else:
         raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json; fetch them again")
@@ -202,7 +204,7 @@ def _read_tables(folder: Path) -> tuple[Vocabulary, Mapping[Any, Any]]:
     """The vocabulary of vocab.json and merges.txt, and the ids of added_tokens.json."""
     lines = read_text(folder / "merges.txt").split("\n")
     pairs = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
-    added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    added = read_json(folder / "added_tokens.json") if os.path.isfile(folder / "added_tokens.json") else {}
     return Vocabulary(read_json(folder / "vocab.json"), _pairs(pairs, folder / "merges.txt")), added
 
 

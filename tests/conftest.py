@@ -65,3 +65,12 @@ def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
 @pytest.fixture(scope="session", name="error")
 def _error() -> Any:
     return error
+
+
+@pytest.fixture
+def single(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The tiny base model as a single file."""
+    import sdxl
+
+    sdxl.convert(tiny_folder, tmp_path / "single.safetensors")
+    return tmp_path / "single.safetensors"

@@ -185,7 +185,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["ckpt"]: "is a pickle, which can run code",
         paths["sd15"]: "is Stable Diffusion 1.x, not an SDXL model",
         paths["lora"]: "is a LoRA, not an SDXL model",
-        paths["no_vae"]: "no_vae.safetensors has no VAE; a whole model has",
+        paths["no_vae"]: "no_vae.safetensors has no VAE; give one as vae=",
         paths["only_unet"]: "is only a UNet: give it as unet=",
         paths["no_layer"]: "tensors",
         tmp_path / "no_unet": "unet is missing, which model_index.json names",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from editing import edit
 from safetensors.torch import load_file, save_file
 
 import sdxl
@@ -152,33 +153,6 @@ def test_diffusers_reads_what_we_write(tiny_folder: Path, tmp_path: Path, refere
         return which("a red cat!", num_inference_steps=2, generator=generator, output_type="latent").images  # type: ignore[operator]
 
     assert torch.equal(draw(pipe), draw(reference_pipe))
-
-
-def edit(path: Path, new: Path, change: object, metadata: dict[str, str] | None = None) -> Path:
-    tensors = load_file(path)
-    change(tensors)  # type: ignore[operator]
-    description = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
-    save_file(tensors, new, metadata or description["__metadata__"])
-    return new
-
-
-@pytest.fixture
-def single(tiny_folder: Path, tmp_path: Path) -> Path:
-    sdxl.convert(tiny_folder, tmp_path / "single.safetensors")
-    return tmp_path / "single.safetensors"
-
-
-def test_marker_keys(single: Path, tmp_path: Path) -> None:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        for key in ("v_pred", "ztsnr"):
-            tensors[key] = torch.zeros(0)
-        tensors["denoiser.sigmas"] = torch.zeros(1000)
-        del tensors["conditioner.embedders.1.model.logit_scale"]
-
-    path = edit(single, tmp_path / "v.safetensors", change, {"format": "pt"})
-    about = open_checkpoint(path).about
-    assert (about.schedule.prediction, about.schedule.zero_terminal_snr) == ("v_prediction", True)
-    assert (about.schedule.sampler, about.schedule.spacing, about.schedule.steps_offset) == ("euler", "leading", 1)
 
 
 def test_missing_and_unexpected_keys(single: Path, tmp_path: Path) -> None:
