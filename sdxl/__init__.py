@@ -1,4 +1,4 @@
-"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `inspect`, `convert`.
+"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `inspect`, `convert`, `save_png`, and the errors.
 
 Names are imported when they are first used, so that `import sdxl` and the command line's help need no torch.
 """
@@ -12,21 +12,57 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .checkpoint import convert
-    from .errors import SDXLError
+    from .errors import (
+        ArgumentError,
+        CheckpointError,
+        HubError,
+        NonFiniteError,
+        OutOfMemoryError,
+        OutputError,
+        SDXLError,
+        SDXLWarning,
+    )
     from .inspection import inspect
-    from .pipeline import Pipeline, Result
+    from .pipeline import Pipeline, PipelineStep, Result
+    from .png import save_png
     from .request import Request
 
 _HOMES = {
+    "ArgumentError": "errors",
+    "CheckpointError": "errors",
+    "HubError": "errors",
+    "NonFiniteError": "errors",
+    "OutOfMemoryError": "errors",
+    "OutputError": "errors",
     "Pipeline": "pipeline",
+    "PipelineStep": "pipeline",
     "Request": "request",
     "Result": "pipeline",
     "SDXLError": "errors",
+    "SDXLWarning": "errors",
     "convert": "checkpoint",
     "inspect": "inspection",
+    "save_png": "png",
 }
 
-__all__ = ["Pipeline", "Request", "Result", "SDXLError", "__version__", "convert", "inspect"]
+__all__ = [
+    "ArgumentError",
+    "CheckpointError",
+    "HubError",
+    "NonFiniteError",
+    "OutOfMemoryError",
+    "OutputError",
+    "Pipeline",
+    "PipelineStep",
+    "Request",
+    "Result",
+    "SDXLError",
+    "SDXLWarning",
+    "__version__",
+    "convert",
+    "inspect",
+    "save_png",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -299,7 +299,8 @@ def _open_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
     kind = identify.layout(weights)
     has_vae = "VAE" not in identify.lacking(weights)
     if kind != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
-        raise CheckpointError(f"{file.path} {_not_whole(weights, kind)}")
+        what, advice = _not_whole(weights, kind)
+        raise CheckpointError(f"{file.path} {what}; {advice}")
     about = _describe_single(weights, file)
     rows = component_rows(about.config, weights)
     parts = {
@@ -314,17 +315,18 @@ def _open_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
     return Checkpoint(about, parts)
 
 
-def _not_whole(weights: Weights, kind: str) -> str:
-    """What a file that is not a whole model is or lacks, the end of a sentence."""
+def _not_whole(weights: Weights, kind: str) -> tuple[str, str]:
+    """What a file that is not a whole model is or lacks, and what to do with it."""
     name = kind.removeprefix("folder ")
     lacking = identify.lacking(weights) if name == UNET else []
     if lacking == ["VAE"]:
-        return "has no VAE; give one as vae="
+        return "has no VAE", "give one as vae="
+    whole = "a whole model has UNet, text encoders and VAE"
     if len(lacking) == 1:
-        return f"has no {lacking[0]}; a whole model has UNet, text encoders and VAE"
+        return f"has no {lacking[0]}", whole
     if name in (UNET, VAE):
-        return f"is only a {'UNet' if name == UNET else 'VAE'}: give it as {name}=, beside a whole model"
-    return "is not a whole SDXL model; one has UNet, text encoders and VAE"
+        return f"is only a {'UNet' if name == UNET else 'VAE'}", f"give it as {name}=, beside a whole model"
+    return "is not a whole SDXL model", whole
 
 
 def _account(weights: Weights, known: set[str]) -> None:

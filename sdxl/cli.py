@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import Field, asdict, fields
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 for an error, 2 for wrong arguments, 130 for an interruption."""
     options = _parser().parse_args(arguments)
     warnings.formatwarning = _format_warning
-    warnings.simplefilter("always", SDXLWarning)
+    warnings.simplefilter("default", SDXLWarning)  # the same words once
     try:
         return options.run(options) or 0
     except ArgumentError as error:
@@ -59,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect", help="say what a model file is", description="Say what a file or folder is."
     )
-    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.add_argument("file", type=_file, metavar="FILE")
     inspect.add_argument("--json", action="store_true", help="print the report as JSON")
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser(
@@ -67,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         help="write a single file as a folder, or a folder as a single file",
         description="Write SRC as a single file (DST ends in .safetensors) or as a diffusers folder.",
     )
-    convert.add_argument("source", type=Path, metavar="SRC")
-    convert.add_argument("target", type=Path, metavar="DST")
+    convert.add_argument("source", type=_file, metavar="SRC")
+    convert.add_argument("target", type=_file, metavar="DST")
     convert.add_argument("--variant", help="which files of a folder to read, such as fp16")
     convert.set_defaults(run=_convert)
     _add_bench(
@@ -134,20 +137,23 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         _add_option(picture, each)
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--output", type=Path, metavar="PNG", help="where to; several get numbers (default: picture.png)"
+        "--output",
+        type=_file,
+        metavar="PNG",
+        help="where to; several get numbers (default: picture.png, or the next that is not there yet)",
     )
-    files.add_argument("--from", type=Path, dest="source", metavar="PNG", help="make this picture again")
+    files.add_argument("--from", type=_file, dest="source", metavar="PNG", help="make this picture again")
     files.add_argument("--quiet", action="store_true", help="no progress bar")
     job = parser.add_argument_group("many pictures")
     job.add_argument(
         "--batch",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="draw what a file of JSON lines asks for: each an object with the picture's arguments, named with _ as in "
         "negative_prompt, and perhaps its output; other flags hold for all lines. The same command goes on with a job "
         "that was stopped, and several may work at one job",
     )
-    job.add_argument("--output-dir", type=Path, metavar="DIR", help="where the pictures and the state of the job go")
+    job.add_argument("--output-dir", type=_file, metavar="DIR", help="where the pictures and the state of the job go")
     job.add_argument(
         "--batch-size",
         type=int,
@@ -189,7 +195,7 @@ def _kind(each: Field[Any]) -> tuple[Any, str]:
     if each.name == "outpaint":
         return partial(_numbers, example="128,0,128,0"), "L,T,R,B"
     if "Tensor" in str(each.type):
-        return Path, "FILE"
+        return _file, "FILE"
     kinds = {
         "float": float,
         "float | None": float,
@@ -198,6 +204,10 @@ def _kind(each: Field[Any]) -> tuple[Any, str]:
         "int | Sequence[int] | None": int,
     }
     return (kinds[str(each.type)], "N") if str(each.type) in kinds else (str, "TEXT")
+
+
+def _file(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # the shell leaves the ~ of --flag=~/file
 
 
 def _numbers(text: str, example: str, kind: type[int] | type[float] = int) -> tuple[int | float, ...]:
@@ -234,13 +244,15 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], loading: d
         raise ArgumentError('there is nothing to draw; give --prompt "..." or --from picture.png')
     from .png import check_writable, save_png
 
-    output = options.output or Path("picture.png")
-    check_writable(output)
+    if options.output:
+        check_writable(options.output)
     files = [path for name in _SOURCES for path in _paths(given.get(name))]
     request = Request(**given)  # wrong arguments are told, and pictures opened, before the model is loaded
     given |= {name: getattr(request, name) for name in _SOURCES}
     _compare_sources(request, hashes)
-    outputs = _outputs(output, len(request.prompts) * request.num_images)
+    count = len(request.prompts) * request.num_images
+    outputs = _outputs(options.output, count) if options.output else _free_outputs(count)
+    check_writable(outputs[0])
     if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
         raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
     result = _open(options, loading)(**given, progress=not options.quiet)
@@ -357,6 +369,13 @@ def _paths(value: Any) -> list[Path]:
 def _outputs(path: Path, count: int) -> list[Path]:
     """Where the pictures go: several get numbers."""
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(count)]
+
+
+def _free_outputs(count: int) -> list[Path]:
+    """Where the pictures go if nobody says, so that none that is there is lost."""
+    names = chain(["picture.png"], (f"picture-{n}.png" for n in itertools.count(2)))
+    places = (_outputs(Path(name), count) for name in names)
+    return next(paths for paths in places if not any(map(os.path.lexists, paths)))
 
 
 def _replay(

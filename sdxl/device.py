@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +16,7 @@ from .errors import ArgumentError
 from .int8 import can_quantize
 from .pack import can_pack
 
+_trial = threading.Lock()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,24 +72,31 @@ def place_vae(at: Placement) -> Placement:
     return replace(at, dtype=torch.float32, arithmetic=torch.float32) if overflows else at
 
 
-@cache
 def cpu_seconds() -> dict[torch.dtype, float]:
-    """How long this CPU takes for a product of matrices of each dtype.
+    """How long this CPU takes for a product of matrices of each dtype, as once tried out.
 
-    Tried out, in some milliseconds: a processor that has instructions for a dtype need not be fast at it. (AVX-512's
-    for bfloat16 run at half the rate of float32 on some cores.) The shortest of several
-    runs in turn, in one thread, since the machine may be busy.
+    A processor that has instructions for a dtype need not be fast at it. (AVX-512's for bfloat16 run at half the rate
+    of float32 on some cores.)
     """
+    with _trial:  # threads that measured at the same time would leave torch with one thread
+        return _try_out()
+
+
+@cache
+def _try_out() -> dict[torch.dtype, float]:
+    """The shortest of several runs in turn, in one thread, since the machine may be busy; some milliseconds."""
     threads, side = torch.get_num_threads(), 384
-    pairs = {dtype: (torch.ones(side, side, dtype=dtype),) * 2 for dtype in DTYPES.values()}
+    pairs = {dtype: (torch.ones(side, side, dtype=dtype, device="cpu"),) * 2 for dtype in DTYPES.values()}
     seconds = dict.fromkeys(pairs, math.inf)
     torch.set_num_threads(1)
-    for _ in range(8):
-        for dtype, pair in pairs.items():
-            began = time.perf_counter()
-            F.linear(*pair)
-            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
-    torch.set_num_threads(threads)
+    try:
+        for _ in range(8):
+            for dtype, pair in pairs.items():
+                began = time.perf_counter()
+                F.linear(*pair)
+                seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
     return seconds
 
 

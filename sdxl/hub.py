@@ -36,7 +36,7 @@ def resolve(
     if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
         owner = "/".join(pieces[:2])
         return _guard(owner, lambda hub: _one_file(hub, owner, "/".join(pieces[2:]), revision))
-    if _ID.fullmatch(name) and path.suffix != ".safetensors":
+    if _ID.fullmatch(name) and path.suffix != ".safetensors" and not name.startswith((".", "~")):
         return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part))
     raise CheckpointError(
         f"{name} does not exist; give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"

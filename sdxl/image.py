@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +15,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .config import VAEConfig
 from .errors import ArgumentError
-from .tensorfile import TensorFile
+from .tensorfile import TensorFile, brief
 
 Picture = Image.Image | str | Path
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # modes that PIL converts to these alone
+_filters = threading.Lock()  # of warnings: they are the whole process', and two threads would restore each other's
 MOST_PIXELS = 2**26  # a picture far above what SDXL can draw, against typing errors and decompression bombs
 
 
@@ -33,7 +38,7 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     several = isinstance(value, Sequence) and not isinstance(value, str)
     sources = list(value) if several else [value]
     if not sources or not all(isinstance(each, (Image.Image, str, Path)) for each in sources):
-        raise ArgumentError(f"{name} is {value!r}; give a PIL picture, a path, a tensor, or a list of them")
+        raise ArgumentError(f"{name} is {brief(value)}; give a PIL picture, a path, a list of these, or a tensor")
     if len(sources) not in (1, count):
         raise ArgumentError(
             f"{name} has {len(sources)} entries for {count} prompts; give one for each, or a single one"
@@ -63,15 +68,35 @@ def open_latents(value: Any, name: str) -> Tensor:
     return check_latents(file.read(next(iter(file.shapes))).float(), name)
 
 
-def check_latents(value: Any, name: str) -> Tensor:
-    """Latents (B, C, h, w) of finite numbers, or an `ArgumentError`."""
+def check_latents(value: Any, name: str, channels: int | None = None) -> Tensor:
+    """Latents (B, C, h, w) of finite numbers, with as many `channels`, or an `ArgumentError`."""
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
         raise ArgumentError(
             f"{name} must be a torch tensor of latents (B, 4, h, w) with floating-point numbers, or a .safetensors file"
         )
+    if 0 in value.shape or value.shape[1] != (channels or value.shape[1]):
+        raise ArgumentError(
+            f"{name} has shape {list(value.shape)}; it must be (B, {channels or 4}, h, w) and not empty"
+        )
     if not value.isfinite().all():
         raise ArgumentError(f"{name} has NaN or infinity in it; check where it comes from")
     return value
+
+
+def check_pixels(value: Any, config: VAEConfig) -> None:
+    """An `ArgumentError` for what is no tensor of pictures (B, 3, H, W) in 0..1 that the VAE can encode."""
+    if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
+        kind = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(
+            f"pixels are {kind}; give a tensor (B, 3, H, W) of floating-point numbers in 0..1, 8-bit values divided by "
+            "255"
+        )
+    sides = value.shape[2:]
+    if 0 in value.shape or value.shape[1] != config.image_channels or any(side % config.factor for side in sides):
+        raise ArgumentError(
+            f"pixels have shape {list(value.shape)}; they must be (B, {config.image_channels}, H, W) with sides that "
+            f"are multiples of {config.factor}"
+        )
 
 
 def open_picture(source: Picture, name: str = "image") -> Image.Image:
@@ -87,29 +112,37 @@ def open_mask(source: Picture, name: str = "mask") -> Image.Image:
 def _load(source: Picture, name: str, ground: str) -> Image.Image:
     """The whole picture as 8-bit RGB, transparent parts on a ground of that colour."""
     where = f"{name} {source}" if isinstance(source, (str, Path)) else name
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            picture = Image.open(source) if isinstance(source, (str, Path)) else source
-            if picture.width * picture.height > MOST_PIXELS:
-                raise ArgumentError(
-                    f"{where} is {picture.width} x {picture.height}; at most {MOST_PIXELS} pixels are read, make it "
-                    "smaller"
-                )
-            picture.load()
-            return _flat(_eight_bit(ImageOps.exif_transpose(picture), where), ground).convert("RGB")
-        except ArgumentError:
-            raise
-        except FileNotFoundError as error:
-            raise ArgumentError(f"{where} does not exist; give a picture file") from error
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise ArgumentError(f"{where} has too many pixels to be read safely; make it smaller") from error
-        except UnidentifiedImageError as error:
+    try:
+        picture = _open(source) if isinstance(source, (str, Path)) else source
+        if picture.width * picture.height > MOST_PIXELS:
             raise ArgumentError(
-                f"{where} is not a picture in a format that is known here; save it as PNG or JPEG"
-            ) from error
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
-            raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, fetch it again") from error
+                f"{where} is {picture.width} x {picture.height}; at most {MOST_PIXELS} pixels are read, make it smaller"
+            )
+        if not picture.width * picture.height:
+            raise ArgumentError(f"{where} is {picture.width} x {picture.height} and has no pixels; give another")
+        picture.load()
+        return _flat(_eight_bit(ImageOps.exif_transpose(picture), where), ground).convert("RGB")
+    except ArgumentError:
+        raise
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{where} does not exist; give a picture file") from error
+    except IsADirectoryError as error:
+        raise ArgumentError(f"{where} is a folder; give a picture file") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ArgumentError(f"{where} has too many pixels to be read safely; make it smaller") from error
+    except UnidentifiedImageError as error:
+        raise ArgumentError(
+            f"{where} is not a picture in a format that is known here; save it as PNG or JPEG"
+        ) from error
+    except (OSError, ValueError, SyntaxError, TypeError) as error:
+        raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, fetch it again") from error
+
+
+def _open(path: str | Path) -> Image.Image:
+    """A picture by its header; too large a one is an error and not PIL's warning."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(os.path.expanduser(path))
 
 
 def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
@@ -126,6 +159,8 @@ def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
 
 def _flat(picture: Image.Image, ground: str) -> Image.Image:
     """The picture on a ground of one colour where it has transparent parts."""
+    if picture.mode in _PREMULTIPLIED:
+        picture = picture.convert(_PREMULTIPLIED[picture.mode])
     if not picture.has_transparency_data:
         return picture
     picture = picture.convert("RGBA")

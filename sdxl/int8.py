@@ -38,12 +38,13 @@ class Int8Linear(nn.Module):
         self.scale = weight.abs().amax(1).clamp(min=1e-12) / 127
         self.packed = _ops.qlinear_prepack((weight / self.scale[:, None]).round().to(torch.int8), None)
         self.zero = torch.zeros(len(weight), dtype=torch.int32)
-        self.bias = torch.zeros(len(weight), dtype=dtype) if plain.bias is None else plain.bias.detach().to(dtype)
+        self.bias = torch.zeros(len(weight)) if plain.bias is None else plain.bias.detach().to(dtype).float()
 
     def forward(self, x: Tensor) -> Tensor:
         rows = without_gradients(x).flatten(0, -2)
-        step = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        # in float32: a step rounded down, as in bfloat16, would carry the largest number past 255
+        step = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
         values = ((rows / step).round() + _MIDDLE).to(torch.uint8)
         weights = self.packed, self.scale, self.zero
-        sums = _ops.qlinear_pointwise(values, 1.0, _MIDDLE, *weights, None, 1.0, 0, x.dtype, "none", [], "")
-        return torch.addcmul(self.bias, sums, step).reshape(*x.shape[:-1], -1)
+        sums = _ops.qlinear_pointwise(values, 1.0, _MIDDLE, *weights, None, 1.0, 0, torch.float32, "none", [], "")
+        return torch.addcmul(self.bias, sums, step).to(x.dtype).reshape(*x.shape[:-1], -1)

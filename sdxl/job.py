@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .aliases import advice
 from .errors import ArgumentError, SDXLError
 from .request import Request
+from .tensorfile import brief
 
 _TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 SOURCES = ("image", "mask", "latents")
@@ -146,7 +148,7 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, 
         raise ArgumentError(f"it is not an object; each line must be one like {_EXAMPLE}")
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
-        raise ArgumentError(f"{unknown[0]!r} is not an argument; there are {', '.join(sorted(known))}")
+        raise ArgumentError(f"{unknown[0]!r} is not an argument; {advice(unknown[0], known)}")
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"it has no prompt; each line must be an object like {_EXAMPLE}")
@@ -166,7 +168,7 @@ def _paths(name: str, value: Any, root: Path) -> Any:
 
 def _path(name: str, value: Any, root: Path) -> str:
     if not isinstance(value, str) or "\0" in value:
-        raise ArgumentError(f"{name} is {value!r}; give the path of a file")
+        raise ArgumentError(f"{name} is {brief(value)}; give the path of a file")
     return str(root / os.path.expanduser(value))
 
 

@@ -82,8 +82,8 @@ def choose_offload(
     """
     if offload not in OFFLOADS:
         raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
-    if max_memory is not None and max_memory <= 0:
-        raise ArgumentError(f"max_memory is {max_memory / 1e9:g} GB; it must be above 0")
+    if max_memory is not None and not (isinstance(max_memory, (int, float)) and max_memory > 1e4):
+        raise ArgumentError(f"max_memory is {max_memory!r} bytes, too few for any model; 8 GB are 8e9")
     needs = {"none": sum(parts), "text": sum(parts) - text, "stage": max(parts), "block": 0}
     if offload != "auto":
         free = available(device) if max_memory is None else max_memory

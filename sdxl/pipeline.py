@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import hub
+from .aliases import advice
 from .checkpoint import Description, open_checkpoint, open_part
 from .compile import Graph, compile_blocks
 from .conditioning import TextMemo, TextStage
@@ -24,7 +25,7 @@ from .denoise import Guidance, Known, Network, Told, keep_known, make_denoiser, 
 from .device import Placement, choose_device, choose_dtype
 from .errors import ArgumentError, NonFiniteError, OutOfMemoryError, SDXLWarning
 from .expert import Expert, Loader, Part
-from .image import to_pil, to_tensor
+from .image import check_latents, check_pixels, to_pil, to_tensor
 from .keymap import UNET, VAE
 from .memory import (
     ROOM,
@@ -495,17 +496,25 @@ class Pipeline:
         """A sample of the posterior of each picture (3, H, W); one that several share is encoded once."""
         draws = noise()
         latents = torch.empty_like(draws)
-        for picture in {id(picture): picture for picture in pictures}.values():
-            rows = [i for i, each in enumerate(pictures) if each is picture]
-            latents[rows] = self._encode_pixels(picture[None], draws[rows])
+        try:
+            for picture in {id(picture): picture for picture in pictures}.values():
+                rows = [i for i, each in enumerate(pictures) if each is picture]
+                latents[rows] = self._encode_pixels(picture[None], draws[rows])
+        finally:
+            self._release(self._vae)
         return latents
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 to scaled latents (B, 4, h, w), float32: samples of their posteriors with
-        standard normal `noise` of that shape, or several samples of one picture; without noise the means.
+        standard normal `noise` of that shape, or several samples of one picture; without noise the means. H and W are
+        multiples of 8. Raises `ArgumentError`.
         """
+        check_pixels(pixels, self.about.config.vae)
         with self._lock:
-            return self._with_less_memory(lambda: self._encode_pixels(pixels, noise))
+            try:
+                return self._with_less_memory(lambda: self._encode_pixels(pixels, noise))
+            finally:
+                self._release(self._vae)
 
     @torch.no_grad()
     def _encode_pixels(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
@@ -515,17 +524,25 @@ class Pipeline:
         latents = self._in_room(
             x.shape[2:], len(x), lambda: vae.encode(x, noise), lambda: encode_strips(vae, x, noise)
         ).float()
-        self._release(self._vae)
         self._check_finite(latents, "the VAE's encoder")
         return latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
+        """Latents (B, 4, h, w) to pictures (B, 3, H, W) in 0..1, float32, one at a time to save memory. Raises
+        `ArgumentError`.
+        """
+        check_latents(latents, "latents", self.about.config.vae.latent_channels)
         with self._lock:
             return self._with_less_memory(lambda: self._decode(latents))
 
-    @torch.no_grad()
     def _decode(self, latents: Tensor) -> Tensor:
+        try:
+            return self._decode_latents(latents)
+        finally:
+            self._release(self._vae)
+
+    @torch.no_grad()
+    def _decode_latents(self, latents: Tensor) -> Tensor:
         vae = self.vae
         weight = vae.decoder.norm_out.weight
         factor = self.about.config.vae.factor
@@ -537,7 +554,6 @@ class Pipeline:
             lambda: torch.cat([vae.decode(each[None]) for each in z]),
             lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
         ).float()
-        self._release(self._vae)
         self._check_finite(pixels, "the VAE's decoder")
         return (pixels / 2 + 0.5).clamp(0, 1)
 
@@ -617,7 +633,8 @@ def _check_refiner(name: str | Path, refiner: Description, base: Description) ->
 def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:
     known = {each.name for each in fields(Request)}
     if unknown := [name for name in arguments if name not in known]:
-        raise ArgumentError(f"{unknown[0]} is not an argument; there are {', '.join(sorted(known))}")
+        told = advice(unknown[0], known | {"output", "progress"})
+        raise ArgumentError(f"{unknown[0]} is not an argument; {told}")
     return Request(prompt, **arguments)
 
 

@@ -5,6 +5,7 @@ Everything that can be wrong with the arguments is told here or in `Request`, be
 
 from __future__ import annotations
 
+import re
 import secrets
 import warnings
 from collections.abc import Sequence
@@ -21,9 +22,13 @@ from .errors import ArgumentError, SDXLWarning
 from .image import MOST_PIXELS, to_tensor
 from .request import Request, Size, spread
 from .schedule import Schedule, make_schedule
+from .tensorfile import brief
 
 REFINE_AT = 0.8
 STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
+_MANY_TIMES = 5
+# what AUTOMATIC1111 and ComfyUI do not read as words
+_SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*\d?(\.\d+)?\s*\)|\bBREAK\b|\bembedding:\S+")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ def make_plan(request: Request, about: Description, refiner: Description | None 
     schedule = make_schedule(about.schedule, spacing, request.steps, sampler)
     first = request.steps - _steps_left(request.steps, strength)
     _warn_of_idle_masks(request, about.config, canvases, request.steps - first)
+    _warn_of_size(request, about.config, size)
+    _warn_of_syntax(request)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -236,6 +243,29 @@ def _warn_of_idle_masks(request: Request, config: ModelConfig, canvases: Sequenc
             SDXLWarning,
             stacklevel=2,
         )
+
+
+def _warn_of_size(request: Request, config: ModelConfig, size: Size) -> None:
+    """A photo may be many times as large as what SDXL was trained on, and than what its owner has time for."""
+    times = size[0] * size[1] / (config.native_size[0] * config.native_size[1])
+    if request.pictures is not None and (request.height, request.width) == (None, None) and times > _MANY_TIMES:
+        warnings.warn(
+            f"the picture is worked on at its own {size[1]} x {size[0]}, {times:.0f} times what the model was trained "
+            "on; give width and height, or a mask with mask_padding, to work on less",
+            SDXLWarning,
+            stacklevel=2,
+        )
+
+
+def _warn_of_syntax(request: Request) -> None:
+    for name in ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"):
+        for text in request.texts(name) or ():
+            if found := _SYNTAX.search(text):
+                warnings.warn(
+                    f"{name} has {brief(found[0])} in it, which other programs understand; here it is read as words",
+                    SDXLWarning,
+                    stacklevel=2,
+                )
 
 
 def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:

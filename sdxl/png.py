@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "CFG scale": request["guidance_scale"],
         "Seed": request["seed"],
         "Size": f"{size[0]}x{size[1]}",
-        "Model": Path(parameters["model"]["model"]).stem if parameters["model"].get("model") else "unknown",
+        "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
         "RNG": "CPU",
     }
     if request.get("strength") is not None:
@@ -49,7 +50,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     if request.get("refine_at") is not None:
         facts["Refiner switch at"] = request["refine_at"]
     if request.get("clip_skip"):
-        facts["Clip skip"] = request["clip_skip"] + 1
+        facts["Clip skip"] = request["clip_skip"] + 2  # there 2 is SDXL's own, the last layer but one
     if request.get("eta"):
         facts["Eta DDIM"] = request["eta"]
     if request.get("guidance_rescale"):
@@ -61,8 +62,11 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
 def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
     """A PNG with its parameters."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("parameters", parameters_text(parameters, image.size))
-    info.add_itxt(_CHUNK, json.dumps(parameters, ensure_ascii=False))
+    for key, text in (
+        ("parameters", parameters_text(parameters, image.size)),
+        (_CHUNK, json.dumps(parameters, ensure_ascii=False)),
+    ):
+        info.add_itxt(key, text.encode(errors="replace").decode())  # a path need not be Unicode
     data = io.BytesIO()
     image.save(data, format="PNG", pnginfo=info)
     return data.getvalue()
@@ -73,12 +77,17 @@ def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> N
     write_png(encode_png(image, parameters), path)
 
 
+def part_prefix(path: Path) -> str:
+    """How the name of a file begins that is being written for `path`; the file system's limit leaves room for more."""
+    return path.name[:40]
+
+
 def write_png(data: bytes, path: Path) -> None:
     """Write a file that is there as a whole or not at all, even if the machine stops: to a temporary name first."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=part_prefix(path), suffix=PART)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -98,12 +107,14 @@ def remedy(error: OSError) -> str:
 
 def check_writable(path: Path) -> None:
     """Raise now, and not after minutes of work, if a picture cannot be written at `path`."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path} is a folder; give --output a file name such as {path / 'picture.png'}")
     if path.suffix.lower() != ".png":
         raise OutputError(f"{path} does not end in .png; only PNG files are written, since they record the parameters")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.lstat()  # an error for a name that is too long
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:

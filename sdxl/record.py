@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import OutputError
 from .job import Batch, Job
-from .png import PART, remedy, write_png
+from .png import PART, part_prefix, remedy, write_png
 
 if sys.platform == "win32":
     import msvcrt
@@ -221,7 +221,7 @@ class Record:
     def _tidy(self, batch: Batch) -> None:
         """Remove what a process that was killed left of a batch's pictures."""
         for file in batch.files:
-            for path in glob.glob(glob.escape(str(self.folder / file)) + "*" + PART):
+            for path in glob.glob(glob.escape(str(self.folder / part_prefix(Path(file)))) + "*" + PART):
                 Path(path).unlink(missing_ok=True)
 
     def _check_plan(self) -> None:

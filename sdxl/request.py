@@ -3,12 +3,13 @@ of this dataclass."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import ArgumentError
+from .tensorfile import brief
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from .image import Picture
 
-MOST_PICTURES = 2**16  # against typing errors
+MOST_PICTURES, _MOST = 2**16, 10**6  # pictures, and any whole number but a seed; against typing errors
+_MOST_SEED = 2**63 - 1
 T = TypeVar("T")
 Size = tuple[int, int]
 Borders = tuple[int, int, int, int]
@@ -32,13 +34,13 @@ def _option(help: str, default: Any = None) -> Any:
 # names of arguments with their least and their highest value
 _WHOLE = {"steps": 1, "num_images": 1, "feather": 0, "width": 1, "height": 1, "clip_skip": 0, "mask_padding": 0}
 _NUMBERS = {
-    "guidance_scale": math.inf,
+    "guidance_scale": 1000,
     "guidance_rescale": 1,
     "eta": 1,
     "strength": 1,
     "refine_at": 1,
-    "aesthetic_score": math.inf,
-    "negative_aesthetic_score": math.inf,
+    "aesthetic_score": 100,
+    "negative_aesthetic_score": 100,
 }
 _OPTIONAL = ("width", "height", "clip_skip", "mask_padding", "feather", "strength", "refine_at")
 
@@ -106,8 +108,10 @@ class Request:
             self._check_text(name)
         for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if (value is not None or name not in _OPTIONAL) and not _whole(value, least):
-                raise ArgumentError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+            if value is not None or name not in _OPTIONAL:
+                if not _whole(value, least):
+                    raise ArgumentError(f"{name} is {brief(value)}; it must be a whole number from {least} to {_MOST}")
+                object.__setattr__(self, name, int(value))  # numpy's, which JSON does not know, become Python's
         if len(self.prompts) * self.num_images > MOST_PICTURES:
             raise ArgumentError(
                 f"num_images is {self.num_images} for {len(self.prompts)} prompts; at most {MOST_PICTURES} pictures "
@@ -115,23 +119,38 @@ class Request:
             )
         for name, most in _NUMBERS.items():
             value = getattr(self, name)
-            if (value is not None or name not in _OPTIONAL) and not _number(value, most):
-                raise ArgumentError(f"{name} is {value!r}; it must be a number from 0" + f" to {most}" * (most < 2))
+            if value is not None or name not in _OPTIONAL:
+                if not _number(value, most):
+                    raise ArgumentError(f"{name} is {brief(value)}; it must be a number from 0 to {most}")
+                object.__setattr__(self, name, _plain(value))
         for name in (each.name for each in fields(self) if each.name.endswith(("_size", "_top_left"))):
             self._check_numbers(name, 2, 0 if name.endswith("top_left") else 1, "(height, width)")
         self._check_numbers("outpaint", 4, 0, "(left, top, right, bottom)")
         self._check_interval()
         self._check_names()
-        seeds = self.seed if isinstance(self.seed, Sequence) else [] if self.seed is None else [self.seed]
-        if isinstance(seeds, str) or not all(_whole(seed, 0) and seed < 2**63 for seed in seeds):
-            raise ArgumentError(
-                f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1, or a list of them"
-            )
+        self._check_seeds()
         if self.latents is not None:
             from .image import open_latents  # here, since it needs torch
 
             object.__setattr__(self, "latents", open_latents(self.latents, "latents"))
         self._check_sources()
+
+    def _check_seeds(self) -> None:
+        if self.seed is None:
+            return
+        several = isinstance(self.seed, Sequence)
+        seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else [self.seed]
+        if isinstance(seeds, str) or not all(_whole(seed, 0, _MOST_SEED) for seed in seeds):
+            raise ArgumentError(
+                f"seed is {brief(self.seed)}; it must be a whole number from 0 to 2^63 - 1, or a list of them; without "
+                "one it is drawn by lot"
+            )
+        if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > _MOST_SEED:
+            raise ArgumentError(
+                f"seed is {self.seed}, and the seeds of the next pictures are the next numbers; they must be at most "
+                "2^63 - 1, give a lower one"
+            )
+        object.__setattr__(self, "seed", [int(seed) for seed in seeds] if several else int(seeds[0]))
 
     def _check_sources(self) -> None:
         """Open the pictures: afterwards `image` is a tuple of RGB pictures or latents, `mask` a tuple of grey ones."""
@@ -170,11 +189,13 @@ class Request:
         if (
             not isinstance(value, Sequence)
             or len(value) != 2
-            or not all(_number(each, math.inf) for each in value)
+            or not all(_number(each, _MOST) for each in value)
             or value[0] > value[1]
         ):
-            raise ArgumentError(f"guidance_interval is {value!r}; it must be two sigmas of at least 0, (low, high)")
-        object.__setattr__(self, "guidance_interval", tuple(value))
+            raise ArgumentError(
+                f"guidance_interval is {brief(value)}; it must be two sigmas of at least 0, (low, high)"
+            )
+        object.__setattr__(self, "guidance_interval", tuple(map(_plain, value)))
 
     def _check_names(self) -> None:
         from .samplers import SAMPLERS  # here, since these need torch and the command line's help does not
@@ -183,7 +204,7 @@ class Request:
         for name, known in (("sampler", tuple(SAMPLERS)), ("schedule", SPACINGS)):
             value = getattr(self, name)
             if value is not None and value not in known:
-                raise ArgumentError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
 
     def _check_text(self, name: str) -> None:
         value = getattr(self, name)
@@ -191,9 +212,9 @@ class Request:
         if name == "prompt" and not texts and value != "":
             raise ArgumentError("prompt is empty; give a text or a list of texts")
         if texts is not None and (not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts)):
-            raise ArgumentError(f"{name} is {value!r}; it must be a text or a list of texts")
+            raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts")
         if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
-            raise ArgumentError(f"{name} is {value!r}, which is no valid Unicode; give it in UTF-8")
+            raise ArgumentError(f"{name} is {brief(value)}, which is no valid Unicode; give it in UTF-8")
         if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):
             raise ArgumentError(
                 f"{name} has {len(texts)} texts for {len(self.prompts)} prompts; give one for each, or one for all"
@@ -210,8 +231,10 @@ class Request:
             or not all(_whole(each, least) for each in value)
         ):
             number = {2: "two", 4: "four"}[count]
-            raise ArgumentError(f"{name} is {value!r}; it must be {number} whole numbers of at least {least}, {order}")
-        object.__setattr__(self, name, tuple(value))  # a list, from JSON, becomes a tuple
+            raise ArgumentError(
+                f"{name} is {brief(value)}; it must be {number} whole numbers of at least {least}, {order}"
+            )
+        object.__setattr__(self, name, tuple(map(int, value)))  # a list, from JSON, becomes a tuple
 
     @property
     def prompts(self) -> list[str]:
@@ -254,9 +277,14 @@ def spread(entries: Sequence[T], count: int) -> list[T]:
     return [entry for entry in entries for _ in range(count // len(entries))]
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _whole(value: Any, least: int, most: int = _MOST) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def _number(value: Any, most: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most and value < math.inf
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= cast(float, value) <= most
+
+
+def _plain(value: Any) -> int | float:
+    """Python's own number for numpy's."""
+    return int(value) if isinstance(value, Integral) else float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import sdxl
 from sdxl.cli import main
+from sdxl.png import parameters_text
 
 
 @pytest.fixture
@@ -186,7 +188,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["sd15"]: "is Stable Diffusion 1.x, not an SDXL model",
         paths["lora"]: "is a LoRA, not an SDXL model",
         paths["no_vae"]: "no_vae.safetensors has no VAE; give one as vae=",
-        paths["only_unet"]: "is only a UNet: give it as unet=",
+        paths["only_unet"]: "is only a UNet; give it as unet=",
         paths["no_layer"]: "tensors",
         tmp_path / "no_unet": "unet is missing, which model_index.json names",
         tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing; fetch it",
@@ -304,7 +306,7 @@ def test_a_memory_limit_draws_the_same(
             pictures.append(torch.tensor(list(image.tobytes())))
     assert (pictures[0] - pictures[1]).abs().max() <= 1
     assert generate(*flags, "--max-memory", "-1")[0] == 2
-    assert "max_memory is -1 GB" in capsys.readouterr().err
+    assert "max_memory is -1000000000 bytes, too few" in capsys.readouterr().err
     assert generate(*flags, "--max-memory", "0.001")[0] == 1
     assert "a picture of 64 x 64 wants" in capsys.readouterr().err
 
@@ -317,3 +319,48 @@ def test_an_interval_is_replayed(generate: Any, tmp_path: Path) -> None:
         assert json.loads(two.text["sdxl"])["request"]["guidance_interval"] == [0.5, 6.0]
     with pytest.raises(SystemExit):
         generate("--prompt", "a cat", "--guidance-interval", "high")
+
+
+def test_without_a_name_no_picture_is_lost(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["generate", "--model", str(tiny_folder), "--prompt", "cat", "--steps", "1", "--device", "cpu", "--quiet"]
+    for more in ([], [], ["--num-images", "2"], []):
+        assert main([*flags, *more]) == 0
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["picture.png", "picture-2.png", "picture-2-1.png", "picture-2-2.png", "picture-3.png"]
+
+
+def test_names_of_files(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As long as the system allows, and no longer; a model's need not be Unicode."""
+    flags = ["--prompt", "cat", "--steps", "1"]
+    assert generate(*flags, output="x" * 251 + ".png")[0] == 0
+    assert generate(*flags, output="x" * 252 + ".png")[0] == 1
+    assert "File name too long; choose another place" in capsys.readouterr().err
+
+
+def test_a_model_whose_name_is_not_unicode(single: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/mod\xe9le.safetensors"
+    os.replace(single, odd)
+    flags = [b"--model", odd, b"--prompt", b"cat", b"--steps", b"1", b"--device", b"cpu", b"--quiet"]
+    command = [
+        os.fsencode(sys.executable),
+        b"-m",
+        b"sdxl",
+        b"generate",
+        *flags,
+        b"--output",
+        os.fsencode(tmp_path / "p.png"),
+    ]
+    assert subprocess.run(command, check=False).returncode == 0
+    with Image.open(tmp_path / "p.png") as image:
+        assert "Model: mod?le, " in image.text["parameters"]
+
+
+def test_what_other_programs_are_told() -> None:
+    request = sdxl.Request("cat", clip_skip=1, sampler="euler", seed=1, schedule="leading")
+    parameters = {"request": vars(request), "model": {"model": sdxl.cli.DEFAULT_MODEL}, "version": "1"}
+    text = parameters_text(parameters, (64, 64))
+    assert "Model: stable-diffusion-xl-base-1.0, " in text
+    assert "Clip skip: 3, " in text, "one more than SDXL's own, which is 2 there"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sdxl
+from sdxl import device
 from sdxl.device import Placement
-from sdxl.errors import ArgumentError, NonFiniteError
+from sdxl.errors import ArgumentError, NonFiniteError, SDXLWarning
+from sdxl.image import open_picture
 
 QUICK = {"steps": 3, "progress": False}
 LATENT = QUICK | {"output": "latent"}
@@ -142,7 +149,7 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
     [
         ({"width": 1001}, "width is 1001; it must be a multiple of 8: try 1000"),
         ({"height": 0}, "height is 0"),
-        ({"steps": 0}, "steps is 0; it must be a whole number of at least 1"),
+        ({"steps": 0}, "steps is 0; it must be a whole number from 1 to 1000000"),
         ({"steps": 2000}, "steps is 2000; with the leading schedule it must be 1 to 999"),
         ({"steps": 2.5}, "steps is 2.5"),
         ({"sampler": "plms"}, "sampler is 'plms'; it must be one of ddim, euler"),
@@ -159,7 +166,18 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"crop_top_left": (1,)}, "crop_top_left is (1,); it must be two whole numbers of at least 0"),
         ({"latents": torch.zeros(2, 4, 8, 8)}, "latents have shape [2, 4, 8, 8]; they must be [1, 4, 8, 8]"),
         ({"width": 80000, "height": 80000}, "80000 x 80000 is more than"),
-        ({"stepz": 3}, "stepz is not an argument"),
+        ({"stepz": 3}, "stepz is not an argument; perhaps steps is meant"),
+        ({"num_inference_steps": 3}, "num_inference_steps is not an argument; it is called steps here"),
+        ({"qqq": 3}, "qqq is not an argument; there are aesthetic_score, clip_skip, "),
+        ({"guidance_scale": 10**400}, "guidance_scale is 1000000"),
+        ({"guidance_scale": 1e38}, "it must be a number from 0 to 1000"),
+        ({"original_size": (10**400, 1)}, "it must be two whole numbers of at least 1"),
+        ({"aesthetic_score": 10**400}, "it must be a number from 0 to 100"),
+        ({"seed": 2**63 - 1, "num_images": 2}, "the seeds of the next pictures are the next numbers"),
+        ({"image": b"x" * 10**6}, "image is b'xxx"),
+        ({"image": np.zeros((512, 512, 3))}, "give a PIL picture, a path, a list of these, or a tensor"),
+        ({"image": Image.new("RGB", (0, 10)), "outpaint": (8, 8, 8, 8)}, "image is 0 x 10 and has no pixels"),
+        ({"image": torch.zeros(0, 4, 8, 8)}, "image has shape [0, 4, 8, 8]"),
         ({"output": "jpeg"}, "output is 'jpeg'"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
@@ -168,6 +186,102 @@ def test_bad_arguments(arguments: dict[str, Any], sentence: str, tiny_pipe: sdxl
     with pytest.raises(ArgumentError) as caught:
         tiny_pipe("cat", progress=False, **arguments)
     assert sentence in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_numpy_numbers_are_numbers(tiny_pipe: sdxl.Pipeline) -> None:
+    plain: dict[str, Any] = {"seed": 3, "steps": 2, "height": 64, "guidance_scale": 4.0, "crop_top_left": (8, 16)}
+    numpys = {
+        "seed": np.int64(3),
+        "steps": np.int32(2),
+        "height": np.int64(64),
+        "guidance_scale": np.float32(4),
+        "crop_top_left": tuple(np.array([8, 16])),
+    }
+    results = [tiny_pipe("cat", output="latent", progress=False, **each) for each in (plain, numpys)]
+    assert torch.equal(*(result.images for result in results))
+    assert json.dumps(results[0].parameters) == json.dumps(results[1].parameters)
+
+
+@pytest.mark.parametrize("offload", ["none", "block"])
+def test_what_the_vae_cannot_take(offload: Any, tiny_folder: Path) -> None:
+    """The same sentence, whether it would work on the whole or in strips."""
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
+    pixels = (
+        "cat",
+        torch.rand(3, 64, 64),
+        torch.rand(1, 3, 68, 64),
+        torch.rand(1, 4, 64, 64),
+        torch.rand(0, 3, 64, 64),
+    )
+    for value in (*pixels, torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
+        with pytest.raises(ArgumentError, match=r"^pixels "):
+            pipe.encode(value)
+    for value in (
+        "cat",
+        torch.rand(4, 8, 8),
+        torch.rand(1, 5, 8, 8),
+        torch.rand(0, 4, 8, 8),
+        torch.full((1, 4, 8, 8), torch.nan),
+    ):
+        with pytest.raises(ArgumentError, match=r"^latents "):
+            pipe.decode(value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("a (red:1.3) cat", "'(red:1.3)'"),
+        ("<lora:foo:0.8> cat", "'<lora:foo:0.8>'"),
+        ("a cat BREAK a dog", "'BREAK'"),
+        ("embedding:foo", "'embedding:foo'"),
+        ("a cat (at 9:30), broken: no", None),
+    ],
+)
+def test_syntax_of_other_programs_is_not_taken_for_words_in_silence(
+    prompt: str, found: str | None, tiny_pipe: sdxl.Pipeline, recwarn: pytest.WarningsRecorder
+) -> None:
+    tiny_pipe.plan(sdxl.Request(prompt))
+    told = [str(each.message) for each in recwarn if each.category is SDXLWarning]
+    assert told == (
+        []
+        if found is None
+        else [f"prompt has {found} in it, which other programs understand; here it is read as words"]
+    )
+
+
+def test_a_photo_of_many_times_the_size_is_told(tiny_pipe: sdxl.Pipeline) -> None:
+    photo = Image.new("RGB", (240, 160))
+    with pytest.warns(SDXLWarning, match="worked on at its own 240 x 160, 9 times what the model was trained on"):
+        tiny_pipe.plan(sdxl.Request("cat", image=photo))
+    tiny_pipe.plan(sdxl.Request("cat", image=photo, width=64, height=64))
+
+
+def test_the_vae_is_read_once_for_all_pictures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload="stage")
+    loads, load = [], pipe._vae._load
+    monkeypatch.setattr(pipe._vae, "_load", lambda: loads.append(1) or load())
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    pipe(["cat"] * 3, image=pictures, steps=4, progress=False)
+    assert len(loads) == 2, "to encode and to decode"
+    monkeypatch.setattr("sdxl.pipeline.Pipeline._check_finite", lambda *_: 1 / 0)
+    for work in (lambda: pipe.encode(torch.rand(1, 3, 64, 64)), lambda: pipe.decode(torch.zeros(1, 4, 8, 8))):
+        with pytest.raises(ZeroDivisionError):
+            work()
+        assert pipe._vae._loaded is None
+
+
+def test_threads_leave_the_process_as_it_was(tiny_folder: Path, tmp_path: Path) -> None:
+    """Neither torch's threads nor the filters of warnings change for good."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    threads, filters = torch.get_num_threads(), list(warnings.filters)
+    for _ in range(3):
+        device._try_out.cache_clear()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: device.choose_dtype(None, torch.device("cpu")), range(8)))
+            list(pool.map(lambda _: open_picture(tmp_path / "p.png"), range(40)))
+            assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {threads}
+    assert warnings.filters == filters
 
 
 def test_refiner_loads(tmp_path: Path) -> None:
