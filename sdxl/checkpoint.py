@@ -400,6 +400,11 @@ def _open_folder(path: Path, variant: str | None) -> Checkpoint:
     )
 
 
+def check_folder(path: Path) -> None:
+    """Raise for a diffusers folder that is no model of use here, by its JSON files; the weights may be missing."""
+    _describe_folder(path, read_json(path / "model_index.json"))
+
+
 def _describe_folder(path: Path, index: Mapping[str, Any]) -> Description:
     name = index.get("_class_name")
     if not isinstance(name, str) or "XL" not in name:

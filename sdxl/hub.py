@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Any
 
 from . import miniature
 from .download import check_space, receive
-from .errors import CheckpointError, HubError
+from .errors import CheckpointError, HubError, SDXLWarning
 from .faults import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .tensorfile import read_json, weight_files
 
@@ -21,11 +22,19 @@ _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "token
 _COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 
+Check = Callable[[Path], object]
+
+
 def resolve(
-    source: str | Path, revision: str | None = None, variant: str | None = None, part: str | None = None
+    source: str | Path,
+    revision: str | None = None,
+    variant: str | None = None,
+    part: str | None = None,
+    check: Check = lambda folder: None,
 ) -> Path:
     """A local file or folder for `source`: a path, `miniature` or `miniature-refiner`, a hub id `owner/name`, or a file
-    on the hub `owner/name/file.safetensors`. `part` (`unet` or `vae`) fetches that component alone.
+    on the hub `owner/name/file.safetensors`. `part` (`unet` or `vae`) fetches that component alone. `check` raises for
+    the folder of a whole model that is of no use, when its JSON files are there and none of its weights.
 
     The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents.
     """
@@ -37,7 +46,7 @@ def resolve(
         owner = "/".join(pieces[:2])
         return _guard(owner, lambda hub: _one_file(hub, owner, "/".join(pieces[2:]), revision))
     if _ID.fullmatch(name) and path.suffix != ".safetensors" and not name.startswith((".", "~")):
-        return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part))
+        return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part, check))
     raise CheckpointError(
         f"{name} does not exist; give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"
     )
@@ -78,7 +87,7 @@ def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:
     return _fetch(hub, name, commit, revision, files, [file])
 
 
-def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None) -> Path:
+def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None, check: Check) -> Path:
     """The folder of a snapshot with the files that are needed and no others; the cached one without a network."""
     try:
         commit, files = _listing(hub, name, revision)
@@ -88,9 +97,14 @@ def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, pa
         index = _fetch(hub, name, commit, revision, files, ["model_index.json"])
         small = [file for file in files if any(fnmatch(file, pattern) for pattern in _SMALL)]
         components = [part] if part else _components(index)
-        weights = [file for component in components for file in _pick(files, component, variant)]
-        needed = ["model_index.json", *small, *weights]
-        return _part_folder(_fetch(hub, name, commit, commit, files, needed).parent, part)
+        weights = [file for component in components for file in _some(name, files, component, variant)]
+        needed = ["model_index.json", *small]
+        check_space(name, sum(files[file] for file in _missing(hub, name, commit, [*needed, *weights])))
+        folder = _fetch(hub, name, commit, commit, files, needed).parent
+        if not part:
+            check(folder)
+        _fetch(hub, name, commit, commit, files, [*needed, *weights])
+        return _part_folder(folder, part)
     if part and "config.json" in files:
         return _fetch(hub, name, commit, revision, files, ["config.json", *_pick(files, "", variant)]).parent
     single = [file for file in files if file.endswith(".safetensors")]
@@ -121,13 +135,18 @@ def _cached(
 
 
 def _kept(what: str, silence: _SilenceError, find: Callable[[], str]) -> Path:
-    """What `find` finds in the cache, where the hub is silent."""
+    """What `find` finds in the cache, where the hub is silent or refuses."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(find())
+        path = Path(find())
     except LocalEntryNotFoundError as error:
+        if silence.refusal is not None:
+            raise silence.refusal from error
         raise HubError(f"{what} is neither a local path nor in the hub's cache, and {silence}") from error
+    if silence.refusal is not None:
+        warnings.warn(f"{what} is taken from the hub's cache: {silence}", SDXLWarning, stacklevel=2)
+    return path
 
 
 def _part_folder(snapshot: Path, part: str | None) -> Path:
@@ -153,30 +172,41 @@ def _pick(files: Iterable[str], component: str, variant: str | None) -> list[str
     return [folder + name for name in chosen]
 
 
+def _some(name: str, files: Iterable[str], component: str, variant: str | None) -> list[str]:
+    """The same, or an error if there are none."""
+    if chosen := _pick(files, component, variant):
+        return chosen
+    there = [file for file in files if file.startswith(component + "/") and not file.endswith((".json", ".txt"))]
+    raise HubError(
+        f"{name} has no {component}/{_stem(component)}.safetensors on the hub, only {', '.join(there) or 'nothing'}; "
+        "pickles are not read, get the model in .safetensors files"
+    )
+
+
 def _stem(component: str) -> str:
     return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def _listing(hub: Any, name: str, revision: str | None) -> tuple[str, dict[str, int]]:
     """The commit of a model, and its files with their sizes, 0 where they are not told; a `_SilenceError` where the hub
-    does not answer, or something else does.
+    does not answer or refuses, or something else answers.
     """
     places = {"revision": revision, "timeout": hub.constants.HF_HUB_ETAG_TIMEOUT}
     try:
         info = hub.HfApi().model_info(name, files_metadata=True, **places)
         return str(info.sha), {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
     except (*failures(), *foreign()) as error:
-        if of_disk(error) or (400 <= status_of(error) < 500 and status_of(error) not in BUSY):
+        if of_disk(error):
             raise
-        raise _SilenceError(trouble(error)) from error
+        refuses = 400 <= status_of(error) < 500 and status_of(error) not in BUSY
+        raise _SilenceError(trouble(error), error if refuses else None) from error
 
 
 def _fetch(
     hub: Any, name: str, commit: str, revision: str | None, sizes: Mapping[str, int], files: Sequence[str]
 ) -> Path:
     """The first of `files` in the cache, after all of them have been fetched that were not there."""
-    kept = {file: hub.try_to_load_from_cache(name, file, revision=commit) for file in files}
-    missing = [file for file, path in kept.items() if not isinstance(path, str)]
+    missing = _missing(hub, name, commit, files)
     check_space(name, sum(sizes[file] for file in missing))
     for file in missing:
         try:
@@ -189,5 +219,15 @@ def _fetch(
     return Path(hub.hf_hub_download(name, files[0], revision=commit))
 
 
+def _missing(hub: Any, name: str, commit: str, files: Sequence[str]) -> list[str]:
+    """Those that are not in the cache."""
+    return [f for f in files if not isinstance(hub.try_to_load_from_cache(name, f, revision=commit), str)]
+
+
 class _SilenceError(Exception):
-    """The hub cannot be asked; the message says why and what to do."""
+    """The hub cannot be asked or does not tell; the message says why and what to do. `refusal` is what it refused with,
+    such as a model that is gone or a login that has run out."""
+
+    def __init__(self, message: str, refusal: Exception | None) -> None:
+        super().__init__(message)
+        self.refusal = refusal

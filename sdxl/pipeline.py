@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import hub
 from .aliases import advice
-from .checkpoint import Description, open_checkpoint, open_part
+from .checkpoint import Description, check_folder, open_checkpoint, open_part
 from .compile import Graph, compile_blocks
 from .conditioning import TextMemo, TextStage
 from .denoise import Guidance, Known, Network, Told, keep_known, make_denoiser, tell, with_channels
@@ -179,14 +179,16 @@ class Pipeline:
         where = choose_device(device)
         kind = choose_dtype(dtype, where)
         variant = variant or (None if dtype is not None and kind is torch.float32 else "fp16")
-        checkpoints = [open_checkpoint(hub.resolve(model, revision, variant), variant, needs_vae=vae is None)]
+        fetched = hub.resolve(model, revision, variant, check=check_folder)
+        checkpoints = [open_checkpoint(fetched, variant, needs_vae=vae is None)]
         for name, path in ((UNET, unet), (VAE, vae)):
             if path is not None:
                 local = hub.resolve(path, None, variant, part=name)
                 part = open_part(local, name, checkpoints[0].about.config, variant)
                 checkpoints[0] = checkpoints[0].with_part(part)
         if refiner is not None:
-            checkpoints.append(open_checkpoint(hub.resolve(refiner, None, variant), variant, needs_vae=False))
+            fetched = hub.resolve(refiner, None, variant, check=check_folder)
+            checkpoints.append(open_checkpoint(fetched, variant, needs_vae=False))
             _check_refiner(refiner, checkpoints[1].about, checkpoints[0].about)
         loader = Loader(checkpoints, where, kind, int8)
         chosen = choose_offload(offload, loader.bytes(), loader.text_bytes(), where, max_memory, int8)

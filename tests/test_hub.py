@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -96,6 +97,43 @@ def test_a_part_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
     assert run("--model", str(tiny_folder), "--vae", NAME, "--dtype", "float32") == (0, "")
     weights = {name for name in hub.requested if name.endswith(".safetensors")}
     assert weights == {"vae/diffusion_pytorch_model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        (
+            "model_index.json",
+            {"_class_name": "StableDiffusionPipeline"},
+            "holds a StableDiffusionPipeline, not an SDXL",
+        ),
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim is 256; only None is supported"),
+    ],
+    ids=["another pipeline", "another UNet"],
+)
+def test_no_weights_are_fetched_for_a_model_of_no_use(
+    name: str, change: dict[str, Any], sentence: str, run: Any, hub: Hub
+) -> None:
+    hub.reset()
+    good = (hub.folder / name).read_text()
+    (hub.folder / name).write_text(json.dumps(json.loads(good) | change))
+    try:
+        assert sentence in run("--model", NAME)[1]
+    finally:
+        (hub.folder / name).write_text(good)
+    assert not [file for file in hub.requested if file.endswith(".safetensors")]
+
+
+def test_nothing_is_fetched_of_pickles(run: Any, hub: Hub) -> None:
+    weights, pickle = (hub.folder / "text_encoder" / name for name in ("model.safetensors", "pytorch_model.bin"))
+    weights.rename(pickle)
+    hub.reset()
+    try:
+        error = run("--model", NAME)[1]
+    finally:
+        pickle.rename(weights)
+    assert "has no text_encoder/model.safetensors on the hub, only text_encoder/pytorch_model.bin; pickles" in error
+    assert hub.requested == {"model_index.json"}
 
 
 def test_errors(run: Any, hub: Hub, tmp_path: Path) -> None:
@@ -245,6 +283,15 @@ def test_the_cache_is_used_where_the_hub_fails(small: Hub, resolve: Any) -> None
         assert resolve() == path
     assert resolve(HF_ENDPOINT="http://127.0.0.1:9") == path
     assert resolve(FAULTY + "/" + BIG, HF_HUB_OFFLINE="1") == file
+
+
+@pytest.mark.parametrize("fault", [Fault(401), Fault(403), Fault(404), Fault(410)], ids=lambda fault: str(fault.status))
+def test_the_cache_is_used_where_the_hub_refuses(fault: Fault, small: Hub, resolve: Any) -> None:
+    path, file = resolve(), resolve(FAULTY + "/" + BIG)
+    small.faults["GET api"] = repeat(fault)
+    small.requested.clear()
+    assert (resolve(), resolve(FAULTY + "/" + BIG)) == (path, file)
+    assert not small.requested
 
 
 def test_half_a_model_without_a_network(small: Hub, resolve: Any) -> None:
