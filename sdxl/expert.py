@@ -78,13 +78,12 @@ class Expert:
         request = plan.request
         prompts, skip = request.prompts, request.clip_skip or 0
         context, pooled = self._encode(prompts, request.texts("prompt_2") or prompts, skip)
-        negatives = request.texts("negative_prompt")
-        silent = negatives is None and self.about.zero_negative
+        negatives, second = request.texts("negative_prompt"), request.texts("negative_prompt_2")
+        silent = negatives is None and second is None and self.about.zero_negative
         if silent:
             bad_context, bad_pooled = torch.zeros_like(context), torch.zeros_like(pooled)
         elif request.guidance_scale > 1:
             negatives = negatives if negatives is not None else [""] * len(prompts)
-            second = request.texts("negative_prompt_2")
             bad_context, bad_pooled = self._encode(negatives, negatives if second is None else second, skip)
         else:
             bad_context, bad_pooled = context, pooled  # without guidance nobody looks at them

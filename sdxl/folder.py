@@ -278,6 +278,8 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
 def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
     """The noise schedule from a diffusers scheduler's JSON. An unknown class gives euler and a warning."""
     name = _word(data, "_class_name", "", where)
+    if name.startswith(("EDM", "FlowMatch")):
+        raise ConfigError(f"{where}: {name} is of a model with other noise than SDXL's; give an SDXL model")
     sampler, fixed = _SCHEDULERS.get(name, ("euler", {}))
     if name not in _SCHEDULERS:
         warnings.warn(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .nn import Linear, without_gradients
+from .nn import Linear, Sealed
 
 _ops: Any = torch.ops.onednn
 _INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -29,7 +29,7 @@ def quantized(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     return Int8Linear(layer, dtype) if isinstance(layer, Linear) else None
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(Sealed):
     """About what a linear layer computes: x (..., in) to (..., out)."""
 
     def __init__(self, plain: Linear, dtype: torch.dtype) -> None:
@@ -41,7 +41,7 @@ class Int8Linear(nn.Module):
         self.bias = torch.zeros(len(weight)) if plain.bias is None else plain.bias.detach().to(dtype).float()
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = without_gradients(x).flatten(0, -2)
+        rows = self.checked(x).flatten(0, -2)
         # in float32: a step rounded down, as in bfloat16, would carry the largest number past 255
         step = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 127
         values = ((rows / step).round() + _MIDDLE).to(torch.uint8)

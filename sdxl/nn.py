@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +37,24 @@ def fetch(weight: Tensor, held: torch.dtype | None, x: Tensor) -> Tensor:
     return weight.to(held or weight.dtype).to(x.device, x.dtype, non_blocking=True)
 
 
-def without_gradients(x: Tensor) -> Tensor:
-    """x, for a layer that gradients cannot pass; `ArgumentError` where they are to be recorded."""
-    if x.requires_grad and torch.is_grad_enabled():
+class Sealed(nn.Module):
+    """A layer whose weights lie in a form of their own: for a CPU, or in 8 bits. What would read or change them, and
+    silently miss most of a network, is an `ArgumentError`.
+    """
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise ArgumentError(
-            "no gradients pass layers that are laid out for a CPU or in 8 bits; load the model with offload block"
+            "the weights are laid out for a CPU or in 8 bits, where they cannot be read, changed, copied or moved, and "
+            "no gradients pass; load the model with offload block to do so"
         )
-    return x
+
+    _save_to_state_dict = _load_from_state_dict = _apply = __deepcopy__ = _refuse
+
+    def checked(self, x: Tensor) -> Tensor:
+        """x, unless gradients are to be recorded."""
+        if x.requires_grad and torch.is_grad_enabled():
+            self._refuse()
+        return x
 
 
 class Linear(nn.Linear):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .nn import Conv2d, Linear, without_gradients
+from .nn import Conv2d, Linear, Sealed
 from .scratch import scratch
 from .unet import GEGLU
 from .winograd import WinogradConv2d, suits
@@ -36,7 +36,7 @@ def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     return None
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(Sealed):
     """A linear layer; `activation` and a second factor are applied before the result is rounded."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none") -> None:
@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """x (..., in) to (..., out), times `factor` (..., out)."""
         result: Tensor
-        x = without_gradients(x)
+        x = self.checked(x)
         if factor is not None:
             result = _ops._linear_pointwise.binary(x, factor, self.packed, self.bias, "mul")
         else:
@@ -71,7 +71,7 @@ class PackedGEGLU(nn.Module):
         return result
 
 
-class PackedConv2d(nn.Module):
+class PackedConv2d(Sealed):
     """A convolution, over feature maps in channels_last."""
 
     def __init__(self, plain: Conv2d, dtype: torch.dtype) -> None:
@@ -82,6 +82,6 @@ class PackedConv2d(nn.Module):
         self.bias = None if plain.bias is None else plain.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = without_gradients(x).contiguous(memory_format=torch.channels_last)
+        x = self.checked(x).contiguous(memory_format=torch.channels_last)
         result: Tensor = _ops._convolution_pointwise(x, self.packed, self.bias, *self.geometry, "none", [], "")
         return result

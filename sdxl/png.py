@@ -72,9 +72,9 @@ def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
     return data.getvalue()
 
 
-def save_png(image: Image.Image, path: Path, parameters: Mapping[str, Any]) -> None:
-    """Write a PNG with its parameters."""
-    write_png(encode_png(image, parameters), path)
+def save_png(image: Image.Image, path: str | Path, parameters: Mapping[str, Any]) -> None:
+    """Write a PNG with its parameters, which `generate --from` and `read_parameters` read. Raises `OutputError`."""
+    write_png(encode_png(image, parameters), Path(path))
 
 
 def part_prefix(path: Path) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .nn import Conv2d, without_gradients
+from .nn import Conv2d, Sealed
 from .scratch import scratch
 
 GROWTH = 16 / 9  # of the weights
@@ -34,7 +34,7 @@ def is_wide(shape: Sequence[int]) -> bool:
     return tuple(shape[2:]) == (3, 3) and min(shape[:2]) >= _NARROW
 
 
-class WinogradConv2d(nn.Module):
+class WinogradConv2d(Sealed):
     """A 3x3 convolution of stride 1 and padding 1, over feature maps in channels_last."""
 
     def __init__(self, plain: Conv2d) -> None:
@@ -47,7 +47,7 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in, H, W) to (B, out, H, W)."""
-        height, width = without_gradients(x).shape[2:]
+        height, width = self.checked(x).shape[2:]
         if height % 2 or width % 2:
             return self(nn.functional.pad(x, (0, width % 2, 0, height % 2)))[:, :, :height, :width]
         x = x.permute(0, 2, 3, 1)

@@ -152,6 +152,8 @@ def test_vae_fields_that_are_refused(field: str, value: object) -> None:
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
         ({"prediction_type": "sample"}, "prediction_type"),
         ({"trained_betas": [0.1]}, "trained_betas"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is of a model with other noise than SDXL's"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler is of a model"),
         ({"timestep_type": "continuous"}, "timestep_type"),
         ({"use_beta_sigmas": True}, "use_beta_sigmas"),
         ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),

@@ -189,6 +189,15 @@ def test_bad_arguments(arguments: dict[str, Any], sentence: str, tiny_pipe: sdxl
     assert len(str(caught.value)) < 700
 
 
+def test_a_second_negative_prompt_alone_is_heard(tiny_pipe: sdxl.Pipeline) -> None:
+    alone, both, neither = (
+        tiny_pipe("cat", seed=1, **LATENT, **more).images
+        for more in ({"negative_prompt_2": "dog"}, {"negative_prompt": "", "negative_prompt_2": "dog"}, {})
+    )
+    assert torch.equal(alone, both)
+    assert not torch.equal(alone, neither)
+
+
 def test_numpy_numbers_are_numbers(tiny_pipe: sdxl.Pipeline) -> None:
     plain: dict[str, Any] = {"seed": 3, "steps": 2, "height": 64, "guidance_scale": 4.0, "crop_top_left": (8, 16)}
     numpys = {
