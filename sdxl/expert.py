@@ -5,6 +5,7 @@ Base, inpainting model and refiner are values of it; the ensemble of the SDXL pa
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
@@ -32,27 +33,31 @@ class Part(Generic[T]):
 
     def __init__(self, load: Callable[[], T]) -> None:
         self._load = load
+        self._lock = threading.RLock()  # it is loaded once, however many threads ask
         self._loaded: T | None = None
         self._changes: list[Callable[[T], object]] = []
 
     def __call__(self) -> T:
         """The part itself."""
-        loaded = self._loaded
-        if loaded is None:
-            loaded = self._loaded = self._load()
-            for change in self._changes:
-                change(loaded)
-        return loaded
+        with self._lock:
+            if self._loaded is None:
+                loaded = self._load()
+                for change in self._changes:
+                    change(loaded)
+                self._loaded = loaded
+            return self._loaded
 
     def apply(self, change: Callable[[T], object]) -> None:
         """Call `change` with the part, now or when it is loaded, and whenever it is loaded again."""
-        self._changes.append(change)
-        if self._loaded is not None:
-            change(self._loaded)
+        with self._lock:
+            self._changes.append(change)
+            if self._loaded is not None:
+                change(self._loaded)
 
     def release(self) -> None:
         """Forget it; whoever still holds it keeps it alive."""
-        self._loaded = None
+        with self._lock:
+            self._loaded = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import miniature
 from .download import check_space, receive
-from .errors import CheckpointError, HubError, SDXLWarning
+from .errors import ArgumentError, CheckpointError, HubError, SDXLWarning
 from .faults import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .tensorfile import read_json, weight_files
 
@@ -54,6 +54,10 @@ def resolve(
 
 def local(source: str | Path) -> Path:
     """The path of `source` on this machine, whether it exists or not; `miniature` is where the package keeps it."""
+    if not isinstance(source, (str, Path)):
+        raise ArgumentError(
+            f"the model is of type {type(source).__name__}; give a path, a hub id owner/name, or miniature"
+        )
     path, name = Path(os.path.expanduser(source)), str(source)
     if name not in miniature.NAMES or path.exists():
         return path

@@ -131,15 +131,15 @@ def vae_bytes(
 
 
 def check_room(
-    plan: Plan, config: ModelConfig, at: Placement, room: float, smaller: str | None, compiled: bool = False
+    plan: Plan, configs: Sequence[ModelConfig], at: Placement, room: float, smaller: str | None, compiled: bool = False
 ) -> None:
     """Raise `OutOfMemoryError`, with what would fit, if the work beside the weights takes more than `room` bytes.
-    `smaller` is a way to keep less of the model in memory.
+    `configs` are the model's and its refiner's, `smaller` is a way to keep less of the model in memory.
     """
     (height, width), count = plan.size, len(plan.seeds)
     rows = count * (2 if plan.request.guidance_scale > 1 else 1)
-    strips = vae_bytes(config.vae, plan.size, at, in_strips=True, compiled=compiled)
-    least = max(unet_bytes(config.unet, rows, plan.latent_size, at), strips)
+    strips = vae_bytes(configs[0].vae, plan.size, at, in_strips=True, compiled=compiled)
+    least = max(strips, *(unet_bytes(config.unet, rows, plan.latent_size, at) for config in configs))
     if least <= room:
         return
     side = int(math.sqrt(max(room, 0) / least * height * width)) // 64 * 64

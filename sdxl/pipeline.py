@@ -59,7 +59,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 class PipelineStep:
     """The state after step `index` of `total`: `latents` at noise level `sigma`, and the guess of the clean ones.
 
-    Both are (B, 4, H/8, W/8), float32; after the last step `latents` are the result.
+    Both are (B, 4, H/8, W/8), float32; after the last step `latents` are the result. Who writes into `latents` changes
+    what the next steps go on from.
     """
 
     index: int
@@ -599,8 +600,9 @@ class Pipeline:
         while True:
             to_load = max(self._loader.bytes()) if self._loader is not None and self.offload == "stage" else 0
             try:
-                config, at, room = self.about.config, self.experts[0].at, self._room() - to_load
-                return check_room(plan, config, at, room, self._smaller, self.compiled)
+                configs = [expert.about.config for expert in self.experts]
+                room = self._room() - to_load
+                return check_room(plan, configs, self.experts[0].at, room, self._smaller, self.compiled)
             except OutOfMemoryError as error:
                 if self._graphs:  # whose memory is for the same work
                     self._forget()

@@ -215,6 +215,8 @@ class Request:
             raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts")
         if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
             raise ArgumentError(f"{name} is {brief(value)}, which is no valid Unicode; give it in UTF-8")
+        if texts is not None and not isinstance(value, str):
+            object.__setattr__(self, name, list(texts))  # the caller's list may change
         if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):
             raise ArgumentError(
                 f"{name} has {len(texts)} texts for {len(self.prompts)} prompts; give one for each, or one for all"

@@ -358,6 +358,12 @@ def test_a_model_whose_name_is_not_unicode(single: Path, tmp_path: Path) -> None
         assert "Model: mod?le, " in image.text["parameters"]
 
 
+def test_who_has_read_enough_is_no_error(single: Path) -> None:
+    command = f"{sys.executable} -m sdxl inspect {single} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_other_programs_are_told() -> None:
     request = sdxl.Request("cat", clip_skip=1, sampler="euler", seed=1, schedule="leading")
     parameters = {"request": vars(request), "model": {"model": sdxl.cli.DEFAULT_MODEL}, "version": "1"}

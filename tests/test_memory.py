@@ -6,8 +6,10 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sdxl.conditioning import TextMemo
 from sdxl.config import BASE
 from sdxl.device import Placement
 from sdxl.errors import NonFiniteError, OutOfMemoryError, SDXLWarning
+from sdxl.expert import Part
 from sdxl.unet import UNet
 from sdxl.vae import VAE
 
@@ -193,6 +196,25 @@ def test_a_compiled_part_is_let_go(way: str, tiny_folder: Path) -> None:
         assert network() is None
     finally:
         gc.enable()
+
+
+def test_a_part_is_loaded_once() -> None:
+    loads: list[object] = []
+
+    def load() -> object:
+        time.sleep(0.05)
+        loads.append(object())
+        return loads[-1]
+
+    part = Part(load)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: part(), range(8))) == set(loads)
+    assert len(loads) == 1
+    part.release()
+    part.apply(lambda _: 1 / 0)
+    for _ in range(2):  # and not given out half changed
+        with pytest.raises(ZeroDivisionError):
+            part()
 
 
 def test_a_compiled_model_stays_so_where_it_can(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
