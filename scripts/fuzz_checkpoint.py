@@ -33,10 +33,11 @@ import torch
 from make_checkpoint import random_state
 
 import sdxl
-from sdxl.checkpoint import METADATA_KEY, Description, open_checkpoint, save_folder, save_single
+from sdxl.checkpoint import METADATA_KEY, Description, open_checkpoint
 from sdxl.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from sdxl.device import place
 from sdxl.errors import SDXLError, SDXLWarning
+from sdxl.save import save_folder, save_single
 from sdxl.tensorfile import TensorFile, save_tensors
 from sdxl.tokenizer import Tokenizer, TokenizerConfig, learn_vocabulary
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from sdxl import tokenizer
-from sdxl.checkpoint import Component, Description, save_folder, save_single
+from sdxl.checkpoint import Component, Description
 from sdxl.config import BASE, INPAINTING, REFINER, ModelConfig, ScheduleConfig
 from sdxl.keymap import component_rows
+from sdxl.save import save_folder, save_single
 from sdxl.tensorfile import Weights
 
 MODELS = {"base": BASE, "refiner": REFINER, "inpainting": INPAINTING}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from training_data import TRAIN_STEPS, Crops, Latents, Noised, World, store_latents, to_tensor
 from training_run import Plan, Run
 
-from sdxl.checkpoint import Description, open_checkpoint, save_folder
+from sdxl.checkpoint import Description, open_checkpoint
 from sdxl.clip import TextEncoder
 from sdxl.conditioning import TextStage
 from sdxl.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
@@ -28,6 +28,7 @@ from sdxl.keymap import TEXT, TEXT_2, UNET, VAE
 from sdxl.miniature.scenes import caption, draw, random_scene
 from sdxl.nn import sinusoidal
 from sdxl.pipeline import Pipeline
+from sdxl.save import save_folder
 from sdxl.schedule import noise_table
 from sdxl.tokenizer import Tokenizer, TokenizerConfig, Vocabulary, learn_vocabulary
 from sdxl.training import (

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .checkpoint import convert
     from .errors import (
         ArgumentError,
         CheckpointError,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline, PipelineStep, Result
     from .png import save_png
     from .request import Request
+    from .save import convert
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -40,7 +40,7 @@ _HOMES = {
     "Result": "pipeline",
     "SDXLError": "errors",
     "SDXLWarning": "errors",
-    "convert": "checkpoint",
+    "convert": "save",
     "inspect": "inspection",
     "save_png": "png",
 }

@@ -1,12 +1,10 @@
-"""A model on disk: opened by its headers, every key accounted for, components loaded one by one, written in both
-layouts.
+"""A model on disk: opened by its headers, every key accounted for, components loaded one by one.
 
 A single file says nothing about what its shapes do not show; our own writer puts that into its `__metadata__`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -18,15 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from . import folder as folder_json
-from . import hub, identify, tokenizer
+from . import identify, tokenizer
 from .cast import cast
 from .clip import Layer, TextEncoder
 from .config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from .device import Placement
-from .errors import CheckpointError, ConfigError, OutputError
+from .errors import CheckpointError, ConfigError
 from .int8 import quantized
 from .keymap import (
-    CLIP_L_PREFIX,
     FUSED,
     PREFIXES,
     TEXT,
@@ -36,10 +33,8 @@ from .keymap import (
     Op,
     Row,
     canonical_folder_key,
-    clip_g_prefix,
     component_rows,
     ignorable,
-    match,
     summarize,
     unet_rows,
     vae_rows,
@@ -56,7 +51,6 @@ from .tensorfile import (
     open_shards,
     parse_json,
     read_json,
-    save_tensors,
     weight_files,
 )
 from .tokenizer import TokenizerConfig
@@ -67,7 +61,7 @@ from .winograd import GROWTH, is_wide
 STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are let go
 METADATA_KEY = "sdxl.model"
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-_FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
+FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
 
 
 @dataclass(frozen=True)
@@ -269,18 +263,6 @@ def _from_stored(tensor: Tensor, op: Op) -> Tensor:
     return tensor.T.contiguous() if op is Op.TRANSPOSE else tensor
 
 
-def _to_stored(tensors: list[Tensor], op: Op) -> Tensor:
-    """The inverse of `_from_stored`; a fused tensor is put together from three."""
-    if op in FUSED:
-        return torch.cat(tensors)
-    if op is Op.CONV1X1:
-        return tensors[0][:, :, None, None]
-    return tensors[0].T.contiguous() if op is Op.TRANSPOSE else tensors[0].contiguous()
-
-
-# ---- reading -------------------------------------------------------------------------------------------------------
-
-
 def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
     """Open a single file or a diffusers folder. Reads headers and JSON, no weight. A single file may lack a VAE that is
     not needed, as some that are published do.
@@ -349,20 +331,6 @@ def _describe_single(weights: Weights, file: TensorFile) -> Description:
     tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
     with naming(file.path):
         return Description(config, schedule, config.kind != "refiner", tokenizers)
-
-
-def _description_to_json(about: Description) -> str:
-    config = about.config
-    data = {
-        "unet": folder_json.write_unet(config.unet),
-        "vae": folder_json.write_vae(config.vae),
-        "text_encoder": config.text_encoder and folder_json.write_text(config.text_encoder),
-        "text_encoder_2": folder_json.write_text(config.text_encoder_2),
-        "scheduler": folder_json.write_scheduler(about.schedule),
-        "force_zeros_for_empty_prompt": about.zero_negative,
-        "tokenizers": {name: data.to_json() for name, data in about.tokenizers.items()},
-    }
-    return json.dumps(data, ensure_ascii=False, sort_keys=True)
 
 
 def _description_from_json(text: str, path: Path) -> Description:
@@ -457,7 +425,7 @@ def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
 
 
 def _open_folder_part(path: Path, part: str, config: Any, rows: list[Row], variant: str | None) -> Component:
-    files = _open_files(path, _FILE_NAMES[part], variant)
+    files = _open_files(path, FILE_NAMES[part], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, part, bare))
     component = Component(part, config, rows, "folder", weights)
@@ -555,74 +523,3 @@ def _account_part(file: TensorFile, name: str, config: Any, language: str, prefi
     _account(weights, {part.key(row) for row in part.rows} | others)
     part.check()
     return part
-
-
-# ---- writing -------------------------------------------------------------------------------------------------------
-
-State = Mapping[str, Mapping[str, Tensor]]
-"""Our names and tensors, by component."""
-
-
-def convert(source: str | Path, target: str | Path, variant: str | None = None) -> None:
-    """Write a single file as a diffusers folder, or a folder as a single file (`target` ends in .safetensors).
-
-    Weights are copied bit for bit in the dtype that they have.
-    """
-    target = Path(target)
-    checkpoint = open_checkpoint(hub.local(source), variant)
-    state = {name: dict(part.tensors()) for name, part in checkpoint.components.items()}
-    if target.suffix == ".safetensors":
-        save_single(target, checkpoint.about, state)
-    else:
-        save_folder(target, checkpoint.about, state)
-
-
-def save_single(path: Path, about: Description, state: State) -> None:
-    """Write the official single-file layout, with `position_ids` and `logit_scale` as the published files have them."""
-    if path.exists():
-        raise OutputError(f"{path} exists; remove it or choose another name")
-    tensors: dict[str, Tensor] = {}
-    for name, rows in component_rows(about.config).items():
-        for key, group in match(rows, "single").items():
-            if all(row.ours in state[name] for row in group):
-                tensors[key] = _to_stored([state[name][row.ours] for row in group], group[0].op)
-    dtype = next(iter(state[TEXT_2].values())).dtype
-    tensors[clip_g_prefix(about.config.text_encoder is None) + "logit_scale"] = torch.tensor(100.0).log().to(dtype)
-    if about.config.text_encoder:
-        positions = torch.arange(about.config.text_encoder.positions)[None].to(dtype)
-        tensors[CLIP_L_PREFIX + "text_model.embeddings.position_ids"] = positions
-    # ComfyUI's marker keys, for those who do not read our metadata
-    tensors |= {"v_pred": torch.empty(0)} if about.schedule.prediction == "v_prediction" else {}
-    tensors |= {"ztsnr": torch.empty(0)} if about.schedule.zero_terminal_snr else {}
-    save_tensors(tensors, path, {METADATA_KEY: _description_to_json(about)})
-
-
-def save_folder(path: Path, about: Description, state: State) -> None:
-    """Write a diffusers folder that this package and diffusers read."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path} exists and is not an empty folder; remove it or choose another name")
-    config = about.config
-    writers: dict[str, Any] = {
-        UNET: lambda: folder_json.write_unet(config.unet),
-        VAE: lambda: folder_json.write_vae(config.vae),
-        TEXT_2: lambda: folder_json.write_text(config.text_encoder_2),
-    }
-    if first := config.text_encoder:
-        writers[TEXT] = lambda: folder_json.write_text(first)
-    try:
-        for name, rows in component_rows(config).items():
-            tensors = {row.folder: state[name][row.ours].contiguous() for row in rows if row.ours in state[name]}
-            save_tensors(tensors, path / name / f"{_FILE_NAMES[name]}.safetensors", {})
-            _write_json(path / name / "config.json", writers[name]())
-        for name, data in about.tokenizers.items():
-            tokenizer.write_folder(data, path / name.replace("text_encoder", "tokenizer"))
-        (path / "scheduler").mkdir(exist_ok=True)
-        _write_json(path / "scheduler/scheduler_config.json", folder_json.write_scheduler(about.schedule))
-        # last, so that a folder that was not finished is not taken for a model
-        _write_json(path / "model_index.json", folder_json.write_index(config, about.schedule, about.zero_negative))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

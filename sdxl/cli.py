@@ -451,7 +451,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from .checkpoint import convert
+    from .save import convert
 
     convert(options.source, options.target, options.variant)
     print(options.target)
