@@ -30,10 +30,16 @@ _OURS = {
 }
 
 
+def guess(name: str, known: Iterable[str]) -> str | None:
+    """Our name for an unknown argument, if it can be guessed."""
+    known = list(known)
+    if (ours := _OURS.get(name)) in known:
+        return ours
+    return next(iter(get_close_matches(name, known, n=1)), None)
+
+
 def advice(name: str, known: Iterable[str]) -> str:
     """What an unknown argument is called here, if that can be guessed; else which ones there are."""
     known = sorted(known)
-    if (ours := _OURS.get(name)) in known:
-        return f"it is called {ours} here"
-    close = get_close_matches(name, known, n=1)
-    return f"perhaps {close[0]} is meant" if close else f"there are {', '.join(known)}"
+    ours = guess(name, known)
+    return f"perhaps {ours} is meant" if ours else f"there are {', '.join(known)}"

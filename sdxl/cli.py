@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from dataclasses import Field, asdict, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from .aliases import guess
 from .errors import ArgumentError, SDXLError, SDXLWarning
 from .request import Request
 from .version import __version__
@@ -55,12 +57,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that answers a mistake with a sentence and not with all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end the process with status 2."""
+        flag = re.search(r"unrecognized arguments: --([\w-]+)", message)
+        known = [
+            *(each.name for each in fields(Request)),
+            *_LOADING,
+            "compile",
+            "device",
+            "max_memory",
+            "output",
+            "quiet",
+        ]
+        ours = guess(flag[1].replace("-", "_"), known) if flag else None
+        hint = f"perhaps --{ours.replace('_', '-')} is meant, " if ours else ""
+        self.exit(2, f"error: {message}; {hint}{self.prog} --help shows all flags\n")
+
+
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
     return f"warning: {message}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sdxl", description="Stable Diffusion XL in PyTorch.")
+    parser = _Parser(prog="python -m sdxl", description="Stable Diffusion XL in PyTorch.")
     parser.add_argument("--version", action="version", version=f"sdxl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="draw pictures", description="Draw pictures from a prompt."))

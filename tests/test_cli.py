@@ -358,6 +358,27 @@ def test_a_model_whose_name_is_not_unicode(single: Path, tmp_path: Path) -> None
         assert "Model: mod?le, " in image.text["parameters"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--cfg-scale", "7"],
+            "error: unrecognized arguments: --cfg-scale 7; perhaps --guidance-scale is meant, python -m",
+        ),
+        (["--num-inference-steps", "3"], "perhaps --steps is meant, "),
+        (["--qqq"], "error: unrecognized arguments: --qqq; python -m sdxl --help shows all flags"),
+        (["--width", "abc"], "error: argument --width: invalid int value: 'abc'; python -m sdxl generate --help shows"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--prompt", "cat", *flags])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
 def test_who_has_read_enough_is_no_error(single: Path) -> None:
     command = f"{sys.executable} -m sdxl inspect {single} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

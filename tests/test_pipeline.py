@@ -167,7 +167,7 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"latents": torch.zeros(2, 4, 8, 8)}, "latents have shape [2, 4, 8, 8]; they must be [1, 4, 8, 8]"),
         ({"width": 80000, "height": 80000}, "80000 x 80000 is more than"),
         ({"stepz": 3}, "stepz is not an argument; perhaps steps is meant"),
-        ({"num_inference_steps": 3}, "num_inference_steps is not an argument; it is called steps here"),
+        ({"num_inference_steps": 3}, "num_inference_steps is not an argument; perhaps steps is meant"),
         ({"qqq": 3}, "qqq is not an argument; there are aesthetic_score, clip_skip, "),
         ({"guidance_scale": 10**400}, "guidance_scale is 1000000"),
         ({"guidance_scale": 1e38}, "it must be a number from 0 to 1000"),
