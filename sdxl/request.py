@@ -203,16 +203,16 @@ class Request:
 
         for name, known in (("sampler", tuple(SAMPLERS)), ("schedule", SPACINGS)):
             value = getattr(self, name)
-            if value is not None and value not in known:
+            if value is not None and (not isinstance(value, str) or value not in known):
                 raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
 
     def _check_text(self, name: str) -> None:
         value = getattr(self, name)
         texts = [value] if isinstance(value, str) else value
-        if name == "prompt" and not texts and value != "":
-            raise ArgumentError("prompt is empty; give a text or a list of texts")
         if texts is not None and (not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts)):
             raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts")
+        if name == "prompt" and not texts:
+            raise ArgumentError("prompt is empty; give a text or a list of texts")
         if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
             raise ArgumentError(f"{name} is {brief(value)}, which is no valid Unicode; give it in UTF-8")
         if texts is not None and not isinstance(value, str):

@@ -168,6 +168,8 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"width": 80000, "height": 80000}, "80000 x 80000 is more than"),
         ({"stepz": 3}, "stepz is not an argument; perhaps steps is meant"),
         ({"num_inference_steps": 3}, "num_inference_steps is not an argument; perhaps steps is meant"),
+        ({"negative_prompt": np.zeros((4, 4))}, "it must be a text or a list of texts"),
+        ({"sampler": np.zeros((4, 4))}, "it must be one of ddim, euler"),
         ({"qqq": 3}, "qqq is not an argument; there are aesthetic_score, clip_skip, "),
         ({"guidance_scale": 10**400}, "guidance_scale is 1000000"),
         ({"guidance_scale": 1e38}, "it must be a number from 0 to 1000"),
