@@ -55,7 +55,7 @@ class Graph:
 
     def run(self, told: Told, x: Tensor, t: float) -> Tensor:
         """`told(x, t)`; the conditioning may be another one than the last time, of the same shape."""
-        emb = told.embs[t]
+        emb = told.emb(t)
         if self._graph is None:
             self._graph = self._record(told, x, emb)
         elif told is not self._told:

@@ -41,22 +41,34 @@ class Told:
     """A UNet with all that it computes from its conditioning alone, done once for all steps."""
 
     unet: UNet
+    vector: Tensor
     embs: dict[float, Tensor]  # (B, emb_dim) of each timestep
     text: Text
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        return self.unet.denoise(x, self.embs[t], self.text)
+        return self.unet.denoise(x, self.emb(t), self.text)
+
+    def emb(self, t: float) -> Tensor:
+        """The embedding of a timestep (B, emb_dim), made now if a sampler asks for one that is not in the schedule."""
+        if t not in self.embs:
+            times = torch.full((len(self.vector),), t, dtype=torch.float32, device=self.vector.device)
+            self.embs[t] = self.unet.embed(times, self.vector)
+        return self.embs[t]
 
     @property
     def rows(self) -> tuple[int, int]:
         """How many rows a batch has, and how many of them were told a text."""
-        emb = next(iter(self.embs.values()))
-        return len(emb), next((len(k) for place in self.text for k, _ in place), 0)
+        return len(self.vector), next((len(k) for place in self.text for k, _ in place), 0)
 
     def last(self, count: int) -> Told:
         """The same for the last `count` rows alone."""
         embs = {t: emb[-count:] for t, emb in self.embs.items()}
-        return replace(self, embs=embs, text=[[(k[-count:], v[-count:]) for k, v in place] for place in self.text])
+        return replace(
+            self,
+            vector=self.vector[-count:],
+            embs=embs,
+            text=[[(k[-count:], v[-count:]) for k, v in place] for place in self.text],
+        )
 
 
 def tell(unet: UNet, conditionings: Sequence[Conditioning], timesteps: Sequence[float]) -> Told:
@@ -65,7 +77,7 @@ def tell(unet: UNet, conditionings: Sequence[Conditioning], timesteps: Sequence[
     vector = torch.cat([each.vector for each in conditionings])
     times = torch.tensor(timesteps, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
     embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1)), len(vector))
-    return Told(unet, dict(zip(timesteps, embs, strict=True)), unet.read(torch.cat(heard)))
+    return Told(unet, vector, dict(zip(timesteps, embs, strict=True)), unet.read(torch.cat(heard)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,8 @@ class Known:
     def free(self, sigma: float) -> Tensor:
         """Where x is repainted in the step from `sigma`; at the last sigma, where it was in the last step."""
         steps = len(self.sigmas) - 1
-        left = max(steps - self.sigmas.index(sigma), 1)
+        begun = sum(each > sigma for each in self.sigmas)  # steps, without the one from `sigma`
+        left = max(steps - (begun if sigma in self.sigmas else max(begun - 1, 0)), 1)
         return self.mask * steps >= left - 1e-4  # as int(steps * strength) counts
 
     def start(self, scale: float) -> Tensor:

@@ -37,7 +37,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         lines.append(f"Negative prompt: {request['negative_prompt']}")
     facts = {
         "Steps": request["steps"],
-        "Sampler": _SAMPLERS[request["sampler"]],
+        "Sampler": _SAMPLERS.get(request["sampler"], request["sampler"]),
         "Schedule type": _SCHEDULES.get(request["schedule"], request["schedule"]),
         "CFG scale": request["guidance_scale"],
         "Seed": request["seed"],

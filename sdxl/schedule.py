@@ -6,7 +6,7 @@ x = z + sigma * noise. Sigma is the clock; tables are float64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,14 @@ _UNPADDED_SPACINGS = ("linspace", "trailing")
 
 @dataclass(frozen=True)
 class Schedule:
-    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise."""
+    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise; `table` is
+    the sigma of every training timestep.
+    """
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
     start_scale: float
+    table: Array = field(repr=False, compare=False)
 
     @property
     def end_scale(self) -> float:
@@ -38,8 +41,13 @@ class Schedule:
         return 1 / math.sqrt(1 + self.sigmas[-1] ** 2)
 
     def timestep(self, sigma: float) -> float:
-        """The UNet's timestep at one of the noise levels."""
-        return self.timesteps[self.sigmas.index(sigma)]
+        """The UNet's timestep at a noise level: at one of the first n its own, at any other by interpolation over the
+        logarithms of the training's, as k-diffusion does it.
+        """
+        if sigma in self.sigmas[:-1]:
+            return self.timesteps[self.sigmas.index(sigma)]
+        levels = np.log(self.table)
+        return float(np.interp(math.log(max(sigma, self.table[0])), levels, np.arange(len(levels))))
 
 
 def noise_table(config: ScheduleConfig) -> Array:
@@ -72,7 +80,7 @@ def make_schedule(config: ScheduleConfig, spacing: str, steps: int, sampler: str
     final = float(table[0]) if sampler == "ddim" and not config.final_alpha_one else 0.0
     unpadded = sampler in _UNPADDED_SAMPLERS and spacing in _UNPADDED_SPACINGS
     start_scale = sigmas[0] if unpadded else math.sqrt(1 + sigmas[0] ** 2)
-    return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), float(start_scale))
+    return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), float(start_scale), table)
 
 
 def _spaced(config: ScheduleConfig, table: Array, spacing: str, steps: int) -> tuple[Any, Array]:

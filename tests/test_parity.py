@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+
+import sdxl
+from sdxl.samplers import SAMPLERS, Denoiser, Noise, Step
 
 diffusers = pytest.importorskip("diffusers")
 import tiny
@@ -45,6 +53,46 @@ def test_samplers(
         PROMPT, sampler=sampler, schedule=schedule, steps=steps, eta=eta, seed=5, output="latent", progress=False
     )
     assert error(result.images, expected) < TOLERANCE
+
+
+def dpm_2(denoise: Denoiser, x: torch.Tensor, sigmas: Sequence[float], noise: Noise) -> Iterator[Step]:
+    """DPM-Solver-2 (Karras et al. 2022, algorithm 2, without churn): it looks at noise levels between the steps'."""
+    for sigma, to in pairwise(sigmas):
+        denoised = denoise(x, sigma)
+        slope, middle = (x - denoised) / sigma, math.sqrt(sigma * to)
+        if to:
+            guess = x + slope * (middle - sigma)
+            slope = (guess - denoise(guess, middle)) / middle
+        x = x + slope * (to - sigma)
+        yield Step(x, denoised, to)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20])
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_a_sampler_of_ones_own(
+    steps: int,
+    guidance_scale: float,
+    reference_pipe: Any,
+    tiny_pipe: Any,
+    error: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """It may ask for noise levels that are not in the schedule."""
+    monkeypatch.setitem(SAMPLERS, "dpm_2", dpm_2)
+    which = diffusers.KDPM2DiscreteScheduler(**tiny.SCHEDULER)
+    settings = {"prompt": PROMPT, "guidance_scale": guidance_scale}
+    expected = reference(reference_pipe, which, [5], num_inference_steps=steps, height=64, width=64, **settings)
+    own = {"sampler": "dpm_2", "schedule": "leading", "steps": steps, "seed": 5, "progress": False}
+    result = tiny_pipe(**settings, **own, output="latent")
+    assert error(result.images, expected) < TOLERANCE
+    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    repainted = tiny_pipe("cat", image=picture, mask=mask, **own)
+    assert repainted.images[0].crop((0, 0, 64, 16)).getcolors() == [(64 * 16, (255, 0, 0))]
+    sdxl.save_png(repainted.images[0], tmp_path / "p.png", repainted.parameters[0])
+    with Image.open(tmp_path / "p.png") as image:
+        assert "Sampler: dpm_2, " in image.text["parameters"]
 
 
 def test_v_prediction_with_zero_terminal_snr(reference_pipe: Any, tiny_folder: Any, tmp_path: Any, error: Any) -> None:

@@ -18,7 +18,7 @@ import sdxl
 from sdxl.bench import count_flop, report
 from sdxl.cast import cast
 from sdxl.compile import FusedAttention
-from sdxl.config import BASE, UNetConfig
+from sdxl.config import BASE, ScheduleConfig, UNetConfig
 from sdxl.denoise import Conditioning, Guidance, make_denoiser, tell
 from sdxl.device import DTYPES, Placement, cpu_seconds, default_dtype, place
 from sdxl.errors import ArgumentError
@@ -27,7 +27,7 @@ from sdxl.memory import ROOM, choose_offload
 from sdxl.miniature.exam import make_scenes, mark
 from sdxl.nn import Attention, Conv2d, Linear
 from sdxl.pack import can_pack, packed
-from sdxl.schedule import Schedule
+from sdxl.schedule import Schedule, noise_table
 from sdxl.unet import GEGLU, UNet
 from sdxl.winograd import WinogradConv2d
 
@@ -87,7 +87,7 @@ def test_guidance_acts_within_its_interval_only() -> None:
 
         return run
 
-    schedule = Schedule((8.0, 4.0, 1.0, 0.0), (900.0, 500.0, 100.0), 8.0)
+    schedule = Schedule((8.0, 4.0, 1.0, 0.0), (900.0, 500.0, 100.0), 8.0, noise_table(ScheduleConfig()))
     guidance = Guidance(5.0, interval=(2.0, 6.0))
     denoise = make_denoiser(network("alone"), network("pair"), schedule, "epsilon", guidance, torch.float32)
     for sigma in schedule.sigmas[:-1]:
