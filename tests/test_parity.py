@@ -67,6 +67,7 @@ def dpm_2(denoise: Denoiser, x: torch.Tensor, sigmas: Sequence[float], noise: No
         yield Step(x, denoised, to)
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of diffusers' scheduler
 @pytest.mark.parametrize("steps", [1, 7, 20])
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_a_sampler_of_ones_own(
