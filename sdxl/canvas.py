@@ -85,20 +85,20 @@ class Canvas:
         """
         assert self.mask is not None
         outside = (to_tensor(resize_mask(self.mask, self.result_size)) == 0)[0].numpy()
+        # of the pixels above and to the left (Crow 1984, "Summed-area tables for texture mapping")
+        counts = np.pad(outside.cumsum(0, np.int32).cumsum(1), ((1, 0), (1, 0)))
         depth = np.zeros(outside.shape, np.int32)
         for bit in reversed(range((self.feather + 1).bit_length())):
             deeper = depth + (1 << bit)
-            depth = np.where((deeper <= self.feather + 1) & _is_clear(outside, deeper - 1), deeper, depth)
+            depth = np.where((deeper <= self.feather + 1) & _is_clear(counts, deeper - 1), deeper, depth)
         return torch.from_numpy(depth / (self.feather + 1)).float()[None]
 
 
-def _is_clear(marked: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Whether no pixel (H, W) is marked in the square around each, of its `radius` to every side.
-
-    By the counts of marks above and to the left (Crow 1984, "Summed-area tables for texture mapping").
+def _is_clear(counts: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Whether nothing is counted in the square around each pixel (H, W), of its `radius` to every side. `counts`
+    (H+1, W+1) is a summed-area table.
     """
-    height, width = marked.shape
-    counts = np.pad(marked.cumsum(0, np.int32).cumsum(1), ((1, 0), (1, 0)))
+    height, width = radius.shape
     y, x = (axis.astype(np.int32) for axis in np.ogrid[:height, :width])
     top, bottom = np.maximum(y - radius, 0), np.minimum(y + radius + 1, height)
     left, right = np.maximum(x - radius, 0), np.minimum(x + radius + 1, width)

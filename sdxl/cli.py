@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import Field, asdict, fields
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -271,15 +270,13 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], loading: d
         raise ArgumentError('there is nothing to draw; give --prompt "..." or --from picture.png')
     from .png import check_writable, save_png
 
-    if options.output:
-        check_writable(options.output)
     files = [path for name in _SOURCES for path in _paths(given.get(name))]
     request = Request(**given)  # wrong arguments are told, and pictures opened, before the model is loaded
     given |= {name: getattr(request, name) for name in _SOURCES}
     _compare_sources(request, hashes)
     count = len(request.prompts) * request.num_images
     outputs = _outputs(options.output, count) if options.output else _free_outputs(count)
-    check_writable(outputs[0])
+    check_writable(outputs[-1])
     if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
         raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
     result = _open(options, loading)(**given, progress=not options.quiet)
@@ -400,7 +397,7 @@ def _outputs(path: Path, count: int) -> list[Path]:
 
 def _free_outputs(count: int) -> list[Path]:
     """Where the pictures go if nobody says, so that none that is there is lost."""
-    names = chain(["picture.png"], (f"picture-{n}.png" for n in itertools.count(2)))
+    names = itertools.chain(["picture.png"], (f"picture-{n}.png" for n in itertools.count(2)))
     places = (_outputs(Path(name), count) for name in names)
     return next(paths for paths in places if not any(map(os.path.lexists, paths)))
 

@@ -41,7 +41,7 @@ class Told:
     """A UNet with all that it computes from its conditioning alone, done once for all steps."""
 
     unet: UNet
-    vector: Tensor
+    vector: Tensor  # (B, V), as in `Conditioning`
     embs: dict[float, Tensor]  # (B, emb_dim) of each timestep
     text: Text
 

@@ -107,7 +107,7 @@ def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, pa
         folder = _fetch(hub, name, commit, commit, files, needed).parent
         if not part:
             check(folder)
-        _fetch(hub, name, commit, commit, files, [*needed, *weights])
+        _fetch(hub, name, commit, commit, files, weights)
         return _part_folder(folder, part)
     if part and "config.json" in files:
         return _fetch(hub, name, commit, revision, files, ["config.json", *_pick(files, "", variant)]).parent

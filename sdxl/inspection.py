@@ -79,8 +79,8 @@ def _inspect_whole(path: Path, weights: Weights) -> Report:
     tables = {name: match(rows, "single") for name, rows in component_rows(config, weights).items()}
     told = identify.prediction(weights, weights.files[0].metadata)
     lacking = identify.lacking(weights)
-    for name in [VAE] if lacking else []:
-        del tables[name]
+    if lacking:
+        del tables[VAE]
     notes = (", v-prediction" if told and told[0] == "v_prediction" else "") + (", without VAE" if lacking else "")
     report = Report(path, f"{_KINDS[config.kind]}{notes}, single file", {})
     for name, table in tables.items():

@@ -28,7 +28,7 @@ REFINE_AT = 0.8
 STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
 _MANY_TIMES = 5
 # what AUTOMATIC1111 and ComfyUI do not read as words
-_SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*\d?(\.\d+)?\s*\)|\bBREAK\b|\bembedding:\S+")
+_SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*(\d(\.\d+)?|\.\d+)\s*\)|\bBREAK\b|\bembedding:\S+")
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,8 @@ def test_what_the_vae_cannot_take(offload: Any, tiny_folder: Path) -> None:
         ("a cat BREAK a dog", "'BREAK'"),
         ("embedding:foo", "'embedding:foo'"),
         ("a cat (at 9:30), broken: no", None),
+        ("a cat (it smiles :), a dog (colours: )", None),
+        ("(red:.8)", "'(red:.8)'"),
     ],
 )
 def test_syntax_of_other_programs_is_not_taken_for_words_in_silence(
