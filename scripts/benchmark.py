@@ -33,7 +33,7 @@ def load_ours(options: argparse.Namespace) -> tuple[Any, Callable[[int], Runs]]:
     import torch
 
     from sdxl import Pipeline
-    from sdxl.bench import PROMPT, stages
+    from sdxl.cli.measure import PROMPT, stages
 
     most = None if options.max_memory is None else int(1e9 * options.max_memory)
     if most is not None and options.device == "cuda":
@@ -66,7 +66,7 @@ def load_theirs(options: argparse.Namespace) -> tuple[Any, Callable[[int], Runs]
     import torch
     from diffusers import StableDiffusionXLPipeline
 
-    from sdxl.bench import PROMPT
+    from sdxl.cli.measure import PROMPT
 
     dtype = getattr(torch, options.dtype or "float32")  # its default
     pipe = StableDiffusionXLPipeline.from_pretrained(options.theirs, torch_dtype=dtype).to(options.device)
@@ -126,7 +126,7 @@ def measure(options: argparse.Namespace) -> Iterable[Line]:
     yield {"stage": "import", "seconds": time.perf_counter() - began}
     import torch
 
-    from sdxl.bench import machine, matrix_rate, time_runs
+    from sdxl.cli.measure import machine, matrix_rate, time_runs
 
     device = torch.device(options.device)
     yield {"stage": "machine", **machine(device)}

@@ -33,13 +33,15 @@ import torch
 from make_checkpoint import random_state
 
 import sdxl
-from sdxl.checkpoint import METADATA_KEY, Description, open_checkpoint
-from sdxl.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from sdxl.device import place
 from sdxl.errors import SDXLError, SDXLWarning
-from sdxl.save import save_folder, save_single
-from sdxl.tensorfile import TensorFile, save_tensors
-from sdxl.tokenizer import Tokenizer, TokenizerConfig, learn_vocabulary
+from sdxl.models.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from sdxl.pipeline.loading import load as load_network
+from sdxl.runtime.placement import choose_placement
+from sdxl.text.tokenizer import Tokenizer, TokenizerConfig, learn_vocabulary
+from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.container import TensorFile, save_tensors
+from sdxl.weights.info import METADATA_KEY, ModelInfo
+from sdxl.weights.save import save_folder, save_single
 
 SECONDS, BYTES = 2.0, 200 * 10**6  # that a mutant may take, the seconds on the processor
 HANGS = 20.0  # seconds after which a mutant is given up, however busy the machine
@@ -50,7 +52,7 @@ Random = random.Random
 # ---- the valid checkpoint ------------------------------------------------------------------------------------------
 
 
-def describe() -> Description:
+def describe() -> ModelInfo:
     """The smallest model that has every kind of part."""
     words = learn_vocabulary(["a red cat in the favela", "a red dog"], 530)
     count = len(words.ids)
@@ -73,16 +75,16 @@ def describe() -> Description:
         "text_encoder": TokenizerConfig(vocabulary=words),
         "text_encoder_2": TokenizerConfig(pad="!", vocabulary=words),
     }
-    return Description(config, ScheduleConfig(), True, tokenizers)
+    return ModelInfo(config, ScheduleConfig(), True, tokenizers)
 
 
 def write_valid(folder: Path) -> None:
     """`model.safetensors` and the diffusers folder `model`, the UNet of the latter in two shards."""
-    about = describe()
-    state = random_state(about.config, torch.float32, 0)
+    info = describe()
+    state = random_state(info.config, torch.float32, 0)
     state["unet"] = {key: value.half() for key, value in state["unet"].items()}
-    save_single(folder / "model.safetensors", about, state)
-    save_folder(folder / "model", about, state)
+    save_single(folder / "model.safetensors", info, state)
+    save_folder(folder / "model", info, state)
     whole = folder / "model/unet/diffusion_pytorch_model.safetensors"
     file = TensorFile(whole)
     table = {}
@@ -328,9 +330,9 @@ def load_all(path: Path) -> None:
         sdxl.inspect(path)
     checkpoint = open_checkpoint(path)
     for part in checkpoint.components.values():
-        part.load(place(torch.device("cpu"), torch.float32))
-    for name, config in checkpoint.about.tokenizers.items():
-        Tokenizer(config, checkpoint.about.encoders[name].positions)(["a red cat, é \0 日本"])
+        load_network(part, choose_placement(torch.device("cpu"), torch.float32))
+    for name, config in checkpoint.info.tokenizers.items():
+        Tokenizer(config, checkpoint.info.encoders[name].positions)(["a red cat, é \0 日本"])
 
 
 def memory(field: str) -> int:

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdxl import tokenizer
-from sdxl.checkpoint import Component, Description
-from sdxl.config import BASE, INPAINTING, REFINER, ModelConfig, ScheduleConfig
-from sdxl.keymap import component_rows
-from sdxl.save import save_folder, save_single
-from sdxl.tensorfile import Weights
+from sdxl.models.config import BASE, INPAINTING, REFINER, ModelConfig, ScheduleConfig
+from sdxl.text import tokenizer
+from sdxl.weights.component import Component
+from sdxl.weights.container import Weights
+from sdxl.weights.info import ModelInfo
+from sdxl.weights.keymap import component_rows
+from sdxl.weights.save import save_folder, save_single
 
 MODELS = {"base": BASE, "refiner": REFINER, "inpainting": INPAINTING}
 
@@ -46,11 +47,11 @@ def random_state(config: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str
     return state
 
 
-def describe(config: ModelConfig) -> Description:
+def describe(config: ModelConfig) -> ModelInfo:
     """The description that the published models of this config have."""
     names = {"text_encoder": tokenizer.CLIP_L, "text_encoder_2": tokenizer.CLIP_G}
     tokenizers = {name: names[name] for name in names if getattr(config, name) is not None}
-    return Description(config, ScheduleConfig(), config.kind != "refiner", tokenizers)
+    return ModelInfo(config, ScheduleConfig(), config.kind != "refiner", tokenizers)
 
 
 def main() -> None:

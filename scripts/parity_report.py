@@ -30,7 +30,7 @@ import tiny  # noqa: E402
 from conftest import error  # noqa: E402
 
 import sdxl  # noqa: E402
-from sdxl.conditioning import embed_sizes  # noqa: E402
+from sdxl.text.encode import embed_sizes
 
 Rows = list[tuple[str, str, float]]
 

@@ -17,8 +17,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from sdxl.bench import count_flop
-from sdxl.config import BASE
+from sdxl.cli.measure import count_flop
+from sdxl.models.config import BASE
 
 STAGES = ("step", "decode")
 

@@ -14,10 +14,10 @@ import numpy as np
 from proof_process import banner
 
 import sdxl
-from sdxl.int8 import can_quantize
 from sdxl.miniature.exam import make_scenes, paint
 from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import Pixels
+from sdxl.runtime.int8 import can_quantize
 
 INTERVALS = ((0.0, 5.0), (0.3, 5.0), (0.3, 2.0), (1.0, 100.0))
 

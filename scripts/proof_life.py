@@ -8,7 +8,7 @@ import time
 import torch
 
 import sdxl
-from sdxl.memory import trim, used
+from sdxl.runtime.memory import trim, used
 
 CPU = torch.device("cpu")
 LOOKS, MODELS = (50, 300, 600), 10  # the texts that are remembered fill their 256 places before the second look

@@ -16,13 +16,13 @@ import torch
 import transformers
 from make_checkpoint import random_weight
 
-from sdxl import folder
-from sdxl.clip import TextEncoder
-from sdxl.config import BASE
-from sdxl.keymap import Row, text_rows, unet_rows
-from sdxl.nn import sinusoidal
-from sdxl.pack import packed
-from sdxl.unet import UNet
+from sdxl.models.clip import TextEncoder
+from sdxl.models.config import BASE
+from sdxl.models.layers import sinusoidal
+from sdxl.models.unet import UNet
+from sdxl.runtime.onednn import packed
+from sdxl.weights import diffusers_config as folder
+from sdxl.weights.keymap import Row, text_rows, unet_rows
 
 TOLERANCE = 1e-5
 

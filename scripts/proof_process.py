@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from sdxl.device import default_dtype
+from sdxl.runtime.device import default_dtype
 
 
 def banner(more: str = "") -> None:

@@ -16,7 +16,7 @@ import safetensors
 import torch
 
 import sdxl
-from sdxl.tensorfile import TensorFile
+from sdxl.weights.container import TensorFile
 
 
 def main() -> None:

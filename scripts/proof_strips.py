@@ -20,9 +20,9 @@ import torch
 from make_checkpoint import random_weight
 from proof_process import banner
 
-from sdxl.config import VAEConfig
-from sdxl.strips import ROWS, decode_strips
-from sdxl.vae import VAE
+from sdxl.models.config import VAEConfig
+from sdxl.models.vae import VAE
+from sdxl.runtime.vae_strips import ROWS, decode_strips
 
 DIFFERENCE, MEMORY, SECONDS = 1e-4, 0.5, 1.5  # the bounds
 

@@ -13,10 +13,11 @@ import torch
 from proof_claims import claim, finish, psnr, start
 
 import sdxl
-from sdxl.miniature import folder
 from sdxl.miniature.exam import make_changes, make_mask, make_picture, make_scenes, mark, paint
 from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import Pixels, Scene, caption, draw
+from sdxl.pipeline.residency import Residency
+from sdxl.weights.builtin import folder
 
 
 def right(pictures: list[Pixels], scenes: list[Scene]) -> float:
@@ -107,7 +108,8 @@ def main() -> None:
     began = start("weights/miniature")
     base = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
     refiner = sdxl.Pipeline.from_pretrained("miniature-refiner", dtype="float32", device="cpu")
-    both = sdxl.Pipeline((base.experts[0], refiner.experts[0]), base._vae)
+    model = replace(base.residency.model, experts=(base.experts[0], refiner.experts[0]))
+    both = sdxl.Pipeline(Residency(model))
     prove_inpainting(base)
     prove_image_to_image(base)
     prove_refiner(base, refiner, both)

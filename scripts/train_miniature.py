@@ -20,26 +20,22 @@ from torch import Tensor, nn
 from training_data import TRAIN_STEPS, Crops, Latents, Noised, World, store_latents, to_tensor
 from training_run import Plan, Run
 
-from sdxl.checkpoint import Description, open_checkpoint
-from sdxl.clip import TextEncoder
-from sdxl.conditioning import TextStage
-from sdxl.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
-from sdxl.keymap import TEXT, TEXT_2, UNET, VAE
 from sdxl.miniature.scenes import caption, draw, random_scene
-from sdxl.nn import sinusoidal
-from sdxl.pipeline import Pipeline
-from sdxl.save import save_folder
-from sdxl.schedule import noise_table
-from sdxl.tokenizer import Tokenizer, TokenizerConfig, Vocabulary, learn_vocabulary
-from sdxl.training import (
-    autoencoder_loss,
-    denoising_loss,
-    start_text_encoder,
-    start_unet,
-    start_vae,
-)
-from sdxl.unet import UNet as UNetModel
-from sdxl.vae import VAE as VAEModel
+from sdxl.models.clip import TextEncoder
+from sdxl.models.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from sdxl.models.layers import sinusoidal
+from sdxl.models.unet import UNet as UNetModel
+from sdxl.models.vae import VAE as VAEModel
+from sdxl.pipeline.pipeline import Pipeline
+from sdxl.sampling.schedule import noise_table
+from sdxl.text.encode import TextStage
+from sdxl.text.tokenizer import Tokenizer, TokenizerConfig, Vocabulary, learn_vocabulary
+from sdxl.training.losses import autoencoder_loss, denoising_loss
+from sdxl.training.start import start_text_encoder, start_unet, start_vae
+from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.info import ModelInfo
+from sdxl.weights.keymap import TEXT, TEXT_2, UNET, VAE
+from sdxl.weights.save import save_folder
 
 SIZE_DIM = 32
 TEXT_DIM = 64
@@ -135,11 +131,11 @@ def size_embedding(sizes: Tensor) -> Tensor:
 
 
 def train_base(
-    run: Run, plan: Plan, stored: list[Latents], model: nn.ModuleDict, about: Description, vae: VAEModel
+    run: Run, plan: Plan, stored: list[Latents], model: nn.ModuleDict, info: ModelInfo, vae: VAEModel
 ) -> None:
     """The UNet and both text encoders together; a dropped caption is zeros."""
-    table = torch.tensor(noise_table(about.schedule), dtype=torch.float32, device=run.device)
-    tokenizers = [Tokenizer(about.tokenizers[name]) for name in (TEXT, TEXT_2)]
+    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32, device=run.device)
+    tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
 
     def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
         first, _ = model[TEXT](ids[0])
@@ -149,18 +145,18 @@ def train_base(
         return denoising_loss(model[UNET], z, noise, t, table[t], context, vector)
 
     data = Noised(run, plan, stored, tokenizers, TRAIN_STEPS, place=10)
-    run.train("base", model, plan, data, loss, lambda: preview(run, model, about, vae))
+    run.train("base", model, plan, data, loss, lambda: preview(run, model, info, vae))
 
 
 def train_refiner(
-    run: Run, plan: Plan, stored: list[Latents], unet: UNetModel, text: TextEncoder, about: Description
+    run: Run, plan: Plan, stored: list[Latents], unet: UNetModel, text: TextEncoder, info: ModelInfo
 ) -> None:
     """The specialist for little noise, told an aesthetic score; the text encoder is the base's, frozen.
 
     A dropped caption is the empty text.
     """
-    table = torch.tensor(noise_table(about.schedule), dtype=torch.float32, device=run.device)
-    tokenizer = Tokenizer(about.tokenizers[TEXT_2])
+    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32, device=run.device)
+    tokenizer = Tokenizer(info.tokenizers[TEXT_2])
     empty = torch.tensor(tokenizer([""]), device=run.device)
 
     def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
@@ -172,12 +168,12 @@ def train_refiner(
     run.train("refiner", unet, plan, Noised(run, plan, stored, [tokenizer], REFINER_STEPS, place=20), loss)
 
 
-def preview(run: Run, model: nn.ModuleDict, about: Description, vae: VAEModel) -> None:
+def preview(run: Run, model: nn.ModuleDict, info: ModelInfo, vae: VAEModel) -> None:
     """A sheet of pictures from eight fixed prompts, drawn as a user would draw them."""
     rng = np.random.default_rng(5)
     prompts = [caption(random_scene(rng, things=1 + i // 4)) for i in range(8)]
-    stages = [TextStage(Tokenizer(about.tokenizers[name]), model[name]) for name in (TEXT, TEXT_2)]
-    pipeline = Pipeline.from_networks(about, model[UNET], vae, stages)
+    stages = [TextStage(Tokenizer(info.tokenizers[name]), model[name]) for name in (TEXT, TEXT_2)]
+    pipeline = Pipeline.from_networks(info, model[UNET], vae, stages)
     pixels = pipeline(prompts, steps=12, seed=1, output="tensor", progress=False).images
     assert isinstance(pixels, Tensor)
     side = pixels.shape[-1]
@@ -188,7 +184,7 @@ def preview(run: Run, model: nn.ModuleDict, about: Description, vae: VAEModel) -
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
-def describe(vocabulary: Vocabulary, scale: float, refiner: bool, side: int) -> Description:
+def describe(vocabulary: Vocabulary, scale: float, refiner: bool, side: int) -> ModelInfo:
     """Everything about the miniature but its weights; `side` is that of a square picture in pixels."""
     text = TextConfig(vocab_size=len(vocabulary.ids), dim=TEXT_DIM, ff_dim=4 * TEXT_DIM, layers=3, heads=1)
     second = replace(text, activation="gelu", projection_dim=TEXT_DIM)
@@ -198,7 +194,7 @@ def describe(vocabulary: Vocabulary, scale: float, refiner: bool, side: int) -> 
     tokenizers = {TEXT_2: TokenizerConfig(pad="!", vocabulary=vocabulary)}
     if not refiner:
         tokenizers[TEXT] = TokenizerConfig(vocabulary=vocabulary)
-    return Description(config, ScheduleConfig(), not refiner, tokenizers)
+    return ModelInfo(config, ScheduleConfig(), not refiner, tokenizers)
 
 
 def make_vocabulary(run: Run) -> Vocabulary:
@@ -210,21 +206,21 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().to(torch.float16) for name, value in state.items()}
 
 
-def write(out: Path, about: Description, networks: dict[str, nn.Module]) -> None:
+def write(out: Path, info: ModelInfo, networks: dict[str, nn.Module]) -> None:
     """A diffusers folder in float16 in place of an older one."""
     shutil.rmtree(out, ignore_errors=True)
-    save_folder(out, about, {name: half(network.state_dict()) for name, network in networks.items()})
+    save_folder(out, info, {name: half(network.state_dict()) for name, network in networks.items()})
     open_checkpoint(out)  # every key and shape accounted for
 
 
-def make_base(about: Description, run: Run) -> nn.ModuleDict:
+def make_base(info: ModelInfo, run: Run) -> nn.ModuleDict:
     """The base's UNet and text encoders before training."""
-    assert about.config.text_encoder
+    assert info.config.text_encoder
     torch.manual_seed(run.seed)
     networks = {
-        UNET: UNetModel(about.config.unet),
-        TEXT: TextEncoder(about.config.text_encoder),
-        TEXT_2: TextEncoder(about.config.text_encoder_2),
+        UNET: UNetModel(info.config.unet),
+        TEXT: TextEncoder(info.config.text_encoder),
+        TEXT_2: TextEncoder(info.config.text_encoder_2),
     }
     start_unet(networks[UNET])
     start_text_encoder(networks[TEXT])
@@ -233,10 +229,10 @@ def make_base(about: Description, run: Run) -> nn.ModuleDict:
     return nn.ModuleDict(networks).to(run.device)
 
 
-def make_refiner(about: Description, run: Run) -> UNetModel:
+def make_refiner(info: ModelInfo, run: Run) -> UNetModel:
     """The refiner's UNet before training."""
     torch.manual_seed(run.seed)
-    unet = UNetModel(about.config.unet)
+    unet = UNetModel(info.config.unet)
     start_unet(unet)
     return unet.to(run.device, memory_format=memory_format(run.device))
 
@@ -257,17 +253,17 @@ def train(run: Run, recipe: Recipe, out: Path) -> None:
         flush=True,
     )
 
-    about = describe(vocabulary, vae.config.scaling_factor, False, recipe.world.side)
-    base = make_base(about, run)
+    info = describe(vocabulary, vae.config.scaling_factor, False, recipe.world.side)
+    base = make_base(info, run)
     stored = store_latents(run, vae, recipe.scenes, False, recipe.world)
-    train_base(run, recipe.base, stored, base, about, vae)
-    write(out / "base", about, {**base, VAE: vae})
+    train_base(run, recipe.base, stored, base, info, vae)
+    write(out / "base", info, {**base, VAE: vae})
 
-    about = describe(vocabulary, vae.config.scaling_factor, True, recipe.world.side)
-    refiner, text = make_refiner(about, run), base[TEXT_2]
+    info = describe(vocabulary, vae.config.scaling_factor, True, recipe.world.side)
+    refiner, text = make_refiner(info, run), base[TEXT_2]
     stored = store_latents(run, vae, recipe.refiner_scenes, True, recipe.world)
-    train_refiner(run, recipe.refiner, stored, refiner, text, about)
-    write(out / "refiner", about, {UNET: refiner, TEXT_2: text, VAE: vae})
+    train_refiner(run, recipe.refiner, stored, refiner, text, info)
+    write(out / "refiner", info, {UNET: refiner, TEXT_2: text, VAE: vae})
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from training_run import Batch, Plan, Run
 
 from sdxl.miniature.scenes import BUCKETS, MOST_CROP, Pixels, Scene, caption, draw, random_scene
-from sdxl.tokenizer import Tokenizer
-from sdxl.training import offset_noise, stratified_timesteps
-from sdxl.vae import VAE
+from sdxl.models.vae import VAE
+from sdxl.text.tokenizer import Tokenizer
+from sdxl.training.losses import offset_noise, stratified_timesteps
 
 TRAIN_STEPS = 1000
 DROPPED = 0.1  # the share of captions that are left out, for guidance

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sdxl.training import cosine_rate, make_optimizers, update_average
+from sdxl.training.optimizers import cosine_rate, make_optimizers, update_average
 
 LOG_EVERY = 50  # updates
 

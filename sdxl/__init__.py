@@ -1,75 +1,58 @@
-"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `inspect`, `convert`, `save_png`, and the errors.
+"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `Request`, `inspect`, `convert`, `save_png`, the errors.
 
-Names are imported when they are first used, so that `import sdxl` and the command line's help need no torch.
+Networks, samplers and the loader are public too, in `sdxl.models`, `sdxl.sampling`, `sdxl.weights` and the other
+packages. Names are imported when they are first used, so `import sdxl` and the command line's help need no torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .version import __version__
+from .exports import exports
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .errors import (
-        ArgumentError,
-        CheckpointError,
-        HubError,
-        NonFiniteError,
-        OutOfMemoryError,
-        OutputError,
-        SDXLError,
-        SDXLWarning,
-    )
-    from .inspection import inspect
-    from .pipeline import Pipeline, PipelineStep, Result
-    from .png import save_png
-    from .request import Request
-    from .save import convert
+    from .errors import ArgumentError as ArgumentError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConfigError as ConfigError
+    from .errors import DrawError as DrawError
+    from .errors import HubError as HubError
+    from .errors import NonFiniteError as NonFiniteError
+    from .errors import OutOfMemoryError as OutOfMemoryError
+    from .errors import OutputError as OutputError
+    from .errors import SDXLError as SDXLError
+    from .errors import SDXLWarning as SDXLWarning
+    from .images.png import save_png as save_png
+    from .pipeline.model_request import ModelRequest as ModelRequest
+    from .pipeline.pipeline import Pipeline as Pipeline
+    from .pipeline.request import Request as Request
+    from .pipeline.result import PipelineStep as PipelineStep
+    from .pipeline.result import Result as Result
+    from .weights.audit import inspect as inspect
+    from .weights.save import convert as convert
 
-_HOMES = {
-    "ArgumentError": "errors",
-    "CheckpointError": "errors",
-    "HubError": "errors",
-    "NonFiniteError": "errors",
-    "OutOfMemoryError": "errors",
-    "OutputError": "errors",
-    "Pipeline": "pipeline",
-    "PipelineStep": "pipeline",
-    "Request": "request",
-    "Result": "pipeline",
-    "SDXLError": "errors",
-    "SDXLWarning": "errors",
-    "convert": "save",
-    "inspect": "inspection",
-    "save_png": "png",
-}
-
-__all__ = [
-    "ArgumentError",
-    "CheckpointError",
-    "HubError",
-    "NonFiniteError",
-    "OutOfMemoryError",
-    "OutputError",
-    "Pipeline",
-    "PipelineStep",
-    "Request",
-    "Result",
-    "SDXLError",
-    "SDXLWarning",
-    "__version__",
-    "convert",
-    "inspect",
-    "save_png",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "errors": (
+            "ArgumentError",
+            "CheckpointError",
+            "ConfigError",
+            "DrawError",
+            "HubError",
+            "NonFiniteError",
+            "OutOfMemoryError",
+            "OutputError",
+            "SDXLError",
+            "SDXLWarning",
+        ),
+        "images.png": ("save_png",),
+        "pipeline.model_request": ("ModelRequest",),
+        "pipeline.pipeline": ("Pipeline",),
+        "pipeline.request": ("Request",),
+        "pipeline.result": ("PipelineStep", "Result"),
+        "version": ("__version__",),
+        "weights.audit": ("inspect",),
+        "weights.save": ("convert",),
+    },
+)

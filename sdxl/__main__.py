@@ -3,7 +3,7 @@
 import os
 import sys
 
-from .cli import main
+from .cli.main import main
 
 if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
     # read by torch when it is first imported: GPU memory in segments that grow, so that little is lost between tensors

@@ -1,6 +1,11 @@
 """The errors of this package. Each message says what is wrong with which file or argument, and what to do."""
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from reprlib import Repr
 
 
 class SDXLError(Exception):
@@ -8,7 +13,7 @@ class SDXLError(Exception):
 
 
 class ArgumentError(SDXLError, ValueError):
-    """An argument of the caller is out of range, of the wrong kind, or contradicts another one."""
+    """An argument of the caller is out of range, of the wrong type, or contradicts another one."""
 
 
 class CheckpointError(SDXLError):
@@ -28,7 +33,7 @@ class OutputError(SDXLError):
 
 
 class NonFiniteError(SDXLError, ArithmeticError):
-    """A stage produced NaN or infinity."""
+    """A network produced NaN or infinity."""
 
 
 class OutOfMemoryError(SDXLError, MemoryError):
@@ -36,11 +41,31 @@ class OutOfMemoryError(SDXLError, MemoryError):
 
 
 class DrawError(SDXLError, RuntimeError):
-    """A picture of a job could not be drawn, for a reason that is not known here."""
+    """An image of a job could not be generated, for a reason that this package does not know."""
 
 
 class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""
+
+
+_short = Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxlist = _short.maxtuple = 8
+_short.maxlevel = 3
+
+
+def brief(value: object) -> str:
+    """A value for an error message, cut where it is long or deep."""
+    return _short.repr(value)
+
+
+@contextmanager
+def naming(where: object) -> Iterator[None]:
+    """Put the name of a file in front of a `CheckpointError` that does not know it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def is_disk_full(error: OSError) -> bool:

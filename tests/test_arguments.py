@@ -25,12 +25,12 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 import sdxl
-from sdxl.cli import main
+from sdxl.cli.main import main
 from sdxl.errors import SDXLWarning
-from sdxl.job import read_job
-from sdxl.png import read_parameters
-from sdxl.samplers import SAMPLERS
-from sdxl.schedule import SPACINGS
+from sdxl.images.png import read_parameters
+from sdxl.jobs.job import read_job
+from sdxl.sampling.samplers import SAMPLERS
+from sdxl.sampling.schedules import SCHEDULES
 
 EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "200"))
 settings.register_profile(
@@ -111,7 +111,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "guidance_rescale": st.floats(0, 1),
     "guidance_interval": st.tuples(st.floats(0, 20), st.floats(0, 20)),
     "sampler": st.sampled_from([*SAMPLERS]),
-    "schedule": st.sampled_from(SPACINGS),
+    "schedule": st.sampled_from(list(SCHEDULES)),
     "eta": st.floats(0, 1),
     "seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
     "num_images": st.integers(1, 2),
@@ -178,7 +178,7 @@ def outcomes() -> Iterator[Counter[str]]:
 def asked_size(plan: Any, number: int) -> tuple[int, int]:
     """(width, height) of a picture: as asked; without that the source's, cut to whole latents if it is drawn anew."""
     request = plan.request
-    if request.pictures is None:
+    if not plan.canvases:
         return (request.width or plan.size[1], request.height or plan.size[0])
     return tuple(reversed(plan.canvases[number].result_size))
 
@@ -233,7 +233,7 @@ def test_any_lines_of_a_job(tmp_path_factory: pytest.TempPathFactory, data: st.D
     path = tmp_path_factory.mktemp("job", numbered=True) / "job.jsonl"
     path.write_text(json.dumps(line) + "\n" + json.dumps({"prompt": "b"}) + "\n")
     job = read_job(path, {}, {}, 2)
-    assert bool(job.faults) != any(drawing.line == 1 for drawing in job.drawings)
+    assert bool(job.faults) != any(item.line == 1 for item in job.items)
     assert sum(len(batch.files) for batch in job.batches(2, 0)) == len(job.files)
 
 

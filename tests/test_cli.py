@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import sdxl
-from sdxl.cli import main
-from sdxl.png import parameters_text
+from sdxl.cli.main import main
+from sdxl.images.png import parameters_text
+from sdxl.pipeline.model_request import DEFAULT_MODEL
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_sources_are_recorded_and_replayed(generate: Any, tmp_path: Path, capsys
     with Image.open(second) as image:
         assert image.tobytes() == pixels, "the content counts, not the file"
     assert generate("--from", str(first), model=None, output="r.png")[0] == 2
-    assert "was made from image, which it does not hold; give it again with --image" in capsys.readouterr().err
+    assert "was made from image, which it does not contain; give it again with --image" in capsys.readouterr().err
     picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "other.png")
     other = ["--image", str(tmp_path / "other.png"), "--mask", str(tmp_path / "mask.png")]
     with pytest.warns(sdxl.errors.SDXLWarning, match="--image is not the one"):
@@ -191,7 +192,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["only_unet"]: "is only a UNet; give it as unet=",
         paths["no_layer"]: "tensors",
         tmp_path / "no_unet": "unet is missing, which model_index.json names",
-        tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing; fetch it",
+        tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing; download it",
         tmp_path / "nowhere.safetensors": "does not exist; give a .safetensors file",
         tmp_path: "has no model_index.json",
     }
@@ -214,7 +215,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         (["--prompt", "cat", "--sampler", "plms"], "sampler is 'plms'"),
         (["--prompt", "cat", "--dtype", "int8"], "dtype is 'int8'"),
         (["--prompt", "cat", "--device", "gpu"], "device 'gpu' cannot be used"),
-        ([], "there is nothing to draw"),
+        ([], "there is nothing to generate"),
         (["--from", "nowhere.png"], "cannot be read as a picture"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -296,7 +297,7 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_memory_limit_draws_the_same(
     generate: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sdxl.memory.ROOM", 10**12)  # as if much were needed beside the weights
+    monkeypatch.setattr("sdxl.runtime.memory.RESERVE", 10**12)  # as if much were needed beside the weights
     flags = ["--prompt", "a cat", "--steps", "2", "--seed", "1", "--dtype", "float32"]
     pictures = []
     for more in ([], ["--max-memory", "900"]):
@@ -308,7 +309,7 @@ def test_a_memory_limit_draws_the_same(
     assert generate(*flags, "--max-memory", "-1")[0] == 2
     assert "max_memory is -1000000000 bytes, too few" in capsys.readouterr().err
     assert generate(*flags, "--max-memory", "0.001")[0] == 1
-    assert "a picture of 64 x 64 wants" in capsys.readouterr().err
+    assert "an image of 64 x 64 needs" in capsys.readouterr().err
 
 
 def test_an_interval_is_replayed(generate: Any, tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ def test_who_has_read_enough_is_no_error(single: Path) -> None:
 
 def test_what_other_programs_are_told() -> None:
     request = sdxl.Request("cat", clip_skip=1, sampler="euler", seed=1, schedule="leading")
-    parameters = {"request": vars(request), "model": {"model": sdxl.cli.DEFAULT_MODEL}, "version": "1"}
+    parameters = {"request": vars(request), "model": {"model": DEFAULT_MODEL}, "version": "1"}
     text = parameters_text(parameters, (64, 64))
     assert "Model: stable-diffusion-xl-base-1.0, " in text
     assert "Clip skip: 3, " in text, "one more than SDXL's own, which is 2 there"

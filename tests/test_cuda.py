@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import sdxl
-from sdxl.compile import Graph
-from sdxl.conditioning import encode_text
 from sdxl.errors import OutOfMemoryError, SDXLWarning
 from sdxl.miniature.exam import make_scenes, mark
+from sdxl.runtime.cuda_graph import Graph
+from sdxl.text.encode import encode_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -154,7 +154,7 @@ def test_a_compiled_model_goes_on_compiled_and_the_old_one_is_let_go(monkeypatch
     with pytest.warns(SDXLWarning, match="going on with text"):
         after = draw(pipe, "a red circle", steps=2)
     assert pipe.offload == "text"
-    assert pipe.compiled
+    assert pipe.is_compiled
     assert network() is None
     assert (before - after).abs().max() / before.abs().max() < 0.02
 

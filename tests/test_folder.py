@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sdxl import folder
-from sdxl.config import BASE, CLIP_G, CLIP_L, INPAINTING, REFINER, ScheduleConfig
 from sdxl.errors import ConfigError, SDXLWarning
+from sdxl.models.config import BASE, CLIP_G, CLIP_L, INPAINTING, REFINER, ScheduleConfig
+from sdxl.weights import diffusers_config as folder
 
 # unet/config.json of stable-diffusion-xl-base-1.0
 BASE_UNET: dict[str, Any] = {
@@ -104,7 +104,7 @@ def test_what_is_written_is_read_back() -> None:
         assert folder.read_text(folder.write_text(text), text.projection_dim is not None) == text
     for sampler in ("euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m"):
         for spacing in ("leading", "trailing", "linspace", "karras", "exponential"):
-            schedule = ScheduleConfig(sampler=sampler, spacing=spacing, zero_terminal_snr=True)
+            schedule = ScheduleConfig(sampler=sampler, schedule=spacing, zero_terminal_snr=True)
             assert folder.read_scheduler(folder.write_scheduler(schedule)) == schedule
 
 
@@ -117,7 +117,7 @@ def test_what_is_written_is_read_back() -> None:
         ("addition_embed_type", "text"),
         ("use_linear_projection", False),
         ("only_cross_attention", True),
-        ("mid_block_type", None),
+        ("mid_block_type", "UNetMidBlock2D"),
         ("act_fn", "gelu"),
         ("down_block_types", ["DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"]),
         ("block_out_channels", [320, 640]),
@@ -170,8 +170,8 @@ def test_scheduler_fields_that_are_refused(change: dict[str, Any], field: str) -
 def test_missing_fields_take_the_class_defaults() -> None:
     schedule = folder.read_scheduler({"_class_name": "DDIMScheduler", "clip_sample": False})
     assert (schedule.beta_schedule, schedule.beta_end, schedule.steps_offset) == ("linear", 0.02, 0)
-    assert (schedule.spacing, schedule.final_alpha_one) == ("leading", True)
-    assert folder.read_scheduler({"_class_name": "HeunDiscreteScheduler"}).spacing == "linspace"
+    assert (schedule.schedule, schedule.final_alpha_one) == ("leading", True)
+    assert folder.read_scheduler({"_class_name": "HeunDiscreteScheduler"}).schedule == "linspace"
     assert folder.read_text({}, True).dim == 512
 
 

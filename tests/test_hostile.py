@@ -17,13 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sdxl
-from sdxl import tokenizer
-from sdxl.checkpoint import METADATA_KEY, Checkpoint, open_checkpoint, open_part
-from sdxl.config import BASE
-from sdxl.device import place
 from sdxl.errors import CheckpointError, ConfigError, SDXLError
-from sdxl.tensorfile import MOST_JSON, TensorFile, open_shards
-from sdxl.tokenizer import Tokenizer
+from sdxl.models.config import BASE
+from sdxl.pipeline.loading import load as load_network
+from sdxl.runtime.placement import choose_placement
+from sdxl.text.tokenizer import Tokenizer
+from sdxl.weights.checkpoint import Checkpoint, open_checkpoint, open_component
+from sdxl.weights.container import MOST_JSON, TensorFile, open_shards
+from sdxl.weights.info import METADATA_KEY
+from sdxl.weights.tokenizer_files import read_folder
 
 SCRIPTS = str(Path(__file__).parents[1] / "scripts")
 NOT_THERE = object()
@@ -72,7 +74,7 @@ def load(path: Path) -> Checkpoint:
     """Open, and read every weight."""
     checkpoint = open_checkpoint(path)
     for part in checkpoint.components.values():
-        part.load(place(torch.device("cpu"), torch.float32))
+        load_network(part, choose_placement(torch.device("cpu"), torch.float32))
     return checkpoint
 
 
@@ -217,7 +219,7 @@ def test_a_file_that_changes(valid: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_load(value: float, edit: Any) -> None:
     path = edit(lambda t: t[UNET_KEY].fill_(value))
-    model = open_checkpoint(path).components["unet"].load(place(torch.device("cpu"), torch.float32))
+    model = load_network(open_checkpoint(path).components["unet"], choose_placement(torch.device("cpu"), torch.float32))
     assert not any(value.isfinite().all() for name, value in model.named_parameters() if name == "conv_out.bias")
 
 
@@ -296,12 +298,12 @@ def test_every_field_of_any_kind(name: str, folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore::sdxl.errors.SDXLWarning")
 def test_every_field_of_the_metadata(valid: Path, tmp_path: Path) -> None:
     header, numbers = split(valid / "model.safetensors")
-    about = json.loads(header["__metadata__"][METADATA_KEY])
-    paths = [(key,) for key in about] + [("tokenizers", key) for key in about["tokenizers"]]
-    paths += [("tokenizers", "text_encoder", key) for key in about["tokenizers"]["text_encoder"]]
+    info = json.loads(header["__metadata__"][METADATA_KEY])
+    paths = [(key,) for key in info] + [("tokenizers", key) for key in info["tokenizers"]]
+    paths += [("tokenizers", "text_encoder", key) for key in info["tokenizers"]["text_encoder"]]
     for keys in paths:
         for value in (None, [], "x", {}, True, -1, 10**12, 1e300, float("nan"), [None, None]):
-            spoilt = json.loads(json.dumps(about))
+            spoilt = json.loads(json.dumps(info))
             inner = spoilt
             for key in keys[:-1]:
                 inner = inner[key]
@@ -374,7 +376,7 @@ def change_json(path: Path, *keys: Any, value: Any) -> None:
 
 ABSURD: list[tuple[str, str, Any, str]] = [
     ("unet", "layers_per_block", 10**9, "layers_per_block is"),
-    ("unet", "transformer_layers_per_block", 10**9, "transformer layers of the UNet: 4000000000"),
+    ("unet", "transformer_layers_per_block", 10**9, "transformer layers of the UNet: 7000000000"),
     ("unet", "transformer_layers_per_block", 256, "transformer layers of the UNet: "),
     ("unet", "transformer_layers_per_block", [[1], [1, -1]], "transformer_layers_per_block has"),
     ("unet", "down_block_types", ["DownBlock2D"] * 1000, "down_block_types has 1000 levels"),
@@ -481,8 +483,8 @@ def test_tokenizer_files(name: str, field: str, value: Any, sentence: str, folde
 @pytest.mark.parametrize("length", [10**400, 1e30, float("inf")])
 def test_no_limit(length: float, folder: Path) -> None:
     change_json(folder / "tokenizer" / SETTINGS, "model_max_length", value=length)
-    about = open_checkpoint(folder).about
-    assert Tokenizer(about.tokenizers["text_encoder"]).length == 77
+    info = open_checkpoint(folder).info
+    assert Tokenizer(info.tokenizers["text_encoder"]).length == 77
 
 
 @pytest.mark.parametrize(
@@ -544,10 +546,10 @@ def test_tokenizer_json(keys: tuple[str, ...], value: Any, folder: Path) -> None
     model = {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": json.loads((place / VOCAB).read_text())}
     (place / "tokenizer.json").write_text(json.dumps({"model": model | {"merges": merges}, "added_tokens": []}))
     (place / VOCAB).unlink()
-    assert tokenizer.read_folder(place).vocabulary is not None
+    assert read_folder(place).vocabulary is not None
     change_json(place / "tokenizer.json", *keys, value=value)
     with nullcontext() if value == {} else pytest.raises(CheckpointError):
-        tokenizer.read_folder(place)
+        read_folder(place)
 
 
 @pytest.mark.parametrize(
@@ -565,9 +567,9 @@ def test_tokenizer_json(keys: tuple[str, ...], value: Any, folder: Path) -> None
 )
 def test_tokenizers_in_the_metadata(change: Any, sentence: str, valid: Path, tmp_path: Path) -> None:
     header, numbers = split(valid / "model.safetensors")
-    about = json.loads(header["__metadata__"][METADATA_KEY])
-    change(about["tokenizers"])
-    header["__metadata__"][METADATA_KEY] = json.dumps(about)
+    info = json.loads(header["__metadata__"][METADATA_KEY])
+    change(info["tokenizers"])
+    header["__metadata__"][METADATA_KEY] = json.dumps(info)
     with pytest.raises(CheckpointError, match=sentence):
         open_checkpoint(write(tmp_path / "m.safetensors", json.dumps(header), numbers=numbers))
 
@@ -655,9 +657,9 @@ def test_parts_that_do_not_fit(valid: Path, tmp_path: Path) -> None:
     unet = {key: value for key, value in load_file(valid / "model.safetensors").items() if "diffusion_model" in key}
     key = "model.diffusion_model.input_blocks.0.0.weight"
     save_file(unet | {key: unet[key].repeat(1, 2, 1, 1)}, tmp_path / "u.safetensors")
-    part = open_part(tmp_path / "u.safetensors", "unet", whole.about.config)
+    part = open_component(tmp_path / "u.safetensors", "unet", whole.info.config)
     with pytest.raises(ConfigError, match=r"u\.safetensors: .*UNet and VAE are not of the same model"):
-        whole.with_part(part)
+        whole.with_component(part)
 
 
 def test_foreign_files_without_dimensions(tmp_path: Path) -> None:
@@ -666,7 +668,9 @@ def test_foreign_files_without_dimensions(tmp_path: Path) -> None:
     assert sdxl.inspect(tmp_path / "f.safetensors").kind == "a UNet without SDXL's vector"
 
 
-@pytest.mark.parametrize("reader", [sdxl.inspect, lambda path: open_part(path, "unet", BASE)], ids=["inspect", "part"])
+@pytest.mark.parametrize(
+    "reader", [sdxl.inspect, lambda path: open_component(path, "unet", BASE)], ids=["inspect", "part"]
+)
 def test_inferred_absurdities(reader: Any, valid: Path, tmp_path: Path) -> None:
     """An empty tensor may claim any width."""
     whole = load_file(valid / "model.safetensors")
@@ -684,10 +688,10 @@ def test_parts_of_a_vae(valid: Path, tmp_path: Path) -> None:
     conv = "first_stage_model.encoder.conv_in.weight"
     save_file(vae | {conv: vae[conv].repeat(1, 2, 1, 1)}, tmp_path / "v.safetensors")
     with pytest.raises(ConfigError, match="a VAE of 6 image channels is not supported"):
-        open_part(tmp_path / "v.safetensors", "vae", BASE)
+        open_component(tmp_path / "v.safetensors", "vae", BASE)
     save_file({key: value for key, value in vae.items() if ".down.0." not in key}, tmp_path / "v.safetensors")
     with pytest.raises(ConfigError, match="levels of the VAE: 0 is not in 1 to 8"):
-        open_part(tmp_path / "v.safetensors", "vae", BASE)
+        open_component(tmp_path / "v.safetensors", "vae", BASE)
 
 
 # ---- and everything else -------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ BIG = "big.safetensors"
 CHUNK = 10 * 2**20  # what huggingface_hub receives before it writes
 SCRIPT = """
 import sys
-from sdxl import hub
+from sdxl.weights import hub
 from sdxl.errors import SDXLError
 try:
     print(hub.resolve(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
@@ -182,7 +182,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 @pytest.fixture
 def start(small: Hub, tmp_path: Path) -> Any:
-    """Start `sdxl.hub.resolve` in a process of its own."""
+    """Start `sdxl.weights.hub.resolve` in a process of its own."""
     small.reset()
 
     def call(*arguments: str, limit: int = 0, **settings: str) -> subprocess.Popen[str]:
@@ -198,7 +198,7 @@ def start(small: Hub, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def resolve(start: Any) -> Any:
-    """What `sdxl.hub.resolve` says: the path, or one line with the class and the sentence of its error."""
+    """What `sdxl.weights.hub.resolve` says: the path, or one line with the class and the sentence of its error."""
 
     def call(*arguments: str, **settings: Any) -> str:
         process = start(*arguments, **settings)

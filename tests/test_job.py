@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 import sdxl
-from sdxl.cli import main
-from sdxl.engine import Engine, Outcome, draw, local, work
+from sdxl.cli.main import main
 from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputError
-from sdxl.job import Batch, Job, read_job
-from sdxl.record import Record, open_place
+from sdxl.jobs.engine import Engine, Outcome, draw, local, work
+from sdxl.jobs.job import Batch, Job, read_job
+from sdxl.jobs.journal import Journal, open_folder
 
 
 def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None, model: str = "base") -> Job:
@@ -40,7 +40,7 @@ def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
 
 def finish(job: Job, folder: Path, engine: Engine = pretend) -> list[Any]:
     """Work at a job until it is done."""
-    place = open_place(folder, job, 2, 7)
+    place = open_folder(folder, job, 2, 7)
     return list(work(job.batches(2, place.first_seed), place, engine))
 
 
@@ -206,14 +206,14 @@ def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
         {"prompt": "e", "steps": 4},
     )
     assert [event.batch.lines for event in finish(job_of(tmp_path, *more), out)] == [(3,), (5,)]
-    with pytest.raises(OutputError, match=r"holds another job: 00001.png would be drawn otherwise"):
+    with pytest.raises(OutputError, match=r"holds another job: .* 00001.png would be another image"):
         finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
     with pytest.raises(OutputError, match="would be drawn otherwise"):
-        open_place(out, job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}), 2, 7)
+        open_folder(out, job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}), 2, 7)
     with pytest.raises(OutputError, match="would be drawn otherwise"):
-        open_place(out, job_of(tmp_path, *more, model="another"), 2, 7)
+        open_folder(out, job_of(tmp_path, *more, model="another"), 2, 7)
     with pytest.raises(OutputError, match="would be drawn otherwise"):
-        open_place(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 2, 8)
+        open_folder(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 2, 8)
     (out / "00001.png").unlink()
     assert [
         event.batch.lines for event in finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
@@ -222,16 +222,16 @@ def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
 
 def test_a_job_is_not_changed_under_another_process(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
-    place = open_place(out, job, 2, 1)
-    open_place(out, job_of(tmp_path, {"prompt": "b"}), 2, 1)
-    with Record(place) as record, pytest.raises(OutputError, match="has got another job"):
+    place = open_folder(out, job, 2, 1)
+    open_folder(out, job_of(tmp_path, {"prompt": "b"}), 2, 1)
+    with Journal(place) as record, pytest.raises(OutputError, match="has got another job"):
         next(record.claim(job.batches(2, 1)))
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     """Pictures are written inside of the folder, whatever lies there under their names."""
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
-    open_place(out, job, 2, 1)
+    open_folder(out, job, 2, 1)
     (tmp_path / "precious").write_text("mine")
     (out / "00001.png").symlink_to(tmp_path / "precious")
     finish(job, out)
@@ -241,21 +241,22 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    place = open_place(out, job, 2, 1)
+    place = open_folder(out, job, 2, 1)
     batches = job.batches(2, 1)
     hold = (
-        "import sys; from pathlib import Path; from sdxl.job import Batch; from sdxl.record import Place, Record\n"
-        "batch, place = Batch(0, '', (1,), ('00001.png',), {}), Place(Path(sys.argv[1]), 1, sys.argv[2])\n"
-        "record = Record(place); next(record.claim([batch]))\n"
+        "import sys; from pathlib import Path\n"
+        "from sdxl.jobs.job import Batch; from sdxl.jobs.journal import JobFolder, Journal\n"
+        "batch, place = Batch(0, '', (1,), ('00001.png',), {}), JobFolder(Path(sys.argv[1]), 1, sys.argv[2])\n"
+        "record = Journal(place); next(record.claim([batch]))\n"
         "print('claimed', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", hold, str(out), job.fingerprint]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
-        with Record(place) as record:
+        with Journal(place) as record:
             assert [batch.number for batch in record.claim(batches)] == [1]
         with pytest.raises(OutputError, match="is being worked at for another job"):
-            open_place(out, job_of(tmp_path, {"prompt": "another"}), 2, 1)
+            open_folder(out, job_of(tmp_path, {"prompt": "another"}), 2, 1)
         events = work(batches, place, pretend)
         first, second = next(events), next(events)
         assert first.batch is not None and first.batch.number == 1
@@ -268,10 +269,10 @@ def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
 
 def test_what_another_process_has_finished_is_not_claimed(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    place = open_place(out, job, 2, 1)
-    with Record(place) as record:
-        left = record.left(job.batches(2, 1))
-        with Record(place) as other:
+    place = open_folder(out, job, 2, 1)
+    with Journal(place) as record:
+        left = record.pending(job.batches(2, 1))
+        with Journal(place) as other:
             other.finish(left[0], [b"1", b"2"])
         assert [batch.number for batch in record.claim(left)] == [1]
 
@@ -329,7 +330,7 @@ def test_a_job_draws_what_single_commands_draw(
     job, out = write_lines(tmp_path / "job.jsonl", lines), tmp_path / "out"
     assert main(command(out, job, "--steps", "4", model=str(tiny_folder))) == 1
     told = capsys.readouterr()
-    assert told.out == f"2 of 4 pictures are in {out}; 2 lines failed\n"
+    assert told.out == f"2 of 4 images are in {out}; 2 lines failed\n"
     assert f"line 3 of {job}: image {tmp_path / 'none.png'} does not exist" in told.err
     assert f"line 4 of {job}: width is 63" in told.err
     for name, flags in (
@@ -409,7 +410,7 @@ def test_stopped_and_begun_again(
     assert process.returncode == status
     assert "Traceback" not in told
     if how is signal.SIGINT:
-        assert "the same command goes on" in told
+        assert "the same command resumes the job" in told
         assert not list((tmp_path / "out").glob("*.part"))
     assert 8 <= len(list((tmp_path / "out").glob("*.png"))) < 24
     assert start(tmp_path / "out", job).wait() == 0

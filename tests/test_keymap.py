@@ -12,10 +12,11 @@ from editing import edit
 from safetensors.torch import load_file, save_file
 
 import sdxl
-from sdxl.checkpoint import METADATA_KEY, open_checkpoint, open_part
-from sdxl.config import BASE, INPAINTING, REFINER, ModelConfig
 from sdxl.errors import CheckpointError
-from sdxl.keymap import component_rows, ignorable, match, summarize, unet_rows
+from sdxl.models.config import BASE, INPAINTING, REFINER, ModelConfig
+from sdxl.weights.checkpoint import open_checkpoint, open_component
+from sdxl.weights.info import METADATA_KEY
+from sdxl.weights.keymap import component_rows, ignorable, match, summarize, unet_rows
 
 # the counts in the published files; the two keys that are not weights are position_ids and logit_scale
 SINGLE = {"text_encoder": 196, "text_encoder_2": 389, "unet": 1680, "vae": 248}
@@ -135,7 +136,7 @@ def test_metadata_holds_what_shapes_do_not(tiny_folder: Path, tmp_path: Path, ti
     sdxl.convert(tiny_folder, tmp_path / "one.safetensors")
     sdxl.convert(tmp_path / "one.safetensors", tmp_path / "folder")
     for path in (tmp_path / "one.safetensors", tmp_path / "folder"):
-        assert open_checkpoint(path).about == tiny_pipe.about
+        assert open_checkpoint(path).info == tiny_pipe.info
         pipe = sdxl.Pipeline.from_pretrained(path, dtype="float32", device="cpu")
         arguments = {"steps": 2, "seed": 3, "output": "tensor", "progress": False}
         assert torch.equal(pipe("a red cat!", **arguments).images, tiny_pipe("a red cat!", **arguments).images)
@@ -243,7 +244,7 @@ def test_old_folder_names(tiny_folder: Path, tmp_path: Path) -> None:
 def test_parts(tiny_folder: Path, single: Path, tmp_path: Path) -> None:
     """A UNet or a VAE alone: bare or prefixed names of a single file, a folder's file, a folder, a whole model."""
     whole = load_file(single)
-    like = open_checkpoint(tiny_folder).about.config
+    like = open_checkpoint(tiny_folder).info.config
     for name, prefix in (("unet", "model.diffusion_model."), ("vae", "first_stage_model.")):
         part = {key: value for key, value in whole.items() if key.startswith(prefix)}
         save_file(part, tmp_path / f"{name}.safetensors")
@@ -259,11 +260,11 @@ def test_parts(tiny_folder: Path, single: Path, tmp_path: Path) -> None:
             tiny_folder,
             single,
         ):
-            part_on_disk = open_part(path, name, like)
+            part_on_disk = open_component(path, name, like)
             assert part_on_disk.config == getattr(like, name), path
             same(dict(part_on_disk.tensors()), expected)
     with pytest.raises(CheckpointError, match="is a unet, not a vae of SDXL"):
-        open_part(tmp_path / "unet.safetensors", "vae", like)
+        open_component(tmp_path / "unet.safetensors", "vae", like)
 
 
 def test_metadata_is_written_once(single: Path) -> None:

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import pytest
 import torch
 
 import sdxl
-from sdxl import memory
-from sdxl.compile import compile_blocks
-from sdxl.conditioning import TextMemo
-from sdxl.config import BASE
-from sdxl.device import Placement
 from sdxl.errors import NonFiniteError, OutOfMemoryError, SDXLWarning
-from sdxl.expert import Part
-from sdxl.unet import UNet
-from sdxl.vae import VAE
+from sdxl.models.config import BASE
+from sdxl.models.unet import UNet
+from sdxl.models.vae import VAE
+from sdxl.pipeline.model import Model
+from sdxl.runtime import memory
+from sdxl.runtime.cuda_graph import Graphs
+from sdxl.runtime.lazy import Lazy
+from sdxl.runtime.placement import Placement
+from sdxl.text.encode import TextCache
 
 QUICK = {"steps": 2, "progress": False, "seed": 3}
 CPU = torch.device("cpu")
@@ -40,17 +42,17 @@ def load(model: Path, **options: Any) -> sdxl.Pipeline:
 
 def test_what_cannot_fit_is_told_before_work(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder)
-    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 10e6)
-    monkeypatch.setattr(UNet, "denoise", lambda *_: pytest.fail("work has begun"))
-    with pytest.raises(OutOfMemoryError, match=r"2 of 4096 x 4096 at once want .* GB .* fit, or fewer .* or offload s"):
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 10e6)
+    monkeypatch.setattr(UNet, "predict", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(OutOfMemoryError, match=r"2 of 4096 x 4096 at once need .* GB .* fit, or fewer .* or offload s"):
         pipe("cat", width=4096, height=4096, num_images=2, **QUICK)
-    with pytest.raises(OutOfMemoryError, match=r"a picture of 4096 x 4096 wants .* GB are free; try \d+ x \d+"):
+    with pytest.raises(OutOfMemoryError, match=r"an image of 4096 x 4096 needs .* GB are free; try \d+ x \d+"):
         pipe.steps("cat", width=4096, height=4096)
 
 
 def test_a_model_that_cannot_fit_is_not_loaded(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda _: 300e3)
-    monkeypatch.setattr(sdxl.Pipeline, "load", lambda _: pytest.fail("it is being loaded"))
+    monkeypatch.setattr("sdxl.pipeline.model.Model.load", lambda _: pytest.fail("it is being loaded"))
     with pytest.raises(
         OutOfMemoryError, match=r"takes 0.01\d GB with offload none, and 0.0003 GB are free; try .*block"
     ):
@@ -63,15 +65,15 @@ def test_a_model_that_cannot_fit_is_not_loaded(tiny_folder: Path, monkeypatch: p
 
 def test_auto_makes_room_by_itself(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload="auto")
-    most = max(pipe._loader.bytes())  # type: ignore[union-attr]
-    monkeypatch.setattr("sdxl.pipeline.available", lambda _: most + 1e5)
-    with pytest.warns(SDXLWarning, match="a picture of 64 x 64 wants .*; going on with block"):
+    most = max(pipe.residency.loader.bytes())  # type: ignore[union-attr]
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: most + 1e5)
+    with pytest.warns(SDXLWarning, match="an image of 64 x 64 needs .*; going on with block"):
         assert len(pipe("cat", **QUICK).images) == 1
 
 
 def test_what_it_says_would_fit_does(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder)
-    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 10e6)
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 10e6)
     with pytest.raises(OutOfMemoryError) as told:
         pipe("cat", width=1024, height=1024, **QUICK)
     side = int(str(told.value).split("try ")[1].split(" x ")[0])
@@ -81,7 +83,7 @@ def test_what_it_says_would_fit_does(tiny_folder: Path, monkeypatch: pytest.Monk
 
 def test_a_limit_counts_what_is_taken(tiny_folder: Path) -> None:
     pipe = load(tiny_folder, max_memory=memory.used(CPU) + 10**6)
-    with pytest.raises(OutOfMemoryError, match="wants"):
+    with pytest.raises(OutOfMemoryError, match="needs"):
         pipe("cat", width=1024, height=1024, **QUICK)
 
 
@@ -130,7 +132,7 @@ def test_auto_goes_on_with_less(error: Exception, tiny_folder: Path, monkeypatch
     expected = load(tiny_folder, offload="block")("cat", output="tensor", **QUICK).images
     pipe = load(tiny_folder, offload="auto")
     assert pipe.offload == "stage"
-    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, error))
+    monkeypatch.setattr(UNet, "predict", fail_first(UNet.predict, 1, error))
     with pytest.warns(SDXLWarning, match="memory ran out with offload stage; going on with block"):
         result = pipe("cat", output="tensor", **QUICK)
     assert pipe.offload == "block"
@@ -158,9 +160,9 @@ def test_several_pictures_are_encoded_in_strips_where_one_would_fit(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = load(tiny_folder)
-    one = memory.vae_bytes(pipe.about.config.vae, (64, 64), pipe.experts[0].at)
-    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 1.5 * one)
-    monkeypatch.setattr("sdxl.pipeline.encode_strips", lambda *_: pytest.fail("in strips"))
+    one = memory.vae_bytes(pipe.info.config.vae, (64, 64), pipe.experts[0].placement)
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 1.5 * one)
+    monkeypatch.setattr("sdxl.pipeline.latents.encode_strips", lambda *_: pytest.fail("in strips"))
     pipe.encode(torch.rand(1, 3, 64, 64))
     with pytest.raises(pytest.fail.Exception, match="in strips"):
         pipe.encode(torch.rand(2, 3, 64, 64))
@@ -173,26 +175,27 @@ class Recorded:
 def test_a_graph_gives_way(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its memory is for the work that is asked for, and so it is not taken for missing."""
     pipe = load(tiny_folder)
-    pipe._graphs[1,] = Recorded()  # type: ignore[assignment]
-    monkeypatch.setattr("sdxl.pipeline.available", lambda _: 0.0 if pipe._graphs else 1e12)
-    assert len(pipe("cat", **QUICK).images) == 1
-    assert not pipe._graphs
+    graphs = Graphs()
+    graphs._graphs[1,] = Recorded()  # type: ignore[assignment]
+    pipe.residency.model = replace(pipe.residency.model, graphs=graphs)
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 0.0 if graphs else 1e12)
+    pipe.residency.fit(pipe.plan(sdxl.Request("cat", steps=2)))
+    assert not graphs
 
 
 @pytest.mark.parametrize("way", ["forgotten", "arranged anew"])
 def test_a_compiled_part_is_let_go(way: str, tiny_folder: Path) -> None:
     pipe = load(tiny_folder, offload="auto")
-    pipe._rearrange("block")  # whose layers are not those for a CPU
+    pipe.residency._replace("block")  # whose layers are not those for a CPU
+    pipe.residency.model = pipe.residency.model.compiled()
     expert = pipe.experts[0]
-    expert.unet.apply(compile_blocks)
-    pipe.compiled = True
     network = weakref.ref(expert.unet())
     gc.disable()
     try:
         if way == "forgotten":
-            pipe._forget(expert.unet)
+            pipe.residency.model.free(expert.unet)
         else:
-            pipe._rearrange("block")
+            pipe.residency._replace("block")
         assert network() is None
     finally:
         gc.enable()
@@ -206,7 +209,7 @@ def test_a_part_is_loaded_once() -> None:
         loads.append(object())
         return loads[-1]
 
-    part = Part(load)
+    part = Lazy(load)
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: part(), range(8))) == set(loads)
     assert len(loads) == 1
@@ -219,13 +222,15 @@ def test_a_part_is_loaded_once() -> None:
 
 def test_a_compiled_model_stays_so_where_it_can(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, changed = load(tiny_folder, offload="auto"), list[object]()
-    monkeypatch.setattr(sdxl.Pipeline, "device", torch.device("cuda"))
-    monkeypatch.setattr("sdxl.pipeline.compile_blocks", changed.append)
-    pipe.compile()
-    pipe._rearrange("none")
-    assert pipe.compiled and changed == [pipe.unet, pipe.vae]
-    pipe._rearrange("block")
-    assert not pipe.compiled and len(changed) == 2
+    monkeypatch.setattr("sdxl.pipeline.model.compile_blocks", changed.append)
+    pipe.residency.model = pipe.residency.model.compiled()
+    monkeypatch.setattr(
+        "sdxl.pipeline.residency.Residency.compile", lambda self: setattr(self, "model", self.model.compiled())
+    )
+    pipe.residency._replace("none")
+    assert pipe.is_compiled and changed == [pipe.unet, pipe.vae]
+    pipe.residency._replace("block")
+    assert not pipe.is_compiled and len(changed) == 2
 
 
 def test_the_work_of_a_vae_is_not_taken_for_smaller_than_it_is() -> None:
@@ -249,7 +254,7 @@ def test_the_work_of_a_vae_is_not_taken_for_smaller_than_it_is() -> None:
 def test_least_of_all_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload="auto")
     monkeypatch.setattr(VAE, "decode", fail_first(VAE.decode, 1, WORDS[0]))
-    monkeypatch.setattr("sdxl.pipeline.decode_strips", fail_first(VAE.decode, 2, WORDS[0]))
+    monkeypatch.setattr("sdxl.pipeline.latents.decode_strips", fail_first(VAE.decode, 2, WORDS[0]))
     with (
         pytest.warns(SDXLWarning, match="going on with block"),
         pytest.raises(OutOfMemoryError, match=r"with offload block .*can't allocate.* try a smaller size"),
@@ -260,11 +265,11 @@ def test_least_of_all_is_an_error(tiny_folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_was_asked_for_is_kept(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload="none")
-    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[1]))
+    monkeypatch.setattr(UNet, "predict", fail_first(UNet.predict, 1, WORDS[1]))
     with pytest.raises(OutOfMemoryError, match=r"with offload none \(CUDA out of memory.* try offload stage"):
         pipe("cat", **QUICK)
     assert pipe.offload == "none"
-    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[1]))
+    monkeypatch.setattr(UNet, "predict", fail_first(UNet.predict, 1, WORDS[1]))
     with pytest.raises(OutOfMemoryError, match="with offload none"):
         list(pipe.steps("cat", steps=1))
 
@@ -272,9 +277,9 @@ def test_what_was_asked_for_is_kept(tiny_folder: Path, monkeypatch: pytest.Monke
 def test_less_may_be_too_much_too(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out while the model is arranged anew."""
     pipe = load(tiny_folder, offload="auto")
-    pipe._rearrange("none")
-    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, WORDS[0]))
-    monkeypatch.setattr(pipe, "load", fail_first(pipe.load, 1, WORDS[1]))
+    pipe.residency._replace("none")
+    monkeypatch.setattr(UNet, "predict", fail_first(UNet.predict, 1, WORDS[0]))
+    monkeypatch.setattr(Model, "load", fail_first(Model.load, 1, WORDS[1]))
     with pytest.warns(SDXLWarning) as told:
         pipe("cat", **QUICK)
     assert [str(each.message).split(";")[1][:20] for each in told] == [" going on with stage", " going on with block"]
@@ -282,7 +287,7 @@ def test_less_may_be_too_much_too(tiny_folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload="auto")
-    monkeypatch.setattr(UNet, "denoise", fail_first(UNet.denoise, 1, RuntimeError("shapes do not match")))
+    monkeypatch.setattr(UNet, "predict", fail_first(UNet.predict, 1, RuntimeError("shapes do not match")))
     with pytest.raises(RuntimeError, match="shapes do not match"):
         pipe("cat", **QUICK)
 
@@ -290,7 +295,7 @@ def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytes
 def test_a_real_limit(tmp_path: Path) -> None:
     """A process that gets no more memory from the system says so in one sentence."""
     code = (
-        "import resource, sys; from sdxl.cli import main; import sdxl.pipeline, torch\n"
+        "import resource, sys; from sdxl.cli.main import main; import sdxl.pipeline.pipeline, torch\n"
         "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (taken + 350_000_000,) * 2)\n"
         "sys.exit(main(sys.argv[1:]))"
@@ -364,7 +369,7 @@ def test_texts_are_encoded_once_and_forgotten() -> None:
             value = torch.tensor([[float(len(text))] for text in texts])
             return value[:, None], value
 
-    stage, memo = Stage(), TextMemo(most=2)
+    stage, memo = Stage(), TextCache(most=2)
 
     def encode(*texts: str) -> list[float]:
         return memo.encode(lambda: [stage], texts, texts, 0)[1][:, 0].tolist()  # type: ignore[list-item]
@@ -385,7 +390,7 @@ def test_texts_are_encoded_once_and_forgotten() -> None:
 def test_two_threads_draw_what_one_does(offload: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload=offload)
     expected = [pipe("cat", **(QUICK | {"seed": n, "output": "latent"})).images for n in range(4)]
-    inside, most, denoise = [0], [0], UNet.denoise
+    inside, most, denoise = [0], [0], UNet.predict
 
     def counting(*given: Any) -> Any:
         inside[0] += 1
@@ -395,7 +400,7 @@ def test_two_threads_draw_what_one_does(offload: str, tiny_folder: Path, monkeyp
         finally:
             inside[0] -= 1
 
-    monkeypatch.setattr(UNet, "denoise", counting)
+    monkeypatch.setattr(UNet, "predict", counting)
     drawn: dict[int, Any] = {}
 
     def call(n: int) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import sdxl
-from sdxl.miniature import folder
 from sdxl.miniature.exam import make_changes, make_mask, make_picture, make_scenes, mark, paint, views
 from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import draw
+from sdxl.weights.builtin import folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,7 +99,7 @@ def test_strength_leads_from_the_picture_to_the_prompt(pipe: sdxl.Pipeline) -> N
 
 def test_the_refiner_cleans_what_is_drawn_badly() -> None:
     refiner = sdxl.Pipeline.from_pretrained("miniature-refiner", dtype="float32", device="cpu")
-    assert refiner.about.config.kind == "refiner"
+    assert refiner.info.config.kind == "refiner"
     scenes = make_scenes(8, 30, things=1)
     flawed = [make_picture(replace(scene, flaw=0.5, seed=i)) for i, scene in enumerate(scenes)]
     errors = [

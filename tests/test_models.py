@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from sdxl import folder
-from sdxl.checkpoint import Component
-from sdxl.device import Placement
-from sdxl.keymap import text_rows, unet_rows, vae_rows
-from sdxl.tensorfile import TensorFile, Weights, read_json
+from sdxl.pipeline.loading import load as load_network
+from sdxl.runtime.placement import Placement
+from sdxl.weights import diffusers_config as folder
+from sdxl.weights.component import Component
+from sdxl.weights.container import TensorFile, Weights, read_json
+from sdxl.weights.keymap import text_rows, unet_rows, vae_rows
 
 pytest.importorskip("diffusers")
 import tiny
@@ -36,10 +37,10 @@ def load(path: Path, model: Any, kind: str) -> Any:
         rows = list(text_rows(config))
     file = TensorFile(next(path.glob("*.safetensors")))
     bare = not any(key.startswith("text_model.") for key in file.shapes)
-    from sdxl.keymap import canonical_folder_key
+    from sdxl.weights.keymap import canonical_folder_key
 
     weights = Weights([file], lambda key: canonical_folder_key(key, kind, bare))
-    return Component(kind, config, rows, "folder", weights).load(Placement(CPU, F32, F32))
+    return load_network(Component(kind, config, rows, "folder", weights), Placement(CPU, F32, F32))
 
 
 UNETS = {
@@ -74,7 +75,7 @@ def test_unet(name: str, size: tuple[int, int], tmp_path: Path, error: Any) -> N
     sizes = (vector.shape[1] - 32) // 8
     ids = torch.randint(0, 1024, (2, sizes)).float()
     pooled = vector[:, :32]
-    from sdxl.conditioning import embed_sizes
+    from sdxl.text.encode import embed_sizes
 
     vector = torch.cat([pooled, torch.cat([embed_sizes(row, 8) for row in ids.tolist()])], dim=1)
     with torch.no_grad():

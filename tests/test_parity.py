@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 import sdxl
-from sdxl.samplers import SAMPLERS, Denoiser, Noise, Step
+from sdxl.sampling.sampler import Denoiser, Noise, Step
+from sdxl.sampling.samplers import SAMPLERS
 
 diffusers = pytest.importorskip("diffusers")
 import tiny

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 import sdxl
-from sdxl import device
-from sdxl.device import Placement
 from sdxl.errors import ArgumentError, NonFiniteError, SDXLWarning
-from sdxl.image import open_picture
+from sdxl.images.image import open_picture
+from sdxl.pipeline.loading import load as load_network
+from sdxl.runtime import device
+from sdxl.runtime.placement import Placement
 
 QUICK = {"steps": 3, "progress": False}
 LATENT = QUICK | {"output": "latent"}
@@ -43,11 +44,11 @@ def test_alone_and_in_a_batch(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
 
 
 def test_noise_is_the_same_alone_and_in_a_batch() -> None:
-    from sdxl.pipeline import Noise
+    from sdxl.pipeline.start import Noise
 
     batch, alone = (Noise(seeds, (4, 8, 8), torch.device("cpu")) for seeds in ([3, 7], [7]))
     for _ in range(3):
-        assert torch.equal(batch()[1:], alone())
+        assert torch.equal(batch.draw()[1:], alone.draw())
 
 
 def test_given_latents_are_the_start(tiny_pipe: sdxl.Pipeline) -> None:
@@ -75,16 +76,17 @@ def test_negative_sizes_in_a_batch(tiny_pipe: sdxl.Pipeline, error: Any) -> None
 def test_clip_skip_takes_both_branches(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
     arguments = {"negative_prompt": "dog", "seed": 1, "guidance_scale": 7.0} | LATENT
     expert = tiny_pipe.experts[0]
-    positive, negative = expert.condition(tiny_pipe.plan(sdxl.Request("cat", negative_prompt="dog", clip_skip=1)))
-    again, _ = expert.condition(tiny_pipe.plan(sdxl.Request("dog", negative_prompt="cat", clip_skip=1)))
-    assert torch.equal(negative.context, again.context), "the negative is encoded as the positive is"
+    first = expert.condition(tiny_pipe.plan(sdxl.Request("cat", negative_prompt="dog", clip_skip=1)))
+    again = expert.condition(tiny_pipe.plan(sdxl.Request("dog", negative_prompt="cat", clip_skip=1)))
+    assert torch.equal(first["negative"].context, again["positive"].context), "the negative is encoded as the positive"
     assert error(tiny_pipe("cat", clip_skip=1, **arguments).images, tiny_pipe("cat", **arguments).images) > 1e-4
-    assert positive.context.shape == (1, 77, 48)
+    assert first["positive"].context.shape == (1, 77, 48)
 
 
 def test_no_negative_means_zeros(tiny_pipe: sdxl.Pipeline) -> None:
     for text, zero in ((None, True), ("", False)):
-        _, negative = tiny_pipe.experts[0].condition(tiny_pipe.plan(sdxl.Request("cat", negative_prompt=text)))
+        plan = tiny_pipe.plan(sdxl.Request("cat", negative_prompt=text))
+        negative = tiny_pipe.experts[0].condition(plan)["negative"]
         pooled = negative.vector[:, :32]
         assert (not negative.context.any() and not pooled.any()) is zero
 
@@ -152,12 +154,12 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"steps": 0}, "steps is 0; it must be a whole number from 1 to 1000000"),
         ({"steps": 2000}, "steps is 2000; with the leading schedule it must be 1 to 999"),
         ({"steps": 2.5}, "steps is 2.5"),
-        ({"sampler": "plms"}, "sampler is 'plms'; it must be one of ddim, euler"),
+        ({"sampler": "plms"}, "sampler is 'plms'; it must be one of ddim, dpmpp_2m"),
         ({"schedule": "cosine"}, "schedule is 'cosine'; it must be one of leading"),
         ({"eta": 0.5}, "eta is 0.5 but the sampler is euler; eta belongs to ddim"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"guidance_rescale": 2.0}, "guidance_rescale is 2.0"),
-        ({"seed": [1, 2]}, "seed has 2 entries for 1 pictures"),
+        ({"seed": [1, 2]}, "seed has 2 entries for 1 images"),
         ({"seed": -1}, "seed is -1"),
         ({"num_images": 0}, "num_images is 0"),
         ({"clip_skip": 3}, "clip_skip is 3; with text encoders of 3 layers it is at most 2"),
@@ -169,13 +171,13 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"stepz": 3}, "stepz is not an argument; perhaps steps is meant"),
         ({"num_inference_steps": 3}, "num_inference_steps is not an argument; perhaps steps is meant"),
         ({"negative_prompt": np.zeros((4, 4))}, "it must be a text or a list of texts"),
-        ({"sampler": np.zeros((4, 4))}, "it must be one of ddim, euler"),
+        ({"sampler": np.zeros((4, 4))}, "it must be one of ddim, dpmpp_2m"),
         ({"qqq": 3}, "qqq is not an argument; there are aesthetic_score, clip_skip, "),
         ({"guidance_scale": 10**400}, "guidance_scale is 1000000"),
         ({"guidance_scale": 1e38}, "it must be a number from 0 to 1000"),
         ({"original_size": (10**400, 1)}, "it must be two whole numbers of at least 1"),
         ({"aesthetic_score": 10**400}, "it must be a number from 0 to 100"),
-        ({"seed": 2**63 - 1, "num_images": 2}, "the seeds of the next pictures are the next numbers"),
+        ({"seed": 2**63 - 1, "num_images": 2}, "the seeds of the next images are the next numbers"),
         ({"image": b"x" * 10**6}, "image is b'xxx"),
         ({"image": np.zeros((512, 512, 3))}, "give a PIL picture, a path, a list of these, or a tensor"),
         ({"image": Image.new("RGB", (0, 10)), "outpaint": (8, 8, 8, 8)}, "image is 0 x 10 and has no pixels"),
@@ -259,29 +261,29 @@ def test_syntax_of_other_programs_is_not_taken_for_words_in_silence(
     assert told == (
         []
         if found is None
-        else [f"prompt has {found} in it, which other programs understand; here it is read as words"]
+        else [f"prompt contains {found}, which is syntax of other programs; here it is read as words"]
     )
 
 
 def test_a_photo_of_many_times_the_size_is_told(tiny_pipe: sdxl.Pipeline) -> None:
     photo = Image.new("RGB", (240, 160))
-    with pytest.warns(SDXLWarning, match="worked on at its own 240 x 160, 9 times what the model was trained on"):
+    with pytest.warns(SDXLWarning, match="worked on at its own 240 x 160, 9 times the size that the model"):
         tiny_pipe.plan(sdxl.Request("cat", image=photo))
     tiny_pipe.plan(sdxl.Request("cat", image=photo, width=64, height=64))
 
 
 def test_the_vae_is_read_once_for_all_pictures(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload="stage")
-    loads, load = [], pipe._vae._load
-    monkeypatch.setattr(pipe._vae, "_load", lambda: loads.append(1) or load())
+    loads, load = [], pipe.residency.model.vae._load
+    monkeypatch.setattr(pipe.residency.model.vae, "_load", lambda: loads.append(1) or load())
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
     pipe(["cat"] * 3, image=pictures, steps=4, progress=False)
     assert len(loads) == 2, "to encode and to decode"
-    monkeypatch.setattr("sdxl.pipeline.Pipeline._check_finite", lambda *_: 1 / 0)
+    monkeypatch.setattr("sdxl.pipeline.latents.check_finite", lambda *_: 1 / 0)
     for work in (lambda: pipe.encode(torch.rand(1, 3, 64, 64)), lambda: pipe.decode(torch.zeros(1, 4, 8, 8))):
         with pytest.raises(ZeroDivisionError):
             work()
-        assert pipe._vae._loaded is None
+        assert pipe.residency.model.vae._loaded is None
 
 
 def test_threads_leave_the_process_as_it_was(tiny_folder: Path, tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_threads_leave_the_process_as_it_was(tiny_folder: Path, tmp_path: Path) 
     Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
     threads, filters = torch.get_num_threads(), list(warnings.filters)
     for _ in range(3):
-        device._try_out.cache_clear()
+        device._measure.cache_clear()
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: device.choose_dtype(None, torch.device("cpu")), range(8)))
             list(pool.map(lambda _: open_picture(tmp_path / "p.png"), range(40)))
@@ -304,9 +306,9 @@ def test_refiner_loads(tmp_path: Path) -> None:
     sdxl.convert(tmp_path, tmp_path / "refiner.safetensors")
     for path in (tmp_path, tmp_path / "refiner.safetensors"):
         pipe = sdxl.Pipeline.from_pretrained(path, dtype="float32", device="cpu")
-        assert pipe.about.config.kind == "refiner"
-        assert not pipe.about.zero_negative
-        with pytest.raises(ArgumentError, match="this model is an SDXL refiner, which does not draw from text alone"):
+        assert pipe.info.config.kind == "refiner"
+        assert not pipe.info.zero_negative
+        with pytest.raises(ArgumentError, match="this model is an SDXL refiner, which does not generate from text"):
             pipe("cat")
 
 
@@ -323,9 +325,9 @@ def test_replaced_parts(tiny_folder: Path, tmp_path: Path, tiny_pipe: sdxl.Pipel
 
 def test_loading_copies_nothing_where_the_dtype_matches(tiny_folder: Path) -> None:
     """Two loads of one float32 file on a CPU share the pages of the mapped file."""
-    from sdxl.checkpoint import open_checkpoint
+    from sdxl.weights.checkpoint import open_checkpoint
 
     part = open_checkpoint(tiny_folder).components["unet"]
     read = dict(part.tensors())
-    model = part.load(Placement(torch.device("cpu"), torch.float32, torch.float32))
+    model = load_network(part, Placement(torch.device("cpu"), torch.float32, torch.float32))
     assert all(model.state_dict()[name].data_ptr() == value.data_ptr() for name, value in read.items())

@@ -15,9 +15,9 @@ from editing import edit
 from safetensors.torch import load_file, save_file
 
 import sdxl
-from sdxl.checkpoint import open_checkpoint
 from sdxl.errors import CheckpointError
-from sdxl.tensorfile import TensorFile
+from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.container import TensorFile
 
 
 def test_marker_keys(single: Path, tmp_path: Path) -> None:
@@ -28,9 +28,9 @@ def test_marker_keys(single: Path, tmp_path: Path) -> None:
         del tensors["conditioner.embedders.1.model.logit_scale"]
 
     path = edit(single, tmp_path / "v.safetensors", change, {"format": "pt"})
-    about = open_checkpoint(path).about
-    assert (about.schedule.prediction, about.schedule.zero_terminal_snr) == ("v_prediction", True)
-    assert (about.schedule.sampler, about.schedule.spacing, about.schedule.steps_offset) == ("euler", "leading", 1)
+    info = open_checkpoint(path).info
+    assert (info.schedule.prediction, info.schedule.zero_terminal_snr) == ("v_prediction", True)
+    assert (info.schedule.sampler, info.schedule.schedule, info.schedule.steps_offset) == ("euler", "leading", 1)
 
 
 PREDICTIONS = [
@@ -60,7 +60,7 @@ def test_what_a_unet_predicts(
     save_file(alone, tmp_path / "unet.safetensors", metadata)
     for arguments in ({"model": whole}, {"unet": whole}, {"unet": tmp_path / "unet.safetensors"}):
         pipe = sdxl.Pipeline.from_pretrained(**{"model": tiny_folder, **arguments}, device="cpu", offload="stage")
-        schedule = pipe.about.schedule
+        schedule = pipe.info.schedule
         assert (schedule.prediction, schedule.zero_terminal_snr) == told, arguments
 
 
@@ -70,7 +70,7 @@ def test_a_unet_that_tells_nothing_changes_nothing(single: Path, tmp_path: Path)
     save_file(alone, tmp_path / "unet.safetensors")
     for part, prediction in ((tmp_path / "unet.safetensors", "v_prediction"), (single, "epsilon")):
         pipe = sdxl.Pipeline.from_pretrained(model, unet=part, device="cpu", offload="stage")
-        assert pipe.about.schedule.prediction == prediction
+        assert pipe.info.schedule.prediction == prediction
 
 
 def test_other_tools_are_told_what_a_unet_predicts(tiny_folder: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_other_tools_are_told_what_a_unet_predicts(tiny_folder: Path, tmp_path: 
     again = load_file(tmp_path / "again.safetensors")
     assert {"v_pred", "ztsnr"} <= set(again)
     save_file(again, tmp_path / "bare.safetensors")
-    schedule = open_checkpoint(tmp_path / "bare.safetensors").about.schedule
+    schedule = open_checkpoint(tmp_path / "bare.safetensors").info.schedule
     assert (schedule.prediction, schedule.zero_terminal_snr) == ("v_prediction", True)
 
 
@@ -155,7 +155,7 @@ def test_a_header_that_begins_as_a_pickle_does(start: bytes, single: Path, tmp_p
     pad = (int.from_bytes(start, "little") - length) % 2**16
     header = (length + pad).to_bytes(8, "little") + data[8 : 8 + length] + b" " * pad
     (tmp_path / "p.safetensors").write_bytes(header + data[8 + length :])
-    assert open_checkpoint(tmp_path / "p.safetensors").about == open_checkpoint(single).about
+    assert open_checkpoint(tmp_path / "p.safetensors").info == open_checkpoint(single).info
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems set no memory aside")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import sdxl
-from sdxl.conditioning import embed_sizes, encode_text
+from sdxl.text.encode import embed_sizes, encode_text
 
 FOLDER = Path(__file__).parent / "reference"
 EXPECTED = load_file(FOLDER / "expected.safetensors")

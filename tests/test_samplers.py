@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdxl.config import ScheduleConfig
 from sdxl.errors import ArgumentError
-from sdxl.samplers import SAMPLERS, Step
-from sdxl.samplers.euler import euler
-from sdxl.schedule import SPACINGS, make_schedule, noise_table
+from sdxl.models.config import ScheduleConfig
+from sdxl.sampling.sampler import Step
+from sdxl.sampling.samplers import SAMPLERS
+from sdxl.sampling.schedule import make_schedule, noise_table
+from sdxl.sampling.schedules import SCHEDULES
 
 CONFIG = ScheduleConfig()
 
@@ -30,19 +31,19 @@ PUBLISHED = {
 
 
 def test_noise_table() -> None:
-    table = noise_table(CONFIG)
+    table = noise_table(CONFIG).sigmas
     assert table[0] == pytest.approx(0.029167, abs=1e-6)
     assert table[-1] == pytest.approx(14.614641, abs=1e-5)
 
 
 def test_zero_terminal_snr() -> None:
-    assert noise_table(ScheduleConfig(zero_terminal_snr=True))[-1] == pytest.approx(4096, rel=1e-6)
+    assert noise_table(ScheduleConfig(zero_terminal_snr=True)).sigmas[-1] == pytest.approx(4096, rel=1e-6)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_published_schedules(spacing: str) -> None:
-    schedule = make_schedule(CONFIG, spacing, 20, "euler")
-    timesteps, sigmas = PUBLISHED[spacing]
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_published_schedules(name: str) -> None:
+    schedule = make_schedule(CONFIG, name, 20, "euler")
+    timesteps, sigmas = PUBLISHED[name]
     assert len(schedule.sigmas) == 21
     assert schedule.sigmas[-1] == 0
     chosen = [0, 1, 2, 18, 19]
@@ -51,20 +52,20 @@ def test_published_schedules(spacing: str) -> None:
 
 
 def test_every_count_of_steps() -> None:
-    for spacing in SPACINGS:
+    for name in SCHEDULES:
         for steps in [*range(1, 130), 333, 998, 999, 1000]:
-            if spacing == "leading" and steps == 1000:
+            if name == "leading" and steps == 1000:
                 continue
-            schedule = make_schedule(CONFIG, spacing, steps, "euler")
+            schedule = make_schedule(CONFIG, name, steps, "euler")
             assert len(schedule.timesteps) == steps
-            assert all(a > b for a, b in pairwise(schedule.sigmas)), (spacing, steps)
+            assert all(a > b for a, b in pairwise(schedule.sigmas)), (name, steps)
             assert 0 <= min(schedule.timesteps) <= max(schedule.timesteps) <= 999
 
 
-@pytest.mark.parametrize(("spacing", "steps"), [("leading", 1000), ("trailing", 1001), ("karras", 0)])
-def test_steps_out_of_range(spacing: str, steps: int) -> None:
-    with pytest.raises(ArgumentError, match=f"steps is {steps}; with the {spacing} schedule"):
-        make_schedule(CONFIG, spacing, steps, "euler")
+@pytest.mark.parametrize(("name", "steps"), [("leading", 1000), ("trailing", 1001), ("karras", 0)])
+def test_steps_out_of_range(name: str, steps: int) -> None:
+    with pytest.raises(ArgumentError, match=f"steps is {steps}; with the {name} schedule"):
+        make_schedule(CONFIG, name, steps, "euler")
 
 
 def test_trailing_rounds_half_to_even() -> None:
@@ -80,24 +81,24 @@ def test_a_single_step() -> None:
 
 def test_start_and_end_scales() -> None:
     for sampler in SAMPLERS:
-        for spacing in SPACINGS:
-            schedule = make_schedule(CONFIG, spacing, 8, sampler)
+        for name in SCHEDULES:
+            schedule = make_schedule(CONFIG, name, 8, sampler)
             first = schedule.sigmas[0]
-            bare = sampler in ("euler", "euler_ancestral", "heun") and spacing in ("linspace", "trailing")
+            bare = sampler in ("euler", "euler_ancestral", "heun") and name in ("linspace", "trailing")
             assert schedule.start_scale == (first if bare else math.sqrt(1 + first**2))
-            low = noise_table(CONFIG)[0] if sampler == "ddim" else 0
+            low = noise_table(CONFIG).sigmas[0] if sampler == "ddim" else 0
             assert schedule.end_scale == 1 / math.sqrt(1 + low**2)
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("name", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [2, 8, 20, 50])
-def test_sigmas_equal_diffusers(spacing: str, steps: int, error: Any) -> None:
+def test_sigmas_equal_diffusers(name: str, steps: int, error: Any) -> None:
     diffusers = pytest.importorskip("diffusers")
     reference = diffusers.EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing=spacing, steps_offset=1
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing=name, steps_offset=1
     )
     reference.set_timesteps(steps)
-    schedule = make_schedule(CONFIG, spacing, steps, "euler")
+    schedule = make_schedule(CONFIG, name, steps, "euler")
     assert error(torch.tensor(schedule.sigmas), reference.sigmas) < 1e-6  # diffusers' table is float32
     assert error(torch.tensor(schedule.timesteps), reference.timesteps) < 1e-6
 
@@ -115,7 +116,7 @@ def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
 def solution_error(sampler: str, steps: int) -> float:
     sigmas = np.exp(np.linspace(math.log(10.0), math.log(0.1), steps + 1)).tolist()
     x = torch.tensor([[[[math.sqrt(DEVIATION**2 + sigmas[0] ** 2)]]]], dtype=torch.float64)
-    last = list(SAMPLERS[sampler](denoise, x, sigmas, lambda: torch.zeros_like(x)))[-1]
+    last = list(SAMPLERS[sampler](denoise, x, sigmas, lambda *_: torch.zeros_like(x)))[-1]
     return abs(float(last.x) - math.sqrt(DEVIATION**2 + sigmas[-1] ** 2))
 
 
@@ -133,7 +134,7 @@ def run(sampler: Any, sigmas: list[float], **arguments: Any) -> list[Step]:
     def wavy(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return torch.sin(x) / (1 + sigma)
 
-    draw = lambda: torch.randn(x.shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    draw = lambda *_: torch.randn(x.shape, generator=generator, dtype=torch.float64)  # noqa: E731
     return list(sampler(wavy, x, sigmas, draw, **arguments))
 
 
@@ -159,9 +160,10 @@ def test_ancestral_noise_has_the_right_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200_000, generator=generator, dtype=torch.float64) * 10
 
-    def draw() -> torch.Tensor:
+    def draw(*_: float) -> torch.Tensor:
         return torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
     for eta in (0.0, 0.4, 1.0):
-        last = list(euler(lambda x, sigma: torch.zeros_like(x), x, [10.0, 4.0, 2.0], draw, eta))[-1]
+        steps = SAMPLERS["ddim"](lambda x, sigma: torch.zeros_like(x), x, [10.0, 4.0, 2.0], draw, eta=eta)
+        last = list(steps)[-1]
         assert float(last.x.std()) == pytest.approx(2.0, rel=0.01)

@@ -4,17 +4,7 @@ import numpy as np
 import pytest
 
 from sdxl.miniature.judge import agrees, look
-from sdxl.miniature.scenes import (
-    BUCKETS,
-    COLOURS,
-    SHAPES,
-    Scene,
-    Thing,
-    caption,
-    draw,
-    held_out,
-    random_scene,
-)
+from sdxl.miniature.scenes import BUCKETS, COLOURS, SHAPES, Scene, Thing, caption, draw, held_out, random_scene
 
 
 def scenes(count: int, seed: int = 0, **arguments) -> list[Scene]:

@@ -15,28 +15,33 @@ import pytest
 import torch
 
 import sdxl
-from sdxl.bench import count_flop, report
-from sdxl.cast import cast
-from sdxl.compile import FusedAttention
-from sdxl.config import BASE, ScheduleConfig, UNetConfig
-from sdxl.denoise import Conditioning, Guidance, make_denoiser, tell
-from sdxl.device import DTYPES, Placement, cpu_seconds, default_dtype, place
+from sdxl.cli.measure import count_flop, report
 from sdxl.errors import ArgumentError
-from sdxl.int8 import can_quantize, quantized
-from sdxl.memory import ROOM, choose_offload
 from sdxl.miniature.exam import make_scenes, mark
-from sdxl.nn import Attention, Conv2d, Linear
-from sdxl.pack import can_pack, packed
-from sdxl.schedule import Schedule, noise_table
-from sdxl.unet import GEGLU, UNet
-from sdxl.winograd import WinogradConv2d
+from sdxl.models.conditioned import Conditioning, precompute
+from sdxl.models.config import BASE, ScheduleConfig, UNetConfig
+from sdxl.models.layers import Attention, Conv2d, Linear
+from sdxl.models.unet import GEGLU, UNet
+from sdxl.pipeline.loading import load as load_network
+from sdxl.runtime.cuda_graph import FusedAttention
+from sdxl.runtime.device import DTYPES, cpu_seconds, default_dtype
+from sdxl.runtime.int8 import can_quantize, quantized
+from sdxl.runtime.memory import RESERVE, choose_offload
+from sdxl.runtime.onednn import can_pack, packed
+from sdxl.runtime.placement import Placement, choose_placement, weight_bytes
+from sdxl.runtime.scratch import cast
+from sdxl.runtime.streamed import streamed
+from sdxl.runtime.winograd import WinogradConv2d
+from sdxl.sampling.denoiser import make_denoiser
+from sdxl.sampling.guidance import Guidance
+from sdxl.sampling.schedule import Schedule, noise_table
 
 CPU = torch.device("cpu")
 CONFIG = UNetConfig(
     channels=(16, 32),
-    down=((0,), (2,)),
+    down=((None,), (2,)),
     mid=1,
-    up=((2, 2), (0, 0)),
+    up=((2, 2), (None, None)),
     heads=(1, 2),
     context_dim=24,
     vector_dim=40,
@@ -61,7 +66,7 @@ def given(rows: int) -> tuple[torch.Tensor, Conditioning]:
 
 def test_told_once_gives_every_step(unet: UNet) -> None:
     x, told = given(3)
-    network = tell(unet, [told], [900.0, 400.5, 1.0])
+    network = precompute(unet, {"positive": told}, [900.0, 400.5, 1.0])
     for t in (1.0, 900.0, 400.5):
         assert torch.allclose(network(x, t), unet(x, torch.full((3,), t), told.context, told.vector), atol=1e-6)
 
@@ -69,30 +74,33 @@ def test_told_once_gives_every_step(unet: UNet) -> None:
 def test_a_silent_context_is_skipped_and_changes_nothing(unet: UNet) -> None:
     x, positive = given(2)
     zeros = torch.zeros_like(positive.context)
-    network = tell(unet, [Conditioning(zeros, positive.vector, silent=True), positive], [500.0])
-    assert all(len(k) == len(v) == 2 for part in network.text for k, v in part)  # nothing is kept for the silent rows
+    negative = Conditioning(zeros, positive.vector, is_zero=True)
+    network = precompute(unet, {"negative": negative, "positive": positive}, [500.0])
+    sources = [source for memory in network.memories for source in memory.cross]
+    assert {(len(source.values), source.first) for source in sources} == {(2, 2)}, "nothing is kept for the zero rows"
     both = torch.cat([zeros, positive.context]), torch.cat([positive.vector] * 2)
     whole = unet(torch.cat([x, x]), torch.full((4,), 500.0), *both)
     assert torch.allclose(network(torch.cat([x, x]), 500.0), whole, atol=1e-6)
-    assert torch.allclose(network.last(2)(x, 500.0), whole[2:], atol=1e-6)
+    assert torch.allclose(network.select(("positive",))(x, 500.0), whole[2:], atol=1e-6)
 
 
 def test_guidance_acts_within_its_interval_only() -> None:
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[tuple[str, ...], int]] = []
 
-    def network(name: str) -> Any:
+    def network(branches: tuple[str, ...]) -> Any:
         def run(x: torch.Tensor, t: float) -> torch.Tensor:
-            seen.append((name, len(x)))
+            seen.append((branches, len(x)))
             return torch.zeros_like(x)
 
         return run
 
     schedule = Schedule((8.0, 4.0, 1.0, 0.0), (900.0, 500.0, 100.0), 8.0, noise_table(ScheduleConfig()))
     guidance = Guidance(5.0, interval=(2.0, 6.0))
-    denoise = make_denoiser(network("alone"), network("pair"), schedule, "epsilon", guidance, torch.float32)
+    denoise = make_denoiser(network, schedule, "epsilon", guidance, torch.float32)
     for sigma in schedule.sigmas[:-1]:
         denoise(torch.zeros(2, 4, 8, 8), sigma)
-    assert seen == [("alone", 2), ("pair", 4), ("alone", 2)]
+    alone = ("positive",), 2
+    assert seen == [alone, (("negative", "positive"), 4), alone]
 
 
 def test_an_interval_of_everything_changes_nothing(tiny_pipe: sdxl.Pipeline) -> None:
@@ -120,6 +128,8 @@ def test_a_wrong_interval_is_told(interval: Any) -> None:
 @pytest.mark.skipif(not can_pack(CPU), reason="this torch has no packed layers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_layers_compute_the_same(dtype: torch.dtype, error: Any) -> None:
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16 layers in oneDNN")
     torch.manual_seed(1)
     layers: list[tuple[torch.nn.Module, tuple[int, ...]]] = [
         (Linear(40, 24), (2, 9, 40)),
@@ -237,25 +247,31 @@ def test_fused_attention_is_attention() -> None:
 
 
 def test_weights_in_half_precision_compute_in_float32(tiny_folder: Path, error: Any) -> None:
-    checkpoint = sdxl.checkpoint.open_checkpoint(tiny_folder)
+    checkpoint = sdxl.weights.checkpoint.open_checkpoint(tiny_folder)
     part = checkpoint.components["unet"]  # its weights are float16 numbers, so nothing is lost
-    exact = part.load(Placement(CPU, torch.float32, torch.float32))
-    light = part.load(Placement(CPU, torch.float16, torch.float32))
+    exact = load_network(part, Placement(CPU, torch.float32, torch.float32))
+    light = load_network(part, Placement(CPU, torch.float16, torch.float32))
+    for parameter in exact.parameters():  # mapped, and some processors round otherwise where memory is not aligned
+        parameter.data = parameter.data.clone()
     x, config = torch.randn(1, 4, 8, 8), exact.config
     told = Conditioning(torch.randn(1, 77, config.context_dim), torch.randn(1, config.vector_dim))
-    runs = [tell(model, [told], [500.0])(x, 500.0) for model in (exact, light)]  # type: ignore[arg-type]
+    runs = [precompute(model, {"all": told}, [500.0])(x, 500.0) for model in (exact, light)]  # type: ignore[arg-type]
     assert {p.dtype for p in light.parameters() if p.ndim > 1} == {torch.float16}
     assert torch.equal(*runs)
 
 
 def test_arithmetic_is_in_the_dtype_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {torch.float32: 2.0, torch.bfloat16: 1.0, torch.float16: 3.0}
-    monkeypatch.setattr("sdxl.device.cpu_seconds", lambda: times)
+    monkeypatch.setattr("sdxl.runtime.device.cpu_seconds", lambda: times)
     assert default_dtype(CPU) is torch.bfloat16
-    assert [place(CPU, dtype).arithmetic for dtype in times] == [torch.float32, torch.bfloat16, torch.float32]
+    assert [choose_placement(CPU, dtype).arithmetic for dtype in times] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.float32,
+    ]
     times[torch.bfloat16] = 3.0
     assert default_dtype(CPU) is torch.float32
-    assert place(CPU, torch.bfloat16) == Placement(CPU, torch.bfloat16, torch.float32)
+    assert choose_placement(CPU, torch.bfloat16) == Placement(CPU, torch.bfloat16, torch.float32)
 
 
 def test_the_processor_is_tried_quickly() -> None:
@@ -276,28 +292,28 @@ def test_the_processor_is_tried_quickly() -> None:
     ],
 )
 def test_auto_takes_what_fits(device: str, limit: int, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdxl.memory.available", lambda device: 1e12)
-    most = limit * 10**9 + ROOM
+    monkeypatch.setattr("sdxl.runtime.memory.available", lambda device: 1e12)
+    most = limit * 10**9 + RESERVE
     assert choose_offload("auto", [10**9, 3 * 10**9, 10**9], 10**9, torch.device(device), most) == chosen
 
 
 def test_weights_take_their_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     sdxl.convert(tiny_folder, tmp_path / "whole.safetensors")
     for path in (tiny_folder, tmp_path / "whole.safetensors"):
-        for part in sdxl.checkpoint.open_checkpoint(path).components.values():
+        for part in sdxl.weights.checkpoint.open_checkpoint(path).components.values():
             count = sum(value.numel() for value in part.build().state_dict().values())
-            assert part.bytes(torch.bfloat16) == 2 * count
+            assert weight_bytes(part.shapes(), torch.bfloat16) == 2 * count
 
 
 def test_packed_weights_take_their_bytes() -> None:
     """Those of wide convolutions grow, as the miniature's second level."""
-    checkpoint = sdxl.checkpoint.open_checkpoint(sdxl.hub.resolve("miniature", None, None))
+    checkpoint = sdxl.weights.checkpoint.open_checkpoint(sdxl.weights.hub.resolve("miniature", None, None))
     part = checkpoint.components["unet"]
-    assert part.bytes(torch.bfloat16, is_packed=True) == part.bytes(torch.bfloat16)
-    network = part.load(Placement(CPU, torch.float32, torch.float32, packed=True))
+    assert weight_bytes(part.shapes(), torch.bfloat16, is_packed=True) == weight_bytes(part.shapes(), torch.bfloat16)
+    network = load_network(part, Placement(CPU, torch.float32, torch.float32, packed=True))
     buffers = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
     taken = sum(value.numel() for value in [*buffers, *network.parameters()])
-    assert taken * 4 <= part.bytes(torch.float32, is_packed=True) < 1.15 * taken * 4
+    assert taken * 4 <= weight_bytes(part.shapes(), torch.float32, is_packed=True) < 1.15 * taken * 4
 
 
 @pytest.mark.parametrize("held", [None, *DTYPES.values()])
@@ -323,7 +339,7 @@ def test_streamed_weights_draw_the_same(tiny_folder: Path, dtype: str, streamed:
     )
     assert isinstance(whole, torch.Tensor)
     assert isinstance(other, torch.Tensor)
-    arithmetic = place(CPU, getattr(torch, dtype)).arithmetic
+    arithmetic = choose_placement(CPU, getattr(torch, dtype)).arithmetic
     assert (whole - other).abs().max() < (1e-4 if arithmetic is torch.float32 else 0.05)
 
 
@@ -367,12 +383,12 @@ def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_for_float32_takes_half_of_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = sdxl.checkpoint.open_checkpoint(tiny_folder)
-    largest = max(part.bytes(torch.float32) for part in checkpoint.components.values())
+    checkpoint = sdxl.weights.checkpoint.open_checkpoint(tiny_folder)
+    largest = max(weight_bytes(part.shapes(), torch.float32) for part in checkpoint.components.values())
     load = sdxl.Pipeline.from_pretrained
-    monkeypatch.setattr("sdxl.device.is_fast", lambda dtype, device: False)
+    monkeypatch.setattr("sdxl.runtime.device.is_fast", lambda dtype, device: False)
     chosen = [
-        load(tiny_folder, device="cpu", offload="auto", max_memory=int(ROOM + share * largest))
+        load(tiny_folder, device="cpu", offload="auto", max_memory=int(RESERVE + share * largest))
         for share in (1, 0.5, 0.4)
     ]
     assert [(pipe.dtype, pipe.offload) for pipe in chosen] == [
@@ -380,7 +396,7 @@ def test_too_little_memory_for_float32_takes_half_of_it(tiny_folder: Path, monke
         (torch.float16, "stage"),
         (torch.float16, "block"),
     ]
-    assert all(pipe.experts[0].at.arithmetic is torch.float32 for pipe in chosen)
+    assert all(pipe.experts[0].placement.arithmetic is torch.float32 for pipe in chosen)
 
 
 def test_a_picture_is_encoded_in_strips_where_memory_is_short(tiny_folder: Path) -> None:
@@ -389,7 +405,7 @@ def test_a_picture_is_encoded_in_strips_where_memory_is_short(tiny_folder: Path)
         sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
         for offload in ("none", "block")
     ]
-    with patch("sdxl.pipeline.encode_strips", wraps=sdxl.strips.encode_strips) as strips:
+    with patch("sdxl.pipeline.latents.encode_strips", wraps=sdxl.runtime.vae_strips.encode_strips) as strips:
         whole, parts = (pipe.encode(pixels) for pipe in pipes)
     assert strips.call_count == 1
     assert (whole - parts).abs().max() < 1e-4
@@ -397,9 +413,7 @@ def test_a_picture_is_encoded_in_strips_where_memory_is_short(tiny_folder: Path)
 
 def test_weights_in_another_dtype_share_memory_without_mixing() -> None:
     """Several layers, one after the other and in two threads, and where gradients are recorded."""
-    from sdxl.nn import Linear
-
-    layers = [Linear(64, 64).to(torch.bfloat16) for _ in range(3)]
+    layers: Any = [streamed(Linear(64, 64).to(torch.bfloat16)) for _ in range(3)]
     for layer in layers:
         layer.bias.data = layer.bias.float()
     x = torch.randn(256, 64)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sdxl.config import VAEConfig
-from sdxl.strips import decode_strips, encode_strips
-from sdxl.vae import VAE
+from sdxl.models.config import VAEConfig
+from sdxl.models.vae import VAE
+from sdxl.runtime.vae_strips import decode_strips, encode_strips
 
 FOUR = VAEConfig(channels=(8, 8, 16, 16), norm_groups=4)
 TWO = VAEConfig(channels=(8, 16), norm_groups=2, latent_channels=8, blocks=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import torch
 from PIL import Image, ImageDraw
 
 import sdxl
-from sdxl.denoise import Known, keep_known
 from sdxl.errors import ArgumentError, SDXLWarning
-from sdxl.samplers import SAMPLERS
+from sdxl.pipeline.residency import Residency
+from sdxl.sampling.inpaint import InpaintRegion, blend_known
+from sdxl.sampling.samplers import SAMPLERS
 
 QUICK = {"steps": 4, "seed": 1, "progress": False}
 LATENT = QUICK | {"output": "latent"}
@@ -48,13 +50,15 @@ def wavy(x: torch.Tensor, sigma: float) -> torch.Tensor:
     return torch.sin(x + x.roll(1, -1)) / (1 + sigma)
 
 
-def draws(seed: int) -> Callable[[], torch.Tensor]:
+def draws(seed: int) -> Callable[..., torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(1, 4, 6, 6, generator=generator, dtype=torch.float64)
+    return lambda *_: torch.randn(1, 4, 6, 6, generator=generator, dtype=torch.float64)
 
 
-def run(sampler: str, x: torch.Tensor, sigmas: list[float], known: Known | None = None, **more: Any) -> torch.Tensor:
-    denoise = wavy if known is None else keep_known(wavy, known)
+def run(
+    sampler: str, x: torch.Tensor, sigmas: list[float], known: InpaintRegion | None = None, **more: Any
+) -> torch.Tensor:
+    denoise = wavy if known is None else blend_known(wavy, known)
     last = list(SAMPLERS[sampler](denoise, x, sigmas, draws(9), **more))[-1].x
     return last if known is None else known.output(last, sigmas[-1])
 
@@ -62,7 +66,7 @@ def run(sampler: str, x: torch.Tensor, sigmas: list[float], known: Known | None 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_repainting_everything_is_text_to_image(sampler: str) -> None:
     z, noise = draws(0)(), draws(1)()
-    known = Known(z, noise, torch.ones(1, 1, 6, 6), SIGMAS, from_noise=True)
+    known = InpaintRegion(z, noise, torch.ones(1, 1, 6, 6), SIGMAS, from_noise=True)
     start = known.start(14.0)
     assert torch.equal(start, noise * 14.0)
     assert (run(sampler, start, SIGMAS, known) - run(sampler, noise * 14.0, SIGMAS)).abs().max() < 1e-12
@@ -72,7 +76,7 @@ def test_repainting_everything_is_text_to_image(sampler: str) -> None:
 def test_repainting_nothing_gives_the_picture(sampler: str) -> None:
     z, noise = draws(0)(), draws(1)()
     for from_noise in (True, False):
-        known = Known(z, noise, torch.zeros(1, 1, 6, 6), SIGMAS, from_noise)
+        known = InpaintRegion(z, noise, torch.zeros(1, 1, 6, 6), SIGMAS, from_noise)
         assert torch.equal(run(sampler, known.start(14.0), SIGMAS, known), z)
 
 
@@ -81,7 +85,7 @@ def test_repainting_nothing_gives_the_picture(sampler: str) -> None:
 def test_a_grey_mask_is_a_strength(sampler: str, grey: float, steps: int) -> None:
     """All of one grey: the last int(grey * n) steps of image to image, as its strength would have them."""
     z, noise = draws(0)(), draws(1)()
-    known = Known(z, noise, torch.full((1, 1, 6, 6), grey, dtype=torch.float64), SIGMAS, from_noise=True)
+    known = InpaintRegion(z, noise, torch.full((1, 1, 6, 6), grey, dtype=torch.float64), SIGMAS, from_noise=True)
     rest = SIGMAS[5 - steps :]
     expected = run(sampler, z + noise * rest[0], rest)
     assert (run(sampler, known.start(14.0), SIGMAS, known) - expected).abs().max() < 1e-12
@@ -91,7 +95,7 @@ def test_a_grey_mask_is_a_strength(sampler: str, grey: float, steps: int) -> Non
 def test_keeping_equals_blending_after_every_step(eta: float) -> None:
     """diffusers' rule, in sigma space: x = (1 - m) (z + sigma' n) + m x after each step."""
     z, noise, mask = draws(0)(), draws(1)(), (torch.rand(1, 1, 6, 6, generator=torch.manual_seed(2)) > 0.5).double()
-    known = Known(z, noise, mask, SIGMAS, from_noise=False)
+    known = InpaintRegion(z, noise, mask, SIGMAS, from_noise=False)
     ours = run("ddim", known.start(14.0), SIGMAS, known, eta=eta)
     x, draw = z + 14.0 * noise, draws(9)
     for pair in pairwise(SIGMAS):
@@ -114,7 +118,7 @@ def test_outside_the_mask_every_byte_is_the_sources(
     inpainting_pipe: sdxl.Pipeline,
     tmp_path: Path,
 ) -> None:
-    from sdxl.png import save_png
+    from sdxl.images.png import save_png
 
     pipe = tiny_pipe if channels == 4 else inpainting_pipe
     source, mask = picture(*size), box_mask((13, 21, 42, 50), *size)
@@ -235,11 +239,12 @@ def test_mask_padding_stays_inside_the_picture(tiny_pipe: sdxl.Pipeline) -> None
 
 
 def test_the_refiner_is_told_the_aesthetic_score(tiny_folder: Path, refiner_folder: Path) -> None:
-    from sdxl.conditioning import embed_sizes
+    from sdxl.text.encode import embed_sizes
 
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     plan = pipe.plan(sdxl.Request("cat", aesthetic_score=4.0, crop_top_left=(8, 16)))
-    positive, negative = pipe.experts[1].condition(plan)
+    conditionings = pipe.experts[1].condition(plan)
+    positive, negative = conditionings["positive"], conditionings["negative"]
     assert torch.equal(positive.vector[:, 32:], embed_sizes((64, 64, 8, 16, 4.0), 8))
     assert torch.equal(negative.vector[:, 32:], embed_sizes((64, 64, 8, 16, 2.5), 8))
     assert negative.context.any(), "no negative prompt is the encoded empty text for a refiner"
@@ -253,8 +258,10 @@ def test_every_task_passes_through_the_one_loop(
     tiny_folder: Path, refiner_folder: Path, inpainting_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    loop = sdxl.Pipeline._steps
-    monkeypatch.setattr(sdxl.Pipeline, "_steps", lambda self, plan: calls.append(plan.stages()) or loop(self, plan))
+    loop = sdxl.pipeline.pipeline.run
+    monkeypatch.setattr(
+        "sdxl.pipeline.pipeline.run", lambda plan, *more: calls.append(plan.stages()) or loop(plan, *more)
+    )
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     alone = sdxl.Pipeline.from_pretrained(refiner_folder, dtype="float32", device="cpu")
     source = {"image": picture(), "mask": box_mask((8, 8, 40, 40))}
@@ -274,7 +281,8 @@ def test_the_refiner_keeps_what_the_base_kept(
 ) -> None:
     """Inpainting with a base, or an inpainting model, and a refiner: the known latents are the picture's own."""
     base = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
-    nine = sdxl.Pipeline((inpainting_pipe.experts[0], base.experts[1]), inpainting_pipe._vae)
+    model = replace(inpainting_pipe.residency.model, experts=(inpainting_pipe.experts[0], base.experts[1]))
+    nine = sdxl.Pipeline(Residency(model))
     source, mask = picture(), box_mask((16, 16, 48, 48))
     for pipe in (base, nine):
         for strength in (0.7, 1.0):
@@ -293,7 +301,7 @@ def test_stages_come_and_go(tiny_folder: Path, refiner_folder: Path) -> None:
     pipe = sdxl.Pipeline.from_pretrained(
         tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu", offload="stage"
     )
-    parts = [part for expert in pipe.experts for part in (expert.unet, expert.text)] + [pipe._vae]
+    parts = [part for expert in pipe.experts for part in (expert.unet, expert.text)] + [pipe.residency.model.vae]
     for step in pipe.steps("cat", image=picture(), strength=1.0, seed=1, steps=10):
         pipe.decode(step.denoised)  # a preview does not keep the autoencoder
         loaded = [part._loaded is not None for part in parts]
@@ -310,7 +318,7 @@ def test_stages_come_and_go(tiny_folder: Path, refiner_folder: Path) -> None:
 
 
 def test_pictures_of_every_mode(tmp_path: Path, tiny_pipe: sdxl.Pipeline) -> None:
-    from sdxl.image import open_mask, open_picture
+    from sdxl.images.image import open_mask, open_picture
 
     grey = np.linspace(0, 255, 64 * 64).reshape(64, 64)
     sixteen = Image.fromarray((grey * 257).astype(np.uint16))
@@ -416,7 +424,7 @@ def test_pictures_of_two_sizes(tiny_pipe: sdxl.Pipeline) -> None:
     masks = [box_mask((8, 8, 16, 16)), box_mask((8, 8, 16, 16), 48, 48)]
     images = tiny_pipe(["cat", "dog"], image=both, mask=masks, mask_padding=4, **QUICK).images
     assert [image.size for image in images] == [(64, 64), (48, 48)]
-    with pytest.raises(ArgumentError, match="pictures of different sizes"):
+    with pytest.raises(ArgumentError, match="images of different sizes"):
         tiny_pipe(["cat", "dog"], image=both, mask=masks, mask_padding=4, **QUICK | {"output": "tensor"})
 
 
@@ -441,7 +449,7 @@ def test_models_that_cannot_do_it(
 ) -> None:
     load = sdxl.Pipeline.from_pretrained
     refiner = load(refiner_folder, dtype="float32", device="cpu")
-    with pytest.raises(ArgumentError, match="an SDXL refiner, which does not draw from text alone"):
+    with pytest.raises(ArgumentError, match="an SDXL refiner, which does not generate from text alone"):
         refiner("cat", **QUICK)
     with pytest.raises(ArgumentError, match="SDXL inpainting, which needs an image and a mask"):
         inpainting_pipe("cat", image=picture(), **QUICK)

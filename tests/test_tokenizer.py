@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sdxl import tokenizer
 from sdxl.errors import CheckpointError, SDXLWarning
-from sdxl.tokenizer import CLIP_G, CLIP_L, Tokenizer
+from sdxl.text import tokenizer
+from sdxl.text.tokenizer import CLIP_G, CLIP_L, Tokenizer
+from sdxl.weights.tokenizer_files import read_folder, write_folder
 
 NASTY = """
 |a|A mecha robot in a favela in expressionist style|hello!|!|!!! wow !!|what?!|it's, we're, I'll, they'd|don't   stop
@@ -47,12 +48,12 @@ def test_ids_equal_transformers(pad: str, saved_by: str, tmp_path: Path) -> None
     )
     if saved_by == "files":
         config = tokenizer.TokenizerConfig(pad=pad)
-        tokenizer.write_folder(config, tmp_path)
+        write_folder(config, tmp_path)
         reference = transformers.CLIPTokenizer.from_pretrained(tmp_path)
     else:
         reference.save_pretrained(tmp_path)
         assert not (tmp_path / "vocab.json").exists()
-    ours = Tokenizer(tokenizer.read_folder(tmp_path))
+    ours = Tokenizer(read_folder(tmp_path))
     assert ours.config.vocabulary is None, "CLIP's own vocabulary is recognised"
     strings = texts()
     assert len(strings) >= 200
@@ -74,8 +75,8 @@ def test_known_ids() -> None:
 
 
 def test_exclamation_mark_in_a_folder(tmp_path: Path) -> None:
-    tokenizer.write_folder(CLIP_G, tmp_path)
-    row = Tokenizer(tokenizer.read_folder(tmp_path))(["hello!"])[0]
+    write_folder(CLIP_G, tmp_path)
+    row = Tokenizer(read_folder(tmp_path))(["hello!"])[0]
     assert row[:4] == [49406, 3306, 0, 49407]
 
 
@@ -105,10 +106,10 @@ def test_json_round_trip() -> None:
 
 def test_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"neither vocab\.json"):
-        tokenizer.read_folder(tmp_path)
+        read_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
-        tokenizer.read_folder(tmp_path)
+        read_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
     with pytest.raises(CheckpointError, match="not a CLIP tokenizer"):
-        tokenizer.read_folder(tmp_path)
+        read_folder(tmp_path)

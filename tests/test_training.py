@@ -8,28 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdxl.config import ScheduleConfig, UNetConfig, VAEConfig
-from sdxl.schedule import noise_table
-from sdxl.training import (
-    Muon,
-    autoencoder_loss,
-    cosine_rate,
-    denoising_loss,
-    make_optimizers,
-    offset_noise,
-    orthogonalize,
-    start_unet,
-    start_vae,
-    stratified_timesteps,
-    update_average,
-)
-from sdxl.unet import UNet
-from sdxl.vae import VAE
+from sdxl.models.config import ScheduleConfig, UNetConfig, VAEConfig
+from sdxl.models.unet import UNet
+from sdxl.models.vae import VAE
+from sdxl.sampling.schedule import noise_table
+from sdxl.training.losses import autoencoder_loss, denoising_loss, offset_noise, stratified_timesteps
+from sdxl.training.optimizers import Muon, cosine_rate, make_optimizers, orthogonalize, update_average
+from sdxl.training.start import start_unet, start_vae
 
 SMALL_UNET = UNetConfig(
     channels=(32, 64),
-    down=((0,), (1,)),
-    up=((1, 1), (0, 0)),
+    down=((None,), (1,)),
+    up=((1, 1), (None, None)),
     mid=1,
     heads=(1, 1),
     context_dim=16,
@@ -67,7 +57,7 @@ def test_a_started_vae_has_a_narrow_posterior() -> None:
 
 def test_denoising_loss_of_known_predictions() -> None:
     """The right noise costs nothing; no noise costs min(snr, 5) / snr of its power; x is scaled to unit variance."""
-    table = torch.tensor(noise_table(ScheduleConfig()), dtype=torch.float32)
+    table = torch.tensor(noise_table(ScheduleConfig()).sigmas, dtype=torch.float32)
     t = torch.tensor([0, 300, 999])
     z, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     seen: list[Tensor] = []

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..pipeline import Pipeline
+from ..pipeline.pipeline import Pipeline
 from .judge import View, agrees, look
 from .scenes import Pixels, Scene, caption, draw, held_out, random_scene
 

@@ -1,0 +1,132 @@
+"""`generate --batch`: a job of many images, and its progress."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError
+from ..pipeline.request import SOURCES, WITH_IMAGE, Request
+from .options import open_pipeline, read_file
+
+if TYPE_CHECKING:
+    from ..jobs.engine import Engine
+    from ..jobs.job import Batch
+    from ..jobs.journal import JobFolder
+    from ..pipeline.pipeline import Pipeline
+
+
+def add_batch_flags(group: Any) -> None:
+    """The flags of a job."""
+    group.add_argument(
+        "--batch",
+        type=read_file,
+        metavar="FILE",
+        help="a file of JSON lines: each an object with the arguments of images, named with _ as in negative_prompt, "
+        "and perhaps its output; other flags hold for all lines. The same command resumes a job that was stopped, and "
+        "several processes may work on one job",
+    )
+    group.add_argument(
+        "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
+    )
+    group.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images of one kind generated together (default: %(default)s)",
+    )
+    group.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="what generates: this process, or a Ray cluster"
+    )
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="of the Ray cluster (default: one for each GPU; without any, one)"
+    )
+
+
+def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
+    """Work on a job, and report; the exit status is 1 if there are lines that failed."""
+    if options.output_dir is None or options.output or options.source:
+        raise ArgumentError(
+            "--batch FILE goes with --output-dir DIR, and not with --output or --from; change the flags"
+        )
+    if options.batch_size < 1:
+        raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    first_seed = given.pop("seed", None)
+    if isinstance(first_seed, list):
+        raise ArgumentError("--seed is given several times; with --batch it is the seed of the first image")
+    from ..jobs.job import read_job
+    from ..jobs.journal import open_folder
+
+    defaults = {name: _absolute(value) for name, value in given.items()}
+    # wrong flags are one error, and not one for each line
+    checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
+    Request(**{"prompt": "", "seed": first_seed, **checked})
+    job = read_job(options.batch, defaults, _identity(first_seed, model), options.batch_size)
+    folder = open_folder(options.output_dir, job, options.batch_size, first_seed)
+    for line, error in job.faults.items():
+        print(f"line {line} of {options.batch}: {error}", file=sys.stderr)
+    batches, failed = job.batches(options.batch_size, folder.first_seed), set(job.faults)
+    try:
+        if folder.count_done(batches) < len(job.files):
+            failed |= _work(options, model, batches, folder)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the job", file=sys.stderr)
+        return 130
+    note = f"; {len(failed)} lines failed" if failed else ""
+    print(f"{folder.count_done(batches)} of {len(job.files)} images are in {folder.folder}{note}")
+    return 1 if failed else 0
+
+
+def _work(options: argparse.Namespace, model: dict[str, Any], batches: Sequence[Batch], folder: JobFolder) -> set[int]:
+    """Generate the pending images of a job, and show the progress; the lines that failed."""
+    from tqdm import tqdm
+
+    from ..jobs.engine import work
+
+    failed: set[int] = set()
+    total, engine = sum(len(batch.files) for batch in batches), _engine(options, model)
+    done = folder.count_done(batches)
+    with tqdm(total=total, initial=done, unit="image", disable=options.quiet) as bar:
+        for progress in work(batches, folder, engine):
+            bar.update(progress.done - done)
+            done = progress.done
+            if progress.error is not None and progress.batch is not None:
+                lines = sorted(set(progress.batch.lines))
+                failed |= set(lines)
+                which = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
+                tqdm.write(f"{which}: {progress.error}", file=sys.stderr)
+    return failed
+
+
+def _identity(first_seed: int | None, model: dict[str, Any]) -> dict[str, Any]:
+    """What distinguishes a job from another one, beside its lines."""
+    return {"seed": first_seed, **{name: value for name, value in model.items() if name != "offload"}}
+
+
+def _engine(options: argparse.Namespace, model: dict[str, Any]) -> Engine:
+    """What generates a job."""
+    if options.engine == "ray":
+        from ..jobs.ray_engine import ray_engine
+
+        return ray_engine(partial(_open_for_many, options, model), options.workers)
+    from ..jobs.engine import local
+
+    return local(_open_for_many(options, model))
+
+
+def _open_for_many(options: argparse.Namespace, model: dict[str, Any]) -> Pipeline:
+    pipe = open_pipeline(options, model)
+    pipe.prepare_for_many()
+    return pipe
+
+
+def _absolute(value: Any) -> Any:
+    """Paths among the flags, valid from whatever folder the job is resumed in."""
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    return str(value.absolute()) if isinstance(value, Path) else value

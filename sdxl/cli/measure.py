@@ -1,0 +1,145 @@
+"""The time of the stages of an image, beside the machine's own matrix product, for `python -m sdxl bench`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models.clip import TextEncoder
+from ..models.conditioned import precompute
+from ..models.config import ModelConfig
+from ..models.unet import UNet
+from ..models.vae import VAE
+from ..pipeline.pipeline import Pipeline
+from ..pipeline.request import Request
+from ..runtime.cuda_graph import Graph
+from ..sampling.denoiser import Network
+from ..version import __version__
+
+PROMPT = "an astronaut in a jungle, cold colours, muted, detailed"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of drawing a picture, ready to run, and the floating-point operations that it asks for."""
+
+    run: Callable[[], Any]
+    flop: float
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a number must stand beside."""
+    cuda = device.type == "cuda"
+    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else (names or [platform.processor()])[0],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sdxl": __version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _cpu_lines() -> list[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def count_flop(config: ModelConfig, height: int, width: int) -> dict[str, float]:
+    """Operations (two per multiply-add) of the text encoders, of a UNet step with guidance, and of decoding and
+    encoding, for one picture. They are counted on the meta device, and what is saved does not lessen them.
+    """
+    h, w = height // config.vae.factor, width // config.vae.factor
+    unet = config.unet
+    with torch.device("meta"), torch.no_grad():
+        x, context = torch.empty(2, unet.in_channels, h, w), torch.empty(2, 77, unet.context_dim)
+        given = x, torch.empty(2), context, torch.empty(2, unet.vector_dim)
+        vae, ids = VAE(config.vae), torch.zeros(1, 77, dtype=torch.long)
+        encoders = [TextEncoder(each) for each in (config.text_encoder, config.text_encoder_2) if each]
+        runs: dict[str, Callable[[], Any]] = {
+            "text": lambda: [encoder(ids) for encoder in encoders],
+            "step": lambda: UNet(unet)(*given),
+            "decode": lambda: vae.decode(torch.empty(1, config.vae.latent_channels, h, w)),
+            "encode": lambda: vae.encode(torch.empty(1, config.vae.image_channels, height, width)),
+        }
+        return {name: _flop(run) for name, run in runs.items()}
+
+
+def _flop(run: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
+    """The stages of one picture with guidance and no negative prompt."""
+    expert, flop = pipe.experts[0], count_flop(pipe.info.config, height, width)
+    plan = pipe.plan(Request(PROMPT, height=height, width=width, steps=2, seed=0))
+    at = expert.placement
+    x = torch.randn(2, pipe.unet.config.in_channels, *plan.latent_size).to(at.device, at.arithmetic)
+    z = torch.randn(1, pipe.info.config.vae.latent_channels, *plan.latent_size)
+    pixels = torch.rand(1, 3, height, width)
+    with torch.no_grad():
+        conditioned = precompute(pipe.unet, expert.condition(plan), plan.schedule.timesteps)
+    network: Network = partial(Graph().run, conditioned) if pipe.is_compiled else conditioned
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        return network(x, plan.schedule.timesteps[0])
+
+    runs: dict[str, Callable[[], Any]] = {
+        "text": lambda: expert.condition(plan),
+        "step": step,
+        "decode": lambda: pipe.decode(z),
+        "encode": lambda: pipe.encode(pixels),
+    }
+    return {name: Stage(run, flop[name]) for name, run in runs.items()}
+
+
+def time_runs(run: Callable[[], Any], repeats: int, device: torch.device) -> tuple[float, float]:
+    """Seconds of a first run, which may have to compile or to plan, and the median of `repeats` more."""
+    seconds = []
+    for _ in range(repeats + 1):
+        _wait(device)
+        began = time.perf_counter()
+        run()
+        _wait(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds[0], median(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a product of square matrices: what the machine could do."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / time_runs(lambda: a @ b, 5, device)[1]
+
+
+def report(pipe: Pipeline, height: int, width: int, repeats: int = 3) -> list[dict[str, Any]]:
+    """A line for each stage: median seconds, operations, and the share of the machine's matrix rate."""
+    parts, at = stages(pipe, height, width), pipe.experts[0].placement
+    rate = matrix_rate(at.device, at.arithmetic)
+    lines = []
+    for name, part in parts.items():
+        _, seconds = time_runs(part.run, repeats, at.device)
+        reached = part.flop / seconds
+        lines.append({"stage": name, "seconds": seconds, "tflop": part.flop / 1e12, "share": reached / rate})
+    return lines

@@ -1,0 +1,98 @@
+"""Flags made from the fields of `Request` and `ModelRequest`, and their values read back."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from dataclasses import Field, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ArgumentError
+from ..pipeline.model_request import RECORDED, ModelRequest
+from ..pipeline.option import Option
+from ..pipeline.request import Request
+
+if TYPE_CHECKING:
+    from ..pipeline.pipeline import Pipeline
+
+
+def add_request_flags(group: Any) -> None:
+    """A flag for each field of `Request`."""
+    for each in fields(Request):
+        add_flag(group, each)
+
+
+def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
+    """The flag of one field. It is absent from the parsed options if it is not given."""
+    flag: Option = each.metadata["option"]
+    default = f" (default: {each.default})" if _shows(each.default) else ""
+    details: dict[str, Any] = {"help": (help or flag.help) + default, "default": argparse.SUPPRESS}
+    if flag.type is bool:
+        details["action"] = "store_true"
+    else:
+        details |= {"action": "append" if flag.repeated else "store", "type": _reader(flag), "metavar": flag.metavar}
+    if flag.choices is not None:
+        details |= {"choices": flag.choices, "metavar": None}
+    group.add_argument("--" + each.name.replace("_", "-"), **details)
+
+
+def _shows(default: Any) -> bool:
+    return isinstance(default, (int, float)) and not isinstance(default, bool)
+
+
+def _reader(flag: Option) -> Callable[[str], Any]:
+    if flag.example:
+        return partial(_read_numbers, example=flag.example, type=flag.type)
+    return read_file if flag.type is Path else flag.type
+
+
+def read_file(text: str) -> Path:
+    """A path; the shell leaves the ~ of --flag=~/file."""
+    return Path(os.path.expanduser(text))
+
+
+def _read_numbers(text: str, example: str, type: type[int] | type[float]) -> tuple[int | float, ...]:
+    try:
+        numbers = tuple(type(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != example.count(",") + 1:
+        count = {2: "two", 4: "four"}[example.count(",") + 1]
+        whole = "whole " if type is int else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not {count} {whole}numbers such as {example}")
+    return numbers
+
+
+def given_request(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Request` that were given; a repeated flag that was given once is a single value."""
+    given = {each.name: getattr(options, each.name) for each in fields(Request) if hasattr(options, each.name)}
+    for each in fields(Request):
+        if each.metadata["option"].repeated and len(given.get(each.name, ())) == 1:
+            given[each.name] = given[each.name][0]
+    return given
+
+
+def given_model(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `ModelRequest` that were given and are recorded."""
+    return {name: getattr(options, name) for name in RECORDED if hasattr(options, name)}
+
+
+def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipeline:
+    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image."""
+    from ..pipeline.pipeline import Pipeline
+
+    here: dict[str, Any] = {}
+    if (most := getattr(options, "max_memory", None)) is not None:
+        if not math.isfinite(most):
+            raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
+        here["max_memory"] = int(1e9 * most)
+    if hasattr(options, "device"):
+        here["device"] = options.device
+    pipe = Pipeline.from_request(ModelRequest(**{"offload": "auto", **given, **here}))
+    if options.compile:
+        pipe.compile()
+    return pipe

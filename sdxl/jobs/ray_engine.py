@@ -1,0 +1,86 @@
+"""A Ray cluster as the engine of a job: the optional extra `ray`.
+
+Workers draw; this process reads the job, opens its pictures and writes all files, so only the model must be where the
+workers are. `RAY_ADDRESS` names the cluster; without it one is started on this machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from ..errors import ArgumentError, DrawError, SDXLError
+from ..pipeline.pipeline import Pipeline
+from .engine import Engine, Outcome, draw
+from .job import Batch
+
+RETRIES = 3  # of a batch whose worker died: it may be the batch that kills workers
+
+
+class Worker:
+    """An actor: a model, loaded once."""
+
+    def __init__(self, open_pipeline: Callable[[], Pipeline]) -> None:
+        self.pipe = open_pipeline()
+
+    def ready(self) -> None:
+        """Done when the model is loaded."""
+
+    def draw(self, batch: Batch) -> Outcome:
+        """Draw one batch. Where the GPU has failed this process ends, and Ray starts another."""
+        try:
+            return draw(self.pipe, batch)
+        except DrawError:
+            os._exit(1)
+
+
+def ray_engine(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -> Engine:
+    """An engine of `workers` actors, each with a GPU or its share of the cores; None: one for each GPU, else one."""
+    try:
+        ray: Any = import_module("ray")
+    except ImportError as error:
+        raise ArgumentError("engine ray needs Ray; install it with: pip install ray") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level="ERROR")
+    gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
+    count = (int(gpus) or 1) if workers is None else workers
+    if not 1 <= count <= (4 * gpus or cores):  # more would wait for ever
+        raise ArgumentError(f"workers is {count}; the cluster has {gpus:g} GPUs and {cores:g} cores, give fewer")
+    most = min(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])  # a worker is on one node
+    together = math.ceil(count / gpus) if gpus else 0
+    share = {"num_gpus": 1 / together if gpus else 0, "num_cpus": 0 if gpus else max(1, min(most, int(cores // count)))}
+    actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
+    actors = [actor.remote(open_pipeline) for _ in range(count)]
+    try:
+        ray.get([each.ready.remote() for each in actors])
+    except ray.exceptions.RayError as error:
+        raise DrawError(
+            f"the model cannot be loaded in a Ray worker ({_last_line(error)}); try it with --engine local"
+        ) from error
+
+    def engine(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
+        idle, running = list(actors), dict[Any, tuple[Any, Batch]]()
+        while True:
+            while idle and (batch := next(batches, None)) is not None:
+                worker = idle.pop()
+                running[worker.draw.remote(batch)] = worker, batch
+            if not running:
+                return
+            (task,), _ = ray.wait(list(running), num_returns=1)
+            worker, batch = running.pop(task)
+            idle.append(worker)
+            try:
+                yield batch, ray.get(task)
+            except ray.exceptions.RayError as error:
+                if isinstance(error, SDXLError):  # what a worker raised, and no fault of the batch
+                    raise
+                yield batch, DrawError(f"Ray could not draw it ({_last_line(error)}); look at the workers' logs")
+
+    return engine
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,109 @@
+"""A UNet with its conditioning: all that follows from the conditioning alone is computed once for all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from .layers import Source
+from .unet import Memory, UNet
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The UNet's input beside latents and timestep: context (B, L, D) and vector (B, V).
+
+    `is_zero` says that the context is zeros, so that no attention to it needs to be computed.
+    """
+
+    context: Tensor
+    vector: Tensor
+    is_zero: bool = False
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """The same on a device and in a dtype."""
+        return replace(self, context=self.context.to(device, dtype), vector=self.vector.to(device, dtype))
+
+
+@dataclass(frozen=True)
+class ConditionedUNet:
+    """A UNet with the embeddings of its timesteps and the memories of its blocks.
+
+    A batch holds B rows for each of its `branches`, one branch after the other: (len(branches) * B, ...).
+    """
+
+    unet: UNet
+    branches: tuple[str, ...]
+    vector: Tensor  # of all rows, as in `Conditioning`
+    embs: Mapping[float, Tensor]  # of each timestep, (rows, emb_dim)
+    memories: Sequence[Memory]
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """The raw output of the UNet (rows, out_channels, H, W) for scaled latents x at timestep t."""
+        return self.unet.predict(x, self.emb(t), self.memories)
+
+    def emb(self, t: float) -> Tensor:
+        """The embedding of a timestep, (rows, emb_dim); computed now if it is not among the timesteps of the steps."""
+        if t in self.embs:
+            return self.embs[t]
+        times = torch.full((len(self.vector),), t, dtype=torch.float32, device=self.vector.device)
+        return self.unet.embed(times, self.vector)
+
+    def select(self, branches: tuple[str, ...]) -> ConditionedUNet:
+        """The same for some of its branches, in their order here."""
+        if branches == self.branches:
+            return self
+        count = len(self.vector) // len(self.branches)
+        numbers = [self.branches.index(name) for name in branches]
+        rows = [slice(n * count, (n + 1) * count) for n in numbers]
+        return replace(
+            self,
+            branches=branches,
+            vector=_take(self.vector, rows),
+            embs={t: _take(emb, rows) for t, emb in self.embs.items()},
+            memories=[_take_memory(memory, rows) for memory in self.memories],
+        )
+
+
+def precompute(unet: UNet, conditionings: Mapping[str, Conditioning], timesteps: Sequence[float]) -> ConditionedUNet:
+    """Condition a UNet for the branches of its batch, by name and in order, on the timesteps of all steps.
+
+    Branches whose context is zero come first.
+    """
+    parts = list(conditionings.values())
+    with_text = [part for part in parts if not part.is_zero] or parts[-1:]  # an attention to nothing has no shape
+    assert all(part is other for part, other in zip(parts[len(parts) - len(with_text) :], with_text, strict=True))
+    vector = torch.cat([part.vector for part in parts])
+    context = torch.cat([part.context for part in with_text])
+    times = torch.tensor(timesteps, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
+    embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1)), len(vector))
+    memories = unet.context_kv(context, first=len(vector) - len(context))
+    return ConditionedUNet(unet, tuple(conditionings), vector, dict(zip(timesteps, embs, strict=True)), memories)
+
+
+def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
+    """Rows of a tensor: a view where they are neighbours."""
+    if all(a.stop == b.start for a, b in pairwise(rows)):
+        return x[rows[0].start : rows[-1].stop]
+    return torch.cat([x[part] for part in rows])
+
+
+def _take_memory(memory: Memory, rows: Sequence[slice]) -> Memory:
+    taken = [_take_source(source, rows) for source in memory.cross]
+    return replace(memory, cross=tuple(source for source in taken if len(source.values)))
+
+
+def _take_source(source: Source, rows: Sequence[slice]) -> Source:
+    """The part of a source that belongs to some rows of the batch."""
+    first = source.first
+    own = [slice(max(part.start - first, 0), max(part.stop - first, 0)) for part in rows]
+    ends = list(accumulate(part.stop - part.start for part in rows))
+    skipped = ends[-1] - sum(part.stop - part.start for part in own)
+    own = [part for part in own if part.stop > part.start] or [slice(0, 0)]
+    weight = _take(source.weight, own) if isinstance(source.weight, Tensor) else source.weight
+    keys = None if source.keys is None else _take(source.keys, own)
+    return Source(keys, _take(source.values, own), skipped, weight)

@@ -1,0 +1,152 @@
+"""The layers that the networks share. Shapes: B batch, L tokens, C channels, H and W height and width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def sinusoidal(values: Tensor, dim: int) -> Tensor:
+    """Embed numbers as `dim` cosines and sines, cosines first: (N,) -> (N, dim), float32.
+
+    "Attention is all you need", section 3.5, with the frequencies 10000^(-i / (dim/2)).
+    """
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half, device=values.device, dtype=torch.float32) * (-math.log(10000) / half))
+    angles = values.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Linear(nn.Linear):
+    """A linear layer that is not initialised on the meta device."""
+
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device, where weights that are to be loaded have their shapes: torch takes long there."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that is not initialised on the meta device."""
+
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors that is not initialised on the meta device."""
+
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device: torch would import its compiler for it, which takes a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing that an attention layer attends to, for some rows of a batch.
+
+    `keys` and `values` are (R, heads, M, D); without keys, every token takes the value at its own place (M = L). They
+    belong to the R rows of x from row `first` on. `weight` multiplies what comes of it: a number, or a tensor that goes
+    with (R, heads, L, D), such as a mask (R, 1, L, 1).
+    """
+
+    keys: Tensor | None
+    values: Tensor
+    first: int = 0
+    weight: float | Tensor = 1.0
+
+    def attend(self, q: Tensor, causal: bool = False) -> Tensor:
+        """What the queries of its rows (R, heads, L, D) find in it, of the same shape."""
+        h = self.values
+        if self.keys is not None:
+            h = F.scaled_dot_product_attention(q, self.keys, self.values, is_causal=causal)
+        return h if isinstance(self.weight, float) and self.weight == 1 else h * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention around SDPA. x (B, L, C), context (B, M, context_dim)."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = Linear(dim, dim, bias=bias)
+        self.k = Linear(context_dim, dim, bias=bias)
+        self.v = Linear(context_dim, dim, bias=bias)
+        self.out = Linear(dim, dim)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """Self-attention."""
+        return self.attend(x, [self.source(x)], causal=causal)
+
+    def source(self, context: Tensor, first: int = 0) -> Source:
+        """Keys and values of a context of the rows from `first` on: they serve for as long as it stays the same."""
+        return Source(split_heads(self.k(context), self.heads), split_heads(self.v(context), self.heads), first)
+
+    def attend(self, x: Tensor, sources: Sequence[Source], first: int = 0, causal: bool = False) -> Tensor:
+        """The sum of the attentions of x to its sources, through the output projection. x is the part of a batch from
+        its row `first` on.
+        """
+        return self.out(attend(split_heads(self.q(x), self.heads), sources, first, causal))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, C) to (B, heads, L, D)."""
+    return rearrange(x, "b l (h d) -> b h l d", h=heads)
+
+
+def attend(q: Tensor, sources: Sequence[Source], first: int = 0, causal: bool = False) -> Tensor:
+    """The sum of the attentions of queries (B, heads, L, D) to sources, as tokens (B, L, C)."""
+    total: Tensor | None = None
+    for source in sources:
+        start, count = source.first - first, len(source.values)
+        h = source.attend(q[start : start + count], causal)
+        if count < len(q):  # the other rows get nothing of it
+            h = F.pad(h, (0, 0, 0, 0, 0, 0, start, len(q) - start - count))
+        total = h if total is None else total + h
+    return rearrange(torch.zeros_like(q) if total is None else total, "b h l d -> b l (h d)")
+
+
+class ResBlock(nn.Module):
+    """Two norm-SiLU-convolution stages around the sum with the embedding; the UNet has one, the VAE has none.
+
+    `emb` (B, emb_dim) has passed its SiLU.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, groups: int, eps: float, emb_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.emb = None if emb_dim is None else Linear(emb_dim, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.skip = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.emb is not None and emb is not None:
+            h = h + self.emb(emb)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement to `size`, (height, width), or to twice the input's, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
+        return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))

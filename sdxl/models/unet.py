@@ -1,0 +1,288 @@
+"""The UNet (SDXL paper, section 2.1): noisy latents, timestep, context and vector in; the prediction out.
+
+Base, refiner and the 9-channel inpainting model are values of `UNetConfig`. The contracting half is a module of its
+own, since a ControlNet is one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .config import Block, UNetConfig
+from .layers import Attention, Conv2d, Linear, ResBlock, Source, Upsample, sinusoidal
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a transformer block attends to.
+
+    `cross` are the sources of its cross-attention, such as the text's, at least one. Rows of x in front of the first
+    source's attend to nothing: a context of zeros has values of zeros, since their layer has no bias. `own` gives the
+    sources of its self-attention, from that layer and its input (B, L, C); None means the input itself.
+    """
+
+    cross: tuple[Source, ...]
+    own: Callable[[Attention, Tensor], Sequence[Source]] | None = None
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a control adds inside the UNet, beside its own feature maps.
+
+    `skips` are added to all skip connections when the contracting half is done, in their order; `mid` to the output of
+    the middle block. `path[n]` is added to the feature map that becomes skip n, and so to all that follows.
+    """
+
+    skips: Sequence[Tensor] = ()
+    mid: Tensor | None = None
+    path: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+NO_RESIDUALS = Residuals()
+
+
+class Embed(nn.Module):
+    """Two linear layers that bring a conditioning vector to the width of the embedding."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(in_dim, dim)
+        self.fc2 = Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.fc1(x)))
+
+
+class GEGLU(nn.Module):
+    """The feed-forward layer of the transformer (Shazeer 2020, arXiv 2002.05202), with the exact (erf) GELU."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = Linear(dim, 8 * dim)
+        self.out = Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, gate = self.proj(x).chunk(2, dim=-1)
+        return self.out(h * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to a memory, feed-forward; each behind a layer norm and added. x (B, L, C)."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.self_attn = Attention(dim, dim, heads, bias=False)
+        self.norm2 = nn.LayerNorm(dim)
+        self.cross_attn = Attention(dim, context_dim, heads, bias=False)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = GEGLU(dim)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        h, attn = self.norm1(x), self.self_attn
+        x = x + (attn(h) if memory.own is None else attn.attend(h, memory.own(attn, h)))
+        first = min(source.first for source in memory.cross)
+        attending = x[first:]
+        attending = attending + self.cross_attn.attend(self.norm2(attending), memory.cross, first)
+        if first:  # to attend to zeros is to add the bias alone
+            attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
+        return attending + self.ff(self.norm3(attending))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, depth: int, heads: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)  # not the 1e-5 of the residual blocks
+        self.proj_in = Linear(channels, channels)
+        self.blocks = nn.ModuleList(TransformerBlock(channels, config.context_dim, heads) for _ in range(depth))
+        self.proj_out = Linear(channels, channels)
+
+    def forward(self, x: Tensor, memories: Iterator[Memory]) -> Tensor:
+        """`memories` gives each block its own."""
+        h = self.to_tokens(x)
+        for block in self.blocks:
+            h = block(h, next(memories))
+        return self.to_map(h, x)
+
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """From the feature map to the tokens of the first block."""
+        h: Tensor = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        return h
+
+    def to_map(self, h: Tensor, x: Tensor) -> Tensor:
+        """From the tokens of the last block back to the feature map."""
+        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2])
+
+
+class NoTransformer(nn.Module):
+    """The identity, where a level has no attention."""
+
+    blocks: tuple[TransformerBlock, ...] = ()
+
+    def forward(self, x: Tensor, memories: Iterator[Memory]) -> Tensor:
+        return x
+
+
+class Downsample(nn.Module):
+    """Half the height and width, by a convolution of stride 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Level(nn.Module):
+    """The blocks of one resolution: pairs of a residual block and a spatial transformer."""
+
+    def __init__(self, blocks: list[Block], config: UNetConfig) -> None:
+        super().__init__()
+        self.res = nn.ModuleList(
+            ResBlock(b.in_channels, b.out_channels, config.norm_groups, config.norm_eps, config.emb_dim) for b in blocks
+        )
+        self.attn = nn.ModuleList(
+            NoTransformer() if b.depth is None else SpatialTransformer(b.out_channels, b.depth, b.heads, config)
+            for b in blocks
+        )
+
+
+class DownLevel(Level):
+    """A level of the contracting half."""
+
+    def __init__(self, blocks: list[Block], config: UNetConfig, last: bool) -> None:
+        super().__init__(blocks, config)
+        self.downsample = None if last else Downsample(blocks[-1].out_channels)
+
+    def forward(
+        self, x: Tensor, emb: Tensor, memories: Iterator[Memory], skips: list[Tensor], path: Mapping[int, Tensor]
+    ) -> Tensor:
+        """Appends to `skips`."""
+        for res, attn in zip(self.res, self.attn, strict=True):
+            x = _added(attn(res(x, emb), memories), path.get(len(skips)))
+            skips.append(x)
+        if self.downsample is not None:
+            x = _added(self.downsample(x), path.get(len(skips)))
+            skips.append(x)
+        return x
+
+
+class UpLevel(Level):
+    """A level of the expanding half."""
+
+    def __init__(self, blocks: list[Block], config: UNetConfig, last: bool) -> None:
+        super().__init__(blocks, config)
+        self.upsample = None if last else Upsample(blocks[-1].out_channels)
+
+    def forward(self, x: Tensor, emb: Tensor, memories: Iterator[Memory], skips: list[Tensor]) -> Tensor:
+        """Takes its skips from the end of `skips`."""
+        for res, attn in zip(self.res, self.attn, strict=True):
+            x = attn(res(torch.cat([x, skips.pop()], dim=1), emb), memories)
+        if self.upsample is not None:  # to the size of the next skip: it may be odd, so not simply twice ours
+            x = self.upsample(x, skips[-1].shape[2:])
+        return x
+
+
+def _added(x: Tensor, residual: Tensor | None) -> Tensor:
+    return x if residual is None else x + residual
+
+
+class Contracting(nn.Module):
+    """The contracting half of the UNet with the middle block, and the embeddings of time and vector."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, last = config.channels, len(config.channels) - 1
+        self.time_embed = Embed(channels[0], config.emb_dim)
+        self.vector_embed = Embed(config.vector_dim, config.emb_dim)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.down = nn.ModuleList(DownLevel(b, config, i == last) for i, b in enumerate(config.down_blocks()))
+        self.mid: Level | None = None
+        if config.mid is not None:
+            self.mid = Level([Block(channels[-1], channels[-1], config.mid, config.heads[-1])], config)
+            extra = ResBlock(channels[-1], channels[-1], config.norm_groups, config.norm_eps, config.emb_dim)
+            self.mid.res.append(extra)
+
+    def embed(self, t: Tensor, vector: Tensor) -> Tensor:
+        """The embedding that every residual block adds, with its SiLU: timesteps (B,) and vector (B, vector_dim) to
+        (B, emb_dim).
+        """
+        time = sinusoidal(t, self.config.channels[0]).to(vector.dtype)
+        return F.silu(self.time_embed(time) + self.vector_embed(vector))
+
+    def levels(self) -> list[Level]:
+        """The levels in the order in which they run."""
+        return cast("list[Level]", [*self.down, *([] if self.mid is None else [self.mid])])
+
+    def context_kv(self, context: Tensor, first: int = 0) -> list[Memory]:
+        """The memory of each transformer block in the order in which they run: keys and values of a context
+        (R, L, context_dim) that the R rows of a batch from row `first` on attend to.
+        """
+        transformers = cast("list[SpatialTransformer]", [attn for level in self.levels() for attn in level.attn])
+        blocks = cast("list[TransformerBlock]", [block for attn in transformers for block in attn.blocks])
+        return [Memory((block.cross_attn.source(context, first),)) for block in blocks]
+
+    def contract(
+        self, x: Tensor, emb: Tensor, memories: Iterator[Memory], residuals: Residuals = NO_RESIDUALS
+    ) -> tuple[Tensor, list[Tensor]]:
+        """x (B, in_channels, H, W) to the output of the middle block, and the skip connections from the highest
+        resolution to the lowest.
+        """
+        x = _added(self.conv_in(x), residuals.path.get(0))
+        skips = [x]
+        for level in self.down:
+            x = level(x, emb, memories, skips, residuals.path)
+        if self.mid is not None:
+            x = self.mid.attn[0](self.mid.res[0](x, emb), memories)
+            x = self.mid.res[1](x, emb)
+        if residuals.skips:
+            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
+        return _added(x, residuals.mid), skips
+
+
+class UNet(Contracting):
+    """The denoising network: the contracting half, the expanding half, and the head."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        channels, last = config.channels, len(config.channels) - 1
+        self.up = nn.ModuleList(UpLevel(b, config, i == last) for i, b in enumerate(config.up_blocks()))
+        self.norm_out = nn.GroupNorm(config.norm_groups, channels[0], config.norm_eps)
+        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
+
+    def levels(self) -> list[Level]:
+        """The levels of both halves in the order in which they run."""
+        return [*super().levels(), *cast("list[Level]", list(self.up))]
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+        """Predict the noise (or v) in x.
+
+        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed;
+        context (B, L, context_dim); vector (B, vector_dim). Returns (B, out_channels, H, W).
+        """
+        return self.predict(x, self.embed(t, vector), self.context_kv(context))
+
+    def predict(
+        self, x: Tensor, emb: Tensor, memories: Sequence[Memory], residuals: Residuals = NO_RESIDUALS
+    ) -> Tensor:
+        """The network behind `forward`, with the results of `embed` and `context_kv`, and what a control adds."""
+        each = iter(memories)
+        x, skips = self.contract(x, emb, each, residuals)
+        for level in self.up:
+            x = level(x, emb, each, skips)
+        return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """From the last feature map to the output."""
+        return self.conv_out(F.silu(self.norm_out(x)))

@@ -1,0 +1,89 @@
+"""Between pixels and latents: encoding, decoding, and the paste of the result into its source image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..runtime.memory import is_out_of_memory, trim, vae_bytes
+from ..runtime.vae_strips import decode_strips, encode_strips
+from .finite import check_finite
+from .model import Model
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The VAE of a model. `room` says how many bytes may still be taken: where they are too few for the whole, the VAE
+    works in strips (tiled VAE), whose results are the same.
+    """
+
+    model: Model
+    room: Callable[[], float]
+
+    def encode(self, images: Sequence[Tensor], noise: Tensor) -> Tensor:
+        """A sample of the posterior of each image (3, H, W) with its `noise`, (B, 4, h, w); one that several share is
+        encoded once.
+        """
+        latents = torch.empty_like(noise)
+        with self.model.using(self.model.vae):
+            for image in {id(image): image for image in images}.values():
+                rows = [i for i, each in enumerate(images) if each is image]
+                latents[rows] = self.encode_pixels(image[None], noise[rows])
+        return latents
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
+        """Images (B, 3, H, W) in 0..1 to scaled latents (B, 4, h, w), float32; without noise the posterior's means."""
+        vae = self.model.vae()
+        weight = vae.decoder.norm_out.weight
+        x = (pixels * 2 - 1).to(weight.device, weight.dtype)
+        whole, strips = (lambda: vae.encode(x, noise)), (lambda: encode_strips(vae, x, noise))
+        latents = self._in_room(x.shape[2:], len(x), whole, strips).float()
+        check_finite(latents, "the VAE's encoder", self.model.placement)
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, 4, h, w) to images (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
+        with self.model.using(self.model.vae):
+            vae = self.model.vae()
+            weight = vae.decoder.norm_out.weight
+            factor = vae.config.factor
+            size = latents.shape[2] * factor, latents.shape[3] * factor
+            z = latents.to(weight.device, weight.dtype)
+            pixels = self._in_room(
+                size,
+                1,
+                lambda: torch.cat([vae.decode(each[None]) for each in z]),
+                lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
+            ).float()
+            check_finite(pixels, "the VAE's decoder", self.model.placement)
+            return (pixels / 2 + 0.5).clamp(0, 1)
+
+    def finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
+        """The images (3, H, W) in 0..1, with the parts that a mask keeps pasted back."""
+        pixels = self.decode(latents)
+        if not plan.canvases:
+            return [*pixels]
+        return [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)]
+
+    def _in_room(
+        self, size: Sequence[int], count: int, whole: Callable[[], Tensor], strips: Callable[[], Tensor]
+    ) -> Tensor:
+        """`whole()` if there is memory for the VAE to work on `count` whole images of (height, width) at once, else
+        `strips()`.
+        """
+        model = self.model
+        needed = vae_bytes(model.info.config.vae, size, model.placement, compiled=model.graphs is not None)
+        if model.offload != "block" and count * needed <= self.room():
+            try:
+                return whole()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            trim()  # out here nothing holds intermediate results any more
+        return strips()

@@ -1,0 +1,74 @@
+"""The denoising loop: every image passes through it, whatever the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..models.conditioned import precompute
+from ..sampling.denoiser import Network, make_denoiser
+from ..sampling.inpaint import blend_known, with_channels
+from ..sampling.sampler import Denoiser, Step
+from ..sampling.samplers import SAMPLERS
+from .finite import check_finite
+from .latents import Latents
+from .model import Model
+from .plan import Plan
+from .result import PipelineStep
+from .start import Noise, Start, make_start
+
+
+@torch.no_grad()
+def run(plan: Plan, model: Model, latents: Latents) -> Iterator[PipelineStep]:
+    """The steps of a plan. One expert after the other takes x down its part of the sigmas."""
+    channels = model.info.config.vae.latent_channels
+    noise = Noise(plan.seeds, (channels, *plan.latent_size), model.placement.device)
+    start = make_start(plan, latents, noise)
+    x, index = start.x, 0
+    if not plan.steps:  # strength 0: the image as it is
+        yield PipelineStep(0, 0, plan.sigmas[0], x, x)
+    for number, sigmas in plan.stages():
+        for step in _stage(number, sigmas, x, plan, model, start, noise):
+            x, index = step.x, index + 1
+            result = start.result(x, plan) if index == plan.steps else x
+            yield PipelineStep(index - 1, plan.steps, step.sigma, result, step.denoised)
+
+
+def _stage(
+    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
+) -> Iterator[Step]:
+    """The steps of one expert."""
+    expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
+    options = {name: getattr(plan.request, name) for name in sampler.options}
+    with model.using(expert.unet, expert.text):
+        steps = sampler(_denoiser(number, plan, model, start), x, sigmas, noise, **options)
+        for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
+            if not left:  # looked at once, since it makes the host wait for the GPU
+                check_finite(step.x, f"the UNet of the {expert.info.config.kind} model", expert.placement)
+            yield step
+
+
+def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
+    """An expert's guess for x, with the known part of the image kept."""
+    expert = model.experts[number]
+    conditionings = expert.condition(plan)
+    model.release(expert.text)
+    for each in conditionings.values():
+        for tensor in (each.context, each.vector):
+            check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
+    unet = expert.unet()
+    conditioned = precompute(unet, conditionings, plan.schedule.timesteps)
+    inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
+
+    @cache
+    def network(branches: tuple[str, ...]) -> Network:
+        selected = conditioned.select(branches)
+        each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
+        return with_channels(each, start.channels) if inpaints and start.channels is not None else each
+
+    prediction = expert.info.schedule.prediction
+    denoise = make_denoiser(network, plan.schedule, prediction, plan.guider, expert.placement.arithmetic)
+    return denoise if inpaints or start.region is None else blend_known(denoise, start.region)

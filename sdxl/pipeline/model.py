@@ -1,0 +1,85 @@
+"""A model in memory: its experts and its VAE, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..models.vae import VAE
+from ..runtime.cuda_graph import Graphs, compile_blocks
+from ..runtime.lazy import Lazy
+from ..runtime.memory import trim
+from ..runtime.placement import Placement
+from ..weights.info import ModelInfo
+from .expert import Expert
+
+
+@dataclass(frozen=True)
+class Model:
+    """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
+    memory. `graphs` are there if it is compiled.
+    """
+
+    experts: tuple[Expert, ...]
+    vae: Lazy[VAE]
+    offload: str = "none"
+    graphs: Graphs | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """Everything about the model but its weights."""
+        return self.experts[0].info
+
+    @property
+    def placement(self) -> Placement:
+        """Where its networks lie."""
+        return self.experts[0].placement
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a component stays in memory when its work is done."""
+        return self.offload in ("none", "text")
+
+    def load(self) -> None:
+        """Load the components that stay in memory and are not there yet."""
+        if self.keeps:
+            for expert in self.experts:
+                expert.load()
+            self.vae()
+
+    @contextmanager
+    def using(self, *components: Lazy[Any]) -> Iterator[None]:
+        """Release components when the work inside is done, or fails, unless they stay in memory."""
+        try:
+            yield
+        finally:
+            self.release(*components)
+
+    def release(self, *components: Lazy[Any]) -> None:
+        """Release components whose work is done, unless they stay in memory."""
+        if not self.keeps:
+            self.free(*components)
+
+    def free(self, *components: Lazy[Any]) -> None:
+        """Release components, and the graphs that hold them."""
+        if self.graphs is not None:
+            self.graphs.clear()
+        for component in components:
+            component.release()
+        if self.graphs is not None:
+            gc.collect()  # compiled methods and their network hold each other
+        trim()
+
+    def free_all(self) -> None:
+        """Release all components."""
+        self.free(*(part for expert in self.experts for part in (expert.unet, expert.text)), self.vae)
+
+    def compiled(self) -> Model:
+        """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""
+        self.vae.apply(compile_blocks)
+        for expert in self.experts:
+            expert.unet.apply(compile_blocks)
+        return replace(self, graphs=Graphs())

@@ -1,0 +1,55 @@
+"""One statement of a model: the arguments of `Pipeline.from_pretrained`, the command line's flags of a model, a PNG's
+"model" and the identity of a job are views of this dataclass. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..runtime.offload import OFFLOADS, Offload
+from .option import option
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, from where, and how it is kept in memory; see `Pipeline.from_pretrained`."""
+
+    model: str | Path = option(f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})", DEFAULT_MODEL)
+    refiner: str | Path | None = option("a refiner that takes over at the end: a file, a folder, or a hub id")
+    unet: str | Path | None = option(
+        "take the UNet from this file, folder or hub id; it also sets the prediction type if its file states it"
+    )
+    vae: str | Path | None = option("take the VAE from this file, folder or hub id")
+    revision: str | None = option("a branch, tag or commit on the hub")
+    variant: str | None = option("which files of a folder or hub model, such as fp16")
+    dtype: str | torch.dtype | None = option(
+        "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"
+    )
+    offload: Offload = option(
+        "what is in memory: none, all of the model; text, all but the text encoders; stage, the component at work; "
+        "block, the layer at work; auto, as much as fits (default: auto)",
+        "none",
+        choices=OFFLOADS,
+    )
+    int8: bool = option("8-bit transformer blocks on a CPU: faster, an approximation", False, type=bool)
+    max_memory: float | None = option(
+        "let auto stay within so many GB", type=float, metavar="GB", recorded=False
+    )  # in bytes here
+    device: str | torch.device | None = option("cpu, cuda, cuda:1, mps (default: the fastest there is)", recorded=False)
+
+    def record(self, variant: str | None) -> dict[str, Any]:
+        """What a PNG records of it, beside dtype and arithmetic: the names, with the `variant` that was read."""
+        names = {name: getattr(self, name) for name in ("model", "refiner", "unet", "vae", "revision")}
+        recorded = {name: str(value) for name, value in (names | {"variant": variant}).items() if value}
+        return recorded | ({"int8": True} if self.int8 else {})
+
+
+RECORDED = tuple(each.name for each in fields(ModelRequest) if each.metadata["option"].recorded)
+"""The fields that belong to the identity of an image and of a job."""

@@ -1,0 +1,38 @@
+"""What an argument's flag looks like on the command line, kept beside the argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """The flag of a field: its help, the type of its value (`str`, `int`, `float`, `bool`, or `Path` for a file), and
+    what the help calls the value. An `example` of several numbers says that the flag takes as many. A `repeated` flag
+    may be given several times. `recorded` arguments belong to the identity of an image and of a job.
+    """
+
+    help: str
+    type: type
+    metavar: str = "TEXT"
+    example: str = ""
+    choices: tuple[str, ...] | None = None
+    repeated: bool = False
+    recorded: bool = True
+
+
+def option(
+    help: str,
+    default: Any = None,
+    type: type = str,
+    metavar: str | None = None,
+    example: str = "",
+    choices: tuple[str, ...] | None = None,
+    repeated: bool = False,
+    recorded: bool = True,
+) -> Any:
+    """A dataclass field with an `Option` in its metadata under "option"."""
+    names = {str: "TEXT", int: "N", float: "N"}
+    flag = Option(help, type, metavar or names.get(type, "FILE"), example, choices, repeated, recorded)
+    return field(default=default, metadata={"option": flag})

@@ -1,0 +1,319 @@
+"""A request fitted to a model: sizes, seeds, canvases, the part of the schedule that runs, and which expert runs it.
+
+Everything that can be wrong with the arguments is an error here or in `Request`, before any network runs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ArgumentError, SDXLWarning, brief
+from ..images.canvas import Canvas, extend, make_canvas
+from ..images.image import MOST_PIXELS, to_tensor
+from ..models.config import ModelConfig
+from ..sampling.guidance import Guidance, Guider
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedule import Schedule, make_schedule
+from ..text.encode import Sizes
+from ..weights.info import ModelInfo
+from .request import TEXTS, Request, Size, spread
+from .sources import Sources, read_sources
+
+REFINE_AT = 0.8
+STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
+_MANY_TIMES = 5
+# syntax that AUTOMATIC1111 and ComfyUI do not read as words
+_SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*(\d(\.\d+)?|\.\d+)\s*\)|\bBREAK\b|\bembedding:\S+")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be generated. `seeds`, `sizes` and `negative_sizes` have one entry for each image, `canvases` too if
+    there are source images.
+    """
+
+    request: Request  # with the model's defaults filled in; a source image's size stays open where it was
+    sources: Sources
+    seeds: tuple[int, ...]
+    size: Size  # of the work, in pixels
+    latent_size: Size
+    canvases: tuple[Canvas, ...]
+    sizes: tuple[Sizes, ...]
+    negative_sizes: tuple[Sizes, ...]
+    schedule: Schedule
+    first: int  # the index of the sigma that the work starts at
+    handoff: int  # the index of the sigma at which the second expert takes over
+    guider: Guider
+
+    @property
+    def steps(self) -> int:
+        """How many steps run."""
+        return len(self.sigmas) - 1
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels of the steps that run; a single one where there is no step."""
+        return self.schedule.sigmas[self.first :]
+
+    def stages(self) -> list[tuple[int, tuple[float, ...]]]:
+        """The number of each expert that takes part, and the sigmas of its steps."""
+        sigmas, first, handoff = self.schedule.sigmas, self.first, max(self.handoff, self.first)
+        parts = [(0, sigmas[first : handoff + 1]), (1, sigmas[handoff:])]
+        return [(expert, part) for expert, part in parts if len(part) > 1]
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether inpainting starts from noise alone."""
+        return self.request.repaints and self.request.strength == 1
+
+
+def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = None) -> Plan:
+    """Fit a request to a model, and to the refiner that is loaded beside it. Raises `ArgumentError`."""
+    _check_task(request, info.config, refiner)
+    sources, count = read_sources(request), request.count
+    _check_images(request, sources, info.config)
+    canvases = _canvases(request, sources, info.config)
+    size, factor = _size(request, sources, info.config, canvases), info.config.vae.factor
+    latent_size = size[0] // factor, size[1] // factor
+    shape = (count, info.config.vae.latent_channels, *latent_size)
+    _check_latents(sources.start_noise, shape)
+    _check_image_latents(request, sources, size, shape)
+    _check_clip_skip(request, [each.config for each in (info, refiner) if each])
+    sampler = request.sampler or info.schedule.sampler
+    if request.eta and "eta" not in SAMPLERS[sampler].options:
+        able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
+        raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
+    schedule_name = request.schedule or info.schedule.schedule
+    strength = request.strength
+    if request.image is not None and strength is None:
+        strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
+    schedule = make_schedule(info.schedule, schedule_name, request.steps, sampler)
+    first = request.steps - _steps_left(request.steps, strength)
+    _warn_of_idle_masks(info.config, sources, canvases, request.steps - first)
+    _warn_of_size(request, sources, info.config, size)
+    _warn_of_syntax(request)
+    refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
+    seeds = _seeds(request.seed, count)
+    resolved = replace(
+        request,
+        height=size[0] if request.image is None else request.height,
+        width=size[1] if request.image is None else request.width,
+        sampler=sampler,
+        schedule=schedule_name,
+        seed=list(seeds),
+        strength=strength,
+        refine_at=refine_at,
+    )
+    conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
+    interval = request.guidance_interval or (0.0, math.inf)
+    return Plan(
+        request=resolved,
+        sources=sources,
+        seeds=seeds,
+        size=size,
+        latent_size=latent_size,
+        canvases=canvases,
+        sizes=tuple(sizes for sizes, _ in conditioning),
+        negative_sizes=tuple(negative for _, negative in conditioning),
+        schedule=schedule,
+        first=first,
+        handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
+        guider=Guidance(request.guidance_scale, request.guidance_rescale, interval),
+    )
+
+
+def _check_task(request: Request, config: ModelConfig, refiner: ModelInfo | None) -> None:
+    """The model must be able to do what is asked."""
+    if config.kind == "refiner" and request.image is None:
+        raise ArgumentError(
+            "this model is an SDXL refiner, which does not generate from text alone; give it an image, or load a base "
+            "model with refiner="
+        )
+    if config.kind == "inpainting" and not request.repaints:
+        raise ArgumentError("this model is SDXL inpainting, which needs an image and a mask; load a base model instead")
+    if request.refine_at is not None and refiner is None:
+        raise ArgumentError(f"refine_at is {request.refine_at} but no refiner is loaded; load one with refiner=")
+
+
+def _check_images(request: Request, sources: Sources, config: ModelConfig) -> None:
+    if config.kind == "inpainting" and sources.image_latents is not None:
+        raise ArgumentError("the image is latents, and an inpainting model must see its pixels; give an image")
+
+
+def _canvases(request: Request, sources: Sources, config: ModelConfig) -> tuple[Canvas, ...]:
+    """One canvas for each image to generate, shared where the source is."""
+    if sources.images is None:
+        return ()
+    masks: Sequence[Any] = sources.masks or [None]
+    number = max(len(sources.images), len(masks))
+    pairs = list(zip(spread(sources.images, number), spread(masks, number), strict=True))
+    if request.outpaint:
+        pairs = [extend(image, mask, request.outpaint) for image, mask in pairs]
+    made = [
+        make_canvas(
+            image,
+            mask,
+            (request.height, request.width),
+            config.native_size,
+            config.vae.factor,
+            request.mask_padding,
+            request.feather or 0,
+        )
+        for image, mask in pairs
+    ]
+    return tuple(spread(made, request.count))
+
+
+def _size(request: Request, sources: Sources, config: ModelConfig, canvases: Sequence[Canvas]) -> Size:
+    """The (height, width) that is worked on."""
+    factor = config.vae.factor
+    if canvases:
+        height, width = canvases[0].size
+        if other := [canvas.size for canvas in canvases if canvas.size != (height, width)]:
+            raise ArgumentError(
+                f"the images are worked on at {width} x {height} and {other[0][1]} x {other[0][0]}, and a batch must "
+                "be of one size; give width and height, or generate them one after the other"
+            )
+    else:
+        given = sources.image_latents if sources.image_latents is not None else sources.start_noise
+        height, width = config.native_size
+        if given is not None and given.ndim == 4:
+            height, width = (side * factor for side in given.shape[-2:])
+        height, width = request.height or height, request.width or width
+    for name, side in (("width", width), ("height", height)):
+        if side % factor:
+            raise ArgumentError(
+                f"{name} is {side}; it must be a multiple of {factor}: try {max(side // factor, 1) * factor}"
+            )
+    if height * width > MOST_PIXELS:
+        raise ArgumentError(
+            f"{width} x {height} is more than {MOST_PIXELS} pixels; SDXL was made for about 1024 x 1024, give less"
+        )
+    return height, width
+
+
+def _check_latents(latents: Tensor | None, shape: tuple[int, ...]) -> None:
+    if latents is not None and tuple(latents.shape) != shape:
+        raise ArgumentError(f"latents have shape {list(latents.shape)}; they must be {list(shape)}")
+
+
+def _check_image_latents(request: Request, sources: Sources, size: Size, shape: tuple[int, ...]) -> None:
+    """Latents given as the image are (B, 4, h, w), or a part of them that goes evenly into the B images."""
+    latents = sources.image_latents
+    if latents is None:
+        return
+    if latents.shape[1:] != shape[1:] or shape[0] % len(latents):
+        raise ArgumentError(f"the image's latents have shape {list(latents.shape)}; they must be {list(shape)}")
+    height, width = size
+    for mask in sources.masks or ():
+        if mask.size != (width, height):
+            raise ArgumentError(
+                f"mask is {mask.width} x {mask.height} and the image's latents are those of {width} x {height}; "
+                "they must be of the same size"
+            )
+    if request.mask_padding is not None:
+        raise ArgumentError("mask_padding cuts a box out of an image, and the image is latents; give an image")
+
+
+def _check_clip_skip(request: Request, configs: Sequence[ModelConfig]) -> None:
+    encoders = [encoder for config in configs for encoder in (config.text_encoder, config.text_encoder_2)]
+    layers = min(encoder.layers for encoder in encoders if encoder)
+    if (request.clip_skip or 0) >= layers:
+        raise ArgumentError(
+            f"clip_skip is {request.clip_skip}; with text encoders of {layers} layers it is at most {layers - 1}"
+        )
+
+
+def _steps_left(steps: int, strength: float | None) -> int:
+    """How many of the steps run: int(steps * strength), as in diffusers."""
+    if strength is None:
+        return steps
+    left = int(steps * strength)
+    if strength and not left:
+        raise ArgumentError(
+            f"strength {strength} of {steps} steps leaves none; raise one of them (strength 0 gives the image back)"
+        )
+    return left
+
+
+def _warn_of_idle_masks(config: ModelConfig, sources: Sources, canvases: Sequence[Canvas], steps: int) -> None:
+    """A mask may miss every latent's pixel, or be too dark for the number of steps, and then changes nothing."""
+    factor, least = config.vae.factor, 0.5 if config.kind == "inpainting" else 1 / max(steps, 1)
+    if canvases:
+        with_mask = [canvas for canvas in {id(each): each for each in canvases}.values() if canvas.mask is not None]
+        masks = [canvas.work_mask for canvas in with_mask]
+    else:
+        masks = [to_tensor(mask) for mask in sources.masks or ()]
+    if any(mask[:, ::factor, ::factor].max() < least - 1e-4 for mask in masks):
+        warnings.warn(
+            "the mask repaints nothing: it is black, or too small or too dark for this size and number of steps; "
+            "white is repainted, and mask_padding enlarges what is small",
+            SDXLWarning,
+            stacklevel=2,
+        )
+
+
+def _warn_of_size(request: Request, sources: Sources, config: ModelConfig, size: Size) -> None:
+    """A photo may be many times as large as the images that SDXL was trained on, and take as many times longer."""
+    times = size[0] * size[1] / (config.native_size[0] * config.native_size[1])
+    if sources.images is not None and (request.height, request.width) == (None, None) and times > _MANY_TIMES:
+        warnings.warn(
+            f"the image is worked on at its own {size[1]} x {size[0]}, {times:.0f} times the size that the model was "
+            "trained on; give width and height, or a mask with mask_padding, to work on less",
+            SDXLWarning,
+            stacklevel=2,
+        )
+
+
+def _warn_of_syntax(request: Request) -> None:
+    for name in TEXTS:
+        for text in request.texts(name) or ():
+            if found := _SYNTAX.search(text):
+                warnings.warn(
+                    f"{name} contains {brief(found[0])}, which is syntax of other programs; here it is read as words",
+                    SDXLWarning,
+                    stacklevel=2,
+                )
+
+
+def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:
+    """How many steps of the whole schedule belong to the base: those at t >= round(1000 - 1000 * refine_at)."""
+    if refine_at is None:
+        return len(schedule.timesteps)
+    cutoff = round(train_steps - refine_at * train_steps)
+    return sum(t >= cutoff for t in schedule.timesteps)
+
+
+def _sizes(request: Request, size: Size, canvas: Canvas | None) -> tuple[Sizes, Sizes]:
+    """The size conditioning of an image, and of its negative prompt.
+
+    With `mask_padding` it is the real position of the window; arguments of the caller take precedence.
+    """
+    cut = canvas if request.mask_padding is not None else None
+    original = request.original_size or (cut.original_size if cut else size)
+    crop = request.crop_top_left or (cut.crop_top_left if cut else (0, 0))
+    target = request.target_size or size
+    negative = Sizes(
+        request.negative_original_size or original,
+        request.negative_crop_top_left or crop,
+        request.negative_target_size or target,
+        request.negative_aesthetic_score,
+    )
+    return Sizes(original, crop, target, request.aesthetic_score), negative
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+    if isinstance(seed, Sequence):
+        if len(seed) != count:
+            raise ArgumentError(f"seed has {len(seed)} entries for {count} images; give one for each, or a single one")
+        return tuple(seed)
+    first = secrets.randbelow(2**32) if seed is None else seed
+    return tuple(first + i for i in range(count))

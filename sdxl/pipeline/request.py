@@ -1,0 +1,276 @@
+"""One statement of what to generate: `Pipeline`'s keyword arguments, the command line's flags and a PNG's record are
+views of this dataclass. Imports no torch, and opens no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ..errors import ArgumentError, brief
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedules import SCHEDULES
+from .option import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..images.image import Picture
+
+MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
+_MOST_SEED = 2**63 - 1
+T = TypeVar("T")
+Size = tuple[int, int]
+Borders = tuple[int, int, int, int]
+
+# names of arguments with their least and their highest value
+_WHOLE = {"steps": 1, "num_images": 1, "feather": 0, "width": 1, "height": 1, "clip_skip": 0, "mask_padding": 0}
+_NUMBERS = {
+    "guidance_scale": 1000,
+    "guidance_rescale": 1,
+    "eta": 1,
+    "strength": 1,
+    "refine_at": 1,
+    "aesthetic_score": 100,
+    "negative_aesthetic_score": 100,
+}
+_OPTIONAL = ("width", "height", "clip_skip", "mask_padding", "feather", "strength", "refine_at")
+TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
+SOURCES = ("image", "mask", "latents")
+WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
+
+
+def _size(help: str) -> Any:
+    return option(help, type=int, metavar="A,B", example="1024,1024")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate: one image or several. All sizes are (height, width), crops (top, left), in pixels.
+
+    `image` is a PIL image, a path, a tensor (B, 3, H, W) in 0..1 or already scaled latents (B, 4, h, w); `mask`
+    likewise, (B, 1, H, W) as a tensor. Latents may be a path too, to a .safetensors file with one tensor. Files are
+    opened by `open_sources`, before a model is loaded. Raises `ArgumentError`.
+    """
+
+    prompt: str | Sequence[str] = option(
+        "what to generate; give it several times for several images", default=MISSING, repeated=True
+    )
+    negative_prompt: str | Sequence[str] | None = option(
+        "what to avoid (default: zeros, as SDXL was trained)", repeated=True
+    )
+    prompt_2: str | Sequence[str] | None = option("another prompt for the second text encoder", repeated=True)
+    negative_prompt_2: str | Sequence[str] | None = option(
+        "another negative prompt for the second text encoder", repeated=True
+    )
+    width: int | None = option(
+        "in pixels, a multiple of 8 (default: the image's, else the model's native size)", type=int
+    )
+    height: int | None = option(
+        "in pixels, a multiple of 8 (default: the image's, else the model's native size)", type=int
+    )
+    steps: int = option("number of sampler steps", 30, type=int)
+    guidance_scale: float = option("how strongly to follow the prompt (CFG); 1 or less turns it off", 5.0, type=float)
+    guidance_rescale: float = option("0 to 1, against overexposure (phi in arXiv 2305.08891)", 0.0, type=float)
+    guidance_interval: tuple[float, float] | None = option(
+        "LOW,HIGH sigmas between which guidance acts; other steps take half the time (default: everywhere)",
+        type=float,
+        metavar="LOW,HIGH",
+        example="0.3,5.5",
+    )
+    sampler: str | None = option(f"{', '.join(sorted(SAMPLERS))} (default: the model's)")
+    schedule: str | None = option(f"{', '.join(SCHEDULES)} (default: the model's, mostly leading)")
+    eta: float = option("0 to 1, the share of noise that ddim draws again at each step", 0.0, type=float)
+    seed: int | Sequence[int] | None = option(
+        "seed of the first image, the next takes seed + 1 (default: random)", type=int, repeated=True
+    )
+    num_images: int = option("images per prompt", 1, type=int)
+    clip_skip: int | None = option("text encoder layers to skip at the end, beyond SDXL's one", type=int)
+    original_size: Size | None = _size(
+        "HEIGHT,WIDTH of the image before cropping, for SDXL's size conditioning (default: the size)"
+    )
+    crop_top_left: Size | None = _size(
+        "TOP,LEFT crop coordinates for SDXL's size conditioning (default: 0,0; with --mask-padding the real position)"
+    )
+    target_size: Size | None = _size("HEIGHT,WIDTH of the result, for SDXL's size conditioning (default: the size)")
+    negative_original_size: Size | None = _size("the same for the negative prompt (default: original_size)")
+    negative_crop_top_left: Size | None = _size("the same for the negative prompt (default: crop_top_left)")
+    negative_target_size: Size | None = _size("the same for the negative prompt (default: target_size)")
+    latents: Tensor | str | Path | None = option(
+        "start noise of variance 1: a .safetensors file with one tensor", type=Path
+    )
+    image: Picture | Sequence[Picture] | Tensor | None = option(
+        "an image to start from, or latents in a .safetensors file; several, one for each prompt",
+        type=Path,
+        repeated=True,
+    )
+    mask: Picture | Sequence[Picture] | Tensor | None = option(
+        "the part of it to repaint: white is repainted, grey in a part of the steps", type=Path, repeated=True
+    )
+    strength: float | None = option("0 to 1, how far to go from the image (default: 0.3, with a mask 1.0)", type=float)
+    mask_padding: int | None = option(
+        "work on the box around the mask, enlarged by so many pixels, at the full size, and paste it back", type=int
+    )
+    feather: int | None = option(
+        "pixels from the mask's edge inwards over which the old image fades (default: 0)", type=int
+    )
+    outpaint: Borders | None = option(
+        "LEFT,TOP,RIGHT,BOTTOM pixels to add around the image", type=int, metavar="L,T,R,B", example="128,0,128,0"
+    )
+    refine_at: float | None = option(
+        "the part of the noise schedule after which the refiner takes over (default: 0.8)", type=float
+    )
+    aesthetic_score: float = option("the refiner's conditioning on quality, about 2 to 7", 6.0, type=float)
+    negative_aesthetic_score: float = option("the same for the negative prompt", 2.5, type=float)
+
+    def __post_init__(self) -> None:
+        for name in TEXTS:
+            self._check_text(name)
+        # numpy's numbers, which JSON does not know, become Python's; lists, from JSON, become tuples
+        plain = self._numbers() | self._tuples() | {"seed": self._seed()}
+        plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
+        self._check_names()
+        self._check_sources()
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    def _numbers(self) -> dict[str, Any]:
+        """The single numbers, checked."""
+        checked: dict[str, Any] = {}
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if not _is_whole(value, least):
+                raise ArgumentError(f"{name} is {brief(value)}; it must be a whole number from {least} to {_MOST}")
+            checked[name] = int(value)
+        if len(self.prompts) * checked["num_images"] > MOST_IMAGES:
+            raise ArgumentError(
+                f"num_images is {self.num_images} for {len(self.prompts)} prompts; at most {MOST_IMAGES} images are "
+                "generated in one call, call again for more"
+            )
+        for name, most in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if not _is_number(value, most):
+                raise ArgumentError(f"{name} is {brief(value)}; it must be a number from 0 to {most}")
+            checked[name] = _plain(value)
+        return checked
+
+    def _tuples(self) -> dict[str, Any]:
+        """The pairs and quadruples of numbers, checked."""
+        checked: dict[str, Any] = {}
+        for name in (each.name for each in fields(self) if each.name.endswith(("_size", "_top_left"))):
+            least = 0 if name.endswith("top_left") else 1
+            checked[name] = self._several(name, 2, least, "(height, width)")
+        checked["outpaint"] = self._several("outpaint", 4, 0, "(left, top, right, bottom)")
+        interval = self.guidance_interval
+        if interval is not None:
+            if not _is_list(interval, 2, lambda each: _is_number(each, _MOST)) or interval[0] > interval[1]:
+                raise ArgumentError(
+                    f"guidance_interval is {brief(interval)}; it must be two sigmas of at least 0, (low, high)"
+                )
+            checked["guidance_interval"] = tuple(map(_plain, interval))
+        return checked
+
+    def _several(self, name: str, count: int, least: int, order: str) -> tuple[int, ...] | None:
+        value = getattr(self, name)
+        if value is None:
+            return None
+        if not _is_list(value, count, lambda each: _is_whole(each, least)):
+            number = {2: "two", 4: "four"}[count]
+            raise ArgumentError(
+                f"{name} is {brief(value)}; it must be {number} whole numbers of at least {least}, {order}"
+            )
+        return tuple(map(int, value))
+
+    def _seed(self) -> int | list[int] | None:
+        if self.seed is None:
+            return None
+        several = isinstance(self.seed, Sequence)
+        seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else [self.seed]
+        if isinstance(seeds, str) or not all(_is_whole(seed, 0, _MOST_SEED) for seed in seeds):
+            raise ArgumentError(
+                f"seed is {brief(self.seed)}; it must be a whole number from 0 to 2^63 - 1, or a list of them; leave "
+                "it out for a random one"
+            )
+        if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > _MOST_SEED:
+            raise ArgumentError(
+                f"seed is {self.seed}, and the seeds of the next images are the next numbers; they must be at most "
+                "2^63 - 1, give a lower one"
+            )
+        return [int(seed) for seed in seeds] if several else int(seeds[0])
+
+    def _check_names(self) -> None:
+        for name, known in (("sampler", sorted(SAMPLERS)), ("schedule", list(SCHEDULES))):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or value not in known):
+                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
+
+    def _check_sources(self) -> None:
+        """Raise for arguments that only mean something beside another one."""
+        for needed, names in (("image", ("mask", "strength", "outpaint")), ("mask", ("mask_padding", "feather"))):
+            has_it = self.repaints if needed == "mask" else self.image is not None
+            if not has_it and (lost := [name for name in names if getattr(self, name) is not None]):
+                raise ArgumentError(f"{lost[0]} is given without {needed}; give {needed} too")
+
+    def _check_text(self, name: str) -> None:
+        value = getattr(self, name)
+        texts = [value] if isinstance(value, str) else value
+        if texts is not None and (not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts)):
+            raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts")
+        if name == "prompt" and not texts:
+            raise ArgumentError("prompt is empty; give a text or a list of texts")
+        if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+            raise ArgumentError(f"{name} is {brief(value)}, which is no valid Unicode; give it in UTF-8")
+        if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):
+            raise ArgumentError(
+                f"{name} has {len(texts)} texts for {len(self.prompts)} prompts; give one for each, or one for all"
+            )
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts as a list."""
+        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def count(self) -> int:
+        """How many images it asks for."""
+        return len(self.prompts) * self.num_images
+
+    @property
+    def repaints(self) -> bool:
+        """Whether this is inpainting or outpainting."""
+        return self.mask is not None or self.outpaint is not None
+
+    def texts(self, name: str) -> list[str] | None:
+        """A text argument with one entry per prompt; None where it was not given."""
+        value = getattr(self, name)
+        return value if value is None else [value] * len(self.prompts) if isinstance(value, str) else list(value)
+
+
+def spread(entries: Sequence[T], count: int) -> list[T]:
+    """`count` entries from one for all, or from one for each group of equal size."""
+    return [entry for entry in entries for _ in range(count // len(entries))]
+
+
+def _is_list(value: Any, count: int, check: Callable[[Any], bool]) -> bool:
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_sequence and len(value) == count and all(map(check, value))
+
+
+def _is_whole(value: Any, least: int, most: int = _MOST) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def _is_number(value: Any, most: float) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= cast(float, value) <= most
+
+
+def _plain(value: Any) -> int | float:
+    """Python's own number for numpy's."""
+    return int(value) if isinstance(value, Integral) else float(value)

@@ -1,0 +1,146 @@
+"""Which model is in memory, and how much of it: what fits before the work, and less of it where memory runs out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
+from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used
+from ..runtime.offload import next_smaller
+from ..text.encode import TextCache
+from .loading import Changes, Loader
+from .model import Model
+from .plan import Plan
+
+T = TypeVar("T")
+
+
+class Residency:
+    """Holds the present `model`. With a `loader` the model can be loaded again; if `may_shrink` ("auto"), with less of
+    it in memory. At most `max_memory` bytes are taken.
+    """
+
+    def __init__(
+        self, model: Model, loader: Loader | None = None, may_shrink: bool = False, max_memory: float | None = None
+    ) -> None:
+        self.model, self.loader, self.may_shrink, self.max_memory = model, loader, may_shrink, max_memory
+
+    def room(self) -> float:
+        """Bytes that may still be taken."""
+        device = self.model.placement.device
+        if self.max_memory is None:
+            return available(device)
+        trim()  # memory that is only kept for later is not taken
+        return min(available(device), self.max_memory - used(device))
+
+    def fit(self, plan: Plan) -> None:
+        """Raise `OutOfMemoryError` before any work for a plan that cannot fit, even with less of the model in memory;
+        else leave a model that fits.
+        """
+        while True:
+            try:
+                return self._check(plan)
+            except OutOfMemoryError as error:
+                if self.model.graphs:  # whose memory is for the same work
+                    self.model.free()
+                    continue
+                if not self.may_shrink or self.smaller is None:
+                    raise
+                self._warn(str(error).split(";")[0])
+            self._replace(self.smaller)
+
+    def _check(self, plan: Plan) -> None:
+        model = self.model
+        loads = self.loader is not None and self.may_shrink and model.offload == "stage"
+        to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
+        configs = [expert.info.config for expert in model.experts]
+        branches, compiled = len(plan.guider.names), model.graphs is not None
+        room = self.room() - to_load
+        check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
+
+    def retry(self, work: Callable[[Model], T]) -> T:
+        """The result of `work` on the present model; where memory runs out, and it may be so, again on one with less in
+        memory, as long as there is such a one.
+        """
+        smaller: str | None = None
+        while True:
+            try:
+                if smaller is not None:
+                    self._replace(smaller)
+                return work(self.model)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                shortage = self.shortage(error)
+            # here nothing holds intermediate results any more
+            self.model.free()
+            smaller = self.smaller
+            if not self.may_shrink or smaller is None:
+                raise shortage
+            self._warn(f"memory ran out with offload {self.model.offload}")
+
+    def shortage(self, error: Exception) -> OutOfMemoryError:
+        """The error for a user where memory has run out."""
+        reason = str(error).strip().splitlines()[0] if str(error) else "no more is given"
+        advice = f"offload {self.smaller}, " if self.smaller else ""
+        return OutOfMemoryError(
+            f"memory ran out with offload {self.model.offload} ({reason}); try {advice}a smaller size or fewer images "
+            "at once"
+        )
+
+    @property
+    def smaller(self) -> str | None:
+        """The next way to keep the model that takes less memory."""
+        placement = self.model.placement
+        return next_smaller(self.model.offload, placement.device.type, placement.int8)
+
+    def compile(self) -> None:
+        """Compile the model for CUDA; on other devices there is nothing to gain. Raises `ArgumentError` where every
+        step reads the weights again.
+        """
+        if self.model.offload == "block":
+            raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
+        if self.model.placement.device.type == "cuda" and self.model.graphs is None:
+            self.model = self.model.compiled()
+
+    def prepare_for_many(self) -> None:
+        """Before a long job: keep all of the model in memory if "auto" may choose and it fits, and encode every text
+        once.
+        """
+        loader = self.loader
+        may_grow = self.may_shrink and self.model.offload == "stage"
+        if may_grow and loader is not None and sum(loader.bytes()) + RESERVE < self.room():
+            self._replace("none")
+        experts = tuple(replace(expert, cache=TextCache()) for expert in self.model.experts)
+        self.model = replace(self.model, experts=experts)
+
+    def change(self, changes: Changes) -> None:
+        """Load the model again with other changes of its weights. Raises `ArgumentError`."""
+        if self.loader is None:
+            raise ArgumentError(
+                "a pipeline of networks in memory has no files to read weights from; load it with from_pretrained to "
+                "change them"
+            )
+        self.loader = self.loader.with_changes(changes)
+        for expert in self.model.experts:
+            if expert.cache is not None:
+                expert.cache.clear()
+        self._replace(self.model.offload)
+
+    def _replace(self, offload: str | None) -> None:
+        """Free the present model and load it with another way of keeping it."""
+        assert self.loader is not None
+        assert offload is not None
+        old = self.model
+        old.free_all()
+        self.model = self.loader.model(offload, [expert.cache for expert in old.experts])
+        if old.graphs is not None and offload != "block":
+            self.compile()
+        self.model.load()
+
+    def _warn(self, why: str) -> None:
+        text = f"{why}; going on with {self.smaller}, which takes less and is slower"
+        warnings.warn(text, SDXLWarning, stacklevel=4)

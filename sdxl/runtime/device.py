@@ -1,0 +1,82 @@
+"""The device and the precision that the networks compute in."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from functools import cache
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import ArgumentError
+
+_probe = threading.Lock()
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def default_device() -> torch.device:
+    """CUDA, Apple's GPU, or the CPU: the first that is there."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware computes it fast, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and is_fast(torch.bfloat16, device) else torch.float32
+
+
+def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device computes in `dtype` faster than in float32."""
+    return device.type != "cpu" or cpu_seconds()[torch.float32] > 1.2 * cpu_seconds()[dtype]
+
+
+def cpu_seconds() -> dict[torch.dtype, float]:
+    """The time of a matrix product of each dtype on this CPU, measured once.
+
+    A processor that has instructions for a dtype need not be fast at it. (AVX-512's for bfloat16 run at half the rate
+    of float32 on some cores.)
+    """
+    with _probe:  # one measurement, however many threads ask
+        return _measure()
+
+
+@cache
+def _measure() -> dict[torch.dtype, float]:
+    """The shortest of several runs in turn, since the machine may be busy; some milliseconds. With more threads the
+    matrices are larger, so each thread has the same work.
+    """
+    side = 32 * round(12 * torch.get_num_threads() ** (1 / 3))
+    pairs = {dtype: (torch.ones(side, side, dtype=dtype, device="cpu"),) * 2 for dtype in DTYPES.values()}
+    seconds = dict.fromkeys(pairs, math.inf)
+    for _ in range(8):
+        for dtype, pair in pairs.items():
+            began = time.perf_counter()
+            F.linear(*pair)
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+    return seconds
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, None for the default; `ArgumentError` if it cannot be used."""
+    try:
+        chosen = default_device() if device is None else torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, cuda or mps"
+        ) from error
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype of that name, None for the device's default; `ArgumentError` if it is none of `DTYPES`."""
+    chosen = default_dtype(device) if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES.values():
+        raise ArgumentError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    return cast(torch.dtype, chosen)

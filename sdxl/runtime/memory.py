@@ -1,0 +1,163 @@
+"""How much memory there is, how much a model needs, and which of its components are in memory at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from ..errors import ArgumentError, OutOfMemoryError, SDXLError
+from ..models.config import ModelConfig, UNetConfig, VAEConfig
+from .offload import OFFLOADS, ways
+from .placement import Placement, vae_placement
+
+UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
+# feature maps of the second level's channels: in strips or not, compiled (channels_last, on CUDA) or not
+VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
+RESERVE = 1_500_000_000  # bytes beside the weights: the interpreter, and feature maps of a 1024 x 1024 image
+
+
+def available(device: torch.device) -> float:
+    """Bytes that are free on a device; infinity where the system does not say."""
+    if device.type == "cuda":
+        unclaimed, _ = torch.cuda.mem_get_info(device)
+        return unclaimed + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = [1024.0 * int(value.split()[0]) for value in _table("/proc/meminfo", "MemAvailable:")]
+    return min([math.inf, *free, *_group_rooms()])
+
+
+def _group_rooms() -> Iterator[float]:
+    """What the limits of Linux' control groups, such as a container's, leave."""
+    root = Path("/sys/fs/cgroup")
+    for name in _table("/proc/self/cgroup", "0::/"):
+        for folder in (root / name, *(root / name).parents):
+            limit = next(_table(folder / "memory.max", ""), "max")
+            if limit != "max":
+                taken = sum(int(value) for value in _table(folder / "memory.current", ""))
+                cached = [
+                    *_table(folder / "memory.stat", "inactive_file "),
+                    *_table(folder / "memory.stat", "active_file "),
+                ]
+                yield int(limit) - taken + sum(map(int, cached))
+            if folder == root:
+                return
+
+
+def _table(path: str | Path, start: str) -> Iterator[str]:
+    """What follows `start` in the lines of a file of the system that begin so; nothing where there is no such file."""
+    with suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(start):
+                yield line.removeprefix(start)
+
+
+def used(device: torch.device) -> int:
+    """Bytes that this process holds on a device; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
+
+
+def choose_offload(
+    offload: str,
+    components: Sequence[int],
+    text: int,
+    device: torch.device,
+    max_memory: int | None = None,
+    int8: bool = False,
+) -> str:
+    """`offload` itself, or for "auto" the one that fits and costs the least time.
+
+    `components` are the bytes of all components, `text` those of the text encoders; at most `max_memory` may be taken.
+    On a CPU stage comes first: a component costs little to load, and other programs need the memory too. Raises
+    `OutOfMemoryError` where a choice of the caller cannot fit.
+    """
+    if offload not in OFFLOADS:
+        raise ArgumentError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
+    if max_memory is not None and not (isinstance(max_memory, (int, float)) and max_memory > 1e4):
+        raise ArgumentError(f"max_memory is {max_memory!r} bytes, too few for any model; 8 GB are 8e9")
+    whole = sum(components)
+    needs = {"none": whole, "text": whole - text, "stage": max(components), "block": 0}
+    if offload != "auto":
+        free = available(device) if max_memory is None else max_memory
+        _check_fits(offload, needs, free, ways(device.type, int8))
+        return offload
+    limit = min(available(device), math.inf if max_memory is None else max_memory) - RESERVE
+    order = ("stage", "block") if device.type == "cpu" else needs
+    return next((name for name in order if needs[name] <= limit), "block")
+
+
+def _check_fits(offload: str, needs: Mapping[str, int], free: float, ways: Sequence[str]) -> None:
+    """Raise before loading what would not fit: a CPU's system ends a process that takes too much, without a word."""
+    if needs[offload] > free:
+        advice = [f"offload {name}" for name in ways if needs[name] <= free][:1]
+        raise OutOfMemoryError(
+            f"the model takes {needs[offload] / 1e9:.2g} GB with offload {offload}, and {free / 1e9:.2g} GB are free; "
+            f"try {' or '.join([*advice, 'a smaller dtype'])}"
+        )
+
+
+def unet_bytes(config: UNetConfig, rows: int, latent_size: Sequence[int], at: Placement) -> int:
+    """The memory of a step beside the weights, as measured at 1024 x 1024: on a CPU oneDNN's workspaces too."""
+    maps = UNET_MAPS_CPU if at.device.type == "cpu" else UNET_MAPS
+    return maps * config.channels[0] * rows * math.prod(latent_size) * at.arithmetic.itemsize
+
+
+def vae_bytes(
+    config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
+) -> int:
+    """The memory of decoding or encoding an image of (height, width), beside a UNet that is at `at`."""
+    itemsize = vae_placement(at).arithmetic.itemsize
+    return int(VAE_MAPS[in_strips, compiled] * config.channels[1] * math.prod(size) * itemsize)
+
+
+def check_memory(
+    size: tuple[int, int],
+    images: int,
+    branches: int,
+    configs: Sequence[ModelConfig],
+    at: Placement,
+    room: float,
+    smaller: str | None,
+    compiled: bool = False,
+) -> None:
+    """Raise `OutOfMemoryError`, with a size that would fit, if the work beside the weights takes more than `room`: the
+    work on `images` of (height, width) with so many guidance branches. `configs` are the model's and its refiner's,
+    `smaller` is a way to keep less of the model in memory.
+    """
+    (height, width), vae = size, configs[0].vae
+    latent_size = height // vae.factor, width // vae.factor
+    strips = vae_bytes(vae, size, at, in_strips=True, compiled=compiled)
+    least = max(strips, *(unet_bytes(config.unet, images * branches, latent_size, at) for config in configs))
+    if least <= room:
+        return
+    side = int(math.sqrt(max(room, 0) / least * height * width)) // 64 * 64
+    what = f"an image of {width} x {height} needs" if images == 1 else f"{images} of {width} x {height} at once need"
+    advice = [f"{side} x {side}, which would fit"] if side else []
+    advice += ["fewer images at once"] if images > 1 else []
+    advice += [f"offload {smaller}"] if smaller else []
+    raise OutOfMemoryError(
+        f"{what} {least / 1e9:.2g} GB beside the model, and {max(room, 0) / 1e9:.2g} GB are free; try "
+        + ", or ".join(advice or ["a higher limit or a machine with more memory"])
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what torch means, which has many words for it; not of what was said in one sentence already."""
+    if isinstance(error, SDXLError):
+        return False
+    words = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def trim() -> None:
+    """Give memory that was freed back to the system: glibc keeps what it had in small pieces."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

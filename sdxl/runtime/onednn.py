@@ -1,0 +1,88 @@
+"""Prepacked layers for a CPU: their weights have the layout that oneDNN computes with. The arithmetic is the same,
+without a reordering of the weights at every call.
+
+A packed layer has no `weight` that could be read or changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.layers import Conv2d, Linear
+from ..models.unet import GEGLU
+from .scratch import scratch
+from .sealed import Sealed
+from .winograd import WinogradConv2d, suits
+
+_ops: Any = torch.ops.mkldnn
+
+
+def can_pack(device: torch.device) -> bool:
+    """Whether this torch and device have packed layers."""
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and has_onednn and hasattr(_ops, "_linear_pointwise")
+
+
+def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    """The packed layer that computes in `dtype` what `layer` does; None where there is none."""
+    if isinstance(layer, GEGLU):
+        return PackedGEGLU(layer, dtype)
+    if isinstance(layer, Linear):
+        return PackedLinear(layer.weight, layer.bias, dtype)
+    if isinstance(layer, Conv2d):
+        return WinogradConv2d(layer) if dtype is torch.float32 and suits(layer) else PackedConv2d(layer, dtype)
+    return None
+
+
+class PackedLinear(Sealed):
+    """A linear layer; `activation` and a second factor are applied before the result is rounded."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none") -> None:
+        super().__init__()
+        weight = scratch.take("weight", weight.shape, dtype).copy_(weight.detach())
+        self.packed = _ops._reorder_linear_weight(weight, None)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.activation = activation
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """x (..., in) to (..., out), times `factor` (..., out)."""
+        result: Tensor
+        x = self.checked(x)
+        if factor is not None:
+            result = _ops._linear_pointwise.binary(x, factor, self.packed, self.bias, "mul")
+        else:
+            result = _ops._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
+        return result
+
+
+class PackedGEGLU(nn.Module):
+    """`GEGLU` whose GELU and product happen inside its matrix products."""
+
+    def __init__(self, plain: GEGLU, dtype: torch.dtype) -> None:
+        super().__init__()
+        (h, gate), (h_bias, gate_bias) = plain.proj.weight.chunk(2), plain.proj.bias.chunk(2)
+        self.gate, self.h = PackedLinear(gate, gate_bias, dtype, "gelu"), PackedLinear(h, h_bias, dtype)
+        self.out = PackedLinear(plain.out.weight, plain.out.bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(self.h(x, self.gate(x)))
+        return result
+
+
+class PackedConv2d(Sealed):
+    """A convolution, over feature maps in channels_last."""
+
+    def __init__(self, plain: Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.geometry = plain.padding, plain.stride, plain.dilation, plain.groups
+        weight = plain.weight.detach().to(dtype)
+        self.packed = _ops._reorder_convolution_weight(weight, *self.geometry, None)
+        self.bias = None if plain.bias is None else plain.bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.checked(x).contiguous(memory_format=torch.channels_last)
+        result: Tensor = _ops._convolution_pointwise(x, self.packed, self.bias, *self.geometry, "none", [], "")
+        return result

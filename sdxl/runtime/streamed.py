@@ -1,0 +1,68 @@
+"""Layers that compute with weights of another place or dtype: in a mapped file, in host memory, in half precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.layers import Conv2d, Linear
+from .scratch import cast, scratch
+
+Change = Callable[[Tensor], Tensor]
+"""A weight as its file has it, in float32, to the weight that is used in its place."""
+
+
+@contextmanager
+def fetched(weight: Tensor, held: torch.dtype | None, x: Tensor, change: Change | None = None) -> Iterator[Tensor]:
+    """A weight where x is and in its dtype, rounded to `held` before, as if it had been kept in that. It is valid
+    within the `with`; two that are fetched at once never share memory.
+    """
+    if change is not None:
+        weight = change(weight.float())
+    if not weight.device.type == x.device.type == "cpu" or torch.is_grad_enabled():
+        yield weight.to(held or weight.dtype).to(x.device, x.dtype, non_blocking=True)
+    elif weight.dtype == x.dtype and held in (None, x.dtype):
+        yield weight
+    else:
+        with scratch.lend(weight.shape, x.dtype) as buffer:
+            yield cast(weight, buffer, held)
+
+
+class StreamedLinear(nn.Linear):
+    """A linear layer that fetches its weight at every call; `held` and `change` as in `fetched`."""
+
+    def __init__(self, plain: Linear, held: torch.dtype | None, change: Change | None) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.weight, self.bias = plain.weight, plain.bias
+        self.held, self.change = held, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        with fetched(self.weight, self.held, x, self.change) as weight:
+            return F.linear(x, weight, self.bias)
+
+
+class StreamedConv2d(nn.Conv2d):
+    """A convolution that fetches its weight at every call; `held` and `change` as in `fetched`."""
+
+    def __init__(self, plain: Conv2d, held: torch.dtype | None, change: Change | None) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update({name: value for name, value in vars(plain).items() if not name.startswith("_")})
+        self._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
+        self.weight, self.bias = plain.weight, plain.bias
+        self.held, self.change = held, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        with fetched(self.weight, self.held, x, self.change) as weight:
+            return self._conv_forward(x, weight, self.bias)
+
+
+def streamed(layer: nn.Module, held: torch.dtype | None = None, change: Change | None = None) -> nn.Module | None:
+    """The layer that fetches its weight, for a linear layer or a convolution; None for another."""
+    if isinstance(layer, Linear):
+        return StreamedLinear(layer, held, change)
+    return StreamedConv2d(layer, held, change) if isinstance(layer, Conv2d) else None

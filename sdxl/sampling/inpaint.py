@@ -1,0 +1,74 @@
+"""Inpainting: what a 4-channel model keeps of the image, and the 5 channels more that a 9-channel model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import Network
+from .sampler import Denoiser
+
+
+@dataclass(frozen=True)
+class InpaintRegion:
+    """What inpainting with a 4-channel model keeps: the image's latents `z` and the start `noise`, (B, 4, h, w).
+
+    `mask` (B, 1, h, w) is 0 where the image stays and 1 where it is repainted; values between are repainted in the
+    last mask * n of the n steps of `sigmas`, as if that were its strength (differential diffusion, Levin & Fried 2023,
+    arXiv 2306.00950). `from_noise`: the first x is noise alone.
+    """
+
+    z: Tensor
+    noise: Tensor
+    mask: Tensor
+    sigmas: Sequence[float]
+    from_noise: bool
+
+    def repaint_mask(self, sigma: float) -> Tensor:
+        """Where x is repainted in the step from `sigma`; at the last sigma, where it was in the last step."""
+        steps = len(self.sigmas) - 1
+        begun = sum(each > sigma for each in self.sigmas)  # steps, without the one from `sigma`
+        left = max(steps - (begun if sigma in self.sigmas else max(begun - 1, 0)), 1)
+        return self.mask * steps >= left - 1e-4  # as int(steps * strength) counts
+
+    def start(self, scale: float) -> Tensor:
+        """The first x. Where a mask is grey the image must be in it, to be there when its steps begin."""
+        noised = self.z + self.noise * self.sigmas[0]
+        if not self.from_noise:
+            return noised
+        return torch.where((self.mask > 0) & (self.mask < 1), noised, self.noise * scale)
+
+    def input(self, x: Tensor, sigma: float) -> Tensor:
+        """x with the known part as the image has it at that noise level."""
+        if self.from_noise and sigma == self.sigmas[0]:
+            return x
+        return torch.where(self.repaint_mask(sigma), x, self.z + self.noise * sigma)
+
+    def output(self, denoised: Tensor, sigma: float) -> Tensor:
+        """A guess, or the result, with the known part of the image."""
+        return torch.where(self.repaint_mask(sigma), denoised, self.z)
+
+
+def blend_known(denoise: Denoiser, region: InpaintRegion) -> Denoiser:
+    """A denoiser that sees and gives the known part as it is.
+
+    Replacing both equals diffusers' blend after every step, for every eta; the output alone would do so only at eta 0.
+    """
+
+    def blended(x: Tensor, sigma: float) -> Tensor:
+        return region.output(denoise(region.input(x, sigma), sigma), sigma)
+
+    return blended
+
+
+def with_channels(network: Network, channels: Tensor) -> Network:
+    """The 9-channel inpainting UNet as a network of 4 channels: mask and masked latents (B, 5, h, w) stand behind x."""
+
+    def concatenated(x: Tensor, t: float) -> Tensor:
+        copies = len(x) // len(channels)  # one for each guidance branch
+        return network(torch.cat([x, channels.to(x.dtype).repeat(copies, 1, 1, 1)], dim=1), t)
+
+    return concatenated

@@ -1,0 +1,103 @@
+"""What a sampler is: a generator of steps over a list of sigmas, and a record of all that is known about it.
+
+A sampler knows the model only as `denoised = denoise(x, sigma)`. Imports no torch, so that names and options of the
+samplers can be listed without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """Guesses z from x = z + sigma * noise, (B, C, H, W)."""
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor: ...
+
+
+class Noise(Protocol):
+    """Standard normal noise of x's shape for the step from `sigma` to `to`. Each call draws new noise."""
+
+    def __call__(self, sigma: float, to: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state after a step: `x` at noise level `sigma`, and the guess `denoised` that led there."""
+
+    x: Tensor
+    denoised: Tensor
+    sigma: float
+
+
+Run = Callable[..., Iterator[Step]]
+"""A generator function (denoise, x, sigmas, noise, **options): one `Step` for each pair of neighbours in `sigmas`."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """diffusers' class for a sampler: the values of its config that the sampler supports (`fixed`), and the defaults of
+    the class where they differ from those of other classes.
+    """
+
+    name: str
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler, callable as its generator function.
+
+    `options` are its keyword arguments with their defaults. `calls` counts calls of the denoiser in a step. `a1111` is
+    AUTOMATIC1111's name. diffusers starts some samplers at noise * sigma in place of noise * sqrt(1 + sigma^2), on the
+    schedules that `starts_at_sigma` names. Where `ends_at_zero` is false, the last sigma is that of timestep 0.
+    """
+
+    run: Run
+    a1111: str | None = None
+    diffusers: Scheduler | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
+    starts_at_sigma: tuple[str, ...] = ()
+    ends_at_zero: bool = True
+    calls: int = 1
+
+    def __call__(
+        self, denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **options: Any
+    ) -> Iterator[Step]:
+        """The steps from x at sigmas[0] to sigmas[-1]. Raises `ArgumentError` for an option that it does not have."""
+        if unknown := [name for name in options if name not in self.options]:
+            known = ", ".join(self.options) or "none"
+            raise ArgumentError(f"{unknown[0]} is not an option of this sampler; its options: {known}")
+        return self.run(denoise, x, sigmas, noise, **options)
+
+    def start_scale(self, sigma: float, schedule: str) -> float:
+        """The factor of the first noise, for a list that starts at `sigma`."""
+        return sigma if schedule in self.starts_at_sigma else math.sqrt(1 + sigma**2)
+
+
+class SamplerTable(dict[str, Sampler]):
+    """Samplers by name. A bare generator function that is put in becomes a record with neutral traits."""
+
+    def __setitem__(self, name: str, sampler: Sampler | Run) -> None:
+        super().__setitem__(name, sampler if isinstance(sampler, Sampler) else Sampler(sampler))
+
+
+def euler_step(x: Tensor, denoised: Tensor, sigma: float, to: float, eta: float, noise: Noise) -> Tensor:
+    """From `sigma` down to `to` along (x - denoised) / sigma, with the share `eta` of the noise drawn again.
+
+    eta 0 is Euler's method, 1 is ancestral sampling; on VP-scaled latents it is DDIM (Song et al. 2020,
+    arXiv 2010.02502, equation 12), whose variance is here sigma_up^2 = eta^2 to^2 (sigma^2 - to^2) / sigma^2.
+    """
+    up = eta * to * math.sqrt(max(sigma**2 - to**2, 0.0)) / sigma
+    down = math.sqrt(max(to**2 - up**2, 0.0))
+    x = denoised + (x - denoised) * (down / sigma)
+    return x + noise(sigma, to) * up if eta else x

@@ -1,0 +1,99 @@
+"""A schedule for a model, a sampler and a number of steps: the sigmas, and the UNet's timestep at each.
+
+Sigma is the clock; tables are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError
+from ..models.config import ScheduleConfig
+from .samplers import SAMPLERS
+from .schedules import SCHEDULES
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NoiseTable:
+    """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
+    space).
+    """
+
+    sigmas: Array = field(repr=False, compare=False)
+    steps_offset: int = 0
+
+    def sigma(self, timesteps: Sequence[float]) -> Array:
+        """The noise levels at timesteps, linear between whole ones."""
+        return np.interp(timesteps, np.arange(len(self.sigmas)), self.sigmas)
+
+    def timestep(self, sigmas: Array) -> Array:
+        """The timesteps at noise levels, linear between the logarithms of the training's, as in k-diffusion."""
+        return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self.sigmas)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise."""
+
+    sigmas: tuple[float, ...]
+    timesteps: tuple[float, ...]
+    start_scale: float
+    table: NoiseTable = field(repr=False, compare=False)
+
+    @property
+    def end_scale(self) -> float:
+        """The factor of the last x: below 1 where the last sigma is not 0 (ddim ends at the sigma of timestep 0)."""
+        return 1 / math.sqrt(1 + self.sigmas[-1] ** 2)
+
+    def timestep(self, sigma: float) -> float:
+        """The UNet's timestep at a noise level: at one of the first n its own, at any other by interpolation."""
+        if sigma in self.sigmas[:-1]:
+            return self.timesteps[self.sigmas.index(sigma)]
+        levels = self.table.sigmas
+        return float(np.interp(math.log(max(sigma, levels[0])), np.log(levels), np.arange(len(levels))))
+
+
+def noise_table(config: ScheduleConfig) -> NoiseTable:
+    """The noise levels that a model was trained on."""
+    if config.beta_schedule == "scaled_linear":
+        betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.train_steps) ** 2
+    else:
+        betas = np.linspace(config.beta_start, config.beta_end, config.train_steps)
+    alphas_cumprod = np.cumprod(1 - betas)
+    if config.zero_terminal_snr:
+        alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
+    return NoiseTable(np.asarray(np.sqrt((1 - alphas_cumprod) / alphas_cumprod)), config.steps_offset)
+
+
+def _zero_terminal_snr(alphas_cumprod: Array) -> Array:
+    """Shift and scale to no signal at the end (Lin et al. 2023, arXiv 2305.08891, algorithm 1).
+
+    The last sigma would be infinite; like diffusers we stop at 2^-24, sigma 4096.
+    """
+    root = np.sqrt(alphas_cumprod)
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    root[-1] = 2**-12
+    return np.asarray(root**2)
+
+
+def make_schedule(config: ScheduleConfig, schedule: str, steps: int, sampler: str) -> Schedule:
+    """The schedule of `steps` steps; `schedule` and `sampler` are names in their tables. A schedule gives every sampler
+    the same sigmas. Raises `ArgumentError`.
+    """
+    if schedule not in SCHEDULES:
+        raise ArgumentError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
+    table, record, choose = noise_table(config), SAMPLERS[sampler], SCHEDULES[schedule]
+    most = choose.most(table)
+    if not 1 <= steps <= most:
+        raise ArgumentError(f"steps is {steps}; with the {schedule} schedule it must be 1 to {most}")
+    sigmas, timesteps = choose(table, steps)
+    final = 0.0 if record.ends_at_zero or config.final_alpha_one else float(table.sigmas[0])
+    start_scale = record.start_scale(float(sigmas[0]), schedule)
+    return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), start_scale, table)

@@ -1,0 +1,26 @@
+"""From prompts to the text encoders' output: tokenizer, vocabulary, encoding, and the embedding of sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..exports import exports
+
+if TYPE_CHECKING:
+    from .encode import Sizes as Sizes
+    from .encode import TextCache as TextCache
+    from .encode import TextStage as TextStage
+    from .encode import embed_sizes as embed_sizes
+    from .encode import encode_text as encode_text
+    from .encode import with_tokens as with_tokens
+    from .tokenizer import Tokenizer as Tokenizer
+    from .tokenizer import TokenizerConfig as TokenizerConfig
+    from .tokenizer import learn_vocabulary as learn_vocabulary
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "encode": ("Sizes", "TextCache", "TextStage", "embed_sizes", "encode_text", "with_tokens"),
+        "tokenizer": ("Tokenizer", "TokenizerConfig", "learn_vocabulary"),
+    },
+)

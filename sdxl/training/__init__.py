@@ -1,0 +1,32 @@
+"""What training SDXL adds to its networks: their start, the losses, the optimizers.
+
+Loops and data belong to the recipe (`scripts/train_miniature.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..exports import exports
+
+if TYPE_CHECKING:
+    from .losses import autoencoder_loss as autoencoder_loss
+    from .losses import denoising_loss as denoising_loss
+    from .losses import offset_noise as offset_noise
+    from .losses import stratified_timesteps as stratified_timesteps
+    from .optimizers import Muon as Muon
+    from .optimizers import cosine_rate as cosine_rate
+    from .optimizers import make_optimizers as make_optimizers
+    from .optimizers import update_average as update_average
+    from .start import start_text_encoder as start_text_encoder
+    from .start import start_unet as start_unet
+    from .start import start_vae as start_vae
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "losses": ("autoencoder_loss", "denoising_loss", "offset_noise", "stratified_timesteps"),
+        "optimizers": ("Muon", "cosine_rate", "make_optimizers", "update_average"),
+        "start": ("start_text_encoder", "start_unet", "start_vae"),
+    },
+)

@@ -1,0 +1,50 @@
+"""The losses of SDXL's training, and the draws that they need."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..models.unet import UNet
+from ..models.vae import VAE
+
+
+def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_weight: float) -> Tensor:
+    """Squared and absolute error of the reconstruction and the KL divergence from the standard normal.
+
+    x (B, 3, H, W) in -1..1, noise (B, 4, H/8, W/8). All three terms are means. (SDXL's own VAE adds a perceptual and an
+    adversarial loss, which drawn pictures do not need.)
+    """
+    mean, logvar = vae.moments(x)
+    z = mean + torch.exp(logvar / 2) * noise
+    error = vae.decode(z * vae.config.scaling_factor) - x
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return error.square().mean() + l1_weight * error.abs().mean() + kl_weight * divergence
+
+
+def stratified_timesteps(count: int, low: int, high: int, generator: torch.Generator) -> Tensor:
+    """`count` whole timesteps of [low, high), one from each of `count` equal parts: uniform, with less variance."""
+    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (low + places * (high - low)).long().clamp(max=high - 1)
+
+
+def offset_noise(noise: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Noise (B, C, H, W) with a random constant added to each channel, so that the model learns to set the overall
+    brightness too (SDXL paper, section 2.5: 0.05).
+    """
+    return noise + strength * torch.randn(noise.shape[:2], generator=generator).to(noise)[:, :, None, None]
+
+
+def denoising_loss(
+    unet: UNet, z: Tensor, noise: Tensor, t: Tensor, sigma: Tensor, context: Tensor, vector: Tensor, gamma: float = 5.0
+) -> Tensor:
+    """The loss of epsilon prediction, weighted with min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556).
+
+    z and noise (B, C, H, W); t (B,) timesteps and sigma (B,) their noise levels; context (B, L, D); vector (B, V).
+    """
+    sigma = sigma.to(z)[:, None, None, None]
+    x = (z + sigma * noise) / (sigma.square() + 1).sqrt()
+    error = F.mse_loss(unet(x, t, context, vector), noise, reduction="none")
+    snr = 1 / sigma.square()
+    return (snr.clamp(max=gamma) / snr * error).mean()

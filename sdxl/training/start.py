@@ -1,0 +1,46 @@
+"""How SDXL's networks begin, before training."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from ..models.clip import TextEncoder
+from ..models.layers import ResBlock
+from ..models.unet import SpatialTransformer, UNet
+from ..models.vae import VAE
+
+
+def start_unet(unet: UNet) -> None:
+    """Zero the last layer of every residual branch and of the network, so that all blocks begin as the identity
+    (Dhariwal & Nichol 2021, arXiv 2105.05233, as the official code does).
+    """
+    for module in unet.modules():
+        if isinstance(module, SpatialTransformer):
+            _zero(module.proj_out)
+    for level in unet.levels():
+        for block in cast(list[ResBlock], level.res):
+            _zero(block.conv2)
+    _zero(unet.conv_out)
+
+
+def start_text_encoder(encoder: TextEncoder) -> None:
+    """Positions begin small beside the tokens, whose embeddings have a standard deviation of 1."""
+    nn.init.normal_(encoder.position_embed.weight, std=0.1)
+
+
+def start_vae(vae: VAE) -> None:
+    """The posterior begins narrow (log variance -6): the decoder first learns from clean latents."""
+    latent = vae.config.latent_channels
+    with torch.no_grad():
+        vae.quant_conv.weight[latent:] = 0
+        assert vae.quant_conv.bias is not None
+        vae.quant_conv.bias[latent:] = -6
+
+
+def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,113 @@
+"""What a file or folder is, from its headers alone: kind, dtypes, tensors and parameters, what is missing or extra."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import naming
+from ..models.config import BASE
+from . import hub, identify
+from .checkpoint import Checkpoint, component_of_file, read_checkpoint
+from .component import Component, Findings, find_superfluous
+from .container import TensorFile, Weights
+
+_KINDS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
+
+
+@dataclass
+class ComponentReport:
+    """One component: `dtypes` counts tensors by dtype."""
+
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+
+
+@dataclass
+class Report:
+    """The result of `inspect`. `missing`, `unexpected` and `ignored` are keys of the file, in a folder behind the name
+    of their component; `wrong` has a sentence for each tensor of a wrong shape or type. `parts` are the components.
+    """
+
+    path: Path
+    kind: str
+    parts: dict[str, ComponentReport]
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def inspect(path: str | Path) -> Report:
+    """Say what a .safetensors file, or a diffusers folder, is. Reads headers only. Raises `CheckpointError`."""
+    path = hub.local(path)
+    return _inspect_folder(path) if os.path.isdir(path) else _inspect_file(TensorFile(path))
+
+
+def _inspect_file(file: TensorFile) -> Report:
+    weights = Weights([file])
+    if what := identify.foreign(weights):
+        return Report(file.path, what, {"all": _count(weights, weights)})
+    component, layout = identify.contents(weights)
+    if component == "whole" or identify.has_unet_and_text(weights):
+        checkpoint = read_checkpoint(file.path, needs_vae=False)
+        note = ", without VAE" if identify.lacking(weights) else ""
+        return _report(file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components)
+    if component == "unknown":
+        return Report(file.path, "not a model that is known here", {"all": _count(weights, weights)})
+    with naming(file.path):
+        part = component_of_file(file, component, BASE)
+    inputs = getattr(part.config, "in_channels", None)
+    label = "VAE" if component == "vae" else "SDXL inpainting UNet" if inputs == 9 else "SDXL UNet"
+    names = "a single file's names" if layout == "single" else "a folder's names"
+    return _report(file.path, f"{label} alone, {names}", {component: part})
+
+
+def _inspect_folder(path: Path) -> Report:
+    unets = sorted((path / "unet").glob("*.safetensors"))
+    if unets and (what := identify.foreign(TensorFile(unets[0]).shapes)):
+        files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
+        return Report(path, f"{what}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
+    checkpoint = read_checkpoint(path)
+    return _report(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components)
+
+
+def _whole(checkpoint: Checkpoint) -> str:
+    prediction = ", v-prediction" if checkpoint.info.schedule.prediction == "v_prediction" else ""
+    return _KINDS[checkpoint.info.config.kind] + prediction
+
+
+def _report(path: Path, kind: str, components: dict[str, Component]) -> Report:
+    """Count and compare; the keys of a folder get the names of their components."""
+    report = Report(path, kind, {})
+    for name, component in components.items():
+        keys = component.keys() & set(component.weights)
+        report.parts[name] = _count(component.weights, keys)
+        _add(report, component.find(), f"{name}/" if os.path.isdir(path) else "")
+    if os.path.isdir(path):
+        for name, component in components.items():
+            _add(report, find_superfluous([component]), f"{name}/")
+    else:
+        _add(report, find_superfluous(list(components.values())), "")
+    return report
+
+
+def _add(report: Report, findings: Findings, prefix: str) -> None:
+    report.missing += sorted(prefix + key for key in findings.missing)
+    report.unexpected += [prefix + key for key in findings.unexpected]
+    report.ignored += [prefix + key for key in findings.ignored]
+    report.wrong += [prefix + sentence for sentence in findings.wrong]
+
+
+def _count(weights: Weights, keys: Iterable[str]) -> ComponentReport:
+    keys = list(keys)
+    return ComponentReport(
+        len(keys),
+        sum(math.prod(weights[key]) for key in keys),
+        dict(Counter(weights.dtype(key) for key in keys)),
+    )

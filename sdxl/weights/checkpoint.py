@@ -1,0 +1,262 @@
+"""A model on disk: opened by its headers, every key accounted for, components loaded one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError, brief, naming
+from ..models.config import ModelConfig, UNetConfig, VAEConfig
+from . import diffusers_config, identify, tokenizer_files
+from .component import Component, check_components
+from .container import TensorFile, Weights, entries, open_shards, read_json, weight_files
+from .info import ModelInfo, info_from_file
+from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
+
+FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened model: its info, and its components."""
+
+    info: ModelInfo
+    components: dict[str, Component]
+
+    def with_component(self, new: Component) -> Checkpoint:
+        """The same model with its UNet or VAE from another file. A UNet brings its prediction type, if its file states
+        it.
+        """
+        changed: dict[str, Any] = {new.name: new.config}
+        old = self.info.schedule
+        prediction, ends_at_zero = new.prediction or (old.prediction, old.zero_terminal_snr)
+        schedule = replace(old, prediction=prediction, zero_terminal_snr=ends_at_zero)
+        with naming(new.weights.where):
+            info = replace(self.info, config=replace(self.info.config, **changed), schedule=schedule)
+        return replace(self, info=info, components={**self.components, new.name: new})
+
+
+def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
+    """Open a single file or a diffusers folder. Reads headers and JSON, no weight. A single file may lack a VAE if
+    `needs_vae` is false: some published ones do. Raises `CheckpointError`.
+    """
+    checkpoint = read_checkpoint(path, variant, needs_vae)
+    check_components(list(checkpoint.components.values()))
+    return checkpoint
+
+
+def read_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
+    """The same without a look at the keys of its files."""
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a folder that may not be read
+        return _read_folder(path, variant)
+    return _read_single(TensorFile(path), needs_vae)
+
+
+def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
+    weights = Weights([file])
+    if what := identify.foreign(weights):
+        raise CheckpointError(
+            f"{file.path} is {what}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
+        )
+    contents = identify.contents(weights)
+    has_vae = "VAE" not in identify.lacking(weights)
+    if contents[0] != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
+        what, advice = _not_whole(weights, contents)
+        raise CheckpointError(f"{file.path} {what}; {advice}")
+    info = info_from_file(file)
+    rows = component_rows(info.config, weights)
+    return Checkpoint(
+        info,
+        {
+            name: Component(name, getattr(info.config, name), table, "single", weights)
+            for name, table in rows.items()
+            if name != VAE or has_vae
+        },
+    )
+
+
+def _not_whole(weights: Weights, contents: tuple[str, str]) -> tuple[str, str]:
+    """What a file that is not a whole model is or lacks, and what to do with it."""
+    name, layout = contents
+    lacking = identify.lacking(weights) if (name, layout) == (UNET, "single") else []
+    if lacking == ["VAE"]:
+        return "has no VAE", "give one as vae="
+    whole = "a whole model has UNet, text encoders and VAE"
+    if len(lacking) == 1:
+        return f"has no {lacking[0]}", whole
+    if name in (UNET, VAE):
+        return f"is only a {'UNet' if name == UNET else 'VAE'}", f"give it as {name}=, beside a whole model"
+    return "is not a whole SDXL model", whole
+
+
+def _read_folder(path: Path, variant: str | None) -> Checkpoint:
+    if "model_index.json" not in entries(path):
+        raise CheckpointError(f"{path} has no model_index.json; give a diffusers folder or a .safetensors file")
+    info = _folder_info(path, read_json(path / "model_index.json"))
+    rows = component_rows(info.config)
+    return Checkpoint(
+        info,
+        {
+            name: _read_component_folder(path / name, name, getattr(info.config, name), table, variant)
+            for name, table in rows.items()
+        },
+    )
+
+
+def check_folder(path: Path) -> None:
+    """Raise for a diffusers folder that is no SDXL model, by its JSON files; the weights may be missing."""
+    _folder_info(path, read_json(path / "model_index.json"))
+
+
+def _folder_info(path: Path, index: Mapping[str, Any]) -> ModelInfo:
+    name = index.get("_class_name")
+    if not isinstance(name, str) or "XL" not in name:
+        raise CheckpointError(
+            f"{path} holds a {name[:100] if isinstance(name, str) else 'nameless pipeline'}, not an SDXL model; "
+            "give the folder of one"
+        )
+    present = {part: _is_named(path, index, part) for part in (TEXT, TEXT_2, UNET, VAE)}
+    if absent := [part for part in (TEXT_2, UNET, VAE) if not present[part]]:
+        raise CheckpointError(
+            f"{path}: model_index.json names no {absent[0]}; the model is incomplete, download it again"
+        )
+    encoders = [part for part in (TEXT, TEXT_2) if present[part]]
+    for part in [*encoders, UNET, VAE, "scheduler"]:
+        if not os.path.isdir(path / part):
+            raise CheckpointError(f"{path / part} is missing, which model_index.json names; download the whole model")
+        entries(path / part)  # an error that says so, if they may not be read
+    files = {part: path / part / "config.json" for part in (*encoders, UNET, VAE)}
+    texts = {p: diffusers_config.read_text(read_json(files[p]), p == TEXT_2, str(files[p])) for p in encoders}
+    unet = diffusers_config.read_unet(read_json(files[UNET]), str(files[UNET]))
+    vae = diffusers_config.read_vae(read_json(files[VAE]), str(files[VAE]))
+    scheduler = path / "scheduler/scheduler_config.json"
+    schedule = diffusers_config.read_scheduler(read_json(scheduler), str(scheduler))
+    tokenizers = {
+        part: tokenizer_files.read_folder(path / part.replace("text_encoder", "tokenizer")) for part in encoders
+    }
+    with naming(path):
+        config = ModelConfig(unet, vae, texts.get(TEXT), texts[TEXT_2])
+        zero_negative = bool(index.get("force_zeros_for_empty_prompt", config.kind != "refiner"))
+        info = ModelInfo(config, schedule, zero_negative, tokenizers)
+        info.check_ids()
+    return info
+
+
+def _is_named(path: Path, index: Mapping[str, Any], part: str) -> bool:
+    """Whether model_index.json names a component: a list of its library and class, or of nulls."""
+    entry = index.get(part) or [None]
+    if not isinstance(entry, list):
+        raise ConfigError(
+            f"{path / 'model_index.json'}: {part} is {brief(entry)}; it must be a library and a class, download it "
+            "again"
+        )
+    return entry[-1] is not None
+
+
+def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
+    names = entries(path)
+    chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
+    if not chosen:
+        pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
+        why = "there is only a pickle, which is not read, get the other" if pickled else "download it"
+        raise CheckpointError(f"{path / (stem + '.safetensors')} is missing; {why}")
+    first = path / chosen[0]
+    return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
+
+
+def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], variant: str | None) -> Component:
+    files = _open_files(path, FILE_NAMES[name], variant)
+    bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
+    weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
+    others = frozenset({"text_projection.weight"} if name == TEXT else ())
+    return Component(name, config, rows, "folder", weights, others=others)
+
+
+def open_component(path: Path, name: str, like: ModelConfig, variant: str | None = None) -> Component:
+    """The UNet or VAE (`name`) of a component's file or folder, or of a whole model, to replace that of `like`.
+
+    What neither shapes nor a config.json beside the file say is taken from `like`. Raises `CheckpointError`.
+    """
+    if os.path.isdir(path):
+        if "model_index.json" in entries(path):
+            return _component_of_whole(path, name, variant)
+        component = _component_of_folder(path, name, variant)
+    else:
+        file = TensorFile(path)
+        if identify.contents(file.shapes)[0] == "whole":
+            return _component_of_whole(path, name, variant)
+        component = component_of_file(file, name, like)
+    check_components([component])
+    return component
+
+
+def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Component:
+    """The UNet or VAE (`name`) of a file that is no whole model, without a look at its keys."""
+    weights = Weights([file])
+    if what := identify.foreign(weights):
+        raise CheckpointError(f"{file.path} is {what}, not a {name} of SDXL; give one as {name}=")
+    found, layout = identify.contents(weights)
+    if (found, layout) == (UNET, "single") and name == VAE and "VAE" not in identify.lacking(weights):
+        found = VAE  # beside a UNet, without text encoders
+    if found != name:
+        what = "not a model file" if found == "unknown" else f"a {'folder ' * (layout == 'folder')}{found}"
+        raise CheckpointError(f"{file.path} is {what}, not a {name} of SDXL; give one as {name}=")
+    if layout == "folder" and os.path.isfile(file.path.parent / "config.json"):
+        config: Any = _read_config(file.path.parent / "config.json", name)
+        prefix = ""
+    else:
+        prefix = identify.single_prefix(weights, name) if layout == "single" else ""
+        with naming(file.path):
+            config = _infer_config(identify.strip(weights, prefix), name, layout, like)
+    rename = (lambda key: canonical_folder_key(key, name, False)) if layout == "folder" else str
+    renamed = Weights([file], rename)
+    others = {key for key in renamed if prefix and key.startswith(PREFIXES) and not key.startswith(prefix)}
+    prediction = identify.prediction(file.shapes, file.metadata) if name == UNET else None
+    return Component(name, config, _rows(name, config, prefix), layout, renamed, prediction, frozenset(others))
+
+
+def _component_of_whole(path: Path, name: str, variant: str | None) -> Component:
+    whole = open_checkpoint(path, variant)
+    schedule = whole.info.schedule
+    prediction = (schedule.prediction, schedule.zero_terminal_snr) if name == UNET else None
+    return replace(whole.components[name], prediction=prediction)
+
+
+def _component_of_folder(path: Path, name: str, variant: str | None) -> Component:
+    if not os.path.isfile(path / "config.json"):
+        raise CheckpointError(
+            f"{path} has neither model_index.json nor config.json; it is no model folder, give one or a .safetensors "
+            "file"
+        )
+    config: Any = _read_config(path / "config.json", name)
+    return _read_component_folder(path, name, config, _rows(name, config, ""), variant)
+
+
+def _read_config(path: Path, name: str) -> UNetConfig | VAEConfig:
+    read = diffusers_config.read_unet if name == UNET else diffusers_config.read_vae
+    return read(read_json(path), str(path))
+
+
+def _infer_config(shapes: Mapping[str, tuple[int, ...]], name: str, layout: str, like: ModelConfig) -> Any:
+    if name == VAE:
+        old = like.vae
+        new = identify.infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
+        return replace(new, norm_groups=old.norm_groups, scaling_factor=old.scaling_factor)
+    unet = identify.infer_unet(shapes, layout)
+    same = unet.channels == like.unet.channels
+    return replace(
+        unet,
+        heads=like.unet.heads if same else unet.heads,
+        norm_groups=like.unet.norm_groups,
+        norm_eps=like.unet.norm_eps,
+        size_dim=like.unet.size_dim,
+        sample_size=like.unet.sample_size,
+    )
+
+
+def _rows(name: str, config: Any, prefix: str) -> list[Row]:
+    rows = unet_rows(config) if name == UNET else vae_rows(config)
+    return [replace(row, single=prefix + row.single) for row in rows]

@@ -1,0 +1,146 @@
+"""The weights of one network on disk, under our names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, brief
+from ..models.clip import TextEncoder
+from ..models.config import TextConfig, UNetConfig, VAEConfig
+from ..models.unet import UNet
+from ..models.vae import VAE as VAEModel
+from .container import Weights
+from .keymap import TEXT, Row, ignorable, summarize
+from .ops import Op, from_stored, stored_shape
+
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+@dataclass
+class Findings:
+    """The keys of files beside a config: absent or superfluous ones, those that may be left unread, and a sentence for
+    each tensor of a wrong shape or type.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network's weights. `layout` says whose names its files have: `single` or `folder`. `others` are keys of its
+    files that belong to other components. `prediction` is what its file says of a UNet: see `identify.prediction`.
+    """
+
+    name: str
+    config: UNetConfig | VAEConfig | TextConfig
+    rows: list[Row]
+    layout: str
+    weights: Weights
+    prediction: tuple[str, bool] | None = None
+    others: frozenset[str] = frozenset()
+
+    def build(self) -> nn.Module:
+        """The network on the meta device: no memory, no initialisation."""
+        with torch.device("meta"):
+            if isinstance(self.config, UNetConfig):
+                return UNet(self.config)
+            return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
+
+    def key(self, row: Row) -> str:
+        """The name of a row in this component's files."""
+        return row.single if self.layout == "single" else row.folder
+
+    def keys(self) -> set[str]:
+        """The keys that it takes from its files."""
+        return {self.key(row) for row in self.rows}
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of its tensors in its files."""
+        return [self.weights[key] for key in self.keys() & set(self.weights)]
+
+    def find(self) -> Findings:
+        """Compare its files with its config, but for superfluous keys: files may hold several components."""
+        absent = (self.key(row) for row in self.rows if self.key(row) not in self.weights and not self.is_unread(row))
+        findings = Findings(missing=list(dict.fromkeys(absent)))
+        wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
+        for row in self.rows:
+            key, op = self.key(row), self._op(row)
+            if key not in self.weights:
+                continue
+            shape, want, dtype = self.weights[key], stored_shape(wanted[row.ours], op), self.weights.dtype(key)
+            if shape != want and not (op is Op.CONV1X1 and shape == want[:2]):
+                findings.wrong.append(
+                    f"{key} has shape {list(shape)}, its config asks {list(want)}; file and config are not of the same "
+                    "model"
+                )
+            if dtype not in _FLOATS:
+                findings.wrong.append(
+                    f"{key} is of type {brief(dtype)}; weights are read in {', '.join(_FLOATS)} and not in quantized "
+                    "forms, get the model in one of these"
+                )
+        return findings
+
+    def check(self) -> None:
+        """Raise for missing tensors, wrong shapes, and numbers that are no weights."""
+        findings = self.find()
+        if findings.missing:
+            raise CheckpointError(
+                f"{self.weights.where}: {len(findings.missing)} tensors of the {self.name} are missing: "
+                f"{summarize(findings.missing)}; the file is incomplete, download it again"
+            )
+        if findings.wrong:
+            raise CheckpointError(f"{self.weights.where}: {findings.wrong[0]}")
+
+    def is_unread(self, row: Row) -> bool:
+        """Whether SDXL never reads a parameter: CLIP-L's last layer and final norm, which some writers leave out."""
+        if self.name != TEXT or not isinstance(self.config, TextConfig):
+            return False
+        return row.ours.startswith((f"layers.{self.config.layers - 1}.", "norm_out."))
+
+    def _op(self, row: Row) -> Op:
+        return row.op if self.layout == "single" else Op.SAME
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Our names and tensors, views of the mapped files; absent tensors that SDXL never reads are left out."""
+        for row in self.rows:
+            if self.key(row) in self.weights:
+                yield row.ours, from_stored(self.weights.read(self.key(row)), self._op(row))
+
+    def state(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """The tensors of a network whose parameters have `shapes`, with zeros for those that SDXL never reads."""
+        state = dict(self.tensors())
+        unread: Any = {row.ours for row in self.rows if row.ours not in state and self.is_unread(row)}
+        return state | {name: torch.zeros(shapes[name]) for name in unread}
+
+
+def find_superfluous(components: list[Component]) -> Findings:
+    """The keys of components' files that belong to none of them: `unexpected`, or `ignored` where that is harmless."""
+    findings = Findings()
+    for weights in {id(each.weights): each.weights for each in components}.values():
+        known = {key for each in components if each.weights is weights for key in each.keys() | each.others}
+        rest = [key for key in weights if key not in known]
+        findings.ignored += [key for key in rest if ignorable(key)]
+        findings.unexpected += [key for key in rest if not ignorable(key)]
+    return findings
+
+
+def check_components(components: list[Component]) -> None:
+    """Raise for superfluous keys, then as `Component.check` does."""
+    for weights in {id(each.weights): each.weights for each in components}.values():
+        own = [each for each in components if each.weights is weights]
+        if unexpected := find_superfluous(own).unexpected:
+            raise CheckpointError(
+                f"{weights.where}: {len(unexpected)} tensors do not belong to this SDXL model: "
+                f"{summarize(unexpected)}; get the file again from where it was published, or convert it with the tool "
+                "that made it"
+            )
+        for each in own:
+            each.check()

@@ -1,0 +1,365 @@
+"""Safetensors files on disk: opened by their header alone, tensors mapped into memory when they are asked for."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import mmap
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch's name and the bytes of a number
+_DTYPES = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+}
+_PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # how they begin, in an archive or not
+# Bytes of a header or JSON file, lists and tables in it. The official header has 0.35 million and 7,500, a full-size
+# tokenizer.json 4 million and 49,000; the most spiteful JSON within these bounds takes less than 1 s and 160 MB.
+MOST_JSON = 6 * 2**20
+_MOST_NESTED = 400_000
+_MOST_NAME = 1000  # characters
+_MOST_DIMENSIONS = 16
+_MOST_SHARDS = 1000
+_NUMBERS = 2**63  # torch counts in 64 bits
+_NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not name
+_ENTRY = {"dtype", "shape", "data_offsets"}
+
+
+class TensorFile:
+    """One file: `shapes`, `dtypes` and `metadata` from its header."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        self._offsets: dict[str, int] = {}
+        self._map: mmap.mmap | None = None
+        self._size, length = _measure(path)
+        try:
+            with path.open("rb") as file:
+                file.seek(8)
+                header = _loads(file.read(length).decode(), _once)
+            self.metadata = _metadata(header.pop("__metadata__", None))
+            self._lay_out(header, 8 + length)
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, fetch it again"
+            ) from error
+
+    def _lay_out(self, header: Mapping[str, Any], start: int) -> None:
+        """Take over the entries of a header, whose tensors must fill the data from byte `start` on, each byte once."""
+        spans = []
+        for key, entry in header.items():
+            if len(key) > _MOST_NAME or not key.isprintable():
+                raise ValueError(f"{brief(key)} is no name of a tensor")
+            self.dtypes[key], self.shapes[key], begin, end = _entry(key, entry)
+            self._offsets[key] = start + begin
+            spans.append((begin, end, key))
+        due = 0
+        for begin, end, key in sorted(spans):
+            if begin != due:
+                raise ValueError(f"{key} begins at byte {begin} where byte {due} was due: an overlap or a hole")
+            due = end
+        if start + due != self._size:
+            raise ValueError(f"it has {self._size} bytes, and {start + due} by its header")
+
+    def read(self, key: str) -> Tensor:
+        """The tensor, a view of the mapped file."""
+        import torch
+
+        dtype = getattr(torch, _DTYPES.get(self.dtypes[key], ("", 0))[0], None)
+        if dtype is None:
+            raise CheckpointError(
+                f"{self.path}: {key} is of type {brief(self.dtypes[key])}, which is no dtype of this torch; "
+                "get the model in another"
+            )
+        shape = self.shapes[key]
+        count = math.prod(shape)
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        self._map = self._map or self._open()
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._offsets[key]).reshape(shape)
+
+    def _open(self) -> mmap.mmap:
+        """Map the file. Its header was checked when this object was made."""
+        try:
+            with self.path.open("rb") as file:
+                mapped = _map(file.fileno())
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise OutOfMemoryError(
+                    f"{self.path} cannot be mapped: the system has no room for its {self._size / 1e9:.3g} GB of "
+                    "address space; lift the limit of it (ulimit -v)"
+                ) from error
+            raise CheckpointError(f"{self.path} cannot be read ({error}); fetch the file again") from error
+        if len(mapped) != self._size:
+            raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
+        return mapped
+
+    def forget(self) -> None:
+        """Give back the memory of what has been read; a tensor that is still in use reads itself again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Let go of the mapping; tensors read from it stay valid."""
+        self._map = None
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    """A private map of a file, which torch wants to be writable. The system is not to set memory aside for what nobody
+    writes: it would refuse files that are larger than its memory.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    flags = mmap.MAP_PRIVATE | (_NO_RESERVE if sys.platform == "linux" else 0)
+    return mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def _measure(path: Path) -> tuple[int, int]:
+    """The bytes of a file and of its header; a clear sentence for what is not a safetensors file at all."""
+    if not os.path.isfile(path):  # unlike Path.is_file, False for every name that cannot be opened
+        raise CheckpointError(f"{path} is not a file; check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
+    # a header's length may begin with the same two bytes
+    if path.suffix in _PICKLE_SUFFIXES or (head[:2] in _PICKLES and head[8:9] != b"{"):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when it is opened; only .safetensors files are read, "
+            "get the model in that format"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; fetch them with git lfs pull")
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 9 or head[8:9] != b"{":
+        raise CheckpointError(f"{path} is not a safetensors file; check where it came from")
+    if 8 + length > size:
+        raise CheckpointError(
+            f"{path} is truncated: its header says {length} bytes, the file has {size}; fetch it again"
+        )
+    if length > MOST_JSON:
+        raise CheckpointError(
+            f"{path} has a header of {length} bytes, and at most {MOST_JSON} are read; check where it came from"
+        )
+    return size, length
+
+
+def _loads(text: str, make_table: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None) -> Any:
+    if text.count("[") + text.count("{") > _MOST_NESTED:
+        raise ValueError(f"it has more than {_MOST_NESTED} lists and tables")
+    return json.loads(text, object_pairs_hook=make_table)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys must differ: of two tensors of one name nobody could say which is meant."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = sorted(key for key, _ in pairs)
+        raise ValueError(f"{brief(next(a for a, b in pairwise(keys) if a == b))} stands there twice")
+    return table
+
+
+def _metadata(table: Any) -> dict[str, str]:
+    if table is None:
+        return {}
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise ValueError("its __metadata__ is not a table of texts")
+    return table
+
+
+def _entry(key: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """A tensor's dtype, shape, and the first byte of its data and the one behind the last."""
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY or not isinstance(entry["dtype"], str):
+        raise ValueError(f"{key} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not _are_numbers(shape) or len(shape) > _MOST_DIMENSIONS or math.prod(filter(None, shape)) >= _NUMBERS:
+        raise ValueError(f"{key} has the shape {brief(shape)}")
+    if not _are_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{key} has the data_offsets {brief(offsets)}")
+    # the size of a number of an unknown dtype is unknown; such a tensor can be left unread
+    if dtype in _DTYPES and offsets[1] - offsets[0] != (wanted := math.prod(shape) * _DTYPES[dtype][1]):
+        raise ValueError(f"{key} has {offsets[1] - offsets[0]} bytes, {dtype} of shape {brief(shape)} takes {wanted}")
+    return dtype, tuple(shape), offsets[0], offsets[1]
+
+
+def _are_numbers(values: Any) -> bool:
+    """Whether this is a list of whole numbers that are not negative."""
+    if not isinstance(values, list) or not {*map(type, values)} <= {int}:
+        return False
+    return not values or min(values) >= 0
+
+
+class Weights(Mapping[str, tuple[int, ...]]):
+    """The tensors of one or several files (shards) under canonical keys: a mapping from key to shape."""
+
+    def __init__(self, files: list[TensorFile], rename: Callable[[str], str] = str) -> None:
+        self.files = files
+        self._places: dict[str, tuple[TensorFile, str]] = {}
+        for file in files:
+            for key in file.shapes:
+                name = rename(key)
+                if name in self._places:
+                    raise CheckpointError(
+                        f"{key} stands both in {self._places[name][0].path} and in {file.path}; remove one of them"
+                    )
+                self._places[name] = (file, key)
+
+    @property
+    def where(self) -> str:
+        """The files, for an error message."""
+        return ", ".join(str(file.path) for file in self.files)
+
+    def __getitem__(self, key: str) -> tuple[int, ...]:
+        file, name = self._places[key]
+        return file.shapes[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def dtype(self, key: str) -> str:
+        """As the file names it: F16, BF16, F32, ..."""
+        file, name = self._places[key]
+        return file.dtypes[name]
+
+    def read(self, key: str) -> Tensor:
+        """The tensor, a view of the mapped file."""
+        file, name = self._places[key]
+        return file.read(name)
+
+    def forget(self) -> None:
+        """Give back the memory of what has been read."""
+        for file in self.files:
+            file.forget()
+
+    def close(self) -> None:
+        """Let go of the mappings."""
+        for file in self.files:
+            file.close()
+
+
+def entries(folder: Path) -> list[str]:
+    """The names in a model's folder, in order."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read: {error.strerror}; check the path and its permissions"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """A text file of a model: UTF-8, of at most `MOST_JSON` bytes."""
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path} is missing; fetch the model again")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_JSON + 1)
+        if len(data) > MOST_JSON:
+            raise CheckpointError(f"{path} has more than {MOST_JSON} bytes, the most that are read; fetch it again")
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
+
+
+def parse_json(text: str, where: object) -> dict[str, Any]:
+    """A JSON object; `where` names it in errors."""
+    try:
+        data = _loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} cannot be read as JSON ({error}); fetch it again") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{where} is not a JSON object; fetch it again")
+    return data
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return parse_json(read_text(path), path)
+
+
+def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
+    """Which of the files of a component's folder to read: the variant if there is one, else the plain one."""
+    for middle in [f".{variant}", ""] if variant else [""]:
+        for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
+            if name in names:
+                shards = re.compile(re.escape(stem) + re.escape(middle) + r"-\d+-of-\d+" + r"\.safetensors")
+                older = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(middle) + r"\.safetensors")
+                matching = [other for other in names if shards.fullmatch(other) or older.fullmatch(other)]
+                return [name, *(matching if name.endswith(".json") else [])]
+    return []
+
+
+def open_shards(index: Path) -> list[TensorFile]:
+    """The files of a sharded model, from its `.safetensors.index.json`."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{index} has no weight_map; fetch it again")
+    if any(not isinstance(name, str) for name in table.values()):
+        raise CheckpointError(f"{index} has a weight_map that does not give names of files; fetch it again")
+    names = sorted(set(table.values()))
+    if len(names) > _MOST_SHARDS:
+        raise CheckpointError(f"{index} names {len(names)} shards, and at most {_MOST_SHARDS} are read; fetch it again")
+    for name in names:
+        if name in ("", "..") or Path(name).name != name or not name.isprintable():
+            raise CheckpointError(f"{index} names a shard outside its folder: {brief(name)}; do not trust this model")
+        if not os.path.isfile(index.parent / name):
+            raise CheckpointError(f"{index.parent / name} is missing: a shard that {index.name} names; fetch it")
+    files = [TensorFile(index.parent / name) for name in names]
+    present = {key for file in files for key in file.shapes}
+    if lost := sorted(set(table) - present):
+        raise CheckpointError(
+            f"{index} promises {len(lost)} tensors that no shard has, such as {brief(lost[0])}; fetch again"
+        )
+    return files
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file: to a temporary name first, so that no half file can be taken for a whole one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        os.close(handle)
+        save_file(dict(tensors), temporary, {"format": "pt", **metadata})
+        with suppress(PermissionError):  # some file systems know no permissions
+            os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error

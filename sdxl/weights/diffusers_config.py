@@ -1,0 +1,457 @@
+"""The JSON files of a diffusers folder (config.json, scheduler_config.json, model_index.json), read and written.
+
+A missing field takes the default of the official class, a field that would change the result and is not supported
+is a `ConfigError`, every other field (leftovers of training, of newer versions) is ignored.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ..errors import ConfigError, SDXLWarning, brief, naming
+from ..models.config import MOST_BLOCKS, MOST_LEVELS, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedules import SCHEDULES
+
+Json = Mapping[str, Any]
+T = TypeVar("T")
+_LARGE = 1e30  # no number of a config comes near
+
+# field: (the official class's default, the only value supported). None, False and absent switch a feature off alike.
+_UNET_FIXED: dict[str, tuple[object, object]] = {
+    "act_fn": ("silu", "silu"),
+    "addition_embed_type": (None, "text_time"),
+    "attention_type": ("default", "default"),
+    "center_input_sample": (False, False),
+    "class_embed_type": (None, None),
+    "class_embeddings_concat": (False, False),
+    "conv_in_kernel": (3, 3),
+    "conv_out_kernel": (3, 3),
+    "cross_attention_norm": (None, None),
+    "downsample_padding": (1, 1),
+    "dual_cross_attention": (False, False),
+    "encoder_hid_dim": (None, None),
+    "encoder_hid_dim_type": (None, None),
+    "flip_sin_to_cos": (True, True),
+    "freq_shift": (0, 0),
+    "mid_block_only_cross_attention": (None, None),
+    "mid_block_scale_factor": (1, 1),
+    "num_attention_heads": (None, None),
+    "num_class_embeds": (None, None),
+    "only_cross_attention": (False, False),
+    "resnet_out_scale_factor": (1.0, 1.0),
+    "resnet_skip_time_act": (False, False),
+    "resnet_time_scale_shift": ("default", "default"),
+    "time_cond_proj_dim": (None, None),
+    "time_embedding_act_fn": (None, None),
+    "time_embedding_dim": (None, None),
+    "time_embedding_type": ("positional", "positional"),
+    "timestep_post_act": (None, None),
+    "use_linear_projection": (False, True),
+}
+_VAE_FIXED: dict[str, tuple[object, object]] = {
+    "act_fn": ("silu", "silu"),
+    "latents_mean": (None, None),
+    "latents_std": (None, None),
+    "mid_block_add_attention": (True, True),
+    "shift_factor": (None, None),
+    "use_post_quant_conv": (True, True),
+    "use_quant_conv": (True, True),
+}
+_SCHEDULER_FIXED: dict[str, tuple[object, object]] = {
+    "trained_betas": (None, None),
+    "use_beta_sigmas": (False, False),
+    "use_flow_sigmas": (False, False),
+    "use_lu_lambdas": (False, False),
+}
+_SCHEDULER_DEFAULTS: dict[str, object] = {"beta_start": 0.0001, "beta_end": 0.02, "timestep_spacing": "linspace"}
+
+
+def _require(data: Json, fixed: Mapping[str, tuple[object, object]], where: str) -> None:
+    for name, (default, supported) in fixed.items():
+        value = data.get(name, default)
+        if value == "-inf" and isinstance(supported, float):
+            value = -math.inf  # as lambda_min_clipped is written
+        if value != supported and (value or supported):
+            raise ConfigError(f"{where}: {name} is {brief(value)}; only {supported!r} is supported")
+
+
+def _is_whole(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _whole(data: Json, name: str, default: int, where: str) -> int:
+    value = data.get(name, default)
+    if not _is_whole(value):
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a positive whole number")
+    return value
+
+
+def _number(data: Json, name: str, default: float, where: str) -> float:
+    value = data.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGE < value < _LARGE:
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a number")
+    return float(value)
+
+
+def _word(data: Json, name: str, default: str, where: str) -> str:
+    value = data.get(name, default)
+    if not isinstance(value, str) or len(value) > 100:
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a word")
+    return value
+
+
+def _per_level(data: Json, name: str, default: object, levels: int, where: str) -> list[Any]:
+    """A field that is one value for all levels or a list with one value per level."""
+    value = data.get(name, default)
+    values = list(value) if isinstance(value, (list, tuple)) else [value] * levels
+    if len(values) != levels:
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be one value or a list of {levels}")
+    return values
+
+
+def _whole_per_level(data: Json, name: str, default: object, levels: int, where: str) -> list[int]:
+    values = _per_level(data, name, default, levels, where)
+    if not all(map(_is_whole, values)):
+        raise ConfigError(f"{where}: {name} is {brief(values)}; it must be of positive whole numbers")
+    return values
+
+
+def _blocks(data: Json, default: int, levels: int, where: str) -> list[int]:
+    """How many blocks each level has."""
+    blocks = _whole_per_level(data, "layers_per_block", default, levels, where)
+    if max(blocks) > MOST_BLOCKS:  # before a list of this length is made
+        raise ConfigError(f"{where}: layers_per_block is {brief(blocks)}; at most {MOST_BLOCKS} are supported")
+    return blocks
+
+
+def _depths(value: object, blocks: int, name: str, where: str) -> tuple[int, ...]:
+    """Transformer depths of the blocks of one level: one number for all, or one each."""
+    depths: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,) * blocks
+    if len(depths) != blocks or not all(_is_whole(depth, 0) for depth in depths):
+        raise ConfigError(
+            f"{where}: {name} has {brief(value)} for a level of {blocks} blocks; give one number for each"
+        )
+    return depths
+
+
+def _types(data: Json, name: str, plain: str, attention: str, where: str) -> list[bool]:
+    """For each level of `down_block_types` or `up_block_types`, whether it has attention."""
+    types = data.get(name)
+    if not isinstance(types, (list, tuple)) or not types or any(kind not in (plain, attention) for kind in types):
+        raise ConfigError(f"{where}: {name} is {brief(types)}; supported: lists of {plain} and {attention}")
+    if len(types) > MOST_LEVELS:
+        raise ConfigError(f"{where}: {name} has {len(types)} levels; at most {MOST_LEVELS} are supported")
+    return [kind == attention for kind in types]
+
+
+def _sample_size(data: Json, where: str) -> tuple[int, int]:
+    """Native (height, width) in latents."""
+    value = data.get("sample_size") or 128
+    sides = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(sides) != 2 or not all(map(_is_whole, sides)):
+        raise ConfigError(f"{where}: sample_size is {brief(value)}; it must be a whole number or two")
+    return sides[0], sides[1]
+
+
+def _make(kind: type[T], where: str, **fields: Any) -> T:
+    """A config of a file."""
+    with naming(where):
+        return kind(**fields)
+
+
+def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
+    """The config of a UNet from diffusers' `UNet2DConditionModel` JSON; `where` names the file in errors."""
+    _require(data, _UNET_FIXED, where)
+    down_attention = _types(data, "down_block_types", "DownBlock2D", "CrossAttnDownBlock2D", where)
+    up_attention = _types(data, "up_block_types", "UpBlock2D", "CrossAttnUpBlock2D", where)
+    levels = len(down_attention)
+    channels = _whole_per_level(data, "block_out_channels", (320, 640, 1280, 1280), levels, where)
+    if len(up_attention) != levels:
+        raise ConfigError(f"{where}: {levels} down_block_types and {len(up_attention)} up_block_types; give as many")
+    blocks = _blocks(data, 2, levels, where)
+    name = "transformer_layers_per_block"
+    depths = _per_level(data, name, 1, levels, where)
+    reverse = "reverse_" + name
+    up_depths = depths[::-1] if data.get(reverse) is None else _per_level(data, reverse, None, levels, where)
+    context = set(_whole_per_level(data, "cross_attention_dim", 1280, levels, where))
+    if len(context) != 1:
+        raise ConfigError(f"{where}: cross_attention_dim differs by level, which is not supported")
+    middle = depths[-1][:1] if isinstance(depths[-1], (list, tuple)) else depths[-1]
+    middle_type = data.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+    if middle_type not in (None, "UNetMidBlock2DCrossAttn"):
+        raise ConfigError(
+            f"{where}: mid_block_type is {brief(middle_type)}; only 'UNetMidBlock2DCrossAttn' and null are supported"
+        )
+    return _make(
+        UNetConfig,
+        where,
+        in_channels=_whole(data, "in_channels", 4, where),
+        out_channels=_whole(data, "out_channels", 4, where),
+        channels=tuple(channels),
+        down=tuple(
+            _depths(depth, count, name, where) if attention else (None,) * count
+            for attention, depth, count in zip(down_attention, depths, blocks, strict=True)
+        ),
+        mid=_depths(middle, 1, name, where)[0] if middle_type else None,
+        up=tuple(
+            _depths(depth, count + 1, name, where) if attention else (None,) * (count + 1)
+            for attention, depth, count in zip(up_attention, up_depths, blocks[::-1], strict=True)
+        ),
+        heads=tuple(_whole_per_level(data, "attention_head_dim", 8, levels, where)),
+        context_dim=context.pop(),
+        vector_dim=_whole(data, "projection_class_embeddings_input_dim", 0, where),
+        size_dim=_whole(data, "addition_time_embed_dim", 0, where),
+        norm_groups=_whole(data, "norm_num_groups", 32, where),
+        norm_eps=_number(data, "norm_eps", 1e-5, where),
+        sample_size=_sample_size(data, where),
+    )
+
+
+def read_text(data: Json, projection: bool, where: str = "text_encoder/config.json") -> TextConfig:
+    """The config of a text encoder from transformers' `CLIPTextConfig` JSON; `projection`: whether it has one."""
+    eos = data.get("eos_token_id", 49407)
+    if isinstance(eos, bool) or not isinstance(eos, int):
+        raise ConfigError(f"{where}: eos_token_id is {brief(eos)}; it must be a whole number")
+    return _make(
+        TextConfig,
+        where,
+        vocab_size=_whole(data, "vocab_size", 49408, where),
+        positions=_whole(data, "max_position_embeddings", 77, where),
+        dim=_whole(data, "hidden_size", 512, where),
+        ff_dim=_whole(data, "intermediate_size", 2048, where),
+        layers=_whole(data, "num_hidden_layers", 12, where),
+        heads=_whole(data, "num_attention_heads", 8, where),
+        activation=_word(data, "hidden_act", "quick_gelu", where),
+        norm_eps=_number(data, "layer_norm_eps", 1e-5, where),
+        projection_dim=_whole(data, "projection_dim", 512, where) if projection else None,
+        eos_id=None if eos == 2 else eos,
+    )
+
+
+def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
+    """The config of an autoencoder from diffusers' `AutoencoderKL` JSON."""
+    _require(data, _VAE_FIXED, where)
+    down = _types(data, "down_block_types", "DownEncoderBlock2D", "DownEncoderBlock2D", where)
+    up = _types(data, "up_block_types", "UpDecoderBlock2D", "UpDecoderBlock2D", where)
+    channels = _whole_per_level(data, "block_out_channels", (64,), len(down), where)
+    if len(up) != len(down):
+        raise ConfigError(f"{where}: {len(down)} down_block_types and {len(up)} up_block_types; give as many")
+    image_channels = _whole(data, "in_channels", 3, where)
+    if image_channels != _whole(data, "out_channels", 3, where):
+        raise ConfigError(f"{where}: a VAE of other than 3 image channels is not supported")
+    return _make(
+        VAEConfig,
+        where,
+        image_channels=image_channels,
+        latent_channels=_whole(data, "latent_channels", 4, where),
+        channels=tuple(channels),
+        blocks=_whole(data, "layers_per_block", 1, where),
+        norm_groups=_whole(data, "norm_num_groups", 32, where),
+        scaling_factor=_number(data, "scaling_factor", 0.18215, where),
+        latent_rgb=_latent_rgb(data, where),
+    )
+
+
+def _latent_rgb(data: Json, where: str) -> tuple[tuple[float, float, float], ...] | None:
+    """A field of ours, which diffusers ignores: the colours of the latents, for previews."""
+    rows = data.get("latent_rgb")
+    if rows is None:
+        return None
+    if not isinstance(rows, (list, tuple)) or not all(isinstance(row, (list, tuple)) and len(row) == 3 for row in rows):
+        raise ConfigError(f"{where}: latent_rgb is {brief(rows)}; it must be a list of rows of 3 numbers")
+    r, g, b = ([_number({"latent_rgb": row[i]}, "latent_rgb", 0, where) for row in rows] for i in range(3))
+    return tuple(zip(r, g, b, strict=True))
+
+
+def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
+    """The noise schedule from a diffusers scheduler's JSON. An unknown class gives euler and a warning."""
+    name = _word(data, "_class_name", "", where)
+    if name.startswith(("EDM", "FlowMatch")):
+        raise ConfigError(f"{where}: {name} is of a model with other noise than SDXL's; give an SDXL model")
+    named = {record.diffusers.name: sampler for sampler, record in SAMPLERS.items() if record.diffusers}
+    if name not in named:
+        warnings.warn(
+            f"{where}: the scheduler {name!r} is not known here; euler is the default sampler instead "
+            f"(choose another with sampler=)",
+            SDXLWarning,
+            stacklevel=2,
+        )
+    sampler = named.get(name, "euler")
+    scheduler = SAMPLERS[sampler].diffusers if name in named else None
+    defaults = _SCHEDULER_DEFAULTS | dict(scheduler.defaults if scheduler else {})
+    supported = scheduler.fixed if scheduler else {}
+    fixed = {entry: (defaults.get(entry, value), value) for entry, value in supported.items()}
+    _require(data, {**_SCHEDULER_FIXED, **fixed}, where)
+    data = defaults | dict(data)
+    schedule = _schedule(data, where)
+    offset = data.get("steps_offset", 0)
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise ConfigError(f"{where}: steps_offset is {brief(offset)}; it must be a whole number of at least 0")
+    return _make(
+        ScheduleConfig,
+        where,
+        sampler=sampler,
+        schedule=schedule,
+        prediction=_word(data, "prediction_type", "epsilon", where),
+        train_steps=_whole(data, "num_train_timesteps", 1000, where),
+        beta_start=_number(data, "beta_start", 0.0, where),
+        beta_end=_number(data, "beta_end", 0.0, where),
+        beta_schedule=_word(data, "beta_schedule", "linear", where),
+        steps_offset=offset,
+        zero_terminal_snr=bool(data.get("rescale_betas_zero_snr", False)),
+        final_alpha_one=not SAMPLERS[sampler].ends_at_zero and bool(data.get("set_alpha_to_one")),
+    )
+
+
+def _schedule(data: Json, where: str) -> str:
+    """The schedule that a scheduler's config asks for: by a flag, else by the spacing of its timesteps."""
+    entries = {(key, value): name for name, each in SCHEDULES.items() for key, value in each.diffusers.items()}
+    spacings = [value for key, value in entries if key == "timestep_spacing"]
+    spacing = data.get("timestep_spacing")
+    if spacing not in spacings:
+        raise ConfigError(f"{where}: timestep_spacing is {brief(spacing)}; supported: {', '.join(map(str, spacings))}")
+    flags = [name for (key, value), name in entries.items() if value is True and data.get(key)]
+    return flags[-1] if flags else entries["timestep_spacing", spacing]
+
+
+def write_unet(config: UNetConfig) -> dict[str, Any]:
+    """The JSON that `read_unet` and diffusers read."""
+    height, width = config.sample_size
+    data: dict[str, Any] = {
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": config.size_dim,
+        "attention_head_dim": list(config.heads),
+        "block_out_channels": list(config.channels),
+        "cross_attention_dim": config.context_dim,
+        "down_block_types": [_block_type("Down", level) for level in config.down],
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": config.in_channels,
+        "layers_per_block": [len(level) for level in config.down],
+        "mid_block_type": None if config.mid is None else "UNetMidBlock2DCrossAttn",
+        "norm_eps": config.norm_eps,
+        "norm_num_groups": config.norm_groups,
+        "out_channels": config.out_channels,
+        "projection_class_embeddings_input_dim": config.vector_dim,
+        "sample_size": height if height == width else [height, width],
+        "up_block_types": [_block_type("Up", level) for level in config.up],
+        "use_linear_projection": True,
+    }
+    uniform = all(len(set(level)) == 1 for level in config.down + config.up)
+    mirrored = [level[0] for level in config.down] == [level[0] for level in reversed(config.up)]
+    # A level without attention has no depth; diffusers wants a number there and does not read it, except that the last
+    # level's also is the depth of the middle block.
+    lowest = config.down[-1][0]
+    middle = config.mid if config.mid is not None else 1 if lowest is None else lowest
+    if lowest not in (None, middle):
+        raise ConfigError(
+            f"a middle block of depth {config.mid} behind a level of depth {lowest} "
+            "cannot be written as a diffusers config.json; write a single file"
+        )
+    if uniform and mirrored:
+        depths = [_depth_or_one(level[0]) for level in config.down]
+        data["transformer_layers_per_block"] = [*depths[:-1], middle]
+    else:
+        data["transformer_layers_per_block"] = [[_depth_or_one(d) for d in level] for level in config.down]
+        data["transformer_layers_per_block"][-1][0] = middle
+        data["reverse_transformer_layers_per_block"] = [[_depth_or_one(d) for d in level] for level in config.up]
+    return data
+
+
+def _block_type(side: str, level: tuple[int | None, ...]) -> str:
+    """diffusers' class of a level, which has transformers behind all of its blocks or behind none."""
+    with_attention = [depth is not None for depth in level]
+    if len(set(with_attention)) > 1:
+        raise ConfigError(
+            f"a level with transformer depths {level} cannot be written as a diffusers config.json; write a single file"
+        )
+    return f"CrossAttn{side}Block2D" if all(with_attention) else f"{side}Block2D"
+
+
+def _depth_or_one(depth: int | None) -> int:
+    return 1 if depth is None else depth
+
+
+def write_text(config: TextConfig) -> dict[str, Any]:
+    """The JSON that `read_text` and transformers read."""
+    name = "CLIPTextModel" if config.projection_dim is None else "CLIPTextModelWithProjection"
+    return {
+        "architectures": [name],
+        "eos_token_id": 2 if config.eos_id is None else config.eos_id,
+        "hidden_act": config.activation,
+        "hidden_size": config.dim,
+        "intermediate_size": config.ff_dim,
+        "layer_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.positions,
+        "model_type": "clip_text_model",
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "projection_dim": config.projection_dim or config.dim,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def write_vae(config: VAEConfig) -> dict[str, Any]:
+    """The JSON that `read_vae` and diffusers read."""
+    levels = len(config.channels)
+    colours = {} if config.latent_rgb is None else {"latent_rgb": [list(row) for row in config.latent_rgb]}
+    return colours | {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": list(config.channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "force_upcast": True,
+        "in_channels": config.image_channels,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.blocks,
+        "norm_num_groups": config.norm_groups,
+        "out_channels": config.image_channels,
+        "scaling_factor": config.scaling_factor,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def write_scheduler(config: ScheduleConfig) -> dict[str, Any]:
+    """The JSON that `read_scheduler` and diffusers read."""
+    scheduler = SAMPLERS[config.sampler].diffusers or SAMPLERS["euler"].diffusers
+    assert scheduler is not None
+    flags = {key: False for each in SCHEDULES.values() for key, value in each.diffusers.items() if value is True}
+    return {
+        "_class_name": scheduler.name,
+        "beta_end": config.beta_end,
+        "beta_schedule": config.beta_schedule,
+        "beta_start": config.beta_start,
+        "clip_sample": False,
+        "num_train_timesteps": config.train_steps,
+        "prediction_type": config.prediction,
+        "rescale_betas_zero_snr": config.zero_terminal_snr,
+        "set_alpha_to_one": config.final_alpha_one,
+        "steps_offset": config.steps_offset,
+        "timestep_spacing": "leading",
+        **flags,
+        **SCHEDULES[config.schedule].diffusers,
+    }
+
+
+def write_index(config: ModelConfig, scheduler: ScheduleConfig, zero_negative: bool) -> dict[str, Any]:
+    """model_index.json: the components of the folder and their classes."""
+    first = config.text_encoder is not None
+    names = {"base": "StableDiffusionXLPipeline", "inpainting": "StableDiffusionXLInpaintPipeline"}
+    return {
+        "_class_name": names.get(config.kind, "StableDiffusionXLImg2ImgPipeline"),
+        "force_zeros_for_empty_prompt": zero_negative,
+        **({"requires_aesthetics_score": True} if config.kind == "refiner" else {}),
+        "scheduler": ["diffusers", write_scheduler(scheduler)["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"] if first else [None, None],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"] if first else [None, None],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }

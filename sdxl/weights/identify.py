@@ -1,0 +1,267 @@
+"""What a file is, from the names and shapes in its header and never from its own name. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import count
+from math import gcd
+
+from ..errors import CheckpointError
+from ..models.config import BASE, CLIP_L, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX, clip_g_prefix
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# What shapes do not tell, as in all published SDXL models
+HEAD_DIM = 64  # of every attention head of UNet and text encoders
+NORM_GROUPS = 32
+
+Places = list[list[tuple[str, str]]]  # per level, the prefixes of (residual block, transformer)
+
+
+def strip(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
+    """The entries under a prefix, without it."""
+    return {key[len(prefix) :]: shapes[key] for key in shapes if key.startswith(prefix)}
+
+
+def _has(shapes: Shapes, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in shapes)
+
+
+def prediction(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str, bool] | None:
+    """What a UNet predicts, and whether the signal-to-noise ratio ends at zero; None if nothing in the file tells.
+
+    ComfyUI's marker keys, and what ComfyUI, kohya's sd-scripts and the ModelSpec write into the metadata.
+    """
+    words = {metadata.get(f"modelspec.{name}", "") for name in ("prediction_type", "predict_key")}
+    if "v_pred" in shapes or words & {"v", "v_prediction"} or metadata.get("ss_v_parameterization") == "True":
+        return "v_prediction", "ztsnr" in shapes or metadata.get("ss_zero_terminal_snr") == "True"
+    return ("epsilon", "ztsnr" in shapes) if "ztsnr" in shapes or "epsilon" in words else None
+
+
+def has_unet_and_text(shapes: Shapes) -> bool:
+    """Whether a file has UNet and text encoders of SDXL in a single file's names, whatever else."""
+    return all(_has(shapes, prefix) for prefix in (UNET_PREFIX + "label_emb.", "conditioner."))
+
+
+def foreign(shapes: Shapes) -> str | None:
+    """What a file is that is not (part of) an SDXL model; None if nothing speaks against it."""
+    if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
+        return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
+    return None if has_unet_and_text(shapes) else _other_kind(shapes)
+
+
+def _other_kind(shapes: Shapes) -> str | None:
+    keys = list(shapes)
+    if any(".lora_" in key or "lora_down" in key or key.startswith(("lora_unet_", "lora_te")) for key in keys):
+        return "a LoRA"
+    if any(".hada_w1_" in key or ".lokr_w" in key for key in keys):
+        return "a LyCORIS adapter"
+    if _has(shapes, "control_model.") or "controlnet_cond_embedding.conv_in.weight" in shapes:
+        return "a ControlNet"
+    if any("joint_blocks." in key for key in keys):
+        return "Stable Diffusion 3"
+    if any("double_blocks." in key or "single_transformer_blocks." in key for key in keys):
+        return "Flux"
+    if _has(shapes, "cond_stage_model.transformer."):
+        return "Stable Diffusion 1.x"
+    if _has(shapes, "cond_stage_model.model."):
+        return "Stable Diffusion 2.x"
+    context = [k for k in keys if k.endswith("attn2.to_k.weight")]
+    if context and not any("label_emb" in key or "add_embedding" in key for key in keys):
+        widths: dict[tuple[int, ...], str] = {(768,): "Stable Diffusion 1.x", (1024,): "Stable Diffusion 2.x"}
+        return widths.get(shapes[context[0]][1:], "a UNet without SDXL's vector")
+    return None
+
+
+def lacking(shapes: Shapes) -> list[str]:
+    """Which of the other components are missing beside a UNet with a single file's names."""
+    return [
+        name for name, prefix in (("text encoder", "conditioner."), ("VAE", VAE_PREFIX)) if not _has(shapes, prefix)
+    ]
+
+
+def contents(shapes: Shapes) -> tuple[str, str]:
+    """What a file holds, and the layout of its names: `whole`, `unet` or `vae` with `single` (as in a single file) or
+    `folder` (as in a component's folder), or `unknown`.
+    """
+    if "model.diffusion_model.input_blocks.0.0.weight" in shapes:
+        return ("unet" if lacking(shapes) else "whole"), "single"
+    if "input_blocks.0.0.weight" in shapes:
+        return "unet", "single"
+    if "first_stage_model.decoder.conv_in.weight" in shapes or "decoder.mid.block_1.conv1.weight" in shapes:
+        return "vae", "single"
+    if "add_embedding.linear_1.weight" in shapes and "down_blocks.0.resnets.0.conv1.weight" in shapes:
+        return "unet", "folder"
+    if "decoder.mid_block.resnets.0.conv1.weight" in shapes:
+        return "vae", "folder"
+    return "unknown", ""
+
+
+def single_prefix(shapes: Shapes, part: str) -> str:
+    """The prefix of a part file with a single file's names: as in the whole file, or none."""
+    prefix = UNET_PREFIX if part == "unet" else VAE_PREFIX
+    return prefix if _has(shapes, prefix) else ""
+
+
+_UNET_NAMES = {
+    "single": ("in_layers.2", "input_blocks.0.0", "out.2", "label_emb.0.0", "middle_block.1"),
+    "folder": ("conv1", "conv_in", "conv_out", "add_embedding.linear_1", "mid_block.attentions.0"),
+}
+
+
+def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
+    """A UNet's config from its shapes, in the names of a `layout` (`single` or `folder`), without prefix."""
+    conv1, conv_in, conv_out, vector, middle = _UNET_NAMES[layout]
+    down, up = _single_places(shapes) if layout == "single" else _folder_places(shapes)
+    try:
+        channels = tuple(shapes[f"{level[0][0]}.{conv1}.weight"][0] for level in down)
+        return UNetConfig(
+            in_channels=shapes[f"{conv_in}.weight"][1],
+            out_channels=shapes[f"{conv_out}.weight"][0],
+            channels=channels,
+            down=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in down),
+            mid=_depth(shapes, middle),
+            up=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in up),
+            heads=tuple(max(1, width // HEAD_DIM) for width in channels),
+            norm_groups=gcd(NORM_GROUPS, *channels),
+            context_dim=_context_dim(shapes),
+            vector_dim=shapes[f"{vector}.weight"][1],
+        )
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"the UNet is incomplete, {error} is missing or has the wrong shape; fetch it again"
+        ) from error
+
+
+def _context_dim(shapes: Shapes) -> int:
+    """The width of the context, from any of the cross-attentions."""
+    key = next((key for key in shapes if key.endswith("attn2.to_k.weight")), None)
+    if key is None:
+        raise KeyError("attn2.to_k.weight")
+    return shapes[key][1]
+
+
+def _single_places(shapes: Shapes) -> tuple[Places, Places]:
+    down: Places = [[]]
+    for n in count(1):
+        if f"input_blocks.{n}.0.op.weight" in shapes:
+            down.append([])
+        elif f"input_blocks.{n}.0.in_layers.2.weight" in shapes:
+            down[-1].append((f"input_blocks.{n}.0", f"input_blocks.{n}.1"))
+        else:
+            break
+    up: Places = [[]]
+    for n in count():
+        block = f"output_blocks.{n}"
+        if f"{block}.0.in_layers.2.weight" not in shapes:
+            break
+        up[-1].append((f"{block}.0", f"{block}.1"))
+        if f"{block}.1.conv.weight" in shapes or f"{block}.2.conv.weight" in shapes:
+            up.append([])
+    return down, up
+
+
+def _folder_places(shapes: Shapes) -> tuple[Places, Places]:
+    def places(side: str) -> Iterator[list[tuple[str, str]]]:
+        for i in count():
+            level = []
+            for j in count():
+                if f"{side}.{i}.resnets.{j}.conv1.weight" not in shapes:
+                    break
+                level.append((f"{side}.{i}.resnets.{j}", f"{side}.{i}.attentions.{j}"))
+            if not level:
+                return
+            yield level
+
+    return list(places("down_blocks")), list(places("up_blocks"))
+
+
+def _depth(shapes: Shapes, transformer: str) -> int | None:
+    """How many blocks a transformer has; None where there is no transformer."""
+    if f"{transformer}.proj_in.weight" not in shapes:
+        return None
+    return _length(shapes, f"{transformer}.transformer_blocks.{{}}.norm1.weight")
+
+
+def _length(shapes: Shapes, pattern: str) -> int:
+    """How many of the numbered keys there are, counted from 0."""
+    return next(n for n in count() if pattern.format(n) not in shapes)
+
+
+def infer_clip_l(shapes: Shapes) -> TextConfig:
+    """CLIP-L's config from a single file's shapes (transformers' names behind `CLIP_L_PREFIX`)."""
+    part = strip(shapes, CLIP_L_PREFIX + "text_model.")
+    try:
+        vocab_size, dim = part["embeddings.token_embedding.weight"]
+        layers = _length(part, "encoder.layers.{}.mlp.fc1.weight")
+        if dim == CLIP_L.dim and layers == CLIP_L.layers - 1:
+            layers = CLIP_L.layers  # SDXL never reads CLIP-L's last layer, and some writers leave it out
+        return TextConfig(
+            vocab_size=vocab_size,
+            positions=part["embeddings.position_embedding.weight"][0],
+            dim=dim,
+            ff_dim=part["encoder.layers.0.mlp.fc1.weight"][0],
+            layers=layers,
+            heads=max(1, dim // HEAD_DIM),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"the first text encoder (CLIP-L) is incomplete, without {error}; fetch it again"
+        ) from error
+
+
+def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
+    """bigG's config from a single file's shapes (OpenCLIP's names behind `prefix`)."""
+    part = strip(shapes, prefix)
+    linear = part.get("text_projection.weight")  # so some tools store it: not OpenCLIP's matrix, but its transpose
+    try:
+        vocab_size, dim = part["token_embedding.weight"]
+        return TextConfig(
+            vocab_size=vocab_size,
+            positions=part["positional_embedding"][0],
+            dim=dim,
+            ff_dim=part["transformer.resblocks.0.mlp.c_fc.weight"][0],
+            layers=_length(part, "transformer.resblocks.{}.mlp.c_fc.weight"),
+            heads=max(1, dim // HEAD_DIM),
+            activation="gelu",
+            projection_dim=part["text_projection"][1] if linear is None else linear[0],
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"the text encoder bigG is incomplete, without {error}; fetch it again") from error
+
+
+def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
+    """A VAE's config from its shapes, in the names of a `layout` (`single` or `folder`), without prefix."""
+    level, block = ("down.{}.block.0", "block") if layout == "single" else ("down_blocks.{}.resnets.0", "resnets")
+    try:
+        levels = _length(shapes, f"encoder.{level}.conv1.weight")
+        first = "encoder.down.0" if layout == "single" else "encoder.down_blocks.0"
+        channels = tuple(shapes[f"encoder.{level.format(n)}.conv1.weight"][0] for n in range(levels))
+        return VAEConfig(
+            image_channels=shapes["encoder.conv_in.weight"][1],
+            latent_channels=shapes["post_quant_conv.weight"][0],
+            channels=channels,
+            blocks=_length(shapes, f"{first}.{block}.{{}}.conv1.weight"),
+            norm_groups=gcd(NORM_GROUPS, *channels),
+        )
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"the VAE is incomplete, {error} is missing or has the wrong shape; fetch it again"
+        ) from error
+
+
+def infer_model(shapes: Shapes) -> ModelConfig:
+    """The config of a whole single file, or one without a VAE, from its shapes. A refiner is what has no CLIP-L."""
+    first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in shapes
+    unet = infer_unet(strip(shapes, UNET_PREFIX), "single")
+    clip_g = infer_clip_g(shapes, clip_g_prefix(not first))
+    # the vector is the pooled text and six sizes, or four and the aesthetic score
+    size_dim = (unet.vector_dim - (clip_g.projection_dim or 0)) // (6 if first else 5)
+    return ModelConfig(
+        unet=replace(unet, size_dim=max(size_dim, 1)),
+        vae=infer_vae(strip(shapes, VAE_PREFIX), "single") if _has(shapes, VAE_PREFIX) else BASE.vae,
+        text_encoder=infer_clip_l(shapes) if first else None,
+        text_encoder_2=clip_g,
+    )

@@ -1,0 +1,107 @@
+"""Everything about a model but its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError, naming
+from ..models.config import ModelConfig, ScheduleConfig, TextConfig
+from ..text import tokenizer
+from ..text.tokenizer import TokenizerConfig
+from . import diffusers_config, identify
+from .container import TensorFile, parse_json
+from .keymap import TEXT, TEXT_2
+
+METADATA_KEY = "sdxl.model"  # of a single file's metadata, where `save_single` puts what shapes do not show
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Everything about a model but its weights. `zero_negative`: without a negative prompt context and pooled text are
+    zeros, and not the encoded empty text. `tokenizers` are named as the text encoders are.
+    """
+
+    config: ModelConfig
+    schedule: ScheduleConfig
+    zero_negative: bool
+    tokenizers: dict[str, TokenizerConfig]
+
+    def __post_init__(self) -> None:
+        if self.tokenizers.keys() != self.encoders.keys():
+            raise ConfigError(
+                f"there are tokenizers for {list(self.tokenizers)} and text encoders {list(self.encoders)}; download "
+                "the model again"
+            )
+        lengths = {min(self.tokenizers[name].length, each.positions) for name, each in self.encoders.items()}
+        if len(lengths) != 1:
+            raise ConfigError(
+                f"the text encoders read different numbers of tokens, {sorted(lengths)}; they are not of the same model"
+            )
+
+    @property
+    def encoders(self) -> dict[str, TextConfig]:
+        """The text encoders by name."""
+        both = {TEXT: self.config.text_encoder, TEXT_2: self.config.text_encoder_2}
+        return {name: config for name, config in both.items() if config}
+
+    def check_ids(self) -> None:
+        """Raise where a tokenizer gives ids that its encoder has no vector for."""
+        for name, encoder in self.encoders.items():
+            if (size := self.tokenizers[name].size) > encoder.vocab_size:
+                raise ConfigError(
+                    f"the tokenizer of the {name} gives ids up to {size - 1}, and the encoder's vocab_size is "
+                    f"{encoder.vocab_size}; they are not of the same model"
+                )
+
+    def to_json(self) -> str:
+        """The text that `info_from_file` reads."""
+        config = self.config
+        data = {
+            "unet": diffusers_config.write_unet(config.unet),
+            "vae": diffusers_config.write_vae(config.vae),
+            "text_encoder": config.text_encoder and diffusers_config.write_text(config.text_encoder),
+            "text_encoder_2": diffusers_config.write_text(config.text_encoder_2),
+            "scheduler": diffusers_config.write_scheduler(self.schedule),
+            "force_zeros_for_empty_prompt": self.zero_negative,
+            "tokenizers": {name: data.to_json() for name, data in self.tokenizers.items()},
+        }
+        return json.dumps(data, ensure_ascii=False, sort_keys=True)
+
+
+def info_from_file(file: TensorFile) -> ModelInfo:
+    """The info of a single file: from our own metadata, else from its shapes and other tools' metadata."""
+    if METADATA_KEY in file.metadata:
+        return _from_metadata(file.metadata[METADATA_KEY], f"{file.path}, metadata {METADATA_KEY}")
+    with naming(file.path):
+        config = identify.infer_model(file.shapes)
+        prediction, ends_at_zero = identify.prediction(file.shapes, file.metadata) or ("epsilon", False)
+        schedule = ScheduleConfig(prediction=prediction, zero_terminal_snr=ends_at_zero)
+        tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
+        return ModelInfo(config, schedule, config.kind != "refiner", tokenizers)
+
+
+def _from_metadata(text: str, where: str) -> ModelInfo:
+    data = parse_json(text, where)
+    try:
+        encoders = _read_encoders(data, where)
+        unet, vae = diffusers_config.read_unet(data["unet"], where), diffusers_config.read_vae(data["vae"], where)
+        schedule = diffusers_config.read_scheduler(data["scheduler"], where)
+        zero_negative = bool(data["force_zeros_for_empty_prompt"])
+        with naming(where):
+            tokenizers = {name: TokenizerConfig.from_json(entry) for name, entry in data["tokenizers"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where} is damaged ({error!r}); write the file again") from error
+    with naming(where):
+        config = ModelConfig(unet, vae, encoders.get(TEXT), encoders[TEXT_2])
+        info = ModelInfo(config, schedule, zero_negative, tokenizers)
+        info.check_ids()
+    return info
+
+
+def _read_encoders(data: Mapping[str, Any], where: str) -> dict[str, TextConfig]:
+    first = data["text_encoder"]
+    encoders = {TEXT: diffusers_config.read_text(first, False, where)} if first else {}
+    return encoders | {TEXT_2: diffusers_config.read_text(data["text_encoder_2"], True, where)}

@@ -1,0 +1,88 @@
+"""A model written to disk, in both layouts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OutputError
+from . import diffusers_config, hub, tokenizer_files
+from .checkpoint import FILE_NAMES, open_checkpoint
+from .container import save_tensors
+from .info import METADATA_KEY, ModelInfo
+from .keymap import CLIP_L_PREFIX, TEXT, TEXT_2, UNET, VAE, clip_g_prefix, component_rows, match
+from .ops import to_stored
+
+State = Mapping[str, Mapping[str, Tensor]]
+"""Our names and tensors, by component."""
+
+
+def convert(source: str | Path, target: str | Path, variant: str | None = None) -> None:
+    """Write a single file as a diffusers folder, or a folder as a single file (`target` ends in .safetensors).
+
+    Weights are copied bit for bit in the dtype that they have.
+    """
+    target = Path(target).expanduser()
+    checkpoint = open_checkpoint(hub.local(source), variant)
+    state = {name: dict(part.tensors()) for name, part in checkpoint.components.items()}
+    if target.suffix == ".safetensors":
+        save_single(target, checkpoint.info, state)
+    else:
+        save_folder(target, checkpoint.info, state)
+
+
+def save_single(path: Path, info: ModelInfo, state: State) -> None:
+    """Write the official single-file layout, with `position_ids` and `logit_scale` as the published files have them."""
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists; remove it or choose another name")
+    tensors: dict[str, Tensor] = {}
+    for name, rows in component_rows(info.config).items():
+        for key, group in match(rows, "single").items():
+            if all(row.ours in state[name] for row in group):
+                tensors[key] = to_stored([state[name][row.ours] for row in group], group[0].op)
+    dtype = next(iter(state[TEXT_2].values())).dtype
+    tensors[clip_g_prefix(info.config.text_encoder is None) + "logit_scale"] = torch.tensor(100.0).log().to(dtype)
+    if info.config.text_encoder:
+        positions = torch.arange(info.config.text_encoder.positions)[None].to(dtype)
+        tensors[CLIP_L_PREFIX + "text_model.embeddings.position_ids"] = positions
+    # ComfyUI's marker keys, for those who do not read our metadata
+    tensors |= {"v_pred": torch.empty(0)} if info.schedule.prediction == "v_prediction" else {}
+    tensors |= {"ztsnr": torch.empty(0)} if info.schedule.zero_terminal_snr else {}
+    save_tensors(tensors, path, {METADATA_KEY: info.to_json()})
+
+
+def save_folder(path: Path, info: ModelInfo, state: State) -> None:
+    """Write a diffusers folder that this package and diffusers read."""
+    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise OutputError(f"{path} exists and is not an empty folder; remove it or choose another name")
+    config = info.config
+    writers: dict[str, Any] = {
+        UNET: lambda: diffusers_config.write_unet(config.unet),
+        VAE: lambda: diffusers_config.write_vae(config.vae),
+        TEXT_2: lambda: diffusers_config.write_text(config.text_encoder_2),
+    }
+    if first := config.text_encoder:
+        writers[TEXT] = lambda: diffusers_config.write_text(first)
+    try:
+        for name, rows in component_rows(config).items():
+            tensors = {row.folder: state[name][row.ours].contiguous() for row in rows if row.ours in state[name]}
+            save_tensors(tensors, path / name / f"{FILE_NAMES[name]}.safetensors", {})
+            _write_json(path / name / "config.json", writers[name]())
+        for name, data in info.tokenizers.items():
+            tokenizer_files.write_folder(data, path / name.replace("text_encoder", "tokenizer"))
+        (path / "scheduler").mkdir(exist_ok=True)
+        _write_json(path / "scheduler/scheduler_config.json", diffusers_config.write_scheduler(info.schedule))
+        # last, so that a folder that was not finished is not taken for a model
+        _write_json(path / "model_index.json", diffusers_config.write_index(config, info.schedule, info.zero_negative))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
