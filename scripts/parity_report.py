@@ -21,7 +21,7 @@ import torch
 import transformers
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/models")]
 
 import test_models  # noqa: E402
 import test_parity  # noqa: E402
@@ -30,7 +30,7 @@ import tiny  # noqa: E402
 from conftest import error  # noqa: E402
 
 import sdxl  # noqa: E402
-from sdxl.text.encode import embed_sizes
+from sdxl.text.encode import embed_sizes  # noqa: E402
 
 Rows = list[tuple[str, str, float]]
 

@@ -16,7 +16,7 @@ ELSEWHERE = re.compile(r"\{explain\(.*\)\}|.*(\{silence\}|: \{FOREIGN\}|\{_EXAMP
 
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     from list_errors import messages
 
     return list(messages())

@@ -16,7 +16,7 @@ from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import draw
 from sdxl.weights.builtin import folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
