@@ -2,7 +2,7 @@
 # make test      sets up .venv and runs the tests (with the references diffusers and transformers installed)
 # make check     format, lint and types
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
-# make miniature trains the miniature anew (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
+# make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
 PYTHON ?= python3
 VENV := .venv

@@ -202,8 +202,8 @@ def main() -> None:
             print(json.dumps(line), flush=True)
         return
     names = [name for name, path in (("sdxl", options.ours), ("diffusers", options.theirs)) if path]
-    told = ("dtype", "compile", "whole", "offload", "int8", "max_memory", "steps", "repeats")
-    settings = {k: v for k, v in vars(options).items() if v is not None and k in told}
+    shown = ("dtype", "compile", "whole", "offload", "int8", "max_memory", "steps", "repeats")
+    settings = {k: v for k, v in vars(options).items() if v is not None and k in shown}
     lines = []
     for _ in range(options.rounds):
         for name in names:

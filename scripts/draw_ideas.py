@@ -69,7 +69,7 @@ def drawer(pipe: sdxl.Pipeline) -> Draw:
 
 
 def draw_conditioning(draw: Draw) -> None:
-    """Guidance, and what SDXL is told about sizes."""
+    """Guidance, and the sizes that SDXL is conditioned on."""
     scales = (1.0, 1.5, 3.0, 5.0, 8.0, 15.0)
     columns = [draw(guidance_scale=scale, num_images=3) for scale in scales]
     rows = [[column[i] for column in columns] for i in range(3)]
@@ -122,15 +122,15 @@ def draw_from_pictures(draw: Draw) -> None:
 
 
 def draw_refiner() -> None:
-    """Badly drawn scenes through the refiner, by what aesthetic score it is told."""
+    """Badly drawn scenes through the refiner, with the aesthetic scores that it is conditioned on."""
     draw = drawer(sdxl.Pipeline.from_pretrained("miniature-refiner", dtype="float32"))
     rows = []
     for i, (ground, colour, shape) in enumerate((("black", "green", "ring"), ("yellow", "orange", "star"))):
         flawed = make_picture(Scene(ground, (Thing(colour, shape),), flaw=0.6, seed=i))
-        told = {"image": flawed, "strength": 0.2}
+        given = {"image": flawed, "strength": 0.2}
         prompt = f"a {colour} {shape} on a {ground} background"
-        scores = [draw(prompt, aesthetic_score=score, guidance_scale=1.0, **told)[0] for score in (2.0, 4.5, 7.0)]
-        rows.append([flawed, *scores, draw(prompt, aesthetic_score=7.0, **told)[0]])
+        scores = [draw(prompt, aesthetic_score=score, guidance_scale=1.0, **given)[0] for score in (2.0, 4.5, 7.0)]
+        rows.append([flawed, *scores, draw(prompt, aesthetic_score=7.0, **given)[0]])
     sheet(rows, ["badly drawn", "score 2", "score 4.5", "score 7", "7, guidance 5"], ["", ""]).save(OUT / "refiner.png")
 
 

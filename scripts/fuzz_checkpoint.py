@@ -343,7 +343,7 @@ def memory(field: str) -> int:
 
 def attempt(path: Path) -> Outcome:
     """Load a mutant in this process, and measure it."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins again
     base, began, what, complaint = memory("VmRSS"), time.process_time(), "loaded", ""
     try:
         load_all(path)

@@ -32,10 +32,10 @@ def draw_many(offload: str, pictures: int = 1000) -> None:
             sizes[n] = resident()
         sampler, side = ("euler", "ddim", "dpmpp_2m")[n % 3], (64, 96, 128)[n % 5 % 3]
         pipe(f"picture {n}", steps=2, seed=n, sampler=sampler, width=side, height=side, progress=False)
-    told = ", ".join(f"{size / 1e6:.1f} MB after {n}" for n, size in sizes.items())
+    held = ", ".join(f"{size / 1e6:.1f} MB after {n}" for n, size in sizes.items())
     growth = sizes[pictures] / sizes[LOOKS[0]] - 1
     print(
-        f"offload {offload}: {told} pictures of 2 steps, {growth:+.2%} ({time.monotonic() - began:.0f} s)", flush=True
+        f"offload {offload}: {held} pictures of 2 steps, {growth:+.2%} ({time.monotonic() - began:.0f} s)", flush=True
     )
     assert growth < 0.03
 

@@ -151,7 +151,7 @@ def train_base(
 def train_refiner(
     run: Run, plan: Plan, stored: list[Latents], unet: UNetModel, text: TextEncoder, info: ModelInfo
 ) -> None:
-    """The specialist for little noise, told an aesthetic score; the text encoder is the base's, frozen.
+    """The specialist for little noise, conditioned on an aesthetic score; the text encoder is the base's, frozen.
 
     A dropped caption is the empty text.
     """

@@ -1,4 +1,4 @@
-"""What the miniature is trained on: pictures of scenes, what the models are told about them, and their latents."""
+"""What the miniature is trained on: images of scenes, what the models are conditioned on, and their latents."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class World:
 
 @dataclass(frozen=True)
 class Example:
-    """A picture with everything that the models are told about it."""
+    """An image with everything that the models are conditioned on."""
 
     scene: Scene
     size: tuple[int, int]
@@ -108,7 +108,7 @@ class Pictures(Dataset[Tensor]):
 
 @dataclass(frozen=True)
 class Latents:
-    """The stored training pictures of one bucket, and what is told about them."""
+    """The stored training pictures of one bucket, and what the models are conditioned on."""
 
     z: Tensor  # (N, 4, h, w)
     captions: list[str]
@@ -152,7 +152,7 @@ class Noised(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """z, noise (B, 4, h, w), t (B,), ids of each tokenizer (T, B, 77), sizes (B, N), and kept (B,): 1 where the
-        caption is told, 0 where it is dropped.
+        caption is given, 0 where it is dropped.
         """
         rng, generator = self.run.numpy(self.place, step), self.run.torch(self.place + 1, step)
         counts = np.array([len(latents.z) for latents in self.stored])

@@ -76,8 +76,8 @@ def test_pictures(pipe: sdxl.Pipeline) -> None:
     assert mark(pipe, make_scenes(50, 31, things=1)) >= 0.96
 
 
-def test_the_graph_of_a_step_is_told_anew(pipe: sdxl.Pipeline) -> None:
-    """Two pictures drawn in turn by one CUDA graph are those that are drawn one by one."""
+def test_the_graph_of_a_step_serves_two_images_in_turn(pipe: sdxl.Pipeline) -> None:
+    """Two images drawn in turn by one CUDA graph are those that are drawn one by one."""
     if pipe.dtype is not torch.bfloat16:
         pytest.skip("one dtype is enough")
     prompts = ["a red circle on a blue background", "a green star on a white background"]
@@ -122,7 +122,7 @@ def test_the_refiner_ends_what_the_base_began(tiny_folder: Path, refiner_folder:
     assert error(ours, theirs) < BOUNDS["float32"] * 2
 
 
-def test_memory_that_runs_out_is_told_and_given_back() -> None:
+def test_memory_that_runs_out_is_reported_and_given_back() -> None:
     """A limit that nothing foresees: the pipeline tries what takes less, says so, and draws again when it is lifted."""
     pipe = sdxl.Pipeline.from_pretrained("miniature", device="cuda", offload="auto")
     settings: dict[str, Any] = {"steps": 2, "seed": 1, "output": "tensor", "progress": False}

@@ -1,4 +1,4 @@
-"""The whole picture against diffusers' pipeline: same weights, prompt and noise; final latents within 1e-4."""
+"""The whole image against diffusers' pipeline: same weights, prompt and noise; final latents within 1e-4."""
 
 from __future__ import annotations
 

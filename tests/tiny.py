@@ -220,7 +220,7 @@ def scheduler(sampler: str, schedule: str, **more: Any) -> Any:
 
 
 def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    """A picture of soft blobs and noise."""
+    """An image of soft blobs and noise."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((width, height))
     noise = generator.integers(-20, 21, (height, width, 3))

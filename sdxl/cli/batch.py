@@ -1,4 +1,4 @@
-"""`generate --batch`: a job of many images, and its progress."""
+"""`generate --batch`: runs a job of many images and shows its progress."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def add_batch_flags(group: Any) -> None:
         "--batch",
         type=read_file,
         metavar="FILE",
-        help="a file of JSON lines: each an object with the arguments of images, named with _ as in negative_prompt, "
-        "and perhaps its output; other flags hold for all lines. The same command resumes a job that was stopped, and "
-        "several processes may work on one job",
+        help="a file of JSON lines: each line is an object with the arguments of images, such as negative_prompt, and "
+        "optionally output, a file name; other flags apply to all lines. The same command resumes a job that was "
+        "stopped; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
@@ -38,22 +38,26 @@ def add_batch_flags(group: Any) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="images of one kind generated together (default: %(default)s)",
+        help="images with the same settings generated together (default: %(default)s)",
     )
     group.add_argument(
-        "--engine", choices=("local", "ray"), default="local", help="what generates: this process, or a Ray cluster"
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where to generate: in this process or on a Ray cluster",
     )
     group.add_argument(
-        "--workers", type=int, metavar="N", help="of the Ray cluster (default: one for each GPU; without any, one)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on the Ray cluster (default: one for each GPU; without a GPU, one)",
     )
 
 
 def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
-    """Work on a job, and report; the exit status is 1 if there are lines that failed."""
+    """Run a job and print the result; the exit status is 1 if lines failed."""
     if options.output_dir is None or options.output or options.source:
-        raise ArgumentError(
-            "--batch FILE goes with --output-dir DIR, and not with --output or --from; change the flags"
-        )
+        raise ArgumentError("--batch FILE requires --output-dir DIR and excludes --output and --from; change the flags")
     if options.batch_size < 1:
         raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
     first_seed = given.pop("seed", None)
@@ -63,7 +67,7 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     from ..jobs.journal import open_folder
 
     defaults = {name: _absolute(value) for name, value in given.items()}
-    # wrong flags are one error, and not one for each line
+    # a wrong flag is one error, not one for each line
     checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
     Request(**{"prompt": "", "seed": first_seed, **checked})
     job = read_job(options.batch, defaults, _identity(first_seed, model), options.batch_size)
@@ -83,7 +87,7 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
 
 
 def _work(options: argparse.Namespace, model: dict[str, Any], batches: Sequence[Batch], folder: JobFolder) -> set[int]:
-    """Generate the pending images of a job, and show the progress; the lines that failed."""
+    """Generate the pending images of a job and show the progress; return the lines that failed."""
     from tqdm import tqdm
 
     from ..jobs.engine import work
@@ -98,18 +102,18 @@ def _work(options: argparse.Namespace, model: dict[str, Any], batches: Sequence[
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
-                which = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
-                tqdm.write(f"{which}: {progress.error}", file=sys.stderr)
+                where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
+                tqdm.write(f"{where}: {progress.error}", file=sys.stderr)
     return failed
 
 
 def _identity(first_seed: int | None, model: dict[str, Any]) -> dict[str, Any]:
-    """What distinguishes a job from another one, beside its lines."""
+    """The values that distinguish a job from another one, in addition to its lines."""
     return {"seed": first_seed, **{name: value for name, value in model.items() if name != "offload"}}
 
 
 def _engine(options: argparse.Namespace, model: dict[str, Any]) -> Engine:
-    """What generates a job."""
+    """The engine of a job."""
     if options.engine == "ray":
         from ..jobs.ray_engine import ray_engine
 
@@ -126,7 +130,7 @@ def _open_for_many(options: argparse.Namespace, model: dict[str, Any]) -> Pipeli
 
 
 def _absolute(value: Any) -> Any:
-    """Paths among the flags, valid from whatever folder the job is resumed in."""
+    """A flag's value with absolute paths: the job can be resumed from any folder."""
     if isinstance(value, list):
         return [_absolute(each) for each in value]
     return str(value.absolute()) if isinstance(value, Path) else value

@@ -1,4 +1,4 @@
-"""`bench`: how fast this machine is."""
+"""`bench`: measures the speed of this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def add_bench(commands: Any) -> None:
     """The command and its flags."""
     parser = commands.add_parser(
         "bench",
-        help="measure how fast this machine is",
-        description="Time the stages of an image, beside the machine's own matrix product.",
+        help="measure the speed of this machine",
+        description="Time the stages of an image, and compare them with the machine's matrix product.",
     )
     for each in fields(ModelRequest):
         if each.name in ("model", "dtype", "device", "int8"):
@@ -35,9 +35,10 @@ def _bench(options: argparse.Namespace) -> None:
     if options.compile:
         pipe.compile()
     height, width = (options.size, options.size) if options.size else pipe.info.config.native_size
-    at = pipe.experts[0].placement
-    named = {**machine(at.device), "weights": at.dtype, "arithmetic": at.arithmetic, "size": f"{height} x {width}"}
-    print(", ".join(f"{name} {value}".replace("torch.", "") for name, value in named.items()))
+    placement = pipe.experts[0].placement
+    facts = machine(placement.device) | {"weights": placement.dtype, "arithmetic": placement.arithmetic}
+    facts["size"] = f"{height} x {width}"
+    print(", ".join(f"{name} {value}".replace("torch.", "") for name, value in facts.items()))
     print(f"{'stage':8} {'seconds':>9} {'TFLOP':>8} {'TFLOP/s':>8}  of the matrix rate")
     for line in report(pipe, height, width, options.repeats):
         rate = line["tflop"] / line["seconds"]

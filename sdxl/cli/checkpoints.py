@@ -1,4 +1,4 @@
-"""`inspect` and `convert`: what a model file is, and the same model in the other layout."""
+"""`inspect` and `convert`: identify a model file, and write the model in the other layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from .options import read_file
 def add_inspect(commands: Any) -> None:
     """The command and its flags."""
     parser = commands.add_parser(
-        "inspect", help="say what a model file is", description="Say what a file or folder is."
+        "inspect",
+        help="identify a model file",
+        description="Identify a file or folder: its model, components and keys.",
     )
     parser.add_argument("file", type=read_file, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -42,9 +44,10 @@ def _inspect(options: argparse.Namespace) -> None:
         print(json.dumps(asdict(report), default=str, indent=2))
         return
     print(f"{report.path}: {report.kind}")
-    for name, part in report.parts.items():
-        dtypes = ", ".join(f"{dtype}" if len(part.dtypes) == 1 else f"{n} {dtype}" for dtype, n in part.dtypes.items())
-        print(f"  {name:16} {part.tensors:6,} tensors {part.parameters:14,} parameters  {dtypes}")
+    for name, component in report.parts.items():
+        counts = component.dtypes.items()
+        dtypes = ", ".join(dtype if len(counts) == 1 else f"{n} {dtype}" for dtype, n in counts)
+        print(f"  {name:16} {component.tensors:6,} tensors {component.parameters:14,} parameters  {dtypes}")
     for label, keys in (("missing", report.missing), ("unexpected", report.unexpected), ("ignored", report.ignored)):
         if keys:
             print(f"  {label} {len(keys)}: {summarize(keys)}")

@@ -1,4 +1,4 @@
-"""`generate`: one image or several, new ones or those of a PNG again."""
+"""`generate`: new images, or the image of a PNG again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.batch:
         return generate_batch(options, request, model)
     if options.output_dir:
-        raise ArgumentError("--output-dir goes with --batch FILE; a single image takes --output")
+        raise ArgumentError("--output-dir requires --batch FILE; give --output for a single image")
     _generate_one(options, request, model)
     return 0
 
@@ -63,7 +63,7 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
 
     files = [path for name in SOURCES for path in _paths(given.get(name))]
     request = Request(**given)
-    sources = read_sources(request)  # before the model is loaded, so that a wrong image costs no time
+    sources = read_sources(request)  # before the model is loaded: a wrong image costs no time
     _compare(sources, hashes)
     outputs = _outputs(options.output, request.count) if options.output else _free_outputs(request.count)
     check_writable(outputs[-1])
@@ -81,7 +81,7 @@ def _paths(value: Any) -> list[Path]:
 
 
 def _outputs(path: Path, count: int) -> list[Path]:
-    """The files to write: several get numbers."""
+    """The files to write; several get numbers."""
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(count)]
 
 
@@ -95,7 +95,7 @@ def _free_outputs(count: int) -> list[Path]:
 def _replay(
     source: Path, given: dict[str, Any], model: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """The arguments that an image records, below those that are given now, and the hashes of its own sources."""
+    """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
     from ..images.png import read_parameters
 
     recorded = read_parameters(source)
@@ -115,7 +115,9 @@ def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]
     types = {each.name: each.metadata["option"].type for each in fields(ModelRequest)}
     for name, value in model.items():
         if type(value) is not types[name]:
-            raise ArgumentError(f"the parameters in {source} are damaged ({name} is {value!r}); it cannot be replayed")
+            raise ArgumentError(
+                f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
+            )
     return model
 
 
@@ -126,7 +128,7 @@ def _compare(sources: Sources, hashes: dict[str, str]) -> None:
     for name, recorded in hashes.items():
         if fingerprint(sources.arguments()[name][0]) != recorded:
             warnings.warn(
-                f"--{name} is not the one that the recorded image was made from, so the result will differ",
+                f"--{name} is not the one that the recorded image was made from; the result will differ",
                 SDXLWarning,
                 stacklevel=2,
             )

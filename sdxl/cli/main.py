@@ -1,4 +1,4 @@
-"""The command line: its commands, and what an error looks like."""
+"""The command line: its commands and the form of its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 for an error, 2 for wrong arguments, 130 for an interruption."""
     options = _parser().parse_args(arguments)
     warnings.formatwarning = _format_warning
-    warnings.simplefilter("default", SDXLWarning)  # the same words once
+    warnings.simplefilter("default", SDXLWarning)  # each message once
     try:
         status: int = options.run(options) or 0
         sys.stdout.flush()
@@ -39,16 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has read enough, such as head
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that answers a mistake with a sentence and not with all flags."""
+    """A parser that prints one sentence for an error, not all flags."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end the process with status 2."""
+        """Print the error and end the process with status 2."""
         flag = re.search(r"unrecognized arguments: --([\w-]+)", message)
         known = [each.name for each in (*fields(Request), *fields(ModelRequest))]
         ours = guess(flag[1].replace("-", "_"), [*known, "compile", "output", "quiet"]) if flag else None
@@ -56,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; {hint}{self.prog} --help shows all flags\n")
 
 
-def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> str:
+def _format_warning(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> str:
     return f"warning: {message}\n"
 
 

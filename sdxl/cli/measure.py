@@ -1,4 +1,4 @@
-"""The time of the stages of an image, beside the machine's own matrix product, for `python -m sdxl bench`."""
+"""Times the stages of an image and the machine's matrix product, for `python -m sdxl bench`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PROMPT = "an astronaut in a jungle, cold colours, muted, detailed"
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of drawing a picture, ready to run, and the floating-point operations that it asks for."""
+    """One stage of generating an image, ready to run, and its number of floating-point operations."""
 
     run: Callable[[], Any]
     flop: float
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a number must stand beside."""
+    """The machine and the versions that belong to a measurement."""
     cuda = device.type == "cuda"
     names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
     return {
@@ -60,7 +60,7 @@ def _cpu_lines() -> list[str]:
 
 def count_flop(config: ModelConfig, height: int, width: int) -> dict[str, float]:
     """Operations (two per multiply-add) of the text encoders, of a UNet step with guidance, and of decoding and
-    encoding, for one picture. They are counted on the meta device, and what is saved does not lessen them.
+    encoding, for one image. They are counted on the meta device, for the plain networks without optimizations.
     """
     h, w = height // config.vae.factor, width // config.vae.factor
     unet = config.unet
@@ -85,11 +85,11 @@ def _flop(run: Callable[[], Any]) -> float:
 
 
 def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
-    """The stages of one picture with guidance and no negative prompt."""
+    """The stages of one image with guidance and no negative prompt."""
     expert, flop = pipe.experts[0], count_flop(pipe.info.config, height, width)
     plan = pipe.plan(Request(PROMPT, height=height, width=width, steps=2, seed=0))
-    at = expert.placement
-    x = torch.randn(2, pipe.unet.config.in_channels, *plan.latent_size).to(at.device, at.arithmetic)
+    placement = expert.placement
+    x = torch.randn(2, pipe.unet.config.in_channels, *plan.latent_size).to(placement.device, placement.arithmetic)
     z = torch.randn(1, pipe.info.config.vae.latent_channels, *plan.latent_size)
     pixels = torch.rand(1, 3, height, width)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
 
 
 def time_runs(run: Callable[[], Any], repeats: int, device: torch.device) -> tuple[float, float]:
-    """Seconds of a first run, which may have to compile or to plan, and the median of `repeats` more."""
+    """Seconds of a first run, which may compile or plan, and the median of `repeats` more runs."""
     seconds = []
     for _ in range(repeats + 1):
         _wait(device)
@@ -127,7 +127,7 @@ def _wait(device: torch.device) -> None:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a product of square matrices: what the machine could do."""
+    """FLOP/s of a product of square matrices: the peak of the machine."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / time_runs(lambda: a @ b, 5, device)[1]
@@ -135,11 +135,11 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def report(pipe: Pipeline, height: int, width: int, repeats: int = 3) -> list[dict[str, Any]]:
     """A line for each stage: median seconds, operations, and the share of the machine's matrix rate."""
-    parts, at = stages(pipe, height, width), pipe.experts[0].placement
-    rate = matrix_rate(at.device, at.arithmetic)
+    placement = pipe.experts[0].placement
+    rate = matrix_rate(placement.device, placement.arithmetic)
     lines = []
-    for name, part in parts.items():
-        _, seconds = time_runs(part.run, repeats, at.device)
-        reached = part.flop / seconds
-        lines.append({"stage": name, "seconds": seconds, "tflop": part.flop / 1e12, "share": reached / rate})
+    for name, stage in stages(pipe, height, width).items():
+        _, seconds = time_runs(stage.run, repeats, placement.device)
+        reached = stage.flop / seconds
+        lines.append({"stage": name, "seconds": seconds, "tflop": stage.flop / 1e12, "share": reached / rate})
     return lines

@@ -1,4 +1,4 @@
-"""Flags made from the fields of `Request` and `ModelRequest`, and their values read back."""
+"""Makes flags from the fields of `Request` and `ModelRequest`, and reads their values."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def _reader(flag: Option) -> Callable[[str], Any]:
 
 
 def read_file(text: str) -> Path:
-    """A path; the shell leaves the ~ of --flag=~/file."""
+    """A path. Expands the ~ of --flag=~/file, which the shell does not expand."""
     return Path(os.path.expanduser(text))
 
 
 def _read_numbers(text: str, example: str, type: type[int] | type[float]) -> tuple[int | float, ...]:
     try:
-        numbers = tuple(type(part) for part in text.split(","))
+        numbers = tuple(type(number) for number in text.split(","))
     except ValueError:
         numbers = ()
     if len(numbers) != example.count(",") + 1:
@@ -85,14 +85,14 @@ def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipelin
     """The model that the flags ask for; `given` are the recorded ones, perhaps from an image."""
     from ..pipeline.pipeline import Pipeline
 
-    here: dict[str, Any] = {}
+    local: dict[str, Any] = {}
     if (most := getattr(options, "max_memory", None)) is not None:
         if not math.isfinite(most):
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
-        here["max_memory"] = int(1e9 * most)
+        local["max_memory"] = int(1e9 * most)
     if hasattr(options, "device"):
-        here["device"] = options.device
-    pipe = Pipeline.from_request(ModelRequest(**{"offload": "auto", **given, **here}))
+        local["device"] = options.device
+    pipe = Pipeline.from_request(ModelRequest(**{"offload": "auto", **given, **local}))
     if options.compile:
         pipe.compile()
     return pipe

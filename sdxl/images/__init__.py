@@ -1,4 +1,4 @@
-"""Images from outside and back: opening, masks, the window that is worked on, PNG files with their parameters."""
+"""Images: opening, masks, the window to generate, PNG files with their parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures from outside and back: any PIL mode to 8-bit RGB, masks to 8-bit grey, tensors, and content hashes."""
+"""Reads images of any PIL mode as 8-bit RGB and masks as 8-bit grey; tensors and content hashes of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..models.config import VAEConfig
 from ..weights.container import TensorFile
 
 Picture = Image.Image | str | Path
-_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # modes that PIL converts to these alone
-_filters = threading.Lock()  # of warnings: they are the whole process', and two threads would restore each other's
-MOST_PIXELS = 2**26  # a picture far above what SDXL can draw, against typing errors and decompression bombs
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # PIL converts these modes only to the others
+_filters = threading.Lock()  # warning filters belong to the process: two threads would restore each other's
+MOST_PIXELS = 2**26  # far more than SDXL can generate; against typing errors and decompression bombs
 
 
 def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] | Tensor:
-    """The argument `image` or `mask` (`name`) of `count` prompts, opened: RGB pictures, or grey ones for a mask, one
-    for all or one for each; or, of an image, latents.
+    """Open the argument `image` or `mask` (`name`) of `count` prompts: RGB images, grey ones for `mask`, one for all or
+    one for each; or latents for `image`. Raises `ArgumentError`.
     """
     if name == "image" and isinstance(value, (str, Path)) and Path(value).suffix == ".safetensors":
         return open_latents(value, name)
@@ -38,7 +38,7 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
     several = isinstance(value, Sequence) and not isinstance(value, str)
     sources = list(value) if several else [value]
     if not sources or not all(isinstance(each, (Image.Image, str, Path)) for each in sources):
-        raise ArgumentError(f"{name} is {brief(value)}; give a PIL picture, a path, a list of these, or a tensor")
+        raise ArgumentError(f"{name} is {brief(value)}; give a PIL image, a path, a list of these, or a tensor")
     if len(sources) not in (1, count):
         raise ArgumentError(
             f"{name} has {len(sources)} entries for {count} prompts; give one for each, or a single one"
@@ -47,10 +47,10 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
 
 
 def _from_tensor(value: Tensor, name: str) -> list[Image.Image] | Tensor:
-    """The pictures of a tensor, or latents as they are."""
+    """The images of a tensor, or its latents."""
     if value.ndim != 4 or 0 in value.shape or value.shape[1] not in ((1,) if name == "mask" else (3, 4)):
-        kinds = "(B, 1, H, W) in 0..1" if name == "mask" else "(B, 3, H, W) in 0..1, or latents (B, 4, h, w)"
-        raise ArgumentError(f"{name} has shape {list(value.shape)}; as a tensor it must be {kinds}")
+        shapes = "(B, 1, H, W) in 0..1" if name == "mask" else "(B, 3, H, W) in 0..1, or latents (B, 4, h, w)"
+        raise ArgumentError(f"{name} has shape {list(value.shape)}; as a tensor it must be {shapes}")
     if value.shape[1] == 4:
         return check_latents(value, name)
     if not (value.min() >= 0 and value.max() <= 1):
@@ -59,17 +59,17 @@ def _from_tensor(value: Tensor, name: str) -> list[Image.Image] | Tensor:
 
 
 def open_latents(value: Any, name: str) -> Tensor:
-    """Latents as they are, or those of a .safetensors file with one tensor."""
+    """Latents, or those of a .safetensors file with one tensor. Raises `ArgumentError`."""
     if not isinstance(value, (str, Path)):
         return check_latents(value, name)
     file = TensorFile(Path(value))
     if len(file.shapes) != 1:
-        raise ArgumentError(f"{value} has {len(file.shapes)} tensors; {name} takes a file with one")
+        raise ArgumentError(f"{value} has {len(file.shapes)} tensors; give {name} a file with one")
     return check_latents(file.read(next(iter(file.shapes))).float(), name)
 
 
 def check_latents(value: Any, name: str, channels: int | None = None) -> Tensor:
-    """Latents (B, C, h, w) of finite numbers, with as many `channels`, or an `ArgumentError`."""
+    """Latents (B, C, h, w). Raises `ArgumentError` unless they are finite and have that many `channels`."""
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
         raise ArgumentError(
             f"{name} must be a torch tensor of latents (B, 4, h, w) with floating-point numbers, or a .safetensors file"
@@ -79,17 +79,17 @@ def check_latents(value: Any, name: str, channels: int | None = None) -> Tensor:
             f"{name} has shape {list(value.shape)}; it must be (B, {channels or 4}, h, w) and not empty"
         )
     if not value.isfinite().all():
-        raise ArgumentError(f"{name} has NaN or infinity in it; check where it comes from")
+        raise ArgumentError(f"{name} has NaN or infinity in it; check its source")
     return value
 
 
 def check_pixels(value: Any, config: VAEConfig) -> None:
-    """An `ArgumentError` for what is no tensor of pictures (B, 3, H, W) in 0..1 that the VAE can encode."""
+    """Raise `ArgumentError` unless `value` is a tensor of images (B, 3, H, W) that the VAE can encode."""
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
-        kind = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        given = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(
-            f"pixels are {kind}; give a tensor (B, 3, H, W) of floating-point numbers in 0..1, 8-bit values divided by "
-            "255"
+            f"pixels are {given}; give a tensor (B, 3, H, W) of floating-point numbers in 0..1, 8-bit values divided "
+            "by 255"
         )
     sides = value.shape[2:]
     if 0 in value.shape or value.shape[1] != config.image_channels or any(side % config.factor for side in sides):
@@ -100,7 +100,7 @@ def check_pixels(value: Any, config: VAEConfig) -> None:
 
 
 def open_picture(source: Picture, name: str = "image") -> Image.Image:
-    """A picture as 8-bit RGB: turned as its EXIF says, transparent parts on white. `name` is the argument's."""
+    """An image as 8-bit RGB: rotated by its EXIF data, transparent parts on white. `name` is the argument's."""
     return _load(source, name, "white")
 
 
@@ -109,100 +109,98 @@ def open_mask(source: Picture, name: str = "mask") -> Image.Image:
     return _load(source, name, "black").convert("L")
 
 
-def _load(source: Picture, name: str, ground: str) -> Image.Image:
-    """The whole picture as 8-bit RGB, transparent parts on a ground of that colour."""
+def _load(source: Picture, name: str, background: str) -> Image.Image:
+    """The image as 8-bit RGB, transparent parts on a background of that colour."""
     where = f"{name} {source}" if isinstance(source, (str, Path)) else name
     try:
-        picture = _open(source) if isinstance(source, (str, Path)) else source
-        if picture.width * picture.height > MOST_PIXELS:
+        image = _open(source) if isinstance(source, (str, Path)) else source
+        if image.width * image.height > MOST_PIXELS:
             raise ArgumentError(
-                f"{where} is {picture.width} x {picture.height}; at most {MOST_PIXELS} pixels are read, make it smaller"
+                f"{where} is {image.width} x {image.height}; expected at most {MOST_PIXELS} pixels, make it smaller"
             )
-        if not picture.width * picture.height:
-            raise ArgumentError(f"{where} is {picture.width} x {picture.height} and has no pixels; give another")
-        picture.load()
-        return _flat(_eight_bit(ImageOps.exif_transpose(picture), where), ground).convert("RGB")
+        if not image.width * image.height:
+            raise ArgumentError(f"{where} is {image.width} x {image.height} and has no pixels; give another")
+        image.load()
+        return _flatten(_eight_bit(ImageOps.exif_transpose(image), where), background).convert("RGB")
     except ArgumentError:
         raise
     except FileNotFoundError as error:
-        raise ArgumentError(f"{where} does not exist; give a picture file") from error
+        raise ArgumentError(f"{where} does not exist; give an image file") from error
     except IsADirectoryError as error:
-        raise ArgumentError(f"{where} is a folder; give a picture file") from error
+        raise ArgumentError(f"{where} is a folder; give an image file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ArgumentError(f"{where} has too many pixels to be read safely; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise ArgumentError(
-            f"{where} is not a picture in a format that is known here; save it as PNG or JPEG"
-        ) from error
+        raise ArgumentError(f"{where} is not an image in a known format; save it as PNG or JPEG") from error
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, fetch it again") from error
+        raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, download or save it again") from error
 
 
 def _open(path: str | Path) -> Image.Image:
-    """A picture by its header; too large a one is an error and not PIL's warning."""
+    """An image, by its header. An image that is too large raises an error instead of PIL's warning."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(os.path.expanduser(path))
 
 
-def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
-    """16-bit grey scaled to 8 bits, which PIL would clip; other modes PIL converts rightly by itself."""
-    if picture.mode == "F":
-        raise ArgumentError(f"{where} has floating-point pixels, whose range nobody knows; save it with 8 or 16 bits")
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture).astype(np.int64)
+def _eight_bit(image: Image.Image, where: str) -> Image.Image:
+    """16-bit grey scaled to 8 bits, which PIL would clip; PIL converts other modes correctly."""
+    if image.mode == "F":
+        raise ArgumentError(f"{where} has floating-point pixels of unknown range; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ArgumentError(f"{where} has pixels outside 0..65535; save it with 8 or 16 bits")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _flat(picture: Image.Image, ground: str) -> Image.Image:
-    """The picture on a ground of one colour where it has transparent parts."""
-    if picture.mode in _PREMULTIPLIED:
-        picture = picture.convert(_PREMULTIPLIED[picture.mode])
-    if not picture.has_transparency_data:
-        return picture
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
+def _flatten(image: Image.Image, background: str) -> Image.Image:
+    """The image without transparent parts, on a background of one colour."""
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, background), image)
 
 
-def resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """To (height, width) with the Lanczos filter, as diffusers does; the same object where nothing changes."""
+def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To (height, width) with the Lanczos filter, as diffusers does; the same object if the size is the same."""
     height, width = size
-    if picture.size == (width, height):
-        return picture
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def is_hard(mask: Image.Image) -> bool:
-    """Whether a mask is black and white only."""
+    """Whether a mask has only black and white."""
     counts = mask.histogram()
     return counts[0] + counts[255] == sum(counts)
 
 
 def resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The same for a mask: a black and white one stays so (grey from 128 on is white)."""
+    """As `resize`, but a black and white mask stays black and white (grey from 128 on becomes white)."""
     resized = resize(mask, size)
     return resized.point([0] * 128 + [255] * 128) if is_hard(mask) else resized
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
-    """A picture as (3, H, W), a mask as (1, H, W), float32 in 0..1."""
-    pixels = np.array(picture)
+def to_tensor(image: Image.Image) -> Tensor:
+    """An image as (3, H, W), a mask as (1, H, W), float32 in 0..1."""
+    pixels = np.array(image)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 
 def to_pil(x: Tensor) -> list[Image.Image]:
-    """Pictures (B, 3, H, W) or masks (B, 1, H, W) in 0..1 with 8 bits, rounded to the nearest value."""
+    """Images (B, 3, H, W) or masks (B, 1, H, W) in 0..1 as 8-bit images, rounded to the nearest value."""
     pixels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture) for picture in pixels]
+    return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]
 
 
 def fingerprint(source: Image.Image | Tensor) -> str:
-    """What identifies a picture or latents by content, whatever file they came in."""
+    """A hash of the content of an image or latents, whatever their file."""
     if isinstance(source, Tensor):
-        kind, data = str(list(source.shape)), source.detach().cpu().float().contiguous().numpy().tobytes()
+        header, data = str(list(source.shape)), source.detach().cpu().float().contiguous().numpy().tobytes()
     else:
-        kind, data = f"{source.mode} {source.width} x {source.height}", source.tobytes()
-    return "sha256:" + hashlib.sha256(kind.encode() + data).hexdigest()
+        header, data = f"{source.mode} {source.width} x {source.height}", source.tobytes()
+    return "sha256:" + hashlib.sha256(header.encode() + data).hexdigest()

@@ -17,12 +17,12 @@ from ..errors import ArgumentError, OutputError, is_disk_full
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 
-PART = ".part"  # how the name of a file ends that is being written
+PART = ".part"  # the suffix of a file while it is written
 _CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
 
 
 def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:
-    """The text that AUTOMATIC1111 writes into a picture of (width, height), for the tools that read it."""
+    """AUTOMATIC1111's text for an image of (width, height), for the tools that read it."""
     request = parameters["request"]
     lines = [request["prompt"]]
     if request.get("negative_prompt"):
@@ -42,7 +42,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     if request.get("refine_at") is not None:
         facts["Refiner switch at"] = request["refine_at"]
     if request.get("clip_skip"):
-        facts["Clip skip"] = request["clip_skip"] + 2  # there 2 is SDXL's own, the last layer but one
+        facts["Clip skip"] = request["clip_skip"] + 2  # AUTOMATIC1111's 2 is SDXL's default, the last layer but one
     if request.get("eta"):
         facts["Eta DDIM"] = request["eta"]
     if request.get("guidance_rescale"):
@@ -63,7 +63,7 @@ def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
         ("parameters", parameters_text(parameters, image.size)),
         (_CHUNK, json.dumps(parameters, ensure_ascii=False)),
     ):
-        info.add_itxt(key, text.encode(errors="replace").decode())  # a path need not be Unicode
+        info.add_itxt(key, text.encode(errors="replace").decode())  # a path may be no Unicode
     data = io.BytesIO()
     image.save(data, format="PNG", pnginfo=info)
     return data.getvalue()
@@ -75,12 +75,12 @@ def save_png(image: Image.Image, path: str | Path, parameters: Mapping[str, Any]
 
 
 def part_prefix(path: Path) -> str:
-    """How the name of a file begins that is being written for `path`; the file system's limit leaves room for more."""
+    """The prefix of the temporary name of `path`, short enough for the file system's limit."""
     return path.name[:40]
 
 
 def write_png(data: bytes, path: Path) -> None:
-    """Write a file that is there as a whole or not at all, even if the machine stops: to a temporary name first."""
+    """Write a file under a temporary name, then rename it: even if the machine stops, no partial file exists."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_png(data: bytes, path: Path) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(PermissionError):  # some file systems know no permissions
+        with suppress(PermissionError):  # some file systems have no permissions
             os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
@@ -99,12 +99,12 @@ def write_png(data: bytes, path: Path) -> None:
 
 
 def remedy(error: OSError) -> str:
-    """What to do where a file cannot be written."""
-    return "free some space and run the same command again" if is_disk_full(error) else "choose another place"
+    """The advice for a file that cannot be written."""
+    return "free some space and run the same command again" if is_disk_full(error) else "choose another path"
 
 
 def check_writable(path: Path) -> None:
-    """Raise now, and not after minutes of work, if a picture cannot be written at `path`."""
+    """Raise `OutputError` before minutes of work if no image can be written to `path`."""
     if os.path.isdir(path):
         raise OutputError(f"{path} is a folder; give --output a file name such as {path / 'picture.png'}")
     if path.suffix.lower() != ".png":
@@ -120,18 +120,18 @@ def check_writable(path: Path) -> None:
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
-    """What `save_png` recorded in a picture."""
+    """The parameters that `save_png` recorded in an image. Raises `ArgumentError`."""
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(_CHUNK)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ArgumentError(f"{path} cannot be read as a picture ({error}); give a PNG that sdxl wrote") from error
+        raise ArgumentError(f"{path} cannot be read as an image ({error}); give a PNG that sdxl wrote") from error
     if text is None:
-        raise ArgumentError(f"{path} does not say how it was made; give a PNG that sdxl wrote")
+        raise ArgumentError(f"{path} has no recorded parameters; give a PNG that sdxl wrote")
     try:
         data = json.loads(text)
         if not isinstance(data["request"], dict) or not isinstance(data["model"], dict):
             raise TypeError("request and model must be objects")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArgumentError(f"the parameters in {path} are damaged ({error}); it cannot be replayed") from error
+        raise ArgumentError(f"the parameters in {path} are damaged ({error}); give another PNG of sdxl") from error
     return data

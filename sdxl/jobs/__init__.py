@@ -1,4 +1,4 @@
-"""Many images: a file of JSON lines, the journal of a folder, and the engines that generate."""
+"""Jobs of many images: a file of JSON lines, the journal of a folder, and the engines that generate."""
 
 from __future__ import annotations
 

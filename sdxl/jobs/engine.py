@@ -1,4 +1,4 @@
-"""Who draws the batches of a job, and the loop that gives them out and keeps what comes back."""
+"""Engines generate the batches of a job; the loop assigns batches to an engine and saves the images."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..pipeline.sources import read_sources
 from .job import Batch
 from .journal import JobFolder, Journal
 
-PAUSE = 0.5  # seconds between looks at what other processes have done
+PAUSE = 0.5  # seconds between looks at the progress of other processes
 
 Outcome = list[bytes] | SDXLError
-"""The PNGs of a batch, or why there are none."""
+"""The PNGs of a batch, or its error."""
 
 Engine = Callable[[Iterator[Batch]], Iterator[tuple[Batch, Outcome]]]
-"""Takes batches as it can draw them, and gives each back with what came of it, in any order."""
+"""Takes a batch when it can generate one, and yields each batch with its outcome, in any order."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After something has happened: how many pictures of the job are done, by whomever; the batch that was finished or
-    that failed, and why; none of them while the last batches are in other processes' hands.
+    """The progress of a job: its finished images, by all processes; the batch that finished or failed, and its error.
+    `batch` is None while other processes generate the last batches.
     """
 
     done: int
@@ -35,22 +35,22 @@ class Progress:
 
 
 def draw(pipe: Pipeline, batch: Batch) -> Outcome:
-    """Draw one batch. What is wrong with it is a value, so that it does not stop the others."""
+    """Generate one batch. Its error is returned, not raised: the other batches continue."""
     try:
         result = pipe(**batch.arguments, progress=False)
     except (ArgumentError, NonFiniteError, OutOfMemoryError) as error:
-        return error  # others, such as a file of the model that is gone, are not the batch's
+        return error  # other errors, such as a missing model file, end the job
     except RuntimeError as error:  # from torch
         reason = str(error).strip().splitlines()[0]
-        if "CUDA error" in reason:  # nothing can be drawn in this process any more
-            raise DrawError(f"the GPU has failed ({reason}); give the same command again") from error
-        return DrawError(f"torch could not draw it ({reason}); draw it alone to see more")
+        if "CUDA error" in reason:  # this process cannot generate any more
+            raise DrawError(f"the GPU has failed ({reason}); run the same command again") from error
+        return DrawError(f"torch failed ({reason}); generate the image alone to see more")
     pairs = zip(result.images, result.parameters, strict=True)
     return [encode_png(image, parameters) for image, parameters in pairs]
 
 
 def local(pipe: Pipeline) -> Engine:
-    """This process, one batch after the other."""
+    """The engine of this process: one batch after the other."""
 
     def engine(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
         for batch in batches:
@@ -60,9 +60,9 @@ def local(pipe: Pipeline) -> Engine:
 
 
 def work(batches: Sequence[Batch], folder: JobFolder, engine: Engine) -> Iterator[Progress]:
-    """Draw what is not done yet until all is done, by this process or others that work at the same job, or has failed.
+    """Generate the pending batches until each is finished, by this or another process, or has failed.
 
-    Raises `OutputError` where results cannot be written. Stopped at any moment, it can be begun again.
+    Raises `OutputError` if results cannot be written. A job can be resumed whenever it was stopped.
     """
     failed: set[int] = set()
     with Journal(folder) as journal:
@@ -75,14 +75,14 @@ def work(batches: Sequence[Batch], folder: JobFolder, engine: Engine) -> Iterato
                 else:
                     journal.finish(batch, outcome)
                 journal.release(batch)
-                yield Progress(journal.pictures, batch, outcome if isinstance(outcome, SDXLError) else None)
+                yield Progress(journal.images, batch, outcome if isinstance(outcome, SDXLError) else None)
             if idle:
-                yield Progress(journal.pictures)
+                yield Progress(journal.images)
                 time.sleep(PAUSE)
 
 
 def _round(journal: Journal, pending: Sequence[Batch], engine: Engine) -> Iterator[tuple[Batch, Outcome]]:
-    """What comes of those that nobody else has claimed; the engine gets those whose pictures can be opened."""
+    """The outcomes of batches that no other process has claimed. The engine gets those whose images can be opened."""
     broken: list[tuple[Batch, Outcome]] = []
 
     def opened() -> Iterator[Batch]:
@@ -100,6 +100,6 @@ def _round(journal: Journal, pending: Sequence[Batch], engine: Engine) -> Iterat
 
 
 def _with_sources(batch: Batch) -> Batch:
-    """The batch with its images and latents opened, so that their files need not be where it is generated."""
+    """The batch with its images and latents opened, so that workers on other machines need no files."""
     sources = read_sources(Request(**batch.arguments))
     return replace(batch, arguments=batch.arguments | sources.arguments())

@@ -1,4 +1,4 @@
-"""A batch job: the pictures that a file of JSON lines asks for, and which of them are drawn together.
+"""A batch job: reads a file of JSON lines, and groups its images into batches.
 
 Each line is an object with the fields of `Request`, and may name its file with `output`.
 """
@@ -22,10 +22,10 @@ _DIGITS = 5  # of the number in a file's name, at least
 
 @dataclass(frozen=True)
 class WorkItem:
-    """What is drawn in one batch whatever the batch size: one picture, or all of a line that has latents.
+    """The images that always share a batch: one image, or all images of a line that has latents.
 
-    `arguments` are those of `Request`, without a seed where the line gives none; `first` is the number in the whole job
-    of the first of its pictures. What is `alone` shares its batch with no other.
+    `arguments` are those of `Request`, without a seed if the line gives none. `first` is the number of its first image
+    in the job. An item that is `alone` shares its batch with no other.
     """
 
     line: int
@@ -35,22 +35,22 @@ class WorkItem:
     alone: bool = False
 
     def seeds(self, first_seed: int) -> list[int]:
-        """The seeds of its pictures, those that the line gives or their number in the job more than `first_seed`."""
+        """The seeds of its images: those of the line, else `first_seed` plus their numbers in the job."""
         given = self.arguments.get("seed")
         return given if given is not None else [first_seed + self.first + n for n in range(len(self.files))]
 
     @property
     def key(self) -> str:
-        """Equal for those that can share a batch: all is the same but texts and seeds."""
+        """Equal for items that can share a batch: all arguments except texts and seeds are the same."""
         shared = {name: value for name, value in self.arguments.items() if name not in (*TEXTS, "seed")}
-        silent = [self.arguments.get(name) is None for name in TEXTS]
-        return json.dumps([shared, silent, self.line if self.alone else None], sort_keys=True)
+        absent = [self.arguments.get(name) is None for name in TEXTS]
+        return json.dumps([shared, absent, self.line if self.alone else None], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that are drawn together: `files[i]` and `lines[i]` belong to picture i of `Request(**arguments)`. The
-    `key` is another one where anything of it is.
+    """Images that are generated together: `files[i]` and `lines[i]` belong to image i of `Request(**arguments)`. Any
+    difference between batches shows in `key`.
     """
 
     number: int
@@ -62,7 +62,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be drawn, and the lines (counted from 1) that ask for nothing that can be drawn."""
+    """The images to generate, and the errors of lines (counted from 1) that cannot be generated."""
 
     items: tuple[WorkItem, ...]
     faults: dict[int, SDXLError]
@@ -71,13 +71,13 @@ class Job:
 
     @property
     def files(self) -> list[str]:
-        """The names of all pictures."""
+        """The file names of all images."""
         return [file for item in self.items for file in item.files]
 
     def batches(self, size: int, first_seed: int) -> list[Batch]:
-        """Batches of `size` pictures of one kind each, the last of a kind smaller, in the order of their first lines.
+        """Batches of at most `size` images with the same `key`, in the order of their first lines.
 
-        They depend on the file alone and not on what is drawn already.
+        They depend on the file alone, not on the images that are finished.
         """
         groups: list[list[WorkItem]] = []
         open_groups: dict[str, list[WorkItem]] = {}
@@ -104,8 +104,8 @@ def _hash(data: Any) -> str:
 
 
 def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], batch_size: int) -> Job:
-    """The job in a file of JSON lines. `defaults` hold for lines that do not say otherwise; paths in the file are
-    relative to it. What is wrong with a line goes into `faults`; `ArgumentError` if the file cannot be read at all.
+    """The job in a file of JSON lines. `defaults` apply to lines that do not override them; paths in the file are
+    relative to it. Errors of lines go to `faults`. Raises `ArgumentError` if the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -124,30 +124,30 @@ def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], 
             new = list(_items(number, _arguments(line, defaults, path.parent), f"{number:0{digits}}.png", first))
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
-                    raise ArgumentError(f"its output {file} is that of line {other} too; give it another name")
+                    raise ArgumentError(f"output is {file}, as in line {other}; give it another name")
             items += new
             first += sum(len(item.files) for item in new)
         except SDXLError as error:
             faults[number] = error
-            first += 1  # so that the seeds of the lines behind it stay when it is mended
-    said = [text, dict(defaults), dict(model), batch_size]
-    return Job(tuple(items), faults, _hash(said), _hash(dict(model)))
+            first += 1  # correcting this line must not change the seeds of later lines
+    identity = [text, dict(defaults), dict(model), batch_size]
+    return Job(tuple(items), faults, _hash(identity), _hash(dict(model)))
 
 
 def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """A line's arguments, checked as far as they can be without opening its pictures."""
+    """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"it is not JSON ({error}); each line must be an object like {_EXAMPLE}") from error
+        raise ArgumentError(f"the line is not JSON ({error}); it must be an object like {_EXAMPLE}") from error
     if not isinstance(data, dict):
-        raise ArgumentError(f"it is not an object; each line must be one like {_EXAMPLE}")
+        raise ArgumentError(f"the line is not an object; it must be one like {_EXAMPLE}")
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
         raise ArgumentError(f"{unknown[0]!r} is not an argument; {advice(unknown[0], known)}")
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
-        raise ArgumentError(f"it has no prompt; each line must be an object like {_EXAMPLE}")
+        raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -156,7 +156,7 @@ _EXAMPLE = '{"prompt": "a red cat", "seed": 1}'
 
 
 def _paths(name: str, value: Any, root: Path) -> Any:
-    """A path in the job's file, or a list of them, as seen from here."""
+    """A path of the job's file, or a list of paths, joined with `root`."""
     if isinstance(value, list) and name != "latents":
         return [_path(name, each, root) for each in value]
     return _path(name, value, root)
@@ -169,7 +169,7 @@ def _path(name: str, value: Any, root: Path) -> str:
 
 
 def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Iterator[WorkItem]:
-    """What one line asks for."""
+    """The work items of one line."""
     name = _file_name(arguments.pop("output", name))
     later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
@@ -190,13 +190,13 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
 
 
 def _seeds(request: Request, count: int) -> list[int] | None:
-    """The seeds of a line's pictures, None where it leaves them to the job."""
+    """The seeds of a line's images; None if the job assigns them."""
     if request.seed is None:
         return None
     if isinstance(request.seed, int):
         return [request.seed + n for n in range(count)]
     if len(request.seed) != count:
-        raise ArgumentError(f"seed has {len(request.seed)} entries for {count} pictures; give one for each, or one")
+        raise ArgumentError(f"seed has {len(request.seed)} entries for {count} images; give one for each, or one")
     return list(request.seed)
 
 
@@ -210,7 +210,7 @@ def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:
 
 
 def _file_name(name: Any) -> str:
-    """`name` if a picture may be called so inside the folder of the results."""
+    """`name`, if an image may have this name in the folder of the results. Raises `ArgumentError`."""
     plain = isinstance(name, str) and Path(name).name == name and "\\" not in name and name.isprintable()
     if not plain or name.startswith(".") or not name.endswith(".png") or len(name.encode()) > 200:
         raise ArgumentError(f"output is {name!r}; it must be a plain file name such as cat.png")

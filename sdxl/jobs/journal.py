@@ -1,8 +1,8 @@
-"""The state of a batch job on disk, for its next start and for other processes that work on it.
+"""The state of a batch job on disk, for resuming it and for other processes that work on it.
 
-Beside the pictures a folder `job` holds `plan.json` (which job this is), `done.jsonl` (a line for each finished batch)
-and `claims`, a file of which one byte is locked for each batch that somebody draws. The system lets go of locks when a
-process ends, however it ends.
+Beside the images a folder `job` holds `plan.json` (the identity of the job), `done.jsonl` (a line for each finished
+batch) and `claims`, a file with one locked byte for each batch in progress. The system releases the locks of a process
+whenever that ends.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ ALL = 2**30  # more batches than any job has
 
 @dataclass(frozen=True)
 class JobFolder:
-    """Where a job's results go, the seed of its first picture, and which job it is."""
+    """The folder of a job's results, the seed of its first image, and its fingerprint `job`."""
 
     folder: Path
     first_seed: int
     job: str
 
     def count_done(self, batches: Sequence[Batch]) -> int:
-        """How many pictures of these batches are finished."""
+        """The number of finished images of these batches."""
         with Journal(self) as journal:
             pending = journal.pending(batches)
         return sum(len(batch.files) for batch in batches) - sum(len(batch.files) for batch in pending)
 
 
 def open_folder(folder: Path, job: Job, batch_size: int, first_seed: int | None) -> JobFolder:
-    """Begin a job in a folder, or go on with it, also with more lines, or with others where nothing is drawn yet.
+    """Begin a job in a folder or resume it, also with more lines, or with other lines if their images are not finished.
 
-    Raises `OutputError` if there are pictures that would be drawn otherwise now, or that no job has drawn.
+    Raises `OutputError` if finished images would be different now, or if the folder has images of no job.
     """
     plan = folder / "job/plan.json"
     try:
         plan.parent.mkdir(parents=True, exist_ok=True)
         taken = [file for file in job.files if (folder / file).exists()]
         if taken and not plan.exists():
-            raise OutputError(f"{folder / taken[0]} is there already; choose an empty --output-dir")
+            raise OutputError(f"{folder / taken[0]} exists already; choose an empty --output-dir")
         if not plan.exists():
             seed = secrets.randbelow(2**32) if first_seed is None else first_seed
             _publish(plan, job.fingerprint, seed, replace=False)
@@ -71,12 +71,10 @@ def open_folder(folder: Path, job: Job, batch_size: int, first_seed: int | None)
 
 
 def _change_plan(job_folder: JobFolder, batches: Sequence[Batch]) -> None:
-    """Make the job of a folder another one, if that leaves all of its pictures as they are and nobody is at work."""
+    """Replace the job of a folder, if all finished images stay the same and no process works on it."""
     with Journal(job_folder) as journal:
         if not journal.lock(0, ALL):
-            raise OutputError(
-                f"{job_folder.folder} is being worked at for another job; wait, or choose another --output-dir"
-            )
+            raise OutputError(f"{job_folder.folder} is in use by another job; wait, or choose another --output-dir")
         asked = {batch.key for batch in batches}
         if lost := [files for key, files in journal.finished().items() if key not in asked]:
             raise OutputError(
@@ -96,7 +94,7 @@ def _read_plan(path: Path) -> tuple[str, int]:
 
 
 def _publish(path: Path, job: str, first_seed: int, replace: bool) -> None:
-    """Write a plan as a whole: in place of another, or only if no other process has written one."""
+    """Write a plan atomically: in place of another, or only if no other process has written one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -112,7 +110,7 @@ def _publish(path: Path, job: str, first_seed: int, replace: bool) -> None:
 
 
 def _link(temporary: str, path: Path) -> None:
-    """Give a file a second name that must be new; on file systems without links, perhaps another process's name."""
+    """Give a file a second name, unless that exists. On file systems without links, two processes may race for it."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -123,8 +121,8 @@ def _link(temporary: str, path: Path) -> None:
 
 
 class Journal:
-    """Which batches are finished, and which are claimed. Use it in a `with` statement, which lets go of the claims.
-    These are a process's, so one process has one record with claims at a time.
+    """The finished and the claimed batches of a job. The end of its `with` statement releases the claims. Claims belong
+    to the process: one process has one journal with claims at a time.
     """
 
     def __init__(self, job_folder: JobFolder) -> None:
@@ -132,7 +130,7 @@ class Journal:
         self._done: dict[str, list[str]] = {}
         self._read = 0  # bytes of done.jsonl
         self._file = self._open("done.jsonl")
-        self._claims: int | None = None  # closing it would let go of the claims of another record of this process
+        self._claims: int | None = None  # opened late: closing it releases all claims of this process
 
     def _open(self, name: str) -> int:
         path = self.folder / "job" / name
@@ -150,23 +148,23 @@ class Journal:
             os.close(self._claims)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures are finished."""
+    def images(self) -> int:
+        """The number of finished images."""
         return sum(map(len, self._done.values()))
 
     def pending(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Those that are not finished, by this process or another; a picture that was taken away is drawn again."""
+        """The batches that no process has finished. A batch whose image was removed is pending again."""
         self._done = self.finished()
         return [batch for batch in batches if batch.key not in self._done]
 
     def finished(self) -> dict[str, list[str]]:
-        """The files of each batch that is recorded and still there, by its key."""
+        """The files of each recorded batch whose files exist, by its key."""
         self._refresh()
-        there = self.folder
-        return {key: files for key, files in self._done.items() if all((there / file).is_file() for file in files)}
+        folder = self.folder
+        return {key: files for key, files in self._done.items() if all((folder / file).is_file() for file in files)}
 
     def claim(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Those that are neither finished nor claimed by another process, each claimed when it is asked for."""
+        """Claim the batches that are neither finished nor claimed by another process, one at each step."""
         for batch in batches:
             if not self.lock(batch.number):
                 continue
@@ -175,12 +173,12 @@ class Journal:
             if batch.key in self._done:
                 self.release(batch)
                 continue
-            self._tidy(batch)
+            self._clean(batch)
             yield batch
 
-    def finish(self, batch: Batch, pictures: Sequence[bytes]) -> None:
-        """Write a batch's PNGs, and then that they are written."""
-        for file, data in zip(batch.files, pictures, strict=True):
+    def finish(self, batch: Batch, images: Sequence[bytes]) -> None:
+        """Write a batch's PNGs, then record the batch."""
+        for file, data in zip(batch.files, images, strict=True):
             write_png(data, self.folder / file)
         entry = {
             "batch": batch.number,
@@ -190,7 +188,7 @@ class Journal:
             "seeds": batch.arguments["seed"],
         }
         try:
-            os.write(self._file, (self._rest() + json.dumps(entry) + "\n").encode())
+            os.write(self._file, (self._missing_newline() + json.dumps(entry) + "\n").encode())
             os.fsync(self._file)
         except OSError as error:
             path = self.folder / "job/done.jsonl"
@@ -198,11 +196,11 @@ class Journal:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Read what was recorded since the last time."""
+        """Read the lines that were recorded since the last call."""
         while data := self._unread():
             whole = data.rfind(b"\n") + 1
             if not whole:
-                return  # another process is at it
+                return  # another process is writing
             self._read += whole
             for line in data[:whole].split(b"\n"):
                 if (entry := _entry(line)) is not None:
@@ -212,26 +210,26 @@ class Journal:
         os.lseek(self._file, self._read, os.SEEK_SET)
         return os.read(self._file, 1 << 20)
 
-    def _rest(self) -> str:
-        """What ends a line that a crash cut off, if the record ends with one."""
+    def _missing_newline(self) -> str:
+        """A newline if the last line was cut off by a crash, else nothing."""
         if not os.lseek(self._file, 0, os.SEEK_END):
             return ""
         os.lseek(self._file, -1, os.SEEK_END)
         return "" if os.read(self._file, 1) == b"\n" else "\n"
 
-    def _tidy(self, batch: Batch) -> None:
-        """Remove what a process that was killed left of a batch's pictures."""
+    def _clean(self, batch: Batch) -> None:
+        """Remove the temporary files of a batch that a killed process left."""
         for file in batch.files:
             for path in glob.glob(glob.escape(str(self.folder / part_prefix(Path(file)))) + "*" + PART):
                 Path(path).unlink(missing_ok=True)
 
     def _check_plan(self) -> None:
-        """Raise if the folder's job was changed since this process has read it."""
+        """Raise `OutputError` if another process has changed the folder's job."""
         if _read_plan(self.folder / "job/plan.json")[0] != self._job:
-            raise OutputError(f"{self.folder} has got another job since this one began; choose another --output-dir")
+            raise OutputError(f"{self.folder} belongs to another job now; choose another --output-dir")
 
     def lock(self, number: int, count: int = 1) -> bool:
-        """Claim so many batches from a number on, if nobody else has one of them."""
+        """Claim `count` batches from `number` on; False if another process has one of them."""
         if self._claims is None:
             self._claims = self._open("claims")
         try:
@@ -250,7 +248,7 @@ class Journal:
         return True
 
     def release(self, batch: Batch) -> None:
-        """Let others have a batch."""
+        """Release the claim of a batch."""
         assert self._claims is not None
         if sys.platform == "win32":
             os.lseek(self._claims, batch.number, os.SEEK_SET)

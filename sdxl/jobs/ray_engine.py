@@ -1,7 +1,7 @@
 """A Ray cluster as the engine of a job: the optional extra `ray`.
 
-Workers draw; this process reads the job, opens its pictures and writes all files, so only the model must be where the
-workers are. `RAY_ADDRESS` names the cluster; without it one is started on this machine.
+Workers generate; this process reads the job, opens its images and writes all files. Only the model must be on the
+workers' machines. `RAY_ADDRESS` names the cluster; without it, one starts on this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..pipeline.pipeline import Pipeline
 from .engine import Engine, Outcome, draw
 from .job import Batch
 
-RETRIES = 3  # of a batch whose worker died: it may be the batch that kills workers
+RETRIES = 3  # of a batch whose worker died: the batch may be the cause
 
 
 class Worker:
@@ -27,10 +27,10 @@ class Worker:
         self.pipe = open_pipeline()
 
     def ready(self) -> None:
-        """Done when the model is loaded."""
+        """Returns when the model is loaded."""
 
     def draw(self, batch: Batch) -> Outcome:
-        """Draw one batch. Where the GPU has failed this process ends, and Ray starts another."""
+        """Generate one batch. If the GPU has failed, this process ends and Ray starts another."""
         try:
             return draw(self.pipe, batch)
         except DrawError:
@@ -47,9 +47,9 @@ def ray_engine(open_pipeline: Callable[[], Pipeline], workers: int | None = None
         ray.init(log_to_driver=False, logging_level="ERROR")
     gpus, cores = (ray.cluster_resources().get(name, 0) for name in ("GPU", "CPU"))
     count = (int(gpus) or 1) if workers is None else workers
-    if not 1 <= count <= (4 * gpus or cores):  # more would wait for ever
+    if not 1 <= count <= (4 * gpus or cores):  # more would wait forever
         raise ArgumentError(f"workers is {count}; the cluster has {gpus:g} GPUs and {cores:g} cores, give fewer")
-    most = min(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])  # a worker is on one node
+    most = min(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])  # a worker runs on one node
     together = math.ceil(count / gpus) if gpus else 0
     share = {"num_gpus": 1 / together if gpus else 0, "num_cpus": 0 if gpus else max(1, min(most, int(cores // count)))}
     actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
@@ -75,9 +75,9 @@ def ray_engine(open_pipeline: Callable[[], Pipeline], workers: int | None = None
             try:
                 yield batch, ray.get(task)
             except ray.exceptions.RayError as error:
-                if isinstance(error, SDXLError):  # what a worker raised, and no fault of the batch
+                if isinstance(error, SDXLError):  # raised by a worker, not a failure of the batch
                     raise
-                yield batch, DrawError(f"Ray could not draw it ({_last_line(error)}); look at the workers' logs")
+                yield batch, DrawError(f"Ray could not generate it ({_last_line(error)}); read the workers' logs")
 
     return engine
 

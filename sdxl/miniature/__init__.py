@@ -1,1 +1,1 @@
-"""The world that the miniature draws, a judge of its images, and the exam that uses both."""
+"""The world of the miniature, a judge of its images, and the exam that uses both."""

@@ -1,5 +1,5 @@
-"""How well a pipeline draws the miniature's world: prompts from scenes, pictures from the pipeline, marks from the
-judge."""
+"""Marks how well a pipeline generates the miniature's world: prompts from scenes, images from the pipeline, marks from
+the judge."""
 
 from __future__ import annotations
 
@@ -46,36 +46,36 @@ def make_picture(scene: Scene) -> Image.Image:
 
 
 def make_mask(scene: Scene, side: int = 128) -> Image.Image:
-    """A mask over the one thing of a scene, and room for another one."""
+    """A mask over the one thing of a scene, with room for another one."""
     thing = scene.things[0]
     radius = max(1.15 * thing.radius + 0.03, 0.33)
     mask = Image.new("L", (side, side), 0)
-    box = [round(side * at) for at in (thing.x - radius, thing.y - radius, thing.x + radius, thing.y + radius)]
+    box = [round(side * edge) for edge in (thing.x - radius, thing.y - radius, thing.x + radius, thing.y + radius)]
     ImageDraw.Draw(mask).rectangle(box, fill=255)
     return mask
 
 
 def paint(pipeline: Pipeline, scenes: Sequence[Scene], batch: int = 25, **arguments: Any) -> list[Pixels]:
-    """A picture (H, W, 3) of each scene's plain caption; picture i has seed i. `arguments` are the pipeline's, lists
-    with one entry for each scene.
+    """An image (H, W, 3) of each scene's plain caption; image i has seed i. `arguments` are the pipeline's; a list has
+    one entry for each scene.
     """
     settings = {"steps": 25, "sampler": "euler", **arguments}
-    pictures: list[Pixels] = []
+    images: list[Pixels] = []
     for start in range(0, len(scenes), batch):
-        part = scenes[start : start + batch]
+        some = scenes[start : start + batch]
         own = {k: v[start : start + batch] if isinstance(v, list) else v for k, v in settings.items()}
-        result = pipeline([caption(scene) for scene in part], seed=start, output="tensor", progress=False, **own)
+        result = pipeline([caption(scene) for scene in some], seed=start, output="tensor", progress=False, **own)
         assert isinstance(result.images, Tensor)
-        pictures += list(result.images.permute(0, 2, 3, 1).cpu().numpy())
-    return pictures
+        images += list(result.images.permute(0, 2, 3, 1).cpu().numpy())
+    return images
 
 
 def views(pipeline: Pipeline, scenes: Sequence[Scene], **arguments: Any) -> list[View]:
-    """What the judge sees in the picture of each scene."""
+    """The judge's view of the image of each scene."""
     return [look(pixels) for pixels in paint(pipeline, scenes, **arguments)]
 
 
 def mark(pipeline: Pipeline, scenes: Sequence[Scene], **arguments: Any) -> float:
-    """The share of scenes whose picture is wholly right."""
+    """The fraction of scenes whose image is entirely right."""
     seen = views(pipeline, scenes, **arguments)
     return float(np.mean([agrees(view, scene) for view, scene in zip(seen, scenes, strict=True)]))

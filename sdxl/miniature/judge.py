@@ -1,6 +1,6 @@
-"""What a picture of the miniature's world shows, found from its pixels alone; no network takes part.
+"""The judge of the miniature's images: finds their content from the pixels alone, without a network.
 
-`look` names what is there without knowing the prompt; `agrees` compares that with the scene that was asked for.
+`look` names the content without the prompt; `agrees` compares it with the scene of the prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .scenes import COLOURS, SHAPES, Pixels, Scene, shade, shape_distance
 
 Mask = NDArray[np.bool_]  # (H, W)
 
-LEAST_AREA = 0.005  # of the picture; what is smaller is dirt, not a thing
+LEAST_AREA = 0.005  # of the image; a smaller region is dirt, not a thing
 LEAST_OVERLAP = 0.75  # intersection over union with the best template; below it a shape has no name
 _GRID = 64  # pixels along the side of a template
 _REACH = 2.4  # from the middle of a template to its side, in root mean square radii of the shape
@@ -23,7 +23,7 @@ _REACH = 2.4  # from the middle of a template to its side, in root mean square r
 
 @dataclass(frozen=True)
 class Seen:
-    """A coloured shape in a picture: its centre of mass and its box (left, top, right, bottom), in pixels."""
+    """A coloured shape in an image: its centre of mass and its box (left, top, right, bottom), in pixels."""
 
     colour: str
     shape: str  # "" where no shape fits
@@ -46,7 +46,7 @@ class View:
 
 
 def look(pixels: Pixels) -> View:
-    """What a picture (H, W, 3) in 0..1 shows. Things of one colour count as one, and as shapeless."""
+    """The content of an image (H, W, 3) in 0..1. Things of one colour count as one, without a shape."""
     colours = _nearest_colour(pixels)
     edge = np.concatenate([colours[:4].ravel(), colours[-4:].ravel(), colours[:, :4].ravel(), colours[:, -4:].ravel()])
     ground = int(np.bincount(edge, minlength=len(COLOURS)).argmax())
@@ -59,7 +59,7 @@ def look(pixels: Pixels) -> View:
 
 
 def agrees(view: View, scene: Scene) -> bool:
-    """Whether a picture shows the scene: ground, things, their colours and shapes, their relation, and nothing else."""
+    """Whether an image shows the scene: ground, things, their colours and shapes, their relation, and nothing else."""
     if view.ground != scene.ground or len(view.things) != len(scene.things):
         return False
     by_colour = {seen.colour: seen for seen in view.things}
@@ -84,7 +84,7 @@ def _nearest_colour(pixels: Pixels) -> NDArray[np.intp]:
 
 
 def _solid(mask: Mask) -> Mask:
-    """The mask without what is less than three pixels wide and far from what is wider: edges blend into a third
+    """The mask without regions that are less than three pixels wide and far from wider ones: edges blend into a third
     colour."""
     core = _grow(mask, False)
     for _ in range(5):
@@ -116,7 +116,7 @@ def _see(colour: str, mask: Mask) -> Seen:
 
 
 def _filled(mask: Mask) -> Mask:
-    """The mask with what it surrounds on all four sides."""
+    """The mask and the pixels that it surrounds on all four sides."""
     seen = np.logical_or.accumulate
     left, right = seen(mask, axis=1), seen(mask[:, ::-1], axis=1)[:, ::-1]
     above, below = seen(mask, axis=0), seen(mask[::-1], axis=0)[::-1]
@@ -141,14 +141,14 @@ def _overlap(a: Mask, b: Mask) -> float:
 def _aligned(mask: Mask) -> Mask:
     """The mask on a template's grid: its centre of mass in the middle, its root mean square radius a fixed length.
 
-    Both are means over all pixels, so that a blurred tip does not move the rest.
+    Both are means over all pixels: a blurred tip does not move the rest.
     """
     rows, columns = np.nonzero(mask)
     centre = rows.mean(), columns.mean()
     radius = float(np.sqrt(((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).mean()))
-    at = _REACH * radius * ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1)
-    rows, columns = (np.round(middle + at).astype(int) for middle in centre)
-    room = int(_REACH * radius) + 1  # a corner of the grid may lie outside of the picture
+    offsets = _REACH * radius * ((np.arange(_GRID) + 0.5) / _GRID * 2 - 1)
+    rows, columns = (np.round(middle + offsets).astype(int) for middle in centre)
+    room = int(_REACH * radius) + 1  # a corner of the grid may lie outside the image
     return np.pad(mask, room)[np.ix_(rows + room, columns + room)]
 
 

@@ -1,7 +1,7 @@
-"""The world of the miniature: pictures of coloured shapes that a program draws, with their captions.
+"""The world of the miniature: images of coloured shapes that a program draws, with their captions.
 
-A `Scene` says what is there, in fractions of a window; `draw` renders any window of it at any size, so crops and
-original sizes are exact; `caption` puts it into words. All randomness comes from the generator that is passed in.
+A `Scene` describes things in fractions of a window. `draw` renders any window of it at any size: crops and original
+sizes are exact. `caption` puts it into words. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 PATTERNS = ("striped", "checkered", "dotted")
 RELATIONS = ("left of", "above", "inside")
 WIDE_ENOUGH = ("circle", "square")  # the shapes that another one fits inside
-SIZES = {"small": (0.15, 0.19), "": (0.23, 0.31), "large": (0.36, 0.42)}  # radius, as a part of the shorter side
+SIZES = {"small": (0.15, 0.19), "": (0.23, 0.31), "large": (0.36, 0.42)}  # radius, as a fraction of the shorter side
 BUCKETS = ((128, 128), (112, 144), (144, 112), (96, 160), (160, 96))  # (height, width), all of about one area
 MOST_CROP = 48  # pixels
 
@@ -52,7 +52,7 @@ class Thing:
 class Scene:
     """One thing, or two in a `relation` (the first is left of, above or inside the second), on a ground.
 
-    `flaw` from 0 to 1 says how badly it is drawn: wobbling outlines and blotches, which come from `seed`.
+    `flaw` from 0 to 1 is the amount of bad drawing: wobbling outlines and blotches, which come from `seed`.
     """
 
     ground: str
@@ -93,23 +93,23 @@ def random_scene(rng: Generator, things: int | None = None, unseen: bool = False
     return Scene(ground, placed, pattern, relation, flaw, int(rng.integers(2**31)))
 
 
-def _place(rng: Generator, kinds: list[tuple[str, str]], relation: str) -> tuple[Thing, ...]:
+def _place(rng: Generator, looks: list[tuple[str, str]], relation: str) -> tuple[Thing, ...]:
     def near(value: float, spread: float) -> float:
         return value + float(rng.uniform(-spread, spread))
 
     if not relation:
-        (colour, shape), size = kinds[0], str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
+        (colour, shape), size = looks[0], str(rng.choice(list(SIZES), p=[0.2, 0.6, 0.2]))
         spread = 0.03 if size == "large" else 0.08
         return (Thing(colour, shape, size, near(0.5, spread), near(0.5, spread), float(rng.uniform(*SIZES[size]))),)
     if relation == "inside":
         x, y = near(0.5, 0.04), near(0.5, 0.04)
-        inner, outer = kinds
+        inner, outer = looks
         return (
             Thing(*inner, "", near(x, 0.02), near(y, 0.02), near(0.17, 0.015)),
             Thing(*outer, "", x, y, near(0.41, 0.02)),
         )
     ends = []
-    for colour_and_shape, along in zip(kinds, (0.27, 0.73), strict=True):
+    for colour_and_shape, along in zip(looks, (0.27, 0.73), strict=True):
         x, y = near(along, 0.02), near(0.5, 0.06)
         ends.append(Thing(*colour_and_shape, "", *((x, y) if relation == "left of" else (y, x)), near(0.18, 0.02)))
     return tuple(ends)
@@ -128,13 +128,13 @@ def _name(thing: Thing, with_size: bool) -> str:
 
 def caption(scene: Scene, rng: Generator | None = None) -> str:
     """The scene in words: the plain phrasing, or with `rng` one of several, which may leave out size and pattern."""
-    tell_size = rng is not None and rng.random() < 0.6
-    tell_pattern = rng is None or rng.random() < 0.8
-    names = [_name(thing, tell_size) for thing in scene.things]
+    with_size = rng is not None and rng.random() < 0.6
+    with_pattern = rng is None or rng.random() < 0.8
+    names = [_name(thing, with_size) for thing in scene.things]
     relation = scene.relation
     if rng is not None and relation == "left of" and rng.random() < 0.5:
         relation = "to the left of"
-    ground = " ".join(filter(None, [scene.pattern if tell_pattern else "", scene.ground]))
+    ground = " ".join(filter(None, [scene.pattern if with_pattern else "", scene.ground]))
     subject = f" {relation} ".join(_a(name) for name in names)
     phrasing = 0 if rng is None or rng.random() < 0.5 else int(rng.integers(1, 4))
     return (
@@ -180,7 +180,7 @@ def _render(scene: Scene, x: Grid, y: Grid, size: tuple[int, int], pixel: float)
         u, v = (x - thing.x * size[1]) / (thing.radius * unit), (y - thing.y * size[0]) / (thing.radius * unit)
         stretch = 1 + scene.flaw * _wobble(u, v, flaws) if scene.flaw else 1.0
         distance = shape_distance(thing.shape, u * stretch, v * stretch) * thing.radius * unit
-        cover = np.clip(0.5 - distance / pixel, 0, 1)[..., None]  # how much of each pixel the shape covers
+        cover = np.clip(0.5 - distance / pixel, 0, 1)[..., None]  # the fraction of each pixel that the shape covers
         pixels = pixels * (1 - cover) + _rgb(thing.colour) * cover
     if scene.flaw:
         pixels = pixels + 0.35 * scene.flaw * _blotches(x, y, flaws)[..., None]
@@ -209,7 +209,7 @@ def _ground(scene: Scene, x: Grid, y: Grid) -> Pixels:
 
 
 def shape_distance(shape: str, u: Grid, v: Grid) -> Grid:
-    """How far a point lies outside a shape of radius 1 around the origin, negative inside; v points down."""
+    """The distance of a point from a shape of radius 1 around the origin, negative inside; v points down."""
     if shape == "circle":
         return np.hypot(u, v) - 0.95
     if shape == "ring":

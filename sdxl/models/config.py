@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import ConfigError
 
-# Far above every published model (its number behind it), and so low that describing such a network takes no time
+# Bounds far above every published model (its number behind each), so low that to describe such a network takes no time
 MOST_LEVELS = 8  # 4
 MOST_BLOCKS = 16  # 3, in a level
 _MOST_LAYERS = 256  # 32, in a text encoder
@@ -28,7 +28,7 @@ MIN_TOKENS = 3  # start, one token, end
 def _bound(what: str, numbers: Iterable[float], most: float, least: float = 1) -> None:
     for number in numbers:
         if not least <= number <= most:  # NaN is not either
-            raise ConfigError(f"{what}: {number} is not in {least} to {most}; no SDXL model is so, fetch it again")
+            raise ConfigError(f"{what}: {number} is not in {least} to {most}; no SDXL model has this, download it again")
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class UNetConfig:
         if not levels or {len(self.down), len(self.up), len(self.heads)} != {levels}:
             raise ConfigError(
                 f"the UNet's lists differ in length: {levels} channels, {len(self.down)} down levels, "
-                f"{len(self.up)} up levels, {len(self.heads)} head counts; fetch its config again"
+                f"{len(self.up)} up levels, {len(self.heads)} head counts; download its config again"
             )
         if [len(level) + 1 for level in self.down] != [len(level) for level in reversed(self.up)]:
             raise ConfigError(
-                "each up level of the UNet needs one block more than its down level; fetch its config again"
+                "each up level of the UNet needs one block more than its down level; download its config again"
             )
         depths = [depth or 0 for level in (*self.down, *self.up, (self.mid,)) for depth in level]
         widths = (self.in_channels, self.out_channels, self.context_dim, self.vector_dim, self.size_dim)
@@ -91,7 +91,7 @@ class UNetConfig:
                 if block.out_channels % self.norm_groups or (block.depth and block.out_channels % block.heads):
                     raise ConfigError(
                         f"a UNet level of {block.out_channels} channels does not divide into {self.norm_groups} "
-                        f"norm groups and {block.heads} attention heads; fetch its config again"
+                        f"norm groups and {block.heads} attention heads; download its config again"
                     )
 
     @property
@@ -154,13 +154,13 @@ class TextConfig:
             _bound("the text encoder's eos_token_id", [self.eos_id], self.vocab_size - 1, least=0)
         if self.dim % self.heads:
             raise ConfigError(
-                f"the text encoder's {self.dim} channels do not divide into {self.heads} heads; fetch its config again"
+                f"the text encoder's {self.dim} channels do not divide into {self.heads} heads; download its config again"
             )
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The autoencoder (SDXL paper, section 2.4). One level fewer than `channels` halves the image each.
+    """The autoencoder (SDXL paper, section 2.4). One level fewer than `channels` halves the image.
 
     `latent_rgb` are the colours of the latents, for previews: the RGB in -1..1 is that linear function of a latent's
     channels, a row for each channel and a last one for the constant.
@@ -190,7 +190,7 @@ class VAEConfig:
             _bound("the VAE's latent_rgb", (number for row in self.latent_rgb for number in row), 1e6, least=-1e6)
         if any(channels % self.norm_groups for channels in self.channels):
             raise ConfigError(
-                f"the VAE's channels {self.channels} do not divide into {self.norm_groups} norm groups; fetch its "
+                f"the VAE's channels {self.channels} do not divide into {self.norm_groups} norm groups; download its "
                 "config again"
             )
 
@@ -318,6 +318,6 @@ class ScheduleConfig:
         _bound("beta_start", [self.beta_start], self.beta_end, least=1e-9)
         if self.train_steps * math.log1p(-self.beta_end) < math.log(sys.float_info.min):
             raise ConfigError(
-                f"{self.train_steps} steps of betas up to {self.beta_end} leave nothing of a picture; fetch its "
+                f"{self.train_steps} steps of betas up to {self.beta_end} leave nothing of an image; download its "
                 "config again"
             )

@@ -1,4 +1,4 @@
-"""The autoencoder (SDXL paper, section 2.4): pictures (B, 3, H, W) in -1..1 to latents (B, 4, H/8, W/8) and back."""
+"""The autoencoder (SDXL paper, section 2.4): images (B, 3, H, W) in -1..1 to latents (B, 4, H/8, W/8) and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mid(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width; padded on the right and below only."""
+    """Half the height and width; padding is on the right and below only."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Downsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, and the step to the next one, to be called in turn.
 
-    They are not called by a `forward` of the level: its caller would hold a map that is done with until it returns.
+    A level has no `forward` that calls them: its caller would hold a map that is not needed any more.
     """
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int, groups: int) -> None:
@@ -70,7 +70,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to the moments of their latents, (B, 2 * latent_channels, H/8, W/8)."""
+    """Images to the moments of their latents, (B, 2 * latent_channels, H/8, W/8)."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pictures; it has one residual block per level more than the encoder."""
+    """Latents to images; it has one residual block per level more than the encoder."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -119,12 +119,12 @@ class Decoder(nn.Module):
         return self.head(x)
 
     def head(self, x: Tensor) -> Tensor:
-        """From the last feature map to the picture."""
+        """From the last feature map to the image."""
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class VAE(nn.Module):
-    """The whole autoencoder, between pictures and *scaled* latents, those that the UNet works on."""
+    """The whole autoencoder, between images and *scaled* latents, those that the UNet works on."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -135,13 +135,13 @@ class VAE(nn.Module):
         self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) in -1..1 to scaled latents (B, 4, H/8, W/8): a sample of the posterior with standard
+        """Images (B, 3, H, W) in -1..1 to scaled latents (B, 4, H/8, W/8): a sample of the posterior with standard
         normal `noise` of that shape, its mean without.
         """
         return self.sample(self.encoder(x), noise)
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the posterior of pictures (B, 3, H, W), both (B, 4, H/8, W/8), not scaled."""
+        """Mean and log variance of the posterior of images (B, 3, H, W), both (B, 4, H/8, W/8), not scaled."""
         return self.posterior(self.encoder(x))
 
     def posterior(self, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,5 +157,5 @@ class VAE(nn.Module):
         return mean * self.config.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents (B, 4, h, w) to pictures (B, 3, 8h, 8w), about -1..1, not clamped."""
+        """Scaled latents (B, 4, h, w) to images (B, 3, 8h, 8w), about -1..1, not clamped."""
         return self.decoder(self.post_quant_conv(z / self.config.scaling_factor))

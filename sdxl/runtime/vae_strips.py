@@ -26,7 +26,7 @@ ROWS = 8  # of latents in a strip: more of them take more memory, fewer more tim
 
 @torch.no_grad()
 def decode_strips(vae: VAE, z: Tensor, rows: int = ROWS) -> Tensor:
-    """`vae.decode(z)` in strips of `rows` rows of latents: scaled latents (B, 4, h, w) to pictures (B, 3, 8h, 8w).
+    """`vae.decode(z)` in strips of `rows` rows of latents: scaled latents (B, 4, h, w) to images (B, 3, 8h, 8w).
 
     The middle, where attention looks at all of a map, is computed whole; maps are small there.
     """
@@ -42,7 +42,7 @@ def decode_strips(vae: VAE, z: Tensor, rows: int = ROWS) -> Tensor:
 
 @torch.no_grad()
 def encode_strips(vae: VAE, x: Tensor, noise: Tensor | None = None, rows: int = ROWS) -> Tensor:
-    """`vae.encode(x, noise)` in strips of `rows` rows of latents: pictures (B, 3, 8h, 8w) to latents (B, 4, h, w)."""
+    """`vae.encode(x, noise)` in strips of `rows` rows of latents: images (B, 3, 8h, 8w) to latents (B, 4, h, w)."""
     encoder = vae.encoder
     strips: Iterable[Tensor] = convolve(encoder.conv_in, torch.split(x, rows * vae.config.factor, dim=2))
     for level in cast(list[Level], encoder.down):
@@ -106,7 +106,7 @@ def affine(norm: nn.GroupNorm, parts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def convolve(conv: nn.Module, strips: Iterable[Tensor]) -> Iterator[Tensor]:
-    """A 3x3 convolution: each strip borrows the rows next to it, which are zero above and below the picture."""
+    """A 3x3 convolution: each strip borrows the rows next to it, which are zero above and below the image."""
     strips = iter(strips)
     x = next(strips)
     above = torch.zeros_like(x[:, :, :1])

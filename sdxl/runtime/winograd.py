@@ -1,7 +1,7 @@
 """3x3 convolutions with 16 products for every four outputs in place of 36, for a CPU in float32: F(2x2, 3x3) of Lavin &
 Gray 2015, arXiv 1509.09308. The same numbers but for their rounding, which is rather less.
 
-A picture is cut into tiles of 2x2 outputs, which need 4x4 inputs. A tile's inputs d, the weights g and its outputs y
+An image is cut into tiles of 2x2 outputs, which need 4x4 inputs. A tile's inputs d, the weights g and its outputs y
 are tied by  y = A' [(G g G') * (B' d B)] A  with the small matrices of the paper, all 0, 1, -1 and 1/2, so that the
 product in brackets, over all channels, is 16 products of matrices.
 """
@@ -101,7 +101,7 @@ def _outputs(m: Tensor, first: Tensor, second: Tensor) -> None:
 
 
 def _borrow(x: Tensor, top: int, bottom: int) -> Tensor:
-    """Rows `top` to `bottom` of x (B, H, W, C) with one more pixel on all sides, zero beyond the picture."""
+    """Rows `top` to `bottom` of x (B, H, W, C) with one more pixel on all sides, zero beyond the image."""
     batch, height, width, channels = x.shape
     padded = scratch.take("padded", (batch, bottom - top + 2, width + 2, channels), x.dtype)
     above, below = int(top > 0), int(bottom < height)

@@ -1,4 +1,4 @@
-"""From prompts to the text encoders' output: tokenizer, vocabulary, encoding, and the embedding of sizes."""
+"""From prompts to the text encoders' output: tokenizer, vocabulary, encoding, and size embeddings."""
 
 from __future__ import annotations
 

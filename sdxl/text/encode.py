@@ -41,7 +41,7 @@ class TextStage:
         layers = len(self.encoder.layers)
         if not 0 <= clip_skip < layers:
             raise ArgumentError(
-                f"clip_skip is {clip_skip}; with a text encoder of {layers} layers it is 0 to {layers - 1}"
+                f"clip_skip is {clip_skip}; expected 0 to {layers - 1} for a text encoder of {layers} layers"
             )
         rows, inserts = self._tokens(texts)
         ids = torch.tensor(rows, device=self.encoder.token_embed.weight.device)
@@ -49,30 +49,30 @@ class TextStage:
         return context.float(), None if pooled is None else pooled.float()
 
     def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], list[Insert]]:
-        """The ids of each text, and the vectors that stand for the words among them that have some."""
+        """The ids of each text, and the learned vectors to insert for its words."""
         if not self.embeddings:
             return self.tokenizer(texts), []
         words = {word: (self.tokenizer.ids(word), len(vectors)) for word, vectors in self.embeddings.items()}
         rows, inserts = [], []
         for number, text in enumerate(texts):
-            ids, places = self.tokenizer.replace(text, words)
+            ids, found = self.tokenizer.replace(text, words)
             rows.append(ids)
-            inserts += [Insert(number, start, self.embeddings[word][:count]) for word, start, count in places]
+            inserts += [Insert(number, start, self.embeddings[word][:count]) for word, start, count in found]
         return rows, inserts
 
 
 def with_tokens(stage: TextStage, embeddings: Mapping[str, Tensor]) -> TextStage:
-    """The stage with learned vectors (N, dim) for words, in addition to those that it has. They take the places of the
-    word's tokens and are put in before the position embedding. Raises `ArgumentError` for vectors of another width.
+    """The stage with additional learned vectors (N, dim) for words. They replace the embeddings of the word's tokens,
+    before the position embedding is added. Raises `ArgumentError` for vectors of another width.
     """
     width = stage.encoder.config.dim
     for word, vectors in embeddings.items():
         if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != width:
             raise ArgumentError(
-                f"the vectors of {word!r} have shape {list(vectors.shape)}; this text encoder takes (N, {width})"
+                f"the vectors of {word!r} have shape {list(vectors.shape)}; expected (N, {width}) for this text encoder"
             )
         if not stage.tokenizer.ids(word):
-            raise ArgumentError(f"{word!r} has no tokens, so no prompt can contain it; choose another word")
+            raise ArgumentError(f"{word!r} has no tokens and cannot occur in a prompt; choose another word")
     return replace(stage, embeddings={**stage.embeddings, **embeddings})
 
 
@@ -81,8 +81,8 @@ def encode_text(
 ) -> tuple[Tensor, Tensor]:
     """Context (B, 77, D) and pooled (B, P) of B prompts, float32.
 
-    The contexts of the encoders stand side by side; the pooled embedding is the last encoder's. With two encoders
-    `prompts_2` goes to the second; with one (the refiner) `prompts` goes to it, and `prompts_2` is not used.
+    The contexts are concatenated along D; the pooled embedding is the last encoder's. With two encoders the second
+    encodes `prompts_2`. With one (the refiner) that encodes `prompts`, and `prompts_2` is not used.
     """
     texts = [prompts, prompts_2][: len(stages)]
     encoded = [stage.encode(text, clip_skip) for stage, text in zip(stages, texts, strict=True)]
@@ -92,9 +92,7 @@ def encode_text(
 
 
 class TextCache:
-    """The encodings of the last texts. Each text is encoded by itself, so its encoding does not depend on the texts
-    beside it.
-    """
+    """The encodings of the last texts. Each text is encoded alone: its encoding does not depend on the batch."""
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
@@ -103,11 +101,11 @@ class TextCache:
     def encode(
         self, stages: Callable[[], Sequence[TextStage]], prompts: Sequence[str], prompts_2: Sequence[str], skip: int
     ) -> tuple[Tensor, Tensor]:
-        """As `encode_text`; `stages` is only called if there is a text that is not known."""
+        """As `encode_text`; `stages` is only called for texts that are not in the cache."""
         rows = []
         for key in zip(prompts, prompts_2, [skip] * len(prompts), strict=True):
             row = self._rows.pop(key, None)
-            self._rows[key] = row or encode_text(stages(), [key[0]], [key[1]], skip)  # the last used is last
+            self._rows[key] = row or encode_text(stages(), [key[0]], [key[1]], skip)  # the most recent is last
             rows.append(self._rows[key])
             if len(self._rows) > self._most:
                 del self._rows[next(iter(self._rows))]
@@ -115,7 +113,7 @@ class TextCache:
         return torch.cat(contexts), torch.cat(pooled)
 
     def clear(self) -> None:
-        """Forget all of them, where the text encoders have changed."""
+        """Empty the cache, after the text encoders have changed."""
         self._rows.clear()
 
 

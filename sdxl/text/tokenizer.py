@@ -1,6 +1,6 @@
 """CLIP's byte-pair tokenizer, on `tokenizers`: text in, 77 ids out.
 
-The vocabulary of OpenAI's CLIP travels with the package; tokenizer files beside a checkpoint win over it.
+The vocabulary of OpenAI's CLIP ships with the package; the tokenizer files of a checkpoint override it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..models.config import MIN_TOKENS
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NO_LIMIT = 10**6  # transformers writes 1e30 for "no limit"
-_MOST_ADDED = 10_000  # tokens beside a vocabulary; `tokenizers` compares each with all others
+_MOST_ADDED = 10_000  # tokens in addition to a vocabulary; `tokenizers` compares each with all others
 _CLIP_SIZE = 49408
-_CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>", "!")  # of CLIP's vocabulary, those with a part to play
+_CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>", "!")  # the tokens of CLIP's vocabulary that configs use
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,23 @@ class Vocabulary:
     merges: tuple[tuple[str, str], ...] = field(repr=False)
 
     def check(self) -> None:
-        """Raise where `tokenizers` would, or would give an id that stands for nothing or for two tokens."""
+        """Raise `CheckpointError` if `tokenizers` would raise, or if an id belongs to no token or to two."""
         if not isinstance(self.ids, dict) or not _are_tokens(self.ids):
-            raise CheckpointError("the vocabulary is not a table of tokens and their ids; fetch it again")
+            raise CheckpointError("the vocabulary is not an object of tokens and their ids; download it again")
         numbers = list(self.ids.values())
         if set(map(type, numbers)) != {int} or sorted(numbers) != list(range(len(numbers))):
             raise CheckpointError(
-                f"the ids of the vocabulary are not 0 to {len(numbers) - 1}, once each; fetch it again"
+                f"the ids of the vocabulary are not 0 to {len(numbers) - 1}, once each; download it again"
             )
         for a, b in self.merges:
             if not (
                 isinstance(a, str) and isinstance(b, str) and a in self.ids and b in self.ids and a + b in self.ids
             ):
-                raise CheckpointError(f"the vocabulary lacks a token of the merge {brief((a, b))}; fetch it again")
+                raise CheckpointError(f"the vocabulary lacks a token of the merge {brief((a, b))}; download it again")
 
 
 def _are_tokens(values: Iterable[object]) -> bool:
-    """Whether all are texts that `tokenizers` takes: not empty, and no half of a UTF-16 pair."""
+    """Whether all are strings that `tokenizers` accepts: not empty, without half a UTF-16 pair."""
     if not all(isinstance(value, str) and value for value in values):
         return False
     return not any("\ud800" <= letter <= "\udfff" for letter in set("".join(map(str, values))))
@@ -62,7 +62,7 @@ def _are_tokens(values: Iterable[object]) -> bool:
 class TokenizerConfig:
     """The data of a tokenizer. `vocabulary` None is CLIP's own.
 
-    `special` tokens are recognised in the text before it is split into words, `added` ones get ids behind the
+    `special` tokens are recognised in the text before it is split into words, `added` ones get ids after the
     vocabulary. In a folder the pad token is special: with "!" as pad, every "!" of a prompt becomes the pad id.
     """
 
@@ -78,32 +78,32 @@ class TokenizerConfig:
         tokens = (self.bos, self.eos, self.pad, *self.special, *self.added)
         if not _are_tokens(tokens) or len(tokens) > _MOST_ADDED:
             raise CheckpointError(
-                f"the special and added tokens {brief(tokens)} are not texts, or too many; fetch them again"
+                f"the special and added tokens {brief(tokens)} are not strings, or too many; download them again"
             )
         if type(self.length) is not int or self.length < MIN_TOKENS:
             raise CheckpointError(
-                f"a tokenizer of {brief(self.length)} tokens has no room for a prompt; fetch its config again"
+                f"the tokenizer's length is {brief(self.length)}; expected at least {MIN_TOKENS}, download it again"
             )
         for token in (self.bos, self.pad):
-            if token not in self.special and token not in self.added and not self._knows(token):
+            if token not in self.special and token not in self.added and not self._has(token):
                 raise CheckpointError(
-                    f"the tokenizer's special token {brief(token)} is not in its vocabulary; fetch them again"
+                    f"the tokenizer's special token {brief(token)} is not in its vocabulary; download both again"
                 )
-        if not self._knows(self.eos):  # it also stands for what is unknown
+        if not self._has(self.eos):  # it also replaces unknown tokens
             raise CheckpointError(
-                f"the tokenizer's end token {brief(self.eos)} is not in its vocabulary; fetch them again"
+                f"the tokenizer's end token {brief(self.eos)} is not in its vocabulary; download both again"
             )
 
-    def _knows(self, token: str) -> bool:
-        """Whether a token is in the vocabulary; CLIP's own is unpacked only for unusual ones."""
+    def _has(self, token: str) -> bool:
+        """Whether a token is in the vocabulary; CLIP's own is unpacked only for unusual tokens."""
         if self.vocabulary is None and token in _CLIP_TOKENS:
             return True
         return token in (self.vocabulary or clip_vocabulary()).ids
 
     @property
     def size(self) -> int:
-        """How many ids there are; tokens that the vocabulary lacks have theirs behind it."""
-        more = {token for token in (*self.special, *self.added) if not self._knows(token)}
+        """The number of ids; tokens that the vocabulary lacks have ids after it."""
+        more = {token for token in (*self.special, *self.added) if not self._has(token)}
         return (len(self.vocabulary.ids) if self.vocabulary else _CLIP_SIZE) + len(more)
 
     def to_json(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _backend(vocabulary: Vocabulary, unknown: str) -> Backend:
 
 
 class Tokenizer:
-    """Text to ids. `positions` is how many the text encoder has, if fewer than the tokenizer's own length."""
+    """Text to ids, as many as the tokenizer's length or, if fewer, the text encoder's `positions`."""
 
     def __init__(self, config: TokenizerConfig, positions: int = 77) -> None:
         vocabulary = config.vocabulary or clip_vocabulary()
@@ -201,11 +201,13 @@ class Tokenizer:
     def _id(self, token: str) -> int:
         number = self._backend.token_to_id(token)
         if number is None:
-            raise CheckpointError(f"the tokenizer's special token {token!r} is not in its vocabulary; fetch them again")
+            raise CheckpointError(
+                f"the tokenizer's special token {token!r} is not in its vocabulary; download both again"
+            )
         return int(number)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text: start, at most `length` - 2 tokens, end, pads. Warns of the part that it cuts."""
+        """The ids of each text: start, at most `length` - 2 tokens, end, pads. Warns of the text that it cuts off."""
         return [self.replace(text, {})[0] for text in texts]
 
     def ids(self, text: str) -> list[int]:
@@ -215,27 +217,27 @@ class Tokenizer:
     def replace(
         self, text: str, words: Mapping[str, tuple[Sequence[int], int]]
     ) -> tuple[list[int], list[tuple[str, int, int]]]:
-        """The ids of a text, start to pads, in which `words` are replaced: each has the ids that it is found by, and
-        the number of places that it takes. The longest word wins. Also word, position and number of places (fewer
-        where the text is cut) of each that was found; the ids there are 0.
+        """The ids of a text, start to pads, with `words` replaced: each has the ids to find and the number of zeros to
+        replace them. The longest word wins. Also word, position and number of zeros of each replacement; the number is
+        smaller if the text is cut off there.
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         order = sorted(words, key=lambda word: -len(words[word][0]))
         ids: list[int] = []
         starts: list[int] = []  # of each id's token in the text
         found: list[tuple[str, int, int]] = []
-        at, room = 0, self.length - 2
-        while at < len(encoding.ids):
-            word = next((w for w in order if encoding.ids[at : at + len(words[w][0])] == list(words[w][0])), None)
+        i, room = 0, self.length - 2
+        while i < len(encoding.ids):
+            word = next((w for w in order if encoding.ids[i : i + len(words[w][0])] == list(words[w][0])), None)
             count = 1 if word is None else words[word][1]
             if word is not None and len(ids) < room:
                 found.append((word, len(ids) + 1, min(count, room - len(ids))))
-            ids += [encoding.ids[at]] if word is None else [0] * count
-            starts += [encoding.offsets[at][0]] * count
-            at += 1 if word is None else len(words[word][0])
+            ids += [encoding.ids[i]] if word is None else [0] * count
+            starts += [encoding.offsets[i][0]] * count
+            i += 1 if word is None else len(words[word][0])
         if len(ids) > room:
             warnings.warn(
-                f"the prompt has {len(ids)} tokens and the text encoder takes {room}; this part was cut: "
+                f"the prompt has {len(ids)} tokens and the text encoder takes {room}; this part was cut off: "
                 f"{text[starts[room] :]!r}",
                 SDXLWarning,
                 stacklevel=5,

@@ -1,4 +1,4 @@
-"""What training SDXL adds to its networks: their start, the losses, the optimizers.
+"""Training of SDXL's networks: initial weights, losses, optimizers.
 
 Loops and data belong to the recipe (`scripts/train_miniature.py`).
 """

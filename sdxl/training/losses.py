@@ -1,4 +1,4 @@
-"""The losses of SDXL's training, and the draws that they need."""
+"""The losses of SDXL's training, and their random timesteps and noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_we
     """Squared and absolute error of the reconstruction and the KL divergence from the standard normal.
 
     x (B, 3, H, W) in -1..1, noise (B, 4, H/8, W/8). All three terms are means. (SDXL's own VAE adds a perceptual and an
-    adversarial loss, which drawn pictures do not need.)
+    adversarial loss, which drawn images do not need.)
     """
     mean, logvar = vae.moments(x)
     z = mean + torch.exp(logvar / 2) * noise
@@ -25,13 +25,13 @@ def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_we
 
 def stratified_timesteps(count: int, low: int, high: int, generator: torch.Generator) -> Tensor:
     """`count` whole timesteps of [low, high), one from each of `count` equal parts: uniform, with less variance."""
-    places = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (low + places * (high - low)).long().clamp(max=high - 1)
+    positions = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (low + positions * (high - low)).long().clamp(max=high - 1)
 
 
 def offset_noise(noise: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Noise (B, C, H, W) with a random constant added to each channel, so that the model learns to set the overall
-    brightness too (SDXL paper, section 2.5: 0.05).
+    """Noise (B, C, H, W) plus a random constant for each channel, which teaches the model brightness (SDXL paper,
+    section 2.5: 0.05).
     """
     return noise + strength * torch.randn(noise.shape[:2], generator=generator).to(noise)[:, :, None, None]
 

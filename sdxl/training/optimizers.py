@@ -13,7 +13,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for the weights
     of linear layers and convolutions, seen as matrices (out, rest). torch.optim.Muon takes no convolutions.
 
-    The update is scaled like one of Adam (Liu et al. 2025, arXiv 2502.16982), so that both share a learning rate.
+    The update is scaled like Adam's (Liu et al. 2025, arXiv 2502.16982): both take the same learning rate.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
@@ -25,7 +25,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
-                if parameter.grad is not None:  # CLIP-L's last layer has none, SDXL does not read it
+                if parameter.grad is not None:  # CLIP-L's last layer has none: SDXL does not read it
                     alike.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in alike.items():
                 updates = orthogonalize(torch.stack([self._nesterov(each, group["momentum"]) for each in parameters]))
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(parameters, [update.reshape(shape) for update in updates], alpha=scale)
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
-        """The gradient with the momentum's look ahead, as a matrix."""
+        """The gradient with Nesterov momentum, as a matrix."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -73,7 +73,7 @@ def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer
 
 
 def cosine_rate(step: int, steps: int, warmup: int) -> float:
-    """The learning rate of a step as a part of the highest: a linear start, then a half cosine down to zero."""
+    """The learning rate of a step as a fraction of the highest: a linear start, then a half cosine down to zero."""
     return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 

@@ -1,4 +1,4 @@
-"""How SDXL's networks begin, before training."""
+"""The initial weights of SDXL's networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def start_unet(unet: UNet) -> None:
 
 
 def start_text_encoder(encoder: TextEncoder) -> None:
-    """Positions begin small beside the tokens, whose embeddings have a standard deviation of 1."""
+    """Position embeddings begin small: those of the tokens have a standard deviation of 1."""
     nn.init.normal_(encoder.position_embed.weight, std=0.1)
 
 

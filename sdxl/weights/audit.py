@@ -1,4 +1,4 @@
-"""What a file or folder is, from its headers alone: kind, dtypes, tensors and parameters, what is missing or extra."""
+"""Reports on a file or folder from its headers alone: model, dtypes, tensors, parameters, missing and extra keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, component_of_file, read_checkpoint
 from .component import Component, Findings, find_superfluous
 from .container import TensorFile, Weights
 
-_KINDS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
+_MODELS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
 
 
 @dataclass
@@ -30,8 +30,8 @@ class ComponentReport:
 
 @dataclass
 class Report:
-    """The result of `inspect`. `missing`, `unexpected` and `ignored` are keys of the file, in a folder behind the name
-    of their component; `wrong` has a sentence for each tensor of a wrong shape or type. `parts` are the components.
+    """The result of `inspect`. `parts` are the components. `missing`, `unexpected` and `ignored` are keys; in a folder
+    they begin with the component's name. `wrong` has one sentence for each tensor of a wrong shape or dtype.
     """
 
     path: Path
@@ -44,46 +44,46 @@ class Report:
 
 
 def inspect(path: str | Path) -> Report:
-    """Say what a .safetensors file, or a diffusers folder, is. Reads headers only. Raises `CheckpointError`."""
+    """Identify a .safetensors file or a diffusers folder. Reads headers only. Raises `CheckpointError`."""
     path = hub.local(path)
     return _inspect_folder(path) if os.path.isdir(path) else _inspect_file(TensorFile(path))
 
 
 def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
-    if what := identify.foreign(weights):
-        return Report(file.path, what, {"all": _count(weights, weights)})
+    if other := identify.foreign(weights):
+        return Report(file.path, other, {"all": _count(weights, weights)})
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
         note = ", without VAE" if identify.lacking(weights) else ""
         return _report(file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components)
     if component == "unknown":
-        return Report(file.path, "not a model that is known here", {"all": _count(weights, weights)})
+        return Report(file.path, "not a known model", {"all": _count(weights, weights)})
     with naming(file.path):
-        part = component_of_file(file, component, BASE)
-    inputs = getattr(part.config, "in_channels", None)
+        opened = component_of_file(file, component, BASE)
+    inputs = getattr(opened.config, "in_channels", None)
     label = "VAE" if component == "vae" else "SDXL inpainting UNet" if inputs == 9 else "SDXL UNet"
-    names = "a single file's names" if layout == "single" else "a folder's names"
-    return _report(file.path, f"{label} alone, {names}", {component: part})
+    names = "single-file layout" if layout == "single" else "folder layout"
+    return _report(file.path, f"{label} only, {names}", {component: opened})
 
 
 def _inspect_folder(path: Path) -> Report:
     unets = sorted((path / "unet").glob("*.safetensors"))
-    if unets and (what := identify.foreign(TensorFile(unets[0]).shapes)):
+    if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
-        return Report(path, f"{what}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
+        return Report(path, f"{other}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
     checkpoint = read_checkpoint(path)
     return _report(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components)
 
 
 def _whole(checkpoint: Checkpoint) -> str:
     prediction = ", v-prediction" if checkpoint.info.schedule.prediction == "v_prediction" else ""
-    return _KINDS[checkpoint.info.config.kind] + prediction
+    return _MODELS[checkpoint.info.config.kind] + prediction
 
 
 def _report(path: Path, kind: str, components: dict[str, Component]) -> Report:
-    """Count and compare; the keys of a folder get the names of their components."""
+    """Count and compare. The keys of a folder begin with the names of their components."""
     report = Report(path, kind, {})
     for name, component in components.items():
         keys = component.keys() & set(component.weights)

@@ -1,4 +1,4 @@
-"""The models that travel with the package: the miniature and its refiner."""
+"""The models that ship with the package: the miniature and its refiner."""
 
 from __future__ import annotations
 

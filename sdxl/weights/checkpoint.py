@@ -1,4 +1,4 @@
-"""A model on disk: opened by its headers, every key accounted for, components loaded one by one."""
+"""Opens a model from its headers and JSON files. Every key of its files is used, known to be ignorable, or an error."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", T
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model: its info, and its components."""
+    """An opened model: its info and its components."""
 
     info: ModelInfo
     components: dict[str, Component]
 
     def with_component(self, new: Component) -> Checkpoint:
-        """The same model with its UNet or VAE from another file. A UNet brings its prediction type, if its file states
-        it.
-        """
+        """The model with another UNet or VAE. A UNet also sets the prediction type if its file states one."""
         changed: dict[str, Any] = {new.name: new.config}
         old = self.info.schedule
         prediction, ends_at_zero = new.prediction or (old.prediction, old.zero_terminal_snr)
@@ -40,8 +38,8 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
-    """Open a single file or a diffusers folder. Reads headers and JSON, no weight. A single file may lack a VAE if
-    `needs_vae` is false: some published ones do. Raises `CheckpointError`.
+    """Open a single file or a diffusers folder: its headers and JSON files, no weights. If `needs_vae` is false, a
+    single file may lack a VAE, as some published files do. Raises `CheckpointError`.
     """
     checkpoint = read_checkpoint(path, variant, needs_vae)
     check_components(list(checkpoint.components.values()))
@@ -49,23 +47,23 @@ def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = Tr
 
 
 def read_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
-    """The same without a look at the keys of its files."""
-    if os.path.isdir(path):  # unlike Path.is_dir, False for a folder that may not be read
+    """As `open_checkpoint`, without checking the keys of the files."""
+    if os.path.isdir(path):  # unlike Path.is_dir, False if access is denied
         return _read_folder(path, variant)
     return _read_single(TensorFile(path), needs_vae)
 
 
 def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
     weights = Weights([file])
-    if what := identify.foreign(weights):
+    if other := identify.foreign(weights):
         raise CheckpointError(
-            f"{file.path} is {what}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
+            f"{file.path} is {other}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
         )
     contents = identify.contents(weights)
     has_vae = "VAE" not in identify.lacking(weights)
     if contents[0] != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
-        what, advice = _not_whole(weights, contents)
-        raise CheckpointError(f"{file.path} {what}; {advice}")
+        fact, advice = _not_whole(weights, contents)
+        raise CheckpointError(f"{file.path} {fact}; {advice}")
     info = info_from_file(file)
     rows = component_rows(info.config, weights)
     return Checkpoint(
@@ -79,17 +77,17 @@ def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
 
 
 def _not_whole(weights: Weights, contents: tuple[str, str]) -> tuple[str, str]:
-    """What a file that is not a whole model is or lacks, and what to do with it."""
+    """The fact and the advice of the error for a file that is not a complete model."""
     name, layout = contents
     lacking = identify.lacking(weights) if (name, layout) == (UNET, "single") else []
     if lacking == ["VAE"]:
         return "has no VAE", "give one as vae="
-    whole = "a whole model has UNet, text encoders and VAE"
+    advice = "a complete model has a UNet, text encoders and a VAE"
     if len(lacking) == 1:
-        return f"has no {lacking[0]}", whole
+        return f"has no {lacking[0]}", advice
     if name in (UNET, VAE):
-        return f"is only a {'UNet' if name == UNET else 'VAE'}", f"give it as {name}=, beside a whole model"
-    return "is not a whole SDXL model", whole
+        return f"is only a {'UNet' if name == UNET else 'VAE'}", f"give it as {name}= together with a complete model"
+    return "is not a complete SDXL model", advice
 
 
 def _read_folder(path: Path, variant: str | None) -> Checkpoint:
@@ -107,7 +105,7 @@ def _read_folder(path: Path, variant: str | None) -> Checkpoint:
 
 
 def check_folder(path: Path) -> None:
-    """Raise for a diffusers folder that is no SDXL model, by its JSON files; the weights may be missing."""
+    """Raise `CheckpointError` if the JSON files of a folder describe no SDXL model. The weights may be missing."""
     _folder_info(path, read_json(path / "model_index.json"))
 
 
@@ -115,27 +113,29 @@ def _folder_info(path: Path, index: Mapping[str, Any]) -> ModelInfo:
     name = index.get("_class_name")
     if not isinstance(name, str) or "XL" not in name:
         raise CheckpointError(
-            f"{path} holds a {name[:100] if isinstance(name, str) else 'nameless pipeline'}, not an SDXL model; "
-            "give the folder of one"
+            f"{path} holds a {name[:100] if isinstance(name, str) else 'pipeline without a name'}, not an SDXL model; "
+            "give the folder of an SDXL model"
         )
-    present = {part: _is_named(path, index, part) for part in (TEXT, TEXT_2, UNET, VAE)}
-    if absent := [part for part in (TEXT_2, UNET, VAE) if not present[part]]:
+    present = {component: _is_named(path, index, component) for component in (TEXT, TEXT_2, UNET, VAE)}
+    if absent := [component for component in (TEXT_2, UNET, VAE) if not present[component]]:
         raise CheckpointError(
             f"{path}: model_index.json names no {absent[0]}; the model is incomplete, download it again"
         )
-    encoders = [part for part in (TEXT, TEXT_2) if present[part]]
-    for part in [*encoders, UNET, VAE, "scheduler"]:
-        if not os.path.isdir(path / part):
-            raise CheckpointError(f"{path / part} is missing, which model_index.json names; download the whole model")
-        entries(path / part)  # an error that says so, if they may not be read
-    files = {part: path / part / "config.json" for part in (*encoders, UNET, VAE)}
+    encoders = [component for component in (TEXT, TEXT_2) if present[component]]
+    for component in [*encoders, UNET, VAE, "scheduler"]:
+        if not os.path.isdir(path / component):
+            raise CheckpointError(
+                f"{path / component} is missing, but model_index.json names it; download the model again"
+            )
+        entries(path / component)  # raises if the folder cannot be read
+    files = {component: path / component / "config.json" for component in (*encoders, UNET, VAE)}
     texts = {p: diffusers_config.read_text(read_json(files[p]), p == TEXT_2, str(files[p])) for p in encoders}
     unet = diffusers_config.read_unet(read_json(files[UNET]), str(files[UNET]))
     vae = diffusers_config.read_vae(read_json(files[VAE]), str(files[VAE]))
     scheduler = path / "scheduler/scheduler_config.json"
     schedule = diffusers_config.read_scheduler(read_json(scheduler), str(scheduler))
     tokenizers = {
-        part: tokenizer_files.read_folder(path / part.replace("text_encoder", "tokenizer")) for part in encoders
+        name: tokenizer_files.read_folder(path / name.replace("text_encoder", "tokenizer")) for name in encoders
     }
     with naming(path):
         config = ModelConfig(unet, vae, texts.get(TEXT), texts[TEXT_2])
@@ -145,13 +145,13 @@ def _folder_info(path: Path, index: Mapping[str, Any]) -> ModelInfo:
     return info
 
 
-def _is_named(path: Path, index: Mapping[str, Any], part: str) -> bool:
-    """Whether model_index.json names a component: a list of its library and class, or of nulls."""
-    entry = index.get(part) or [None]
+def _is_named(path: Path, index: Mapping[str, Any], component: str) -> bool:
+    """Whether model_index.json names a component. Its entry is a list of library and class, or of nulls."""
+    entry = index.get(component) or [None]
     if not isinstance(entry, list):
         raise ConfigError(
-            f"{path / 'model_index.json'}: {part} is {brief(entry)}; it must be a library and a class, download it "
-            "again"
+            f"{path / 'model_index.json'}: {component} is {brief(entry)}; it must be a list of a library and a class, "
+            "download it again"
         )
     return entry[-1] is not None
 
@@ -161,8 +161,8 @@ def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
     chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
     if not chosen:
         pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
-        why = "there is only a pickle, which is not read, get the other" if pickled else "download it"
-        raise CheckpointError(f"{path / (stem + '.safetensors')} is missing; {why}")
+        advice = "download it, the pickle in its place is not read" if pickled else "download it"
+        raise CheckpointError(f"{path / (stem + '.safetensors')} is missing; {advice}")
     first = path / chosen[0]
     return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
 
@@ -176,9 +176,9 @@ def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], 
 
 
 def open_component(path: Path, name: str, like: ModelConfig, variant: str | None = None) -> Component:
-    """The UNet or VAE (`name`) of a component's file or folder, or of a whole model, to replace that of `like`.
+    """Open the UNet or VAE (`name`) of a component's file or folder, or of a complete model, to replace that of `like`.
 
-    What neither shapes nor a config.json beside the file say is taken from `like`. Raises `CheckpointError`.
+    `like` gives the values that neither the shapes nor a config.json beside the file state. Raises `CheckpointError`.
     """
     if os.path.isdir(path):
         if "model_index.json" in entries(path):
@@ -194,16 +194,16 @@ def open_component(path: Path, name: str, like: ModelConfig, variant: str | None
 
 
 def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Component:
-    """The UNet or VAE (`name`) of a file that is no whole model, without a look at its keys."""
+    """The UNet or VAE (`name`) of a file that is not a complete model. Its keys are not checked."""
     weights = Weights([file])
-    if what := identify.foreign(weights):
-        raise CheckpointError(f"{file.path} is {what}, not a {name} of SDXL; give one as {name}=")
+    if other := identify.foreign(weights):
+        raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
     found, layout = identify.contents(weights)
     if (found, layout) == (UNET, "single") and name == VAE and "VAE" not in identify.lacking(weights):
         found = VAE  # beside a UNet, without text encoders
     if found != name:
-        what = "not a model file" if found == "unknown" else f"a {'folder ' * (layout == 'folder')}{found}"
-        raise CheckpointError(f"{file.path} is {what}, not a {name} of SDXL; give one as {name}=")
+        other = "an unknown file" if found == "unknown" else f"a {found}"
+        raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
     if layout == "folder" and os.path.isfile(file.path.parent / "config.json"):
         config: Any = _read_config(file.path.parent / "config.json", name)
         prefix = ""
@@ -228,8 +228,7 @@ def _component_of_whole(path: Path, name: str, variant: str | None) -> Component
 def _component_of_folder(path: Path, name: str, variant: str | None) -> Component:
     if not os.path.isfile(path / "config.json"):
         raise CheckpointError(
-            f"{path} has neither model_index.json nor config.json; it is no model folder, give one or a .safetensors "
-            "file"
+            f"{path} has neither model_index.json nor config.json; give a model folder or a .safetensors file"
         )
     config: Any = _read_config(path / "config.json", name)
     return _read_component_folder(path, name, config, _rows(name, config, ""), variant)

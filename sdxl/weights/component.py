@@ -1,4 +1,4 @@
-"""The weights of one network on disk, under our names."""
+"""The weights of one network on disk, under this package's names."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 @dataclass
 class Findings:
-    """The keys of files beside a config: absent or superfluous ones, those that may be left unread, and a sentence for
-    each tensor of a wrong shape or type.
+    """The result of comparing files with a config: missing, unexpected and ignored keys, and one sentence for each
+    tensor of a wrong shape or dtype.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -35,8 +35,8 @@ class Findings:
 
 @dataclass(frozen=True)
 class Component:
-    """One network's weights. `layout` says whose names its files have: `single` or `folder`. `others` are keys of its
-    files that belong to other components. `prediction` is what its file says of a UNet: see `identify.prediction`.
+    """One network's weights. `layout` is the naming of the keys in its files: `single` or `folder`. `others` are keys
+    of its files that belong to other components. `prediction` is a UNet's: see `identify.prediction`.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Component:
             return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
 
     def key(self, row: Row) -> str:
-        """The name of a row in this component's files."""
+        """The key of a row in this component's files."""
         return row.single if self.layout == "single" else row.folder
 
     def keys(self) -> set[str]:
-        """The keys that it takes from its files."""
+        """The keys that this component reads from its files."""
         return {self.key(row) for row in self.rows}
 
     def shapes(self) -> list[tuple[int, ...]]:
@@ -67,7 +67,7 @@ class Component:
         return [self.weights[key] for key in self.keys() & set(self.weights)]
 
     def find(self) -> Findings:
-        """Compare its files with its config, but for superfluous keys: files may hold several components."""
+        """Compare the files with the config, except superfluous keys: files may hold several components."""
         absent = (self.key(row) for row in self.rows if self.key(row) not in self.weights and not self.is_unread(row))
         findings = Findings(missing=list(dict.fromkeys(absent)))
         wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
@@ -78,18 +78,17 @@ class Component:
             shape, want, dtype = self.weights[key], stored_shape(wanted[row.ours], op), self.weights.dtype(key)
             if shape != want and not (op is Op.CONV1X1 and shape == want[:2]):
                 findings.wrong.append(
-                    f"{key} has shape {list(shape)}, its config asks {list(want)}; file and config are not of the same "
-                    "model"
+                    f"{key} has shape {list(shape)}; expected {list(want)}, use a file and a config of the same model"
                 )
             if dtype not in _FLOATS:
                 findings.wrong.append(
-                    f"{key} is of type {brief(dtype)}; weights are read in {', '.join(_FLOATS)} and not in quantized "
-                    "forms, get the model in one of these"
+                    f"{key} has dtype {brief(dtype)}; expected {', '.join(_FLOATS)}, download a model that is not "
+                    "quantized"
                 )
         return findings
 
     def check(self) -> None:
-        """Raise for missing tensors, wrong shapes, and numbers that are no weights."""
+        """Raise `CheckpointError` for missing tensors, wrong shapes and dtypes that are not floating-point."""
         findings = self.find()
         if findings.missing:
             raise CheckpointError(
@@ -100,7 +99,7 @@ class Component:
             raise CheckpointError(f"{self.weights.where}: {findings.wrong[0]}")
 
     def is_unread(self, row: Row) -> bool:
-        """Whether SDXL never reads a parameter: CLIP-L's last layer and final norm, which some writers leave out."""
+        """Whether SDXL never reads a parameter: CLIP-L's last layer and final norm, which some tools leave out."""
         if self.name != TEXT or not isinstance(self.config, TextConfig):
             return False
         return row.ours.startswith((f"layers.{self.config.layers - 1}.", "norm_out."))
@@ -109,7 +108,7 @@ class Component:
         return row.op if self.layout == "single" else Op.SAME
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Our names and tensors, views of the mapped files; absent tensors that SDXL never reads are left out."""
+        """Names and tensors, views of the mapped files, without absent tensors that SDXL never reads."""
         for row in self.rows:
             if self.key(row) in self.weights:
                 yield row.ours, from_stored(self.weights.read(self.key(row)), self._op(row))
@@ -122,7 +121,7 @@ class Component:
 
 
 def find_superfluous(components: list[Component]) -> Findings:
-    """The keys of components' files that belong to none of them: `unexpected`, or `ignored` where that is harmless."""
+    """The keys of components' files that belong to none of them: `ignored` if known as harmless, else `unexpected`."""
     findings = Findings()
     for weights in {id(each.weights): each.weights for each in components}.values():
         known = {key for each in components if each.weights is weights for key in each.keys() | each.others}
@@ -133,14 +132,13 @@ def find_superfluous(components: list[Component]) -> Findings:
 
 
 def check_components(components: list[Component]) -> None:
-    """Raise for superfluous keys, then as `Component.check` does."""
+    """Raise `CheckpointError` for superfluous keys, then as `Component.check` does."""
     for weights in {id(each.weights): each.weights for each in components}.values():
         own = [each for each in components if each.weights is weights]
         if unexpected := find_superfluous(own).unexpected:
             raise CheckpointError(
                 f"{weights.where}: {len(unexpected)} tensors do not belong to this SDXL model: "
-                f"{summarize(unexpected)}; get the file again from where it was published, or convert it with the tool "
-                "that made it"
+                f"{summarize(unexpected)}; download the file again, or convert it with the tool that wrote it"
             )
         for each in own:
             each.check()

@@ -1,4 +1,4 @@
-"""Safetensors files on disk: opened by their header alone, tensors mapped into memory when they are asked for."""
+"""Safetensors files: opening reads the header alone, reading a tensor maps it into memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief
 if TYPE_CHECKING:
     from torch import Tensor
 
-# torch's name and the bytes of a number
+# torch's dtype and the bytes of one number
 _DTYPES = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -37,16 +37,16 @@ _DTYPES = {
     "BOOL": ("bool", 1),
 }
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # how they begin, in an archive or not
-# Bytes of a header or JSON file, lists and tables in it. The official header has 0.35 million and 7,500, a full-size
-# tokenizer.json 4 million and 49,000; the most spiteful JSON within these bounds takes less than 1 s and 160 MB.
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # their first bytes, with or without an archive
+# Limits of a header or JSON file: its bytes, its lists and objects. The official header has 0.35 million and 7,500, a
+# full-size tokenizer.json 4 million and 49,000. The worst JSON within the limits takes less than 1 s and 160 MB.
 MOST_JSON = 6 * 2**20
 _MOST_NESTED = 400_000
 _MOST_NAME = 1000  # characters
 _MOST_DIMENSIONS = 16
 _MOST_SHARDS = 1000
 _NUMBERS = 2**63  # torch counts in 64 bits
-_NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not name
+_NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not define
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
 
@@ -63,30 +63,30 @@ class TensorFile:
         try:
             with path.open("rb") as file:
                 file.seek(8)
-                header = _loads(file.read(length).decode(), _once)
+                header = _loads(file.read(length).decode(), _unique)
             self.metadata = _metadata(header.pop("__metadata__", None))
-            self._lay_out(header, 8 + length)
+            self._index(header, 8 + length)
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, fetch it again"
+                f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, download it again"
             ) from error
 
-    def _lay_out(self, header: Mapping[str, Any], start: int) -> None:
-        """Take over the entries of a header, whose tensors must fill the data from byte `start` on, each byte once."""
+    def _index(self, header: Mapping[str, Any], start: int) -> None:
+        """Store the entries of a header. Their tensors must cover the data from byte `start` on, each byte once."""
         spans = []
         for key, entry in header.items():
             if len(key) > _MOST_NAME or not key.isprintable():
-                raise ValueError(f"{brief(key)} is no name of a tensor")
+                raise ValueError(f"{brief(key)} is not a valid name of a tensor")
             self.dtypes[key], self.shapes[key], begin, end = _entry(key, entry)
             self._offsets[key] = start + begin
             spans.append((begin, end, key))
-        due = 0
+        expected = 0
         for begin, end, key in sorted(spans):
-            if begin != due:
-                raise ValueError(f"{key} begins at byte {begin} where byte {due} was due: an overlap or a hole")
-            due = end
-        if start + due != self._size:
-            raise ValueError(f"it has {self._size} bytes, and {start + due} by its header")
+            if begin != expected:
+                raise ValueError(f"{key} begins at byte {begin}, expected {expected}: an overlap or a gap")
+            expected = end
+        if start + expected != self._size:
+            raise ValueError(f"it has {self._size} bytes, its header describes {start + expected}")
 
     def read(self, key: str) -> Tensor:
         """The tensor, a view of the mapped file."""
@@ -95,8 +95,8 @@ class TensorFile:
         dtype = getattr(torch, _DTYPES.get(self.dtypes[key], ("", 0))[0], None)
         if dtype is None:
             raise CheckpointError(
-                f"{self.path}: {key} is of type {brief(self.dtypes[key])}, which is no dtype of this torch; "
-                "get the model in another"
+                f"{self.path}: {key} has dtype {brief(self.dtypes[key])}, which this torch does not support; "
+                "download the model in another dtype"
             )
         shape = self.shapes[key]
         count = math.prod(shape)
@@ -106,34 +106,34 @@ class TensorFile:
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._offsets[key]).reshape(shape)
 
     def _open(self) -> mmap.mmap:
-        """Map the file. Its header was checked when this object was made."""
+        """Map the file. The constructor has checked its header."""
         try:
             with self.path.open("rb") as file:
                 mapped = _map(file.fileno())
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) == errno.ENOMEM:
                 raise OutOfMemoryError(
-                    f"{self.path} cannot be mapped: the system has no room for its {self._size / 1e9:.3g} GB of "
-                    "address space; lift the limit of it (ulimit -v)"
+                    f"{self.path} cannot be mapped: the system refuses {self._size / 1e9:.3g} GB of address space; "
+                    "raise the limit (ulimit -v)"
                 ) from error
-            raise CheckpointError(f"{self.path} cannot be read ({error}); fetch the file again") from error
+            raise CheckpointError(f"{self.path} cannot be read ({error}); download the file again") from error
         if len(mapped) != self._size:
             raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
         return mapped
 
     def forget(self) -> None:
-        """Give back the memory of what has been read; a tensor that is still in use reads itself again."""
+        """Release the memory of tensors that were read. A tensor that is still in use is read again on access."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Let go of the mapping; tensors read from it stay valid."""
+        """Release the mapping; tensors read from it stay valid."""
         self._map = None
 
 
 def _map(descriptor: int) -> mmap.mmap:
-    """A private map of a file, which torch wants to be writable. The system is not to set memory aside for what nobody
-    writes: it would refuse files that are larger than its memory.
+    """A private map of a file, writable because torch requires it. No memory is reserved for writes: the system would
+    refuse files that are larger than its memory.
     """
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
@@ -142,7 +142,7 @@ def _map(descriptor: int) -> mmap.mmap:
 
 
 def _measure(path: Path) -> tuple[int, int]:
-    """The bytes of a file and of its header; a clear sentence for what is not a safetensors file at all."""
+    """The bytes of a file and of its header. Raises `CheckpointError` for a file of another format."""
     if not os.path.isfile(path):  # unlike Path.is_file, False for every name that cannot be opened
         raise CheckpointError(f"{path} is not a file; check the path")
     try:
@@ -155,36 +155,34 @@ def _measure(path: Path) -> tuple[int, int]:
     if path.suffix in _PICKLE_SUFFIXES or (head[:2] in _PICKLES and head[8:9] != b"{"):
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is opened; only .safetensors files are read, "
-            "get the model in that format"
+            "download the model in that format"
         )
     if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; fetch them with git lfs pull")
+        raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; download them with git lfs pull")
     length = int.from_bytes(head[:8], "little")
     if len(head) < 9 or head[8:9] != b"{":
-        raise CheckpointError(f"{path} is not a safetensors file; check where it came from")
+        raise CheckpointError(f"{path} is not a safetensors file; check its source")
     if 8 + length > size:
         raise CheckpointError(
-            f"{path} is truncated: its header says {length} bytes, the file has {size}; fetch it again"
+            f"{path} is truncated: its header takes {length} bytes, the file has {size}; download it again"
         )
     if length > MOST_JSON:
-        raise CheckpointError(
-            f"{path} has a header of {length} bytes, and at most {MOST_JSON} are read; check where it came from"
-        )
+        raise CheckpointError(f"{path} has a header of {length} bytes; expected at most {MOST_JSON}, check its source")
     return size, length
 
 
-def _loads(text: str, make_table: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None) -> Any:
+def _loads(text: str, make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None) -> Any:
     if text.count("[") + text.count("{") > _MOST_NESTED:
-        raise ValueError(f"it has more than {_MOST_NESTED} lists and tables")
-    return json.loads(text, object_pairs_hook=make_table)
+        raise ValueError(f"it has more than {_MOST_NESTED} lists and objects")
+    return json.loads(text, object_pairs_hook=make_object)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys must differ: of two tensors of one name nobody could say which is meant."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys must be unique: of two tensors of one name, neither is the right one."""
     table = dict(pairs)
     if len(table) != len(pairs):
         keys = sorted(key for key, _ in pairs)
-        raise ValueError(f"{brief(next(a for a, b in pairwise(keys) if a == b))} stands there twice")
+        raise ValueError(f"{brief(next(a for a, b in pairwise(keys) if a == b))} occurs twice")
     return table
 
 
@@ -192,12 +190,12 @@ def _metadata(table: Any) -> dict[str, str]:
     if table is None:
         return {}
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        raise ValueError("its __metadata__ is not a table of texts")
+        raise ValueError("its __metadata__ is not an object of strings")
     return table
 
 
 def _entry(key: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """A tensor's dtype, shape, and the first byte of its data and the one behind the last."""
+    """A tensor's dtype and shape, and the begin and the end of its data in bytes."""
     if not isinstance(entry, dict) or entry.keys() != _ENTRY or not isinstance(entry["dtype"], str):
         raise ValueError(f"{key} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -205,14 +203,14 @@ def _entry(key: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
         raise ValueError(f"{key} has the shape {brief(shape)}")
     if not _are_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"{key} has the data_offsets {brief(offsets)}")
-    # the size of a number of an unknown dtype is unknown; such a tensor can be left unread
+    # the size of an unknown dtype cannot be checked; such a tensor may stay unread
     if dtype in _DTYPES and offsets[1] - offsets[0] != (wanted := math.prod(shape) * _DTYPES[dtype][1]):
         raise ValueError(f"{key} has {offsets[1] - offsets[0]} bytes, {dtype} of shape {brief(shape)} takes {wanted}")
     return dtype, tuple(shape), offsets[0], offsets[1]
 
 
 def _are_numbers(values: Any) -> bool:
-    """Whether this is a list of whole numbers that are not negative."""
+    """Whether `values` is a list of whole numbers of at least 0."""
     if not isinstance(values, list) or not {*map(type, values)} <= {int}:
         return False
     return not values or min(values) >= 0
@@ -223,15 +221,15 @@ class Weights(Mapping[str, tuple[int, ...]]):
 
     def __init__(self, files: list[TensorFile], rename: Callable[[str], str] = str) -> None:
         self.files = files
-        self._places: dict[str, tuple[TensorFile, str]] = {}
+        self._sources: dict[str, tuple[TensorFile, str]] = {}
         for file in files:
             for key in file.shapes:
                 name = rename(key)
-                if name in self._places:
+                if name in self._sources:
                     raise CheckpointError(
-                        f"{key} stands both in {self._places[name][0].path} and in {file.path}; remove one of them"
+                        f"{key} is both in {self._sources[name][0].path} and in {file.path}; remove one of the files"
                     )
-                self._places[name] = (file, key)
+                self._sources[name] = (file, key)
 
     @property
     def where(self) -> str:
@@ -239,32 +237,32 @@ class Weights(Mapping[str, tuple[int, ...]]):
         return ", ".join(str(file.path) for file in self.files)
 
     def __getitem__(self, key: str) -> tuple[int, ...]:
-        file, name = self._places[key]
+        file, name = self._sources[key]
         return file.shapes[name]
 
     def __iter__(self) -> Any:
-        return iter(self._places)
+        return iter(self._sources)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._sources)
 
     def dtype(self, key: str) -> str:
-        """As the file names it: F16, BF16, F32, ..."""
-        file, name = self._places[key]
+        """The file's name of the dtype: F16, BF16, F32, ..."""
+        file, name = self._sources[key]
         return file.dtypes[name]
 
     def read(self, key: str) -> Tensor:
         """The tensor, a view of the mapped file."""
-        file, name = self._places[key]
+        file, name = self._sources[key]
         return file.read(name)
 
     def forget(self) -> None:
-        """Give back the memory of what has been read."""
+        """Release the memory of tensors that were read."""
         for file in self.files:
             file.forget()
 
     def close(self) -> None:
-        """Let go of the mappings."""
+        """Release the mappings."""
         for file in self.files:
             file.close()
 
@@ -282,15 +280,15 @@ def entries(folder: Path) -> list[str]:
 def read_text(path: Path) -> str:
     """A text file of a model: UTF-8, of at most `MOST_JSON` bytes."""
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path} is missing; fetch the model again")
+        raise CheckpointError(f"{path} is missing; download the model again")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_JSON + 1)
         if len(data) > MOST_JSON:
-            raise CheckpointError(f"{path} has more than {MOST_JSON} bytes, the most that are read; fetch it again")
+            raise CheckpointError(f"{path} has more than {MOST_JSON} bytes and is not read; download it again")
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); download it again") from error
 
 
 def parse_json(text: str, where: object) -> dict[str, Any]:
@@ -298,9 +296,9 @@ def parse_json(text: str, where: object) -> dict[str, Any]:
     try:
         data = _loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} cannot be read as JSON ({error}); fetch it again") from error
+        raise CheckpointError(f"{where} cannot be read as JSON ({error}); download it again") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{where} is not a JSON object; fetch it again")
+        raise CheckpointError(f"{where} is not a JSON object; download it again")
     return data
 
 
@@ -310,7 +308,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
-    """Which of the files of a component's folder to read: the variant if there is one, else the plain one."""
+    """The weight files of a component's folder: those of the variant if it has any, else the plain ones."""
     for middle in [f".{variant}", ""] if variant else [""]:
         for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
             if name in names:
@@ -325,28 +323,30 @@ def open_shards(index: Path) -> list[TensorFile]:
     """The files of a sharded model, from its `.safetensors.index.json`."""
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise CheckpointError(f"{index} has no weight_map; fetch it again")
+        raise CheckpointError(f"{index} has no weight_map; download it again")
     if any(not isinstance(name, str) for name in table.values()):
-        raise CheckpointError(f"{index} has a weight_map that does not give names of files; fetch it again")
+        raise CheckpointError(f"{index} has a weight_map whose values are not file names; download it again")
     names = sorted(set(table.values()))
     if len(names) > _MOST_SHARDS:
-        raise CheckpointError(f"{index} names {len(names)} shards, and at most {_MOST_SHARDS} are read; fetch it again")
+        raise CheckpointError(
+            f"{index} names {len(names)} shards; expected at most {_MOST_SHARDS}, download the model again"
+        )
     for name in names:
         if name in ("", "..") or Path(name).name != name or not name.isprintable():
             raise CheckpointError(f"{index} names a shard outside its folder: {brief(name)}; do not trust this model")
         if not os.path.isfile(index.parent / name):
-            raise CheckpointError(f"{index.parent / name} is missing: a shard that {index.name} names; fetch it")
+            raise CheckpointError(f"{index.parent / name} is missing, but {index.name} names it; download it")
     files = [TensorFile(index.parent / name) for name in names]
     present = {key for file in files for key in file.shapes}
     if lost := sorted(set(table) - present):
         raise CheckpointError(
-            f"{index} promises {len(lost)} tensors that no shard has, such as {brief(lost[0])}; fetch again"
+            f"{index} names {len(lost)} tensors that no shard has, such as {brief(lost[0])}; download the model again"
         )
     return files
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file: to a temporary name first, so that no half file can be taken for a whole one."""
+    """Write a safetensors file under a temporary name, then rename it: a partial file never has the final name."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -356,10 +356,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         os.close(handle)
         save_file(dict(tensors), temporary, {"format": "pt", **metadata})
-        with suppress(PermissionError):  # some file systems know no permissions
+        with suppress(PermissionError):  # some file systems have no permissions
             os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error
+        raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error

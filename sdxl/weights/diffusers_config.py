@@ -1,7 +1,7 @@
 """The JSON files of a diffusers folder (config.json, scheduler_config.json, model_index.json), read and written.
 
-A missing field takes the default of the official class, a field that would change the result and is not supported
-is a `ConfigError`, every other field (leftovers of training, of newer versions) is ignored.
+A missing field takes the default of the official class. An unsupported field that would change the result raises
+`ConfigError`. All other fields (of training, of newer versions) are ignored.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..sampling.schedules import SCHEDULES
 
 Json = Mapping[str, Any]
 T = TypeVar("T")
-_LARGE = 1e30  # no number of a config comes near
+_LARGE = 1e30  # larger than any number of a config
 
-# field: (the official class's default, the only value supported). None, False and absent switch a feature off alike.
+# field: (the official class's default, the only value supported). None, False and a missing field switch a feature off.
 _UNET_FIXED: dict[str, tuple[object, object]] = {
     "act_fn": ("silu", "silu"),
     "addition_embed_type": (None, "text_time"),
@@ -100,7 +100,7 @@ def _number(data: Json, name: str, default: float, where: str) -> float:
 def _word(data: Json, name: str, default: str, where: str) -> str:
     value = data.get(name, default)
     if not isinstance(value, str) or len(value) > 100:
-        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a word")
+        raise ConfigError(f"{where}: {name} is {brief(value)}; it must be a string of at most 100 characters")
     return value
 
 
@@ -116,14 +116,14 @@ def _per_level(data: Json, name: str, default: object, levels: int, where: str) 
 def _whole_per_level(data: Json, name: str, default: object, levels: int, where: str) -> list[int]:
     values = _per_level(data, name, default, levels, where)
     if not all(map(_is_whole, values)):
-        raise ConfigError(f"{where}: {name} is {brief(values)}; it must be of positive whole numbers")
+        raise ConfigError(f"{where}: {name} is {brief(values)}; they must be positive whole numbers")
     return values
 
 
 def _blocks(data: Json, default: int, levels: int, where: str) -> list[int]:
     """How many blocks each level has."""
     blocks = _whole_per_level(data, "layers_per_block", default, levels, where)
-    if max(blocks) > MOST_BLOCKS:  # before a list of this length is made
+    if max(blocks) > MOST_BLOCKS:  # before a list of this length exists
         raise ConfigError(f"{where}: layers_per_block is {brief(blocks)}; at most {MOST_BLOCKS} are supported")
     return blocks
 
@@ -133,7 +133,7 @@ def _depths(value: object, blocks: int, name: str, where: str) -> tuple[int, ...
     depths: tuple[Any, ...] = tuple(value) if isinstance(value, (list, tuple)) else (value,) * blocks
     if len(depths) != blocks or not all(_is_whole(depth, 0) for depth in depths):
         raise ConfigError(
-            f"{where}: {name} has {brief(value)} for a level of {blocks} blocks; give one number for each"
+            f"{where}: {name} has {brief(value)} for a level of {blocks} blocks; expected one number for each"
         )
     return depths
 
@@ -141,11 +141,11 @@ def _depths(value: object, blocks: int, name: str, where: str) -> tuple[int, ...
 def _types(data: Json, name: str, plain: str, attention: str, where: str) -> list[bool]:
     """For each level of `down_block_types` or `up_block_types`, whether it has attention."""
     types = data.get(name)
-    if not isinstance(types, (list, tuple)) or not types or any(kind not in (plain, attention) for kind in types):
+    if not isinstance(types, (list, tuple)) or not types or any(each not in (plain, attention) for each in types):
         raise ConfigError(f"{where}: {name} is {brief(types)}; supported: lists of {plain} and {attention}")
     if len(types) > MOST_LEVELS:
         raise ConfigError(f"{where}: {name} has {len(types)} levels; at most {MOST_LEVELS} are supported")
-    return [kind == attention for kind in types]
+    return [each == attention for each in types]
 
 
 def _sample_size(data: Json, where: str) -> tuple[int, int]:
@@ -153,14 +153,14 @@ def _sample_size(data: Json, where: str) -> tuple[int, int]:
     value = data.get("sample_size") or 128
     sides = value if isinstance(value, (list, tuple)) else (value, value)
     if len(sides) != 2 or not all(map(_is_whole, sides)):
-        raise ConfigError(f"{where}: sample_size is {brief(value)}; it must be a whole number or two")
+        raise ConfigError(f"{where}: sample_size is {brief(value)}; it must be one or two positive whole numbers")
     return sides[0], sides[1]
 
 
-def _make(kind: type[T], where: str, **fields: Any) -> T:
-    """A config of a file."""
+def _make(config: type[T], where: str, **fields: Any) -> T:
+    """A config whose errors name the file."""
     with naming(where):
-        return kind(**fields)
+        return config(**fields)
 
 
 def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
@@ -171,7 +171,9 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
     levels = len(down_attention)
     channels = _whole_per_level(data, "block_out_channels", (320, 640, 1280, 1280), levels, where)
     if len(up_attention) != levels:
-        raise ConfigError(f"{where}: {levels} down_block_types and {len(up_attention)} up_block_types; give as many")
+        raise ConfigError(
+            f"{where}: up_block_types has {len(up_attention)} levels; expected {levels}, as in down_block_types"
+        )
     blocks = _blocks(data, 2, levels, where)
     name = "transformer_layers_per_block"
     depths = _per_level(data, name, 1, levels, where)
@@ -179,7 +181,7 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
     up_depths = depths[::-1] if data.get(reverse) is None else _per_level(data, reverse, None, levels, where)
     context = set(_whole_per_level(data, "cross_attention_dim", 1280, levels, where))
     if len(context) != 1:
-        raise ConfigError(f"{where}: cross_attention_dim differs by level, which is not supported")
+        raise ConfigError(f"{where}: cross_attention_dim differs by level; only one value for all levels is supported")
     middle = depths[-1][:1] if isinstance(depths[-1], (list, tuple)) else depths[-1]
     middle_type = data.get("mid_block_type", "UNetMidBlock2DCrossAttn")
     if middle_type not in (None, "UNetMidBlock2DCrossAttn"):
@@ -212,7 +214,7 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
 
 
 def read_text(data: Json, projection: bool, where: str = "text_encoder/config.json") -> TextConfig:
-    """The config of a text encoder from transformers' `CLIPTextConfig` JSON; `projection`: whether it has one."""
+    """The config of a text encoder, with or without a `projection`, from transformers' `CLIPTextConfig` JSON."""
     eos = data.get("eos_token_id", 49407)
     if isinstance(eos, bool) or not isinstance(eos, int):
         raise ConfigError(f"{where}: eos_token_id is {brief(eos)}; it must be a whole number")
@@ -239,10 +241,12 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
     up = _types(data, "up_block_types", "UpDecoderBlock2D", "UpDecoderBlock2D", where)
     channels = _whole_per_level(data, "block_out_channels", (64,), len(down), where)
     if len(up) != len(down):
-        raise ConfigError(f"{where}: {len(down)} down_block_types and {len(up)} up_block_types; give as many")
-    image_channels = _whole(data, "in_channels", 3, where)
-    if image_channels != _whole(data, "out_channels", 3, where):
-        raise ConfigError(f"{where}: a VAE of other than 3 image channels is not supported")
+        raise ConfigError(f"{where}: up_block_types has {len(up)} levels; expected {len(down)}, as in down_block_types")
+    image_channels, out_channels = _whole(data, "in_channels", 3, where), _whole(data, "out_channels", 3, where)
+    if image_channels != out_channels:
+        raise ConfigError(
+            f"{where}: in_channels is {image_channels} and out_channels is {out_channels}; only 3 and 3 are supported"
+        )
     return _make(
         VAEConfig,
         where,
@@ -257,7 +261,7 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
 
 
 def _latent_rgb(data: Json, where: str) -> tuple[tuple[float, float, float], ...] | None:
-    """A field of ours, which diffusers ignores: the colours of the latents, for previews."""
+    """The colours of the latents, for previews: a field of this package, which diffusers ignores."""
     rows = data.get("latent_rgb")
     if rows is None:
         return None
@@ -268,15 +272,14 @@ def _latent_rgb(data: Json, where: str) -> tuple[tuple[float, float, float], ...
 
 
 def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
-    """The noise schedule from a diffusers scheduler's JSON. An unknown class gives euler and a warning."""
+    """The noise schedule from a diffusers scheduler's JSON. An unknown class selects euler, with a warning."""
     name = _word(data, "_class_name", "", where)
     if name.startswith(("EDM", "FlowMatch")):
-        raise ConfigError(f"{where}: {name} is of a model with other noise than SDXL's; give an SDXL model")
+        raise ConfigError(f"{where}: {name} belongs to a model whose noise differs from SDXL's; give an SDXL model")
     named = {record.diffusers.name: sampler for sampler, record in SAMPLERS.items() if record.diffusers}
     if name not in named:
         warnings.warn(
-            f"{where}: the scheduler {name!r} is not known here; euler is the default sampler instead "
-            f"(choose another with sampler=)",
+            f"{where}: the scheduler {name!r} is unknown; the default sampler is euler, choose another with sampler=",
             SDXLWarning,
             stacklevel=2,
         )
@@ -308,7 +311,7 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
 
 
 def _schedule(data: Json, where: str) -> str:
-    """The schedule that a scheduler's config asks for: by a flag, else by the spacing of its timesteps."""
+    """The schedule of a scheduler's config: from its flags, else from its timestep_spacing."""
     entries = {(key, value): name for name, each in SCHEDULES.items() for key, value in each.diffusers.items()}
     spacings = [value for key, value in entries if key == "timestep_spacing"]
     spacing = data.get("timestep_spacing")
@@ -345,13 +348,13 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
     }
     uniform = all(len(set(level)) == 1 for level in config.down + config.up)
     mirrored = [level[0] for level in config.down] == [level[0] for level in reversed(config.up)]
-    # A level without attention has no depth; diffusers wants a number there and does not read it, except that the last
-    # level's also is the depth of the middle block.
+    # A level without attention has no depth. diffusers requires a number there and ignores it, except that the last
+    # level's number is also the depth of the middle block.
     lowest = config.down[-1][0]
     middle = config.mid if config.mid is not None else 1 if lowest is None else lowest
     if lowest not in (None, middle):
         raise ConfigError(
-            f"a middle block of depth {config.mid} behind a level of depth {lowest} "
+            f"a middle block of depth {config.mid} after a level of depth {lowest} "
             "cannot be written as a diffusers config.json; write a single file"
         )
     if uniform and mirrored:
@@ -365,7 +368,7 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
 
 
 def _block_type(side: str, level: tuple[int | None, ...]) -> str:
-    """diffusers' class of a level, which has transformers behind all of its blocks or behind none."""
+    """diffusers' class of a level, which has transformers after all of its blocks or after none."""
     with_attention = [depth is not None for depth in level]
     if len(set(with_attention)) > 1:
         raise ConfigError(

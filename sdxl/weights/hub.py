@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: which files are needed, fetched into its cache. A local path passes through."""
+"""Models on the Hugging Face hub: selects the files of a model and downloads them into the cache."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def resolve(
     part: str | None = None,
     check: Check = lambda folder: None,
 ) -> Path:
-    """A local file or folder for `source`: a path, `miniature` or `miniature-refiner`, a hub id `owner/name`, or a file
-    on the hub `owner/name/file.safetensors`. `part` (`unet` or `vae`) fetches that component alone. `check` raises for
-    the folder of a whole model that is of no use, when its JSON files are there and none of its weights.
+    """The local file or folder of `source`: a path, `miniature`, `miniature-refiner`, a hub id `owner/name`, or a hub
+    file `owner/name/file.safetensors`. `part` (`unet` or `vae`) downloads that component alone. `check` gets the
+    folder of a model with its JSON files and may raise, before any weights are downloaded.
 
-    The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents.
+    The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents. Raises `HubError` and `CheckpointError`.
     """
     path, name = local(source), str(source)
-    if os.path.exists(path):  # unlike Path.exists, False for every name that cannot be one
+    if os.path.exists(path):  # unlike Path.exists, False for every invalid name
         return path
     pieces = name.split("/")
     if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
@@ -53,10 +53,10 @@ def resolve(
 
 
 def local(source: str | Path) -> Path:
-    """The path of `source` on this machine, whether it exists or not; `miniature` is where the package keeps it."""
+    """The local path of `source`, which need not exist; for `miniature` the folder in the package."""
     if not isinstance(source, (str, Path)):
         raise ArgumentError(
-            f"the model is of type {type(source).__name__}; give a path, a hub id owner/name, or miniature"
+            f"the model has type {type(source).__name__}; give a path, a hub id owner/name, or miniature"
         )
     path, name = Path(os.path.expanduser(source)), str(source)
     if name not in builtin.NAMES or path.exists():
@@ -66,102 +66,104 @@ def local(source: str | Path) -> Path:
     raise CheckpointError(f"the {name} is not in this installation; install the package again, with its weights")
 
 
-def _guard(name: str, fetch: Callable[[Any], Path]) -> Path:
-    """Run `fetch`, with one sentence for each way that the hub can fail."""
+def _guard(name: str, download: Callable[[Any], Path]) -> Path:
+    """Run `download`; a failure becomes a `HubError` of one sentence."""
     import huggingface_hub as hub
 
-    for part in ("constants", "file_download", "utils"):
-        import_module(f"huggingface_hub.{part}")  # attributes of the package only once they are imported
+    for module in ("constants", "file_download", "utils"):
+        import_module(f"huggingface_hub.{module}")  # attributes of the package only once they are imported
     try:
-        return fetch(hub)
+        return download(hub)
     except failures() as error:
         raise HubError(explain(name, error)) from error
 
 
 def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:
-    """One file of a model; the cached one without a network."""
+    """One file of a model; without a network, the cached one."""
     try:
         commit, files = _listing(hub, name, revision)
-    except _SilenceError as error:
-        places = {"revision": revision, "local_files_only": True}
-        return _kept(f"{name}/{file}", error, lambda: hub.hf_hub_download(name, file, **places))
+    except _NoAnswerError as error:
+        options = {"revision": revision, "local_files_only": True}
+        return _from_cache(f"{name}/{file}", error, lambda: hub.hf_hub_download(name, file, **options))
     if file not in files:
         others = ", ".join(other for other in files if other.endswith(".safetensors")) or "no .safetensors files"
         raise HubError(f"{name} has no such file on the hub: {file}; it has {others}")
-    return _fetch(hub, name, commit, revision, files, [file])
+    return _download(hub, name, commit, revision, files, [file])
 
 
-def _snapshot(hub: Any, name: str, revision: str | None, variant: str | None, part: str | None, check: Check) -> Path:
-    """The folder of a snapshot with the files that are needed and no others; the cached one without a network."""
+def _snapshot(
+    hub: Any, name: str, revision: str | None, variant: str | None, component: str | None, check: Check
+) -> Path:
+    """The folder of a snapshot with only the files that are needed; without a network, the cached one."""
     try:
         commit, files = _listing(hub, name, revision)
-    except _SilenceError as error:
-        return _cached(hub, name, revision, variant, part, error)
+    except _NoAnswerError as error:
+        return _cached(hub, name, revision, variant, component, error)
     if "model_index.json" in files:
-        index = _fetch(hub, name, commit, revision, files, ["model_index.json"])
+        index = _download(hub, name, commit, revision, files, ["model_index.json"])
         small = [file for file in files if any(fnmatch(file, pattern) for pattern in _SMALL)]
-        components = [part] if part else _components(index)
-        weights = [file for component in components for file in _some(name, files, component, variant)]
+        components = [component] if component else _components(index)
+        weights = [file for each in components for file in _some(name, files, each, variant)]
         needed = ["model_index.json", *small]
         check_space(name, sum(files[file] for file in _missing(hub, name, commit, [*needed, *weights])))
-        folder = _fetch(hub, name, commit, commit, files, needed).parent
-        if not part:
+        folder = _download(hub, name, commit, commit, files, needed).parent
+        if not component:
             check(folder)
-        _fetch(hub, name, commit, commit, files, weights)
-        return _part_folder(folder, part)
-    if part and "config.json" in files:
-        return _fetch(hub, name, commit, revision, files, ["config.json", *_pick(files, "", variant)]).parent
+        _download(hub, name, commit, commit, files, weights)
+        return _component_folder(folder, component)
+    if component and "config.json" in files:
+        return _download(hub, name, commit, revision, files, ["config.json", *_pick(files, "", variant)]).parent
     single = [file for file in files if file.endswith(".safetensors")]
     if len(single) != 1:
         raise CheckpointError(
             f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
             "name one: owner/name/file.safetensors"
         )
-    return _fetch(hub, name, commit, revision, files, single)
+    return _download(hub, name, commit, revision, files, single)
 
 
 def _cached(
-    hub: Any, name: str, revision: str | None, variant: str | None, part: str | None, silence: _SilenceError
+    hub: Any, name: str, revision: str | None, variant: str | None, component: str | None, no_answer: _NoAnswerError
 ) -> Path:
-    """What an earlier download left in the cache, if its weights are all there."""
-    places = {"revision": revision, "local_files_only": True, "allow_patterns": ["model_index.json"]}
-    folder = _kept(name, silence, lambda: hub.snapshot_download(name, **places))
+    """The files that an earlier download left in the cache, if all weights are there."""
+    options = {"revision": revision, "local_files_only": True, "allow_patterns": ["model_index.json"]}
+    folder = _from_cache(name, no_answer, lambda: hub.snapshot_download(name, **options))
     index = folder / "model_index.json"
     single = list(folder.glob("*.safetensors"))
     if not index.exists():
-        return single[0] if len(single) == 1 and not part else folder
+        return single[0] if len(single) == 1 and not component else folder
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    for component in [part] if part else _components(index):
-        if not _pick(files, component, variant):
-            missing = f"{component}/{_stem(component)}.safetensors"
-            raise HubError(f"{name} is not wholly in the hub's cache: {missing} is missing, and {silence}")
-    return _part_folder(folder, part)
+    for each in [component] if component else _components(index):
+        if not _pick(files, each, variant):
+            missing = f"{each}/{_stem(each)}.safetensors"
+            raise HubError(f"{name} is incomplete in the hub's cache: {missing} is missing, and {no_answer}")
+    return _component_folder(folder, component)
 
 
-def _kept(what: str, silence: _SilenceError, find: Callable[[], str]) -> Path:
-    """What `find` finds in the cache, where the hub is silent or refuses."""
+def _from_cache(name: str, no_answer: _NoAnswerError, find: Callable[[], str]) -> Path:
+    """The path that `find` finds in the cache, if the hub does not answer or refuses."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         path = Path(find())
     except LocalEntryNotFoundError as error:
-        if silence.refusal is not None:
-            raise silence.refusal from error
-        raise HubError(f"{what} is neither a local path nor in the hub's cache, and {silence}") from error
-    if silence.refusal is not None:
-        warnings.warn(f"{what} is taken from the hub's cache: {silence}", SDXLWarning, stacklevel=2)
+        if no_answer.refusal is not None:
+            raise no_answer.refusal from error
+        raise HubError(f"{name} is neither a local path nor in the hub's cache, and {no_answer}") from error
+    if no_answer.refusal is not None:
+        warnings.warn(f"{name} is taken from the hub's cache: {no_answer}", SDXLWarning, stacklevel=2)
     return path
 
 
-def _part_folder(snapshot: Path, part: str | None) -> Path:
-    """Where a part lies in a snapshot: in its folder, or at the top of a repository that holds nothing else."""
-    return snapshot / part if part and (snapshot / part).is_dir() else snapshot
+def _component_folder(snapshot: Path, component: str | None) -> Path:
+    """The folder of a component in a snapshot: its own, or the top of a repository that holds nothing else."""
+    return snapshot / component if component and (snapshot / component).is_dir() else snapshot
 
 
 def _components(index: Path) -> list[str]:
     names = read_json(index)
     entries = {component: names.get(component) for component in _COMPONENTS}
-    # what is wrong with an entry is told when the folder is opened
+    # opening the folder reports an invalid entry
     return [
         component for component, entry in entries.items() if isinstance(entry, list) and entry[-1:] not in ([], [None])
     ]
@@ -177,13 +179,13 @@ def _pick(files: Iterable[str], component: str, variant: str | None) -> list[str
 
 
 def _some(name: str, files: Iterable[str], component: str, variant: str | None) -> list[str]:
-    """The same, or an error if there are none."""
+    """As `_pick`; raises `HubError` if there are none."""
     if chosen := _pick(files, component, variant):
         return chosen
-    there = [file for file in files if file.startswith(component + "/") and not file.endswith((".json", ".txt"))]
+    present = [file for file in files if file.startswith(component + "/") and not file.endswith((".json", ".txt"))]
     raise HubError(
-        f"{name} has no {component}/{_stem(component)}.safetensors on the hub, only {', '.join(there) or 'nothing'}; "
-        "pickles are not read, get the model in .safetensors files"
+        f"{name} has no {component}/{_stem(component)}.safetensors on the hub, only {', '.join(present) or 'nothing'}; "
+        "pickles are not read, choose a model with .safetensors files"
     )
 
 
@@ -192,24 +194,24 @@ def _stem(component: str) -> str:
 
 
 def _listing(hub: Any, name: str, revision: str | None) -> tuple[str, dict[str, int]]:
-    """The commit of a model, and its files with their sizes, 0 where they are not told; a `_SilenceError` where the hub
-    does not answer or refuses, or something else answers.
+    """The commit of a model, and its files with their sizes (0: unknown). Raises `_NoAnswerError` if the hub does not
+    answer or refuses, or if another server answers.
     """
-    places = {"revision": revision, "timeout": hub.constants.HF_HUB_ETAG_TIMEOUT}
+    options = {"revision": revision, "timeout": hub.constants.HF_HUB_ETAG_TIMEOUT}
     try:
-        info = hub.HfApi().model_info(name, files_metadata=True, **places)
+        info = hub.HfApi().model_info(name, files_metadata=True, **options)
         return str(info.sha), {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
     except (*failures(), *foreign()) as error:
         if of_disk(error):
             raise
         refuses = 400 <= status_of(error) < 500 and status_of(error) not in BUSY
-        raise _SilenceError(trouble(error), error if refuses else None) from error
+        raise _NoAnswerError(trouble(error), error if refuses else None) from error
 
 
-def _fetch(
+def _download(
     hub: Any, name: str, commit: str, revision: str | None, sizes: Mapping[str, int], files: Sequence[str]
 ) -> Path:
-    """The first of `files` in the cache, after all of them have been fetched that were not there."""
+    """Download the `files` that the cache lacks; return the path of the first."""
     missing = _missing(hub, name, commit, files)
     check_space(name, sum(sizes[file] for file in missing))
     for file in missing:
@@ -218,19 +220,19 @@ def _fetch(
         except failures() as error:
             raise HubError(explain(name, error, file)) from error
     if commit != revision:
-        # the cache notes which commit the revision is, for when there is no network
+        # the cache records the commit of the revision, for use without a network
         hub.hf_hub_download(name, files[0], revision=revision)
     return Path(hub.hf_hub_download(name, files[0], revision=commit))
 
 
 def _missing(hub: Any, name: str, commit: str, files: Sequence[str]) -> list[str]:
-    """Those that are not in the cache."""
+    """Those of `files` that are not in the cache."""
     return [f for f in files if not isinstance(hub.try_to_load_from_cache(name, f, revision=commit), str)]
 
 
-class _SilenceError(Exception):
-    """The hub cannot be asked or does not tell; the message says why and what to do. `refusal` is what it refused with,
-    such as a model that is gone or a login that has run out."""
+class _NoAnswerError(Exception):
+    """The hub did not answer or refused; the message is the reason and the advice. `refusal` is the hub's error, for
+    example of a model that is gone or of an expired login."""
 
     def __init__(self, message: str, refusal: Exception | None) -> None:
         super().__init__(message)

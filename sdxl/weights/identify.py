@@ -1,4 +1,4 @@
-"""What a file is, from the names and shapes in its header and never from its own name. Imports no torch."""
+"""Identifies a file from the keys and shapes in its header, never from its own name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX, clip_g_prefix
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# What shapes do not tell, as in all published SDXL models
+# Values that shapes do not show, the same in all published SDXL models
 HEAD_DIM = 64  # of every attention head of UNet and text encoders
 NORM_GROUPS = 32
 
-Places = list[list[tuple[str, str]]]  # per level, the prefixes of (residual block, transformer)
+Levels = list[list[tuple[str, str]]]  # per level, the prefixes of (residual block, transformer)
 
 
 def strip(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
@@ -30,9 +30,9 @@ def _has(shapes: Shapes, prefix: str) -> bool:
 
 
 def prediction(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str, bool] | None:
-    """What a UNet predicts, and whether the signal-to-noise ratio ends at zero; None if nothing in the file tells.
+    """A UNet's prediction type, and whether its schedule has zero terminal SNR; None if the file states neither.
 
-    ComfyUI's marker keys, and what ComfyUI, kohya's sd-scripts and the ModelSpec write into the metadata.
+    Sources are ComfyUI's marker keys, and the metadata of ComfyUI, kohya's sd-scripts and the ModelSpec.
     """
     words = {metadata.get(f"modelspec.{name}", "") for name in ("prediction_type", "predict_key")}
     if "v_pred" in shapes or words & {"v", "v_prediction"} or metadata.get("ss_v_parameterization") == "True":
@@ -41,18 +41,18 @@ def prediction(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str, bool] 
 
 
 def has_unet_and_text(shapes: Shapes) -> bool:
-    """Whether a file has UNet and text encoders of SDXL in a single file's names, whatever else."""
+    """Whether a file has SDXL's UNet and text encoders in the single-file layout, with or without more."""
     return all(_has(shapes, prefix) for prefix in (UNET_PREFIX + "label_emb.", "conditioner."))
 
 
 def foreign(shapes: Shapes) -> str | None:
-    """What a file is that is not (part of) an SDXL model; None if nothing speaks against it."""
+    """The name of another model or an adapter that a file holds; None if it may be (part of) an SDXL model."""
     if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
         return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
-    return None if has_unet_and_text(shapes) else _other_kind(shapes)
+    return None if has_unet_and_text(shapes) else _other_model(shapes)
 
 
-def _other_kind(shapes: Shapes) -> str | None:
+def _other_model(shapes: Shapes) -> str | None:
     keys = list(shapes)
     if any(".lora_" in key or "lora_down" in key or key.startswith(("lora_unet_", "lora_te")) for key in keys):
         return "a LoRA"
@@ -76,15 +76,15 @@ def _other_kind(shapes: Shapes) -> str | None:
 
 
 def lacking(shapes: Shapes) -> list[str]:
-    """Which of the other components are missing beside a UNet with a single file's names."""
+    """The names of the other components that a file with a single-file UNet lacks."""
     return [
         name for name, prefix in (("text encoder", "conditioner."), ("VAE", VAE_PREFIX)) if not _has(shapes, prefix)
     ]
 
 
 def contents(shapes: Shapes) -> tuple[str, str]:
-    """What a file holds, and the layout of its names: `whole`, `unet` or `vae` with `single` (as in a single file) or
-    `folder` (as in a component's folder), or `unknown`.
+    """The contents of a file (`whole`, `unet`, `vae` or `unknown`) and the layout of its keys: `single` (as in a single
+    file) or `folder` (as in a component's folder).
     """
     if "model.diffusion_model.input_blocks.0.0.weight" in shapes:
         return ("unet" if lacking(shapes) else "whole"), "single"
@@ -99,9 +99,9 @@ def contents(shapes: Shapes) -> tuple[str, str]:
     return "unknown", ""
 
 
-def single_prefix(shapes: Shapes, part: str) -> str:
-    """The prefix of a part file with a single file's names: as in the whole file, or none."""
-    prefix = UNET_PREFIX if part == "unet" else VAE_PREFIX
+def single_prefix(shapes: Shapes, component: str) -> str:
+    """The prefix of the keys in a single-file component: as in a complete file, or none."""
+    prefix = UNET_PREFIX if component == "unet" else VAE_PREFIX
     return prefix if _has(shapes, prefix) else ""
 
 
@@ -112,9 +112,9 @@ _UNET_NAMES = {
 
 
 def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
-    """A UNet's config from its shapes, in the names of a `layout` (`single` or `folder`), without prefix."""
+    """A UNet's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
     conv1, conv_in, conv_out, vector, middle = _UNET_NAMES[layout]
-    down, up = _single_places(shapes) if layout == "single" else _folder_places(shapes)
+    down, up = _single_levels(shapes) if layout == "single" else _folder_levels(shapes)
     try:
         channels = tuple(shapes[f"{level[0][0]}.{conv1}.weight"][0] for level in down)
         return UNetConfig(
@@ -131,7 +131,7 @@ def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
         )
     except (KeyError, IndexError) as error:
         raise CheckpointError(
-            f"the UNet is incomplete, {error} is missing or has the wrong shape; fetch it again"
+            f"the UNet is incomplete, {error} is missing or has the wrong shape; download it again"
         ) from error
 
 
@@ -143,8 +143,8 @@ def _context_dim(shapes: Shapes) -> int:
     return shapes[key][1]
 
 
-def _single_places(shapes: Shapes) -> tuple[Places, Places]:
-    down: Places = [[]]
+def _single_levels(shapes: Shapes) -> tuple[Levels, Levels]:
+    down: Levels = [[]]
     for n in count(1):
         if f"input_blocks.{n}.0.op.weight" in shapes:
             down.append([])
@@ -152,7 +152,7 @@ def _single_places(shapes: Shapes) -> tuple[Places, Places]:
             down[-1].append((f"input_blocks.{n}.0", f"input_blocks.{n}.1"))
         else:
             break
-    up: Places = [[]]
+    up: Levels = [[]]
     for n in count():
         block = f"output_blocks.{n}"
         if f"{block}.0.in_layers.2.weight" not in shapes:
@@ -163,8 +163,8 @@ def _single_places(shapes: Shapes) -> tuple[Places, Places]:
     return down, up
 
 
-def _folder_places(shapes: Shapes) -> tuple[Places, Places]:
-    def places(side: str) -> Iterator[list[tuple[str, str]]]:
+def _folder_levels(shapes: Shapes) -> tuple[Levels, Levels]:
+    def levels(side: str) -> Iterator[list[tuple[str, str]]]:
         for i in count():
             level = []
             for j in count():
@@ -175,65 +175,63 @@ def _folder_places(shapes: Shapes) -> tuple[Places, Places]:
                 return
             yield level
 
-    return list(places("down_blocks")), list(places("up_blocks"))
+    return list(levels("down_blocks")), list(levels("up_blocks"))
 
 
 def _depth(shapes: Shapes, transformer: str) -> int | None:
-    """How many blocks a transformer has; None where there is no transformer."""
+    """The number of blocks of a transformer; None if there is no transformer."""
     if f"{transformer}.proj_in.weight" not in shapes:
         return None
     return _length(shapes, f"{transformer}.transformer_blocks.{{}}.norm1.weight")
 
 
 def _length(shapes: Shapes, pattern: str) -> int:
-    """How many of the numbered keys there are, counted from 0."""
+    """The number of the numbered keys, counted from 0."""
     return next(n for n in count() if pattern.format(n) not in shapes)
 
 
 def infer_clip_l(shapes: Shapes) -> TextConfig:
     """CLIP-L's config from a single file's shapes (transformers' names behind `CLIP_L_PREFIX`)."""
-    part = strip(shapes, CLIP_L_PREFIX + "text_model.")
+    encoder = strip(shapes, CLIP_L_PREFIX + "text_model.")
     try:
-        vocab_size, dim = part["embeddings.token_embedding.weight"]
-        layers = _length(part, "encoder.layers.{}.mlp.fc1.weight")
+        vocab_size, dim = encoder["embeddings.token_embedding.weight"]
+        layers = _length(encoder, "encoder.layers.{}.mlp.fc1.weight")
         if dim == CLIP_L.dim and layers == CLIP_L.layers - 1:
-            layers = CLIP_L.layers  # SDXL never reads CLIP-L's last layer, and some writers leave it out
+            layers = CLIP_L.layers  # SDXL never reads CLIP-L's last layer, and some tools leave it out
         return TextConfig(
             vocab_size=vocab_size,
-            positions=part["embeddings.position_embedding.weight"][0],
+            positions=encoder["embeddings.position_embedding.weight"][0],
             dim=dim,
-            ff_dim=part["encoder.layers.0.mlp.fc1.weight"][0],
+            ff_dim=encoder["encoder.layers.0.mlp.fc1.weight"][0],
             layers=layers,
             heads=max(1, dim // HEAD_DIM),
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"the first text encoder (CLIP-L) is incomplete, without {error}; fetch it again"
-        ) from error
+        raise CheckpointError(f"the first text encoder (CLIP-L) is incomplete ({error}); download it again") from error
 
 
 def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
     """bigG's config from a single file's shapes (OpenCLIP's names behind `prefix`)."""
-    part = strip(shapes, prefix)
-    linear = part.get("text_projection.weight")  # so some tools store it: not OpenCLIP's matrix, but its transpose
+    encoder = strip(shapes, prefix)
+    linear = encoder.get("text_projection.weight")  # the form of some tools: the transpose of OpenCLIP's matrix
     try:
-        vocab_size, dim = part["token_embedding.weight"]
+        vocab_size, dim = encoder["token_embedding.weight"]
         return TextConfig(
             vocab_size=vocab_size,
-            positions=part["positional_embedding"][0],
+            positions=encoder["positional_embedding"][0],
             dim=dim,
-            ff_dim=part["transformer.resblocks.0.mlp.c_fc.weight"][0],
-            layers=_length(part, "transformer.resblocks.{}.mlp.c_fc.weight"),
+            ff_dim=encoder["transformer.resblocks.0.mlp.c_fc.weight"][0],
+            layers=_length(encoder, "transformer.resblocks.{}.mlp.c_fc.weight"),
             heads=max(1, dim // HEAD_DIM),
             activation="gelu",
-            projection_dim=part["text_projection"][1] if linear is None else linear[0],
+            projection_dim=encoder["text_projection"][1] if linear is None else linear[0],
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"the text encoder bigG is incomplete, without {error}; fetch it again") from error
+        raise CheckpointError(f"the text encoder bigG is incomplete ({error}); download it again") from error
 
 
 def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
-    """A VAE's config from its shapes, in the names of a `layout` (`single` or `folder`), without prefix."""
+    """A VAE's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
     level, block = ("down.{}.block.0", "block") if layout == "single" else ("down_blocks.{}.resnets.0", "resnets")
     try:
         levels = _length(shapes, f"encoder.{level}.conv1.weight")
@@ -248,12 +246,12 @@ def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
         )
     except (KeyError, IndexError) as error:
         raise CheckpointError(
-            f"the VAE is incomplete, {error} is missing or has the wrong shape; fetch it again"
+            f"the VAE is incomplete, {error} is missing or has the wrong shape; download it again"
         ) from error
 
 
 def infer_model(shapes: Shapes) -> ModelConfig:
-    """The config of a whole single file, or one without a VAE, from its shapes. A refiner is what has no CLIP-L."""
+    """The config of a single file, with or without a VAE, from its shapes. A model without CLIP-L is a refiner."""
     first = CLIP_L_PREFIX + "text_model.embeddings.token_embedding.weight" in shapes
     unet = infer_unet(strip(shapes, UNET_PREFIX), "single")
     clip_g = infer_clip_g(shapes, clip_g_prefix(not first))

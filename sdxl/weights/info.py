@@ -1,4 +1,4 @@
-"""Everything about a model but its weights."""
+"""Everything about a model except its weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from . import diffusers_config, identify
 from .container import TensorFile, parse_json
 from .keymap import TEXT, TEXT_2
 
-METADATA_KEY = "sdxl.model"  # of a single file's metadata, where `save_single` puts what shapes do not show
+METADATA_KEY = "sdxl.model"  # of a single file's metadata: the values that shapes do not show
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Everything about a model but its weights. `zero_negative`: without a negative prompt context and pooled text are
-    zeros, and not the encoded empty text. `tokenizers` are named as the text encoders are.
+    """Everything about a model except its weights. `zero_negative`: without a negative prompt, context and pooled
+    embedding are zeros instead of the encoded empty text. `tokenizers` have the names of the text encoders.
     """
 
     config: ModelConfig
@@ -38,7 +38,7 @@ class ModelInfo:
         lengths = {min(self.tokenizers[name].length, each.positions) for name, each in self.encoders.items()}
         if len(lengths) != 1:
             raise ConfigError(
-                f"the text encoders read different numbers of tokens, {sorted(lengths)}; they are not of the same model"
+                f"the text encoders read different numbers of tokens, {sorted(lengths)}; use encoders of the same model"
             )
 
     @property
@@ -48,16 +48,16 @@ class ModelInfo:
         return {name: config for name, config in both.items() if config}
 
     def check_ids(self) -> None:
-        """Raise where a tokenizer gives ids that its encoder has no vector for."""
+        """Raise `ConfigError` if a tokenizer gives ids that its encoder has no vector for."""
         for name, encoder in self.encoders.items():
             if (size := self.tokenizers[name].size) > encoder.vocab_size:
                 raise ConfigError(
                     f"the tokenizer of the {name} gives ids up to {size - 1}, and the encoder's vocab_size is "
-                    f"{encoder.vocab_size}; they are not of the same model"
+                    f"{encoder.vocab_size}; use a tokenizer and an encoder of the same model"
                 )
 
     def to_json(self) -> str:
-        """The text that `info_from_file` reads."""
+        """The JSON that `info_from_file` reads."""
         config = self.config
         data = {
             "unet": diffusers_config.write_unet(config.unet),
@@ -72,7 +72,7 @@ class ModelInfo:
 
 
 def info_from_file(file: TensorFile) -> ModelInfo:
-    """The info of a single file: from our own metadata, else from its shapes and other tools' metadata."""
+    """The info of a single file: from this package's metadata, else from shapes and other tools' metadata."""
     if METADATA_KEY in file.metadata:
         return _from_metadata(file.metadata[METADATA_KEY], f"{file.path}, metadata {METADATA_KEY}")
     with naming(file.path):

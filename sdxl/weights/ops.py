@@ -1,4 +1,4 @@
-"""How a tensor of a single file relates to ours: each operation beside its inverse. Imports no torch."""
+"""Operations between the tensors of a single file and ours, each beside its inverse. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FUSED = (Op.Q, Op.K, Op.V)
 
 
 def stored_shape(shape: tuple[int, ...], op: Op) -> tuple[int, ...]:
-    """The shape in the file of a tensor of our `shape`."""
+    """The shape in the file, for our `shape`."""
     if op in FUSED:
         return (3 * shape[0], *shape[1:])
     if op is Op.CONV1X1:
@@ -42,7 +42,7 @@ def from_stored(tensor: Tensor, op: Op) -> Tensor:
 
 
 def to_stored(tensors: list[Tensor], op: Op) -> Tensor:
-    """The inverse of `from_stored`; a fused tensor is put together from three."""
+    """The inverse of `from_stored`; a fused tensor is concatenated from three."""
     if op in FUSED:
         import torch
 

@@ -1,4 +1,4 @@
-"""A model written to disk, in both layouts."""
+"""Writes models to disk, in both layouts."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ State = Mapping[str, Mapping[str, Tensor]]
 def convert(source: str | Path, target: str | Path, variant: str | None = None) -> None:
     """Write a single file as a diffusers folder, or a folder as a single file (`target` ends in .safetensors).
 
-    Weights are copied bit for bit in the dtype that they have.
+    Weights are copied bit for bit and keep their dtypes.
     """
     target = Path(target).expanduser()
     checkpoint = open_checkpoint(hub.local(source), variant)
-    state = {name: dict(part.tensors()) for name, part in checkpoint.components.items()}
+    state = {name: dict(component.tensors()) for name, component in checkpoint.components.items()}
     if target.suffix == ".safetensors":
         save_single(target, checkpoint.info, state)
     else:
@@ -38,7 +38,7 @@ def convert(source: str | Path, target: str | Path, variant: str | None = None) 
 
 
 def save_single(path: Path, info: ModelInfo, state: State) -> None:
-    """Write the official single-file layout, with `position_ids` and `logit_scale` as the published files have them."""
+    """Write the official single-file layout, with `position_ids` and `logit_scale` as in the published files."""
     if os.path.lexists(path):
         raise OutputError(f"{path} exists; remove it or choose another name")
     tensors: dict[str, Tensor] = {}
@@ -51,7 +51,7 @@ def save_single(path: Path, info: ModelInfo, state: State) -> None:
     if info.config.text_encoder:
         positions = torch.arange(info.config.text_encoder.positions)[None].to(dtype)
         tensors[CLIP_L_PREFIX + "text_model.embeddings.position_ids"] = positions
-    # ComfyUI's marker keys, for those who do not read our metadata
+    # ComfyUI's marker keys, for tools that do not read our metadata
     tensors |= {"v_pred": torch.empty(0)} if info.schedule.prediction == "v_prediction" else {}
     tensors |= {"ztsnr": torch.empty(0)} if info.schedule.zero_terminal_snr else {}
     save_tensors(tensors, path, {METADATA_KEY: info.to_json()})
@@ -78,10 +78,10 @@ def save_folder(path: Path, info: ModelInfo, state: State) -> None:
             tokenizer_files.write_folder(data, path / name.replace("text_encoder", "tokenizer"))
         (path / "scheduler").mkdir(exist_ok=True)
         _write_json(path / "scheduler/scheduler_config.json", diffusers_config.write_scheduler(info.schedule))
-        # last, so that a folder that was not finished is not taken for a model
+        # last: an unfinished folder must not look like a model
         _write_json(path / "model_index.json", diffusers_config.write_index(config, info.schedule, info.zero_negative))
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another place or free some space") from error
+        raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

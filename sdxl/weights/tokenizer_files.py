@@ -1,4 +1,4 @@
-"""The tokenizer's files of a diffusers folder (vocab.json, merges.txt, tokenizer.json, ...), read and written."""
+"""Reads and writes the tokenizer files of a diffusers folder: vocab.json, merges.txt, tokenizer.json, ..."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NO_LIMIT = 10**6  # transformers writes 1e30 for "no limit"
 
 
 def read_folder(folder: Path) -> TokenizerConfig:
-    """A tokenizer from vocab.json and merges.txt, or from tokenizer.json alone; the special tokens and the length from
-    tokenizer_config.json and special_tokens_map.json, where they are.
+    """A tokenizer from vocab.json and merges.txt, or from tokenizer.json alone. Special tokens and length are from
+    tokenizer_config.json and special_tokens_map.json, if present.
     """
     settings: dict[str, Any] = {}
     names = [name for name in entries(folder) if os.path.isfile(folder / name)] if os.path.isdir(folder) else []
@@ -29,7 +29,7 @@ def read_folder(folder: Path) -> TokenizerConfig:
     elif "tokenizer.json" in names:
         vocabulary, added = _read_whole(folder / "tokenizer.json")
     else:
-        raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json; fetch them again")
+        raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json; download them again")
     with naming(folder):
         own = None if vocabulary == clip_vocabulary() else vocabulary
         if own:
@@ -41,7 +41,7 @@ def read_folder(folder: Path) -> TokenizerConfig:
             pad=pad,
             length=_limit(settings.get("model_max_length", _NO_LIMIT)),
             special=tuple(dict.fromkeys((bos, eos, pad, unk))),
-            added=_behind(vocabulary.ids, added),
+            added=_added_tokens(vocabulary.ids, added),
             vocabulary=own,
         )
 
@@ -64,44 +64,46 @@ def _read_whole(path: Path) -> tuple[Vocabulary, Mapping[Any, Any]]:
         or model.get("end_of_word_suffix") != "</w>"
         or not isinstance(model.get("merges"), list)
     ):
-        raise CheckpointError(f"{path} is not a CLIP tokenizer (byte-pair encoding with </w>); fetch SDXL's")
+        raise CheckpointError(f"{path} is not a CLIP tokenizer (byte-pair encoding with </w>); download SDXL's")
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     try:
         added = {token["content"]: token["id"] for token in whole.get("added_tokens", [])}
     except (TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} has added_tokens without content and id ({error!r}); fetch it again") from error
+        raise CheckpointError(
+            f"{path} has added_tokens without content or id ({error!r}); download it again"
+        ) from error
     return Vocabulary(model.get("vocab", {}), _pairs(pairs, path)), added
 
 
 def _pairs(merges: Sequence[Any], path: Path) -> tuple[tuple[Any, Any], ...]:
     if any(not isinstance(merge, list) or len(merge) != 2 for merge in merges):
-        raise CheckpointError(f"the merges in {path} are not pairs of tokens; fetch the file again")
+        raise CheckpointError(f"the merges in {path} are not pairs of tokens; download the file again")
     return tuple((a, b) for a, b in merges)
 
 
 def _special(settings: Mapping[str, Any], name: str) -> str:
-    """A special token as the settings give it, bare or as an object."""
+    """A special token of the settings, where it is a string or an object."""
     token = settings.get(f"{name}_token", CLIP_L.bos if name == "bos" else CLIP_L.eos)
     token = token.get("content") if isinstance(token, dict) else token
     if not isinstance(token, str):
-        raise CheckpointError(f"the {name}_token is {brief(token)}; it must be a text")
+        raise CheckpointError(f"the {name}_token is {brief(token)}; it must be a string")
     return token
 
 
 def _limit(length: Any) -> int:
-    """How many tokens a prompt may have by the settings."""
+    """The largest number of tokens in the settings."""
     if isinstance(length, bool) or not isinstance(length, (int, float)) or length != length:
         raise CheckpointError(f"model_max_length is {brief(length)}; it must be a number")
     return int(min(max(length, 0), _NO_LIMIT))
 
 
-def _behind(ids: Mapping[str, int], added: Mapping[Any, Any]) -> tuple[str, ...]:
-    """The added tokens that the vocabulary lacks, in the order of their ids, which must follow it."""
+def _added_tokens(ids: Mapping[str, int], added: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The added tokens that the vocabulary lacks, in the order of their ids, which must follow its own."""
     new = [(number, token) for token, number in added.items() if token not in ids]
-    due = range(len(ids), len(ids) + len(new))
-    if not all(type(number) is int for number, _ in new) or sorted(number for number, _ in new) != list(due):
+    expected = range(len(ids), len(ids) + len(new))
+    if not all(type(number) is int for number, _ in new) or sorted(number for number, _ in new) != list(expected):
         raise CheckpointError(
-            f"the ids of the added tokens, {brief(new)}, do not follow those of the vocabulary; fetch them again"
+            f"the ids of the added tokens, {brief(new)}, do not follow those of the vocabulary; download them again"
         )
     return tuple(token for _, token in sorted(new))
 

@@ -59,7 +59,7 @@ def test_given_latents_are_the_start(tiny_pipe: sdxl.Pipeline) -> None:
 
 
 def test_negative_sizes_in_a_batch(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
-    """Where diffusers mixes up the rows of a batch: every picture of a batch equals the one made alone."""
+    """Where diffusers mixes up the rows of a batch: every image of a batch equals the one made alone."""
     arguments = {"negative_original_size": (16, 24), "negative_target_size": (8, 8), "seed": 1} | LATENT
     batch = tiny_pipe("cat", num_images=2, **arguments)
     alone = tiny_pipe("cat", **arguments)
@@ -193,7 +193,7 @@ def test_bad_arguments(arguments: dict[str, Any], sentence: str, tiny_pipe: sdxl
     assert len(str(caught.value)) < 700
 
 
-def test_a_second_negative_prompt_alone_is_heard(tiny_pipe: sdxl.Pipeline) -> None:
+def test_a_second_negative_prompt_alone_counts(tiny_pipe: sdxl.Pipeline) -> None:
     alone, both, neither = (
         tiny_pipe("cat", seed=1, **LATENT, **more).images
         for more in ({"negative_prompt_2": "dog"}, {"negative_prompt": "", "negative_prompt_2": "dog"}, {})
@@ -257,15 +257,15 @@ def test_syntax_of_other_programs_is_not_taken_for_words_in_silence(
     prompt: str, found: str | None, tiny_pipe: sdxl.Pipeline, recwarn: pytest.WarningsRecorder
 ) -> None:
     tiny_pipe.plan(sdxl.Request(prompt))
-    told = [str(each.message) for each in recwarn if each.category is SDXLWarning]
-    assert told == (
+    warned = [str(each.message) for each in recwarn if each.category is SDXLWarning]
+    assert warned == (
         []
         if found is None
         else [f"prompt contains {found}, which is syntax of other programs; here it is read as words"]
     )
 
 
-def test_a_photo_of_many_times_the_size_is_told(tiny_pipe: sdxl.Pipeline) -> None:
+def test_a_photo_of_many_times_the_size_gives_a_warning(tiny_pipe: sdxl.Pipeline) -> None:
     photo = Image.new("RGB", (240, 160))
     with pytest.warns(SDXLWarning, match="worked on at its own 240 x 160, 9 times the size that the model"):
         tiny_pipe.plan(sdxl.Request("cat", image=photo))

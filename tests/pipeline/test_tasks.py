@@ -1,4 +1,4 @@
-"""Our own rules of image to image, inpainting and the refiner: what is kept, what is told, and what is refused."""
+"""Our own rules of image to image, inpainting and the refiner: what is kept, what SDXL is conditioned on, and what is refused."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_thin_mask_is_feathered_and_not_lost(tiny_pipe: sdxl.Pipeline) -> None
     [box_mask((9, 9, 15, 15)), box_mask((0, 0, 64, 64), grey=60)],
     ids=["between the latents", "too dark for four steps"],
 )
-def test_a_mask_that_does_nothing_is_told(mask: Image.Image, tiny_pipe: sdxl.Pipeline) -> None:
+def test_a_mask_that_does_nothing_gives_a_warning(mask: Image.Image, tiny_pipe: sdxl.Pipeline) -> None:
     with pytest.warns(SDXLWarning, match="the mask repaints nothing"):
         tiny_pipe("cat", image=picture(), mask=mask, **QUICK)
     with pytest.warns(SDXLWarning, match="the mask repaints nothing"):
@@ -216,7 +216,7 @@ def test_an_empty_and_a_full_mask(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
     assert error(full.images, tiny_pipe("cat", latents=noise, **LATENT).images) < 1e-6
 
 
-# ---- what SDXL is told -----------------------------------------------------------------------------------------------
+# ---- what SDXL is conditioned on -------------------------------------------------------------------------------------
 
 
 def test_mask_padding_tells_the_truth_about_the_crop(tiny_pipe: sdxl.Pipeline) -> None:
@@ -226,8 +226,8 @@ def test_mask_padding_tells_the_truth_about_the_crop(tiny_pipe: sdxl.Pipeline) -
     assert canvas.box == (115, 30, 155, 70)  # 40 x 30 with the padding, grown to the square that is worked on
     assert (plan.size, canvas.result_size) == ((64, 64), (100, 200))
     assert (sizes.original, sizes.crop, sizes.target) == ((100, 200), (48, 184), (64, 64))
-    told = tiny_pipe.plan(sdxl.Request("cat", image=source, mask=mask, mask_padding=5, crop_top_left=(1, 2)))
-    assert told.sizes[0].crop == (1, 2)
+    given = tiny_pipe.plan(sdxl.Request("cat", image=source, mask=mask, mask_padding=5, crop_top_left=(1, 2)))
+    assert given.sizes[0].crop == (1, 2)
     whole = tiny_pipe.plan(sdxl.Request("cat", image=source, mask=mask)).sizes[0]
     assert (whole.original, whole.crop, whole.target) == ((96, 200), (0, 0), (96, 200))
 
@@ -238,7 +238,7 @@ def test_mask_padding_stays_inside_the_picture(tiny_pipe: sdxl.Pipeline) -> None
     assert plan.canvases[0].box == (0, 0, 40, 90)
 
 
-def test_the_refiner_is_told_the_aesthetic_score(tiny_folder: Path, refiner_folder: Path) -> None:
+def test_the_refiner_is_conditioned_on_the_aesthetic_score(tiny_folder: Path, refiner_folder: Path) -> None:
     from sdxl.text.encode import embed_sizes
 
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")

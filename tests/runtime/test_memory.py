@@ -1,4 +1,4 @@
-"""Memory: what is told before work begins, what is done when it runs out, what is left after many pictures."""
+"""Memory: what is refused before work begins, what is done when it runs out, what is left after many images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load(model: Path, **options: Any) -> sdxl.Pipeline:
 # ---- before work -----------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_fit_is_told_before_work(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_fit_is_refused_before_work(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder)
     monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 10e6)
     monkeypatch.setattr(UNet, "predict", lambda *_: pytest.fail("work has begun"))
@@ -74,9 +74,9 @@ def test_auto_makes_room_by_itself(tiny_folder: Path, monkeypatch: pytest.Monkey
 def test_what_it_says_would_fit_does(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder)
     monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 10e6)
-    with pytest.raises(OutOfMemoryError) as told:
+    with pytest.raises(OutOfMemoryError) as refused:
         pipe("cat", width=1024, height=1024, **QUICK)
-    side = int(str(told.value).split("try ")[1].split(" x ")[0])
+    side = int(str(refused.value).split("try ")[1].split(" x ")[0])
     assert 64 <= side < 1024
     assert len(pipe("cat", width=side, height=side, **QUICK).images) == 1
 
@@ -183,7 +183,7 @@ def test_a_graph_gives_way(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not graphs
 
 
-@pytest.mark.parametrize("way", ["forgotten", "arranged anew"])
+@pytest.mark.parametrize("way", ["forgotten", "arranged again"])
 def test_a_compiled_part_is_let_go(way: str, tiny_folder: Path) -> None:
     pipe = load(tiny_folder, offload="auto")
     pipe.residency._replace("block")  # whose layers are not those for a CPU
@@ -275,14 +275,14 @@ def test_what_was_asked_for_is_kept(tiny_folder: Path, monkeypatch: pytest.Monke
 
 
 def test_less_may_be_too_much_too(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that runs out while the model is arranged anew."""
+    """Memory that runs out while the model is arranged again."""
     pipe = load(tiny_folder, offload="auto")
     pipe.residency._replace("none")
     monkeypatch.setattr(UNet, "predict", fail_first(UNet.predict, 1, WORDS[0]))
     monkeypatch.setattr(Model, "load", fail_first(Model.load, 1, WORDS[1]))
-    with pytest.warns(SDXLWarning) as told:
+    with pytest.warns(SDXLWarning) as warned:
         pipe("cat", **QUICK)
-    assert [str(each.message).split(";")[1][:20] for each in told] == [" going on with stage", " going on with block"]
+    assert [str(each.message).split(";")[1][:20] for each in warned] == [" going on with stage", " going on with block"]
 
 
 def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_non_finite(weight: Callable[[Any], torch.Tensor], who: str, value: floa
 # ---- a long life -----------------------------------------------------------------------------------------------------
 
 
-def test_pictures_leave_nothing_behind(tiny_folder: Path) -> None:
+def test_images_leave_nothing_behind(tiny_folder: Path) -> None:
     """proof_life.py draws a thousand."""
     pipe = load(tiny_folder, offload="auto")
     pipe.prepare_for_many()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import sdxl
 from sdxl.models.config import VAEConfig
 from sdxl.models.vae import VAE
 from sdxl.runtime.vae_strips import decode_strips, encode_strips
@@ -113,3 +116,15 @@ def test_memory() -> None:
     largest = 16 * 768 * 16 * 8
     assert peak(decode_strips, vae, z, 2) < min(1.4 * largest, peak(vae.decode, z) / 2)
     assert peak(encode_strips, vae, x, None, 2) < 1.4 * largest
+
+
+def test_a_picture_is_encoded_in_strips_where_memory_is_short(tiny_folder: Path) -> None:
+    pixels = torch.rand(1, 3, 136, 72, generator=torch.Generator().manual_seed(0))
+    pipes = [
+        sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
+        for offload in ("none", "block")
+    ]
+    with patch("sdxl.pipeline.latents.encode_strips", wraps=encode_strips) as strips:
+        whole, parts = (pipe.encode(pixels) for pipe in pipes)
+    assert strips.call_count == 1
+    assert (whole - parts).abs().max() < 1e-4

@@ -1,0 +1,44 @@
+"""The benchmark: its count of operations, its report, and the comparison with diffusers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdxl
+from sdxl.cli.measure import count_flop, report
+from sdxl.models.config import BASE
+
+
+def test_operations_are_counted() -> None:
+    flop = count_flop(BASE, 1024, 1024)
+    assert flop["step"] == pytest.approx(13.52e12, rel=0.01)
+    assert flop["decode"] == pytest.approx(10.47e12, rel=0.01)
+    assert flop["encode"] == pytest.approx(4.88e12, rel=0.01)
+
+
+def test_the_report_has_every_stage() -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    lines = report(pipe, 64, 64, repeats=1)
+    assert [line["stage"] for line in lines] == ["text", "step", "decode", "encode"]
+    assert all(line["seconds"] > 0 and line["share"] > 0 for line in lines)
+
+
+def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
+    root, out = Path(__file__).parents[2], tmp_path / "lines.jsonl"
+    model = root / "weights/miniature/base"
+    command = [sys.executable, root / "scripts/benchmark.py", "--ours", model, "--theirs", model, "--dtype", "float32"]
+    small = ["--sizes", "64", "--stages", "step", "picture", "--steps", "1", "--rounds", "1", "--repeats", "1"]
+    done = subprocess.run([*command, *small, "--out", out], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    for who in ("sdxl", "diffusers"):
+        mine = {line["stage"]: line for line in lines if line["who"] == who}
+        assert {"import", "machine", "load", "step", "picture", "matrix product"} <= set(mine)
+        assert mine["machine"]["torch"] == torch.__version__
+        assert 0 < mine["step"]["seconds"] < mine["picture"]["seconds"] + 1
+        assert f"{mine['step']['seconds']:.3f}" in done.stdout

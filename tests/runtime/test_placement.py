@@ -1,0 +1,69 @@
+"""Where weights lie and in which dtype, and the bytes that they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sdxl
+from sdxl.models.conditioned import Conditioning, precompute
+from sdxl.pipeline.loading import load as load_network
+from sdxl.runtime.memory import RESERVE
+from sdxl.runtime.placement import Placement, weight_bytes
+from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.hub import resolve
+
+CPU = torch.device("cpu")
+
+
+def test_weights_in_half_precision_compute_in_float32(tiny_folder: Path, error: Any) -> None:
+    checkpoint = open_checkpoint(tiny_folder)
+    part = checkpoint.components["unet"]  # its weights are float16 numbers, so nothing is lost
+    exact = load_network(part, Placement(CPU, torch.float32, torch.float32))
+    light = load_network(part, Placement(CPU, torch.float16, torch.float32))
+    for parameter in exact.parameters():  # mapped, and some processors round otherwise where memory is not aligned
+        parameter.data = parameter.data.clone()
+    x, config = torch.randn(1, 4, 8, 8), exact.config
+    conditioning = Conditioning(torch.randn(1, 77, config.context_dim), torch.randn(1, config.vector_dim))
+    runs = [precompute(model, {"all": conditioning}, [500.0])(x, 500.0) for model in (exact, light)]  # type: ignore[arg-type]
+    assert {p.dtype for p in light.parameters() if p.ndim > 1} == {torch.float16}
+    assert torch.equal(*runs)
+
+
+def test_weights_take_their_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+    sdxl.convert(tiny_folder, tmp_path / "whole.safetensors")
+    for path in (tiny_folder, tmp_path / "whole.safetensors"):
+        for part in open_checkpoint(path).components.values():
+            count = sum(value.numel() for value in part.build().state_dict().values())
+            assert weight_bytes(part.shapes(), torch.bfloat16) == 2 * count
+
+
+def test_packed_weights_take_their_bytes() -> None:
+    """Those of wide convolutions grow, as the miniature's second level."""
+    checkpoint = open_checkpoint(resolve("miniature", None, None))
+    part = checkpoint.components["unet"]
+    assert weight_bytes(part.shapes(), torch.bfloat16, is_packed=True) == weight_bytes(part.shapes(), torch.bfloat16)
+    network = load_network(part, Placement(CPU, torch.float32, torch.float32, packed=True))
+    buffers = [value for module in network.modules() for value in vars(module).values() if torch.is_tensor(value)]
+    taken = sum(value.numel() for value in [*buffers, *network.parameters()])
+    assert taken * 4 <= weight_bytes(part.shapes(), torch.float32, is_packed=True) < 1.15 * taken * 4
+
+
+def test_too_little_memory_for_float32_takes_half_of_it(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(tiny_folder)
+    largest = max(weight_bytes(part.shapes(), torch.float32) for part in checkpoint.components.values())
+    load = sdxl.Pipeline.from_pretrained
+    monkeypatch.setattr("sdxl.runtime.device.is_fast", lambda dtype, device: False)
+    chosen = [
+        load(tiny_folder, device="cpu", offload="auto", max_memory=int(RESERVE + share * largest))
+        for share in (1, 0.5, 0.4)
+    ]
+    assert [(pipe.dtype, pipe.offload) for pipe in chosen] == [
+        (torch.float32, "stage"),
+        (torch.float16, "stage"),
+        (torch.float16, "block"),
+    ]
+    assert all(pipe.experts[0].placement.arithmetic is torch.float32 for pipe in chosen)
