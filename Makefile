@@ -1,6 +1,7 @@
 # make generate PROMPT="a red circle on a blue background"   sets up .venv and draws it with the miniature
-# make test      sets up .venv and runs the tests (with the references diffusers and transformers installed)
-# make check     format, lint and types
+# make test      sets up .venv and runs the quick tests, also against diffusers and transformers: minutes
+# make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
+# make check     format, lint, types and words
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
@@ -13,7 +14,7 @@ PROMPT ?= a red circle on a blue background
 OUTPUT ?= picture.png
 export PROMPT OUTPUT
 
-.PHONY: generate test check format miniature smoke pictures clean
+.PHONY: generate test test-all check format miniature smoke pictures clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,12 +30,16 @@ generate: $(READY)
 	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"
 
 test: $(TESTED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(TESTED)
 	$(BIN)/python -m pytest
 
 check: $(TESTED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_words.py
 
 format: $(TESTED)
 	$(BIN)/ruff format .

@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/benchmarks/*.md", "weights/**/*.md")
 GENERATED = {"docs/parity.md"}  # by scripts/parity_report.py
+MEANT = {("sdxl/miniature/scenes.py", "picture")}  # in captions that the miniature was trained on
 
 # patterns, without regard to case, and what to say
 WORDS = {
@@ -60,7 +61,8 @@ def code_lines(path: Path) -> Iterator[tuple[int, str]]:
                 opening = PREFIX.match(text)
                 assert opening is not None
                 text = text[opening.end() : -len(opening["quotes"])]
-                text = FIELD.sub(blank, text) if "f" in opening["flags"].lower() else text
+                if "f" in opening["flags"].lower():
+                    text = FIELD.sub(lambda match: "_" * len(match[0]), text)
             elif token.type not in (tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", None)):
                 continue
             if token.type == tokenize.COMMENT or " " in text.strip():
@@ -87,10 +89,11 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     count = 0
     for path in [Path(name) for name in arguments] or files():
+        shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         for number, word, better in find(path):
-            shown = path.relative_to(ROOT) if path.is_absolute() else path
-            print(f"{shown}:{number}: {word!r}; say: {better}")
-            count += 1
+            if (shown.as_posix(), word) not in MEANT:
+                print(f"{shown}:{number}: {word!r}; say: {better}")
+                count += 1
     return int(count > 0)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sdxl
-from sdxl.images.image import to_tensor
+from sdxl.images.pixels import to_tensor
 from sdxl.miniature.exam import make_picture, make_scenes
 
 SCENES, SEED = 80, 0

@@ -34,10 +34,14 @@ from make_checkpoint import random_state
 
 import sdxl
 from sdxl.errors import SDXLError, SDXLWarning
-from sdxl.models.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from sdxl.models.config import ModelConfig, TextConfig, VAEConfig
+from sdxl.models.schedule_config import ScheduleConfig
+from sdxl.models.unet_config import UNetConfig
 from sdxl.pipeline.loading import load as load_network
 from sdxl.runtime.placement import choose_placement
-from sdxl.text.tokenizer import Tokenizer, TokenizerConfig, learn_vocabulary
+from sdxl.text.learn import learn_vocabulary
+from sdxl.text.tokenizer import Tokenizer
+from sdxl.text.vocabulary import TokenizerConfig
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.container import TensorFile, save_tensors
 from sdxl.weights.info import METADATA_KEY, ModelInfo

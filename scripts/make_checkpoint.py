@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdxl.models.config import BASE, INPAINTING, REFINER, ModelConfig, ScheduleConfig
-from sdxl.text import tokenizer
+from sdxl.models.config import ModelConfig
+from sdxl.models.published import BASE, INPAINTING, REFINER
+from sdxl.models.schedule_config import ScheduleConfig
+from sdxl.text import vocabulary
 from sdxl.weights.component import Component
 from sdxl.weights.container import Weights
 from sdxl.weights.info import ModelInfo
@@ -49,7 +51,7 @@ def random_state(config: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str
 
 def describe(config: ModelConfig) -> ModelInfo:
     """The description that the published models of this config have."""
-    names = {"text_encoder": tokenizer.CLIP_L, "text_encoder_2": tokenizer.CLIP_G}
+    names = {"text_encoder": vocabulary.CLIP_L, "text_encoder_2": vocabulary.CLIP_G}
     tokenizers = {name: names[name] for name in names if getattr(config, name) is not None}
     return ModelInfo(config, ScheduleConfig(), config.kind != "refiner", tokenizers)
 

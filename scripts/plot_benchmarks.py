@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from sdxl.cli.measure import count_flop
-from sdxl.models.config import BASE
+from sdxl.models.published import BASE
 
 STAGES = ("step", "decode")
 

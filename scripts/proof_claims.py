@@ -38,4 +38,4 @@ def finish(began: float) -> None:
 
 def psnr(a: Pixels, b: Pixels) -> float:
     """In dB, of pictures in 0..1; at most 120."""
-    return float(-10 * np.log10(max(np.mean((a.astype(np.float64) - b) ** 2), 1e-12)))
+    return float(-10 * np.log10(max(float(np.mean((a.astype(np.float64) - b) ** 2)), 1e-12)))

@@ -17,10 +17,11 @@ import transformers
 from make_checkpoint import random_weight
 
 from sdxl.models.clip import TextEncoder
-from sdxl.models.config import BASE
 from sdxl.models.layers import sinusoidal
+from sdxl.models.published import BASE
 from sdxl.models.unet import UNet
 from sdxl.runtime.onednn import packed
+from sdxl.runtime.rewrite import rewrite
 from sdxl.weights import diffusers_config as folder
 from sdxl.weights.keymap import Row, text_rows, unet_rows
 
@@ -44,16 +45,6 @@ def fill(model: torch.nn.Module, reference: torch.nn.Module, rows: list[Row], pr
     reference.eval().requires_grad_(False)
 
 
-def pack(module: torch.nn.Module) -> None:
-    """Replace the layers of a network by those for a CPU."""
-    for name, child in list(module.named_children()):
-        layer = packed(child, torch.float32)
-        if layer is None:
-            pack(child)
-        else:
-            setattr(module, name, layer)
-
-
 @torch.no_grad()
 def unet() -> tuple[float, float]:
     """The base UNet, plain and packed."""
@@ -71,7 +62,7 @@ def unet() -> tuple[float, float]:
     expected = reference(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
     print(f"seconds: ours {middle - start:.2f}, diffusers {time.perf_counter() - middle:.2f} (one run each, cold)")
     del reference
-    pack(ours)
+    rewrite(ours, lambda name, layer: packed(layer, torch.float32))
     return error(actual, expected), error(ours(x, t, context, vector), expected)
 
 

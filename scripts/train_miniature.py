@@ -22,14 +22,18 @@ from training_run import Plan, Run
 
 from sdxl.miniature.scenes import caption, draw, random_scene
 from sdxl.models.clip import TextEncoder
-from sdxl.models.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from sdxl.models.config import ModelConfig, TextConfig, VAEConfig
 from sdxl.models.layers import sinusoidal
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.models.unet import UNet as UNetModel
+from sdxl.models.unet_config import UNetConfig
 from sdxl.models.vae import VAE as VAEModel
 from sdxl.pipeline.pipeline import Pipeline
 from sdxl.sampling.schedule import noise_table
 from sdxl.text.encode import TextStage
-from sdxl.text.tokenizer import Tokenizer, TokenizerConfig, Vocabulary, learn_vocabulary
+from sdxl.text.learn import learn_vocabulary
+from sdxl.text.tokenizer import Tokenizer
+from sdxl.text.vocabulary import TokenizerConfig, Vocabulary
 from sdxl.training.losses import autoencoder_loss, denoising_loss
 from sdxl.training.start import start_text_encoder, start_unet, start_vae
 from sdxl.weights.checkpoint import open_checkpoint

@@ -1,4 +1,4 @@
-"""Any combination of arguments gives a picture of the asked size or a typed error, and nothing else.
+"""Any combination of arguments gives an image of the requested size or a typed error, and nothing else.
 
 `make proof-arguments` tries 5,000 of them.
 """
@@ -43,7 +43,7 @@ settings.register_profile(
 )
 settings.load_profile("sdxl")
 
-# ---- what may be given -----------------------------------------------------------------------------------------------
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 texts = st.sampled_from([*["a red cat", "", "!", "wörter 猫 🐈", "a " * 100, "\0", "<|endoftext|>"] * 4, "\ud800"])
 sides = st.one_of(*[st.sampled_from([8, 16, 40, 64, 64, 64, 128, 256])] * 5, st.integers(1, 256))
@@ -82,12 +82,12 @@ nonsense = st.sampled_from(
 )
 
 
-def picture(size: tuple[int, int], mode: str) -> Image.Image:
+def random_image(size: tuple[int, int], mode: str) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(values).convert(mode)
 
 
-pictures = st.builds(picture, sizes, st.sampled_from(["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16"]))
+images = st.builds(random_image, sizes, st.sampled_from(["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16"]))
 latents = st.sampled_from(
     [torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 4, 16), torch.zeros(4, 8, 8), torch.full((1, 4, 8, 8), math.nan)]
 )
@@ -123,7 +123,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "negative_crop_top_left": sizes,
     "negative_target_size": sizes,
     "latents": latents,
-    "image": st.one_of(pictures, tensors, st.lists(pictures, max_size=2), st.just("/nowhere.png")),
+    "image": st.one_of(images, tensors, st.lists(images, max_size=2), st.just("/nowhere.png")),
     "mask": masks,
     "strength": st.floats(0, 1),
     "mask_padding": st.integers(0, 40),
@@ -138,12 +138,12 @@ WITH_IMAGE = ("mask", "strength", "mask_padding", "feather", "outpaint")
 
 @st.composite
 def arguments(draw: st.DrawFn) -> dict[str, Any]:
-    """A prompt and some of the other arguments, mostly such as go together; one in eight has nonsense in it."""
+    """A prompt and some other arguments, which mostly fit together; one in eight has a nonsensical one."""
     names = draw(st.lists(st.sampled_from([name for name in VALID if name not in WITH_IMAGE]), max_size=5, unique=True))
     if "image" in names:
         names += draw(st.lists(st.sampled_from(WITH_IMAGE), max_size=3, unique=True))
     if draw(st.booleans()):
-        names = [name for name in names if name not in ("latents", "refine_at", "eta")]  # these go with little else
+        names = [name for name in names if name not in ("latents", "refine_at", "eta")]  # these fit few others
     chosen = {name: draw(VALID[name]) for name in {"prompt": 0, "steps": 0} | dict.fromkeys(names)}
     if draw(st.integers(0, 7)) == 0:
         chosen[draw(st.sampled_from([*VALID]))] = draw(nonsense)
@@ -154,7 +154,7 @@ def test_every_argument_is_tried() -> None:
     assert set(VALID) == {each.name for each in fields(sdxl.Request)}
 
 
-# ---- what comes of it ------------------------------------------------------------------------------------------------
+# ---- outcomes --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +175,8 @@ def outcomes() -> Iterator[Counter[str]]:
     print("\n" + ", ".join(f"{count} {name}" for name, count in counted.most_common()))
 
 
-def asked_size(plan: Any, number: int) -> tuple[int, int]:
-    """(width, height) of a picture: as asked; without that the source's, cut to whole latents if it is drawn anew."""
+def expected_size(plan: Any, number: int) -> tuple[int, int]:
+    """(width, height) of an image: the requested size, else the source's, cut to whole latents without a mask."""
     request = plan.request
     if not plan.canvases:
         return (request.width or plan.size[1], request.height or plan.size[0])
@@ -196,20 +196,20 @@ def test_a_picture_or_an_error(pipes: list[sdxl.Pipeline], outcomes: Counter[str
         outcomes[type(error).__name__] += 1
         event(type(error).__name__)
         return
-    outcomes["drawn"] += 1
-    event("drawn")
+    outcomes["generated"] += 1
+    event("generated")
     prompts = 1 if isinstance(prompt, str) else len(prompt)
     assert len(result.images) == len(result.seeds) == len(result.parameters) == prompts * chosen.get("num_images", 1)
     for number, image in enumerate(result.images):
         assert image.mode == "RGB"
-        assert image.size == asked_size(plan, number)
+        assert image.size == expected_size(plan, number)
         width, height = chosen.get("width"), chosen.get("height")
         if width is not None and height is not None and "outpaint" not in chosen:
             assert image.size == (width, height)
         json.dumps(result.parameters[number])
 
 
-# ---- what a PNG says is data -----------------------------------------------------------------------------------------
+# ---- parameters of a PNG are data ------------------------------------------------------------------------------------
 
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5)),
@@ -218,7 +218,7 @@ values = st.recursive(
 )
 
 
-# ---- a line of a job is data -----------------------------------------------------------------------------------------
+# ---- lines of a job are data -----------------------------------------------------------------------------------------
 
 nonsense_of_json = st.sampled_from(
     ["~nobody/x.png", "a.png", ["a.png", "b.png"], [5], "", "x" * 300 + ".png", 2, [1, 2], 0.5]
@@ -227,7 +227,7 @@ nonsense_of_json = st.sampled_from(
 
 @given(st.data())
 def test_any_lines_of_a_job(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """A line is drawings or a fault, whatever JSON it is."""
+    """A line gives images or a fault, whatever JSON it is."""
     names = st.sampled_from([*VALID, "output", "other"])
     line = {"prompt": "a"} | data.draw(st.dictionaries(names, st.one_of(values, nonsense_of_json), max_size=4))
     path = tmp_path_factory.mktemp("job", numbered=True) / "job.jsonl"
@@ -239,7 +239,7 @@ def test_any_lines_of_a_job(tmp_path_factory: pytest.TempPathFactory, data: st.D
 
 @pytest.fixture(scope="module")
 def recorded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of the tiny model."""
+    """An image of the tiny model."""
     path = tmp_path_factory.mktemp("recorded") / "picture.png"
     flags = ["--model", str(tiny_folder), "--prompt", "a", "--steps", "1", "--device", "cpu", "--quiet"]
     assert main(["generate", *flags, "--output", str(path)]) == 0
@@ -264,7 +264,7 @@ def test_any_parameters_of_a_png(recorded: Path, data: st.DataObject) -> None:
 
 
 def save_changed(image: Image.Image, path: Path, parameters: dict[str, Any]) -> None:
-    """A PNG with that record, whose readable text is left as it was."""
+    """A PNG with these parameters, whose other text stays."""
     from PIL import PngImagePlugin
 
     info = PngImagePlugin.PngInfo()

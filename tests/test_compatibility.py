@@ -1,6 +1,6 @@
-"""Pictures and a half-finished job that version 0.1.0 wrote: later versions replay the ones and go on with the other.
+"""Images and a half-finished job of version 0.1.0: later versions replay the images and resume the job.
 
-tests/fixtures/0.1.0/README.md says how they were made.
+tests/fixtures/0.1.0/README.md describes how they were made.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def generate(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the command line there; its exit status, and what it says."""
+    """Run the command line there; its exit status and its output."""
     command = [sys.executable, "-m", "sdxl", "generate", *arguments]
     run = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return run.returncode, run.stdout
 
 
 def assert_same(path: Path, expected: Path) -> None:
-    """The same picture, but for the rounding of another kind of processor, and the same record of its arguments."""
+    """The same image, except for rounding on another processor, and the same record of its arguments."""
     with Image.open(path) as ours, Image.open(expected) as theirs:
         assert ours.size == theirs.size
         assert abs(np.asarray(ours).astype(int) - np.asarray(theirs)).max() <= 1, path.name
@@ -46,33 +46,33 @@ def assert_same(path: Path, expected: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sources"), [("text.png", []), ("edit.png", ["--image", "source.png", "--mask", "mask.png"])]
 )
-def test_a_picture_is_replayed(name: str, sources: list[str], folder: Path) -> None:
+def test_an_image_is_replayed(name: str, sources: list[str], folder: Path) -> None:
     arguments = ["--from", name, *sources, "--device", "cpu", "--quiet", "--output", "again.png"]
-    status, said = generate(folder, *arguments)
-    assert (status, "warning" in said) == (0, False), said
+    status, output = generate(folder, *arguments)
+    assert (status, "warning" in output) == (0, False), output
     assert_same(folder / "again.png", FIXTURES / name)
 
 
-def pictures(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When each picture was written, and its bytes."""
+def images(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """The time and the bytes of each image."""
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("*.png")}
 
 
-def test_a_job_goes_on(folder: Path) -> None:
+def test_a_job_is_resumed(folder: Path) -> None:
     out, wanted = folder / "job/out", json.loads((FIXTURES / "finished.json").read_text())["job"]
-    old, record = pictures(out), (out / "job/done.jsonl").read_text()
+    old, journal = images(out), (out / "job/done.jsonl").read_text()
     assert 0 < len(old) < len(wanted)
-    status, said = generate(folder / "job", *COMMON, *JOB)
-    assert (status, "line 4 of job.jsonl: " in said) == (1, True), said
-    assert f"{len(wanted)} of {len(wanted)} " in said
-    new, whole = pictures(out), (out / "job/done.jsonl").read_text()
+    status, output = generate(folder / "job", *COMMON, *JOB)
+    assert (status, "line 4 of job.jsonl: " in output) == (1, True), output
+    assert f"{len(wanted)} of {len(wanted)} " in output
+    new, whole = images(out), (out / "job/done.jsonl").read_text()
     assert set(new) == set(wanted)
-    assert old.items() <= new.items(), "a finished picture was written again"
+    assert old.items() <= new.items(), "a finished image was written again"
     for name in set(new) - set(old):
         assert_same(out / name, FIXTURES / "finished" / name)
-    assert whole.startswith(record)
-    drawn = [file for line in whole.splitlines() for file in json.loads(line)["files"]]
-    assert sorted(drawn) == sorted(wanted), "a picture was drawn twice"
+    assert whole.startswith(journal)
+    written = [file for line in whole.splitlines() for file in json.loads(line)["files"]]
+    assert sorted(written) == sorted(wanted), "an image was generated twice"
     again = generate(folder / "job", *COMMON, *JOB)
-    assert again == (status, said), "there was nothing left to do"
-    assert (pictures(out), (out / "job/done.jsonl").read_text()) == (new, whole)
+    assert again == (status, output), "nothing was pending"
+    assert (images(out), (out / "job/done.jsonl").read_text()) == (new, whole)

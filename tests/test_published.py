@@ -1,4 +1,4 @@
-"""What people publish: files that tell what they predict or do not, with strays, without a VAE, of any size."""
+"""Published files: with or without a prediction type, with stray keys, without a VAE, of any size."""
 
 from __future__ import annotations
 
@@ -45,35 +45,35 @@ PREDICTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "metadata", "told"), PREDICTIONS)
-def test_what_a_unet_predicts(
+@pytest.mark.parametrize(("keys", "metadata", "expected"), PREDICTIONS)
+def test_the_prediction_type_of_a_unet(
     keys: dict[str, torch.Tensor],
     metadata: dict[str, str],
-    told: tuple[str, bool],
+    expected: tuple[str, bool],
     single: Path,
     tiny_folder: Path,
     tmp_path: Path,
 ) -> None:
-    """It is told by the file, and comes with a UNet that takes another's place."""
+    """The file states it, and a UNet that replaces another one brings it along."""
     whole = edit(single, tmp_path / "whole.safetensors", lambda t: t.update(keys), {"format": "pt", **metadata})
     alone = {key: value for key, value in load_file(whole).items() if "diffusion_model" in key or key in keys}
     save_file(alone, tmp_path / "unet.safetensors", metadata)
     for arguments in ({"model": whole}, {"unet": whole}, {"unet": tmp_path / "unet.safetensors"}):
         pipe = sdxl.Pipeline.from_pretrained(**{"model": tiny_folder, **arguments}, device="cpu", offload="stage")
         schedule = pipe.info.schedule
-        assert (schedule.prediction, schedule.zero_terminal_snr) == told, arguments
+        assert (schedule.prediction, schedule.zero_terminal_snr) == expected, arguments
 
 
-def test_a_unet_that_tells_nothing_changes_nothing(single: Path, tmp_path: Path) -> None:
+def test_a_unet_without_a_prediction_type_changes_none(single: Path, tmp_path: Path) -> None:
     model = edit(single, tmp_path / "v.safetensors", lambda t: t.update(v_pred=torch.zeros(0)), {"format": "pt"})
     alone = {key: value for key, value in load_file(single).items() if "diffusion_model" in key}
     save_file(alone, tmp_path / "unet.safetensors")
-    for part, prediction in ((tmp_path / "unet.safetensors", "v_prediction"), (single, "epsilon")):
-        pipe = sdxl.Pipeline.from_pretrained(model, unet=part, device="cpu", offload="stage")
+    for unet, prediction in ((tmp_path / "unet.safetensors", "v_prediction"), (single, "epsilon")):
+        pipe = sdxl.Pipeline.from_pretrained(model, unet=unet, device="cpu", offload="stage")
         assert pipe.info.schedule.prediction == prediction
 
 
-def test_other_tools_are_told_what_a_unet_predicts(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_written_file_states_its_prediction_type_for_other_tools(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "folder")
     scheduler = tmp_path / "folder/scheduler/scheduler_config.json"
     both = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
@@ -101,7 +101,7 @@ STRAYS = (
 )
 
 
-def test_what_published_files_hold_besides(single: Path, tmp_path: Path) -> None:
+def test_stray_keys_of_published_files(single: Path, tmp_path: Path) -> None:
     linear = "conditioner.embedders.1.model.text_projection"
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
@@ -109,9 +109,9 @@ def test_what_published_files_hold_besides(single: Path, tmp_path: Path) -> None
         tensors[linear + ".weight"] = tensors.pop(linear).T.contiguous()
 
     path = edit(single, tmp_path / "strays.safetensors", change, {"format": "pt"})
-    for name, part in open_checkpoint(path).components.items():
+    for name, component in open_checkpoint(path).components.items():
         expected = dict(open_checkpoint(single).components[name].tensors())
-        assert all(torch.equal(tensor, expected.pop(key)) for key, tensor in part.tensors())
+        assert all(torch.equal(tensor, expected.pop(key)) for key, tensor in component.tensors())
         assert not expected
     report = sdxl.inspect(path)
     assert (report.kind, report.missing, report.unexpected) == ("SDXL base, single file", [], [])
@@ -122,7 +122,7 @@ def test_what_published_files_hold_besides(single: Path, tmp_path: Path) -> None
 
 
 def test_a_model_without_a_vae(single: Path, tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
-    """It can be used with one, and so can its UNet, or the VAE that is left beside a UNet."""
+    """It works with another VAE; its UNet works alone, and so does a VAE beside a UNet."""
 
     def without(prefix: str) -> Path:
         def change(tensors: dict[str, torch.Tensor]) -> None:
@@ -131,21 +131,21 @@ def test_a_model_without_a_vae(single: Path, tiny_folder: Path, tiny_pipe: sdxl.
 
         return edit(single, tmp_path / f"without_{prefix}safetensors", change)
 
-    bare, mute = without("first_stage_model."), without("conditioner.")
+    no_vae, no_text = without("first_stage_model."), without("conditioner.")
     with pytest.raises(CheckpointError, match="has no VAE; give one as vae="):
-        open_checkpoint(bare)
-    assert sdxl.inspect(bare).kind == "SDXL base, without VAE, single file"
+        open_checkpoint(no_vae)
+    assert sdxl.inspect(no_vae).kind == "SDXL base, without VAE, single file"
     settings: dict[str, object] = {"dtype": "float32", "device": "cpu"}
     arguments = {"steps": 2, "seed": 3, "output": "tensor", "progress": False, "width": 64, "height": 64}
     expected = tiny_pipe("cat", **arguments).images
-    for model, parts in (
-        (bare, {"vae": tiny_folder / "vae"}),
-        (tiny_folder, {"unet": bare}),
-        (tiny_folder, {"unet": mute}),
-        (tiny_folder, {"vae": mute}),
+    for model, components in (
+        (no_vae, {"vae": tiny_folder / "vae"}),
+        (tiny_folder, {"unet": no_vae}),
+        (tiny_folder, {"unet": no_text}),
+        (tiny_folder, {"vae": no_text}),
     ):
-        pipe = sdxl.Pipeline.from_pretrained(model, **parts, **settings)
-        assert torch.equal(pipe("cat", **arguments).images, expected), (model, parts)
+        pipe = sdxl.Pipeline.from_pretrained(model, **components, **settings)
+        assert torch.equal(pipe("cat", **arguments).images, expected), (model, components)
 
 
 @pytest.mark.parametrize("start", [b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"])
@@ -158,10 +158,10 @@ def test_a_header_that_begins_as_a_pickle_does(start: bytes, single: Path, tmp_p
     assert open_checkpoint(tmp_path / "p.safetensors").info == open_checkpoint(single).info
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems set no memory aside")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems reserve no memory")
 def test_a_file_larger_than_the_memory(tmp_path: Path) -> None:
     if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
-        pytest.skip("this system sets memory aside for everything")
+        pytest.skip("this system reserves memory for every map")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     header = json.dumps({"a": {"dtype": "U8", "shape": [2 * memory], "data_offsets": [0, 2 * memory]}}).encode()
     with (tmp_path / "huge.safetensors").open("wb") as file:
@@ -173,8 +173,8 @@ def test_a_file_larger_than_the_memory(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_read(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_folder, tmp_path / "model")
     listdir = os.listdir
-    for place in ("", "unet", "vae", "text_encoder", "tokenizer"):
-        closed = tmp_path / "model" / place
+    for name in ("", "unet", "vae", "text_encoder", "tokenizer"):
+        closed = tmp_path / "model" / name
 
         def listed(folder: Path, closed: Path = closed) -> list[str]:
             if Path(folder) == closed:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .canvas import Canvas as Canvas
     from .image import open_mask as open_mask
     from .image import open_picture as open_picture
-    from .image import to_pil as to_pil
-    from .image import to_tensor as to_tensor
+    from .pixels import to_pil as to_pil
+    from .pixels import to_tensor as to_tensor
     from .png import read_parameters as read_parameters
     from .png import save_png as save_png
 
@@ -19,7 +19,8 @@ __getattr__, __dir__, __all__ = exports(
     __name__,
     {
         "canvas": ("Canvas",),
-        "image": ("open_mask", "open_picture", "to_pil", "to_tensor"),
+        "image": ("open_mask", "open_picture"),
+        "pixels": ("to_pil", "to_tensor"),
         "png": ("read_parameters", "save_png"),
     },
 )

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .image import MOST_PIXELS, resize, resize_mask, to_tensor
+from .image import MOST_PIXELS, resize, resize_mask
+from .pixels import to_tensor
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]

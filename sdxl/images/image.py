@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import ArgumentError, brief
 from ..models.config import VAEConfig
 from ..weights.container import TensorFile
+from .pixels import to_pil
 
 Picture = Image.Image | str | Path
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # PIL converts these modes only to the others
@@ -183,18 +183,6 @@ def resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     """As `resize`, but a black and white mask stays black and white (grey from 128 on becomes white)."""
     resized = resize(mask, size)
     return resized.point([0] * 128 + [255] * 128) if is_hard(mask) else resized
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """An image as (3, H, W), a mask as (1, H, W), float32 in 0..1."""
-    pixels = np.array(image)
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
-
-
-def to_pil(x: Tensor) -> list[Image.Image]:
-    """Images (B, 3, H, W) or masks (B, 1, H, W) in 0..1 as 8-bit images, rounded to the nearest value."""
-    pixels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]
 
 
 def fingerprint(source: Image.Image | Tensor) -> str:

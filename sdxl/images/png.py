@@ -63,7 +63,7 @@ def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
         ("parameters", parameters_text(parameters, image.size)),
         (_CHUNK, json.dumps(parameters, ensure_ascii=False)),
     ):
-        info.add_itxt(key, text.encode(errors="replace").decode())  # a path may be no Unicode
+        info.add_itxt(key, text.encode(errors="replace").decode())  # a path may not be valid Unicode
     data = io.BytesIO()
     image.save(data, format="PNG", pnginfo=info)
     return data.getvalue()

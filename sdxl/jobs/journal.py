@@ -75,8 +75,8 @@ def _change_plan(job_folder: JobFolder, batches: Sequence[Batch]) -> None:
     with Journal(job_folder) as journal:
         if not journal.lock(0, ALL):
             raise OutputError(f"{job_folder.folder} is in use by another job; wait, or choose another --output-dir")
-        asked = {batch.key for batch in batches}
-        if lost := [files for key, files in journal.finished().items() if key not in asked]:
+        wanted = {batch.key for batch in batches}
+        if lost := [files for key, files in journal.finished().items() if key not in wanted]:
             raise OutputError(
                 f"{job_folder.folder} holds another job: with these lines, arguments, model or batch size "
                 f"{lost[0][0]} would be another image; choose another --output-dir, or move that file away"

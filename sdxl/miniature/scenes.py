@@ -68,7 +68,7 @@ class Scene:
         return 7.0 - 5.0 * self.flaw
 
 
-# ---- what there is -------------------------------------------------------------------------------------------------
+# ---- scenes --------------------------------------------------------------------------------------------------------
 
 
 def held_out(colour: str, shape: str, ground: str) -> bool:
@@ -158,7 +158,7 @@ def draw(
     """The scene composed for a window of `size` (height, width), seen through a window moved by `crop` (top, left).
 
     A smaller `original` size is drawn first and enlarged, which blurs it. `part` draws only that many (height, width)
-    pixels of the window. The ground has no end.
+    pixels of the window. The ground is infinite.
     """
     shown = part or size
     scale = 1.0 if original is None else min(1.0, original[0] / size[0], original[1] / size[1])

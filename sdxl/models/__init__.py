@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from .conditioned import ConditionedUNet as ConditionedUNet
     from .conditioned import Conditioning as Conditioning
     from .conditioned import precompute as precompute
-    from .config import BASE as BASE
-    from .config import INPAINTING as INPAINTING
-    from .config import REFINER as REFINER
     from .config import ModelConfig as ModelConfig
-    from .config import ScheduleConfig as ScheduleConfig
     from .config import TextConfig as TextConfig
-    from .config import UNetConfig as UNetConfig
     from .config import VAEConfig as VAEConfig
     from .layers import Attention as Attention
     from .layers import Source as Source
+    from .published import BASE as BASE
+    from .published import INPAINTING as INPAINTING
+    from .published import REFINER as REFINER
+    from .schedule_config import ScheduleConfig as ScheduleConfig
     from .unet import Contracting as Contracting
     from .unet import Memory as Memory
     from .unet import Residuals as Residuals
     from .unet import UNet as UNet
+    from .unet_config import UNetConfig as UNetConfig
     from .vae import VAE as VAE
 
 __getattr__, __dir__, __all__ = exports(
@@ -32,18 +32,12 @@ __getattr__, __dir__, __all__ = exports(
     {
         "clip": ("TextEncoder",),
         "conditioned": ("ConditionedUNet", "Conditioning", "precompute"),
-        "config": (
-            "BASE",
-            "INPAINTING",
-            "REFINER",
-            "ModelConfig",
-            "ScheduleConfig",
-            "TextConfig",
-            "UNetConfig",
-            "VAEConfig",
-        ),
+        "config": ("ModelConfig", "TextConfig", "VAEConfig"),
         "layers": ("Attention", "Source"),
+        "published": ("BASE", "INPAINTING", "REFINER"),
+        "schedule_config": ("ScheduleConfig",),
         "unet": ("Contracting", "Memory", "Residuals", "UNet"),
+        "unet_config": ("UNetConfig",),
         "vae": ("VAE",),
     },
 )

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .config import Block, UNetConfig
 from .layers import Attention, Conv2d, Linear, ResBlock, Source, Upsample, sinusoidal
+from .unet_config import Block, UNetConfig
 
 
 @dataclass(frozen=True)

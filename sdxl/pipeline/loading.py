@@ -19,7 +19,8 @@ from ..models.vae import VAE
 from ..runtime.device import choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
-from ..runtime.placement import Placement, choose_placement, settle, vae_placement, weight_bytes
+from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
+from ..runtime.settle import settle
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage
 from ..text.tokenizer import Tokenizer

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..images.image import check_latents, check_pixels, to_pil
+from ..images.image import check_latents, check_pixels
+from ..images.pixels import to_pil
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy

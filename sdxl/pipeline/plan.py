@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import ArgumentError, SDXLWarning, brief
 from ..images.canvas import Canvas, extend, make_canvas
-from ..images.image import MOST_PIXELS, to_tensor
+from ..images.image import MOST_PIXELS
+from ..images.pixels import to_tensor
 from ..models.config import ModelConfig
 from ..sampling.guidance import Guidance, Guider
 from ..sampling.samplers import SAMPLERS

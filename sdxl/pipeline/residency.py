@@ -62,8 +62,8 @@ class Residency:
         check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
-        """The result of `work` on the present model; where memory runs out, and it may be so, again on one with less in
-        memory, as long as there is such a one.
+        """The result of `work` on the present model; where memory runs out, and the model may shrink, again on one with
+        less in memory, as long as there is one.
         """
         smaller: str | None = None
         while True:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..images.image import to_pil
+from ..images.pixels import to_pil
 from ..models.config import VAEConfig
 
 if TYPE_CHECKING:

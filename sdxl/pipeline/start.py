@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..images.image import to_tensor
+from ..images.pixels import to_tensor
 from ..sampling.inpaint import InpaintRegion
 from .latents import Latents
 from .plan import Plan

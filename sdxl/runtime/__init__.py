@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from .lazy import Lazy as Lazy
     from .placement import Placement as Placement
     from .placement import choose_placement as choose_placement
-    from .placement import settle as settle
     from .rewrite import rewrite as rewrite
+    from .settle import settle as settle
     from .streamed import Change as Change
     from .vae_strips import decode_strips as decode_strips
     from .vae_strips import encode_strips as encode_strips
@@ -25,7 +25,8 @@ __getattr__, __dir__, __all__ = exports(
         "cuda_graph": ("compile_blocks",),
         "device": ("choose_device", "choose_dtype"),
         "lazy": ("Lazy",),
-        "placement": ("Placement", "choose_placement", "settle"),
+        "placement": ("Placement", "choose_placement"),
+        "settle": ("settle",),
         "rewrite": ("rewrite",),
         "streamed": ("Change",),
         "vae_strips": ("decode_strips", "encode_strips"),

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from ..errors import ArgumentError, OutOfMemoryError, SDXLError
-from ..models.config import ModelConfig, UNetConfig, VAEConfig
+from ..models.config import ModelConfig, VAEConfig
+from ..models.unet_config import UNetConfig
 from .offload import OFFLOADS, ways
 from .placement import Placement, vae_placement
 
@@ -49,7 +50,7 @@ def _group_rooms() -> Iterator[float]:
 
 
 def _table(path: str | Path, start: str) -> Iterator[str]:
-    """What follows `start` in the lines of a file of the system that begin so; nothing where there is no such file."""
+    """The rest of the lines of a system file that begin with `start`; nothing if there is no such file."""
     with suppress(OSError):
         for line in Path(path).read_text().splitlines():
             if line.startswith(start):

@@ -22,7 +22,7 @@ _ops: Any = torch.ops.mkldnn
 
 def can_pack(device: torch.device) -> bool:
     """Whether this torch and device have packed layers."""
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_onednn: bool = torch.backends.mkldnn.is_available()
     return device.type == "cpu" and has_onednn and hasattr(_ops, "_linear_pointwise")
 
 

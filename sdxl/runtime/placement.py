@@ -1,27 +1,18 @@
-"""Where a network's weights lie, what they are in, and how they get there."""
+"""Where a network's weights lie, and what they are in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
 
 from ..errors import ArgumentError
-from ..models.clip import Layer
-from ..models.layers import Conv2d, Linear, ResBlock
-from ..models.unet import GEGLU, TransformerBlock
 from .device import is_fast
-from .int8 import can_quantize, quantized
-from .onednn import can_pack, packed
-from .rewrite import rewrite
-from .scratch import cast, scratch
-from .streamed import Change, streamed
+from .int8 import can_quantize
+from .onednn import can_pack
 from .winograd import GROWTH, is_wide
-
-STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are given back
 
 
 @dataclass(frozen=True)
@@ -57,101 +48,6 @@ def vae_placement(placement: Placement) -> Placement:
     """The placement of the VAE beside a UNet's: it is not computed in float16, in which the stock one overflows."""
     overflows = placement.arithmetic is torch.float16
     return replace(placement, dtype=torch.float32, arithmetic=torch.float32) if overflows else placement
-
-
-def settle(
-    model: nn.Module,
-    state: Mapping[str, Tensor],
-    placement: Placement,
-    forget: Callable[[], None] = lambda: None,
-    changes: Mapping[str, Change] | None = None,
-) -> nn.Module:
-    """Give a network on the meta device its weights, ready to run: each layer is brought to its place before the next
-    one, so that there are never two copies of all. Weights that are to be neither moved nor cast are not copied.
-
-    `state` has views of a mapped file, and `forget` gives back the memory of what has been read of it. `changes` are
-    applied in float32, by the name of the weight, before all else.
-    """
-    model.requires_grad_(False).eval().load_state_dict(state, assign=True)
-    rule = _Settle(model, placement, forget, changes or {})
-    rewrite(model, rule)
-    scratch.clear()  # loading takes more of it than running, and may run in many threads
-    if placement.streamed and placement.device.type == "cpu":
-        for module in model.modules():
-            if isinstance(module, STREAMED):
-                module.register_forward_hook(lambda *_: forget())
-    return model
-
-
-class _Settle:
-    """The rule that brings a layer to its place."""
-
-    def __init__(
-        self, model: nn.Module, placement: Placement, forget: Callable[[], None], changes: Mapping[str, Change]
-    ) -> None:
-        self.placement, self.forget, self.changes = placement, forget, changes
-        blocks = [name for name, module in model.named_modules() if isinstance(module, TransformerBlock)]
-        self.in_blocks = tuple(f"{name}." for name in blocks)
-
-    def __call__(self, name: str, module: nn.Module) -> nn.Module | None:
-        """The layer that takes the place of a layer, after its weights were brought to theirs; None for a group."""
-        is_one = isinstance(module, GEGLU) and self.placement.packed and not self._in_8_bits(name)
-        if not is_one and next(module.children(), None) is not None:
-            return None
-        streams = self.placement.streamed and isinstance(module, (Linear, Conv2d))
-        if not streams:
-            self._change(name, module)
-        new = self._replacement(name, module)
-        if new is None:
-            self._move(name, module, streams)
-            new = self._adapted(name, module)
-        self.forget()
-        return new
-
-    def _in_8_bits(self, name: str) -> bool:
-        return self.placement.int8 and name.startswith(self.in_blocks)
-
-    def _change(self, name: str, module: nn.Module) -> None:
-        for own, parameter in module.named_parameters():
-            if (change := self.changes.get(f"{name}.{own}")) is not None:
-                parameter.data = change(parameter.data.float())
-
-    def _replacement(self, name: str, module: nn.Module) -> nn.Module | None:
-        """The layer in 8 bits or prepacked."""
-        if self._in_8_bits(name):
-            return quantized(module, self.placement.arithmetic)
-        return packed(module, self.placement.dtype) if self.placement.packed else None
-
-    def _move(self, name: str, module: nn.Module, streams: bool) -> None:
-        device, dtype = self.placement.device, self.placement.dtype
-        for own, parameter in module.named_parameters(recurse=False):
-            change = self.changes.get(f"{name}.{own}") if streams else None
-            if parameter.ndim == 1:
-                data = parameter.data if change is None else change(parameter.data.float())
-                parameter.data = data.to(device, self.placement.arithmetic)
-            elif not streams:
-                parameter.data = moved(parameter.data, device, dtype)
-            elif device.type == "cuda":
-                data = parameter.data if change is None else change(parameter.data.float())
-                parameter.data = moved(data, torch.device("cpu"), dtype).pin_memory()
-
-    def _adapted(self, name: str, module: nn.Module) -> nn.Module | None:
-        """The layer that fetches its weight, where that lies elsewhere or is in another dtype than the arithmetic."""
-        at = self.placement
-        if not at.streamed:
-            return streamed(module) if at.dtype != at.arithmetic else None
-        if at.device.type == "cuda":
-            return streamed(module)
-        return streamed(module, at.dtype, self.changes.get(f"{name}.weight"))
-
-
-def moved(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A weight on another device and in another dtype; itself if it is there already."""
-    if device.type == "cuda" and weight.itemsize <= dtype.itemsize:
-        return weight.to(device).to(dtype)  # it is cast there, which takes less time
-    if device.type != "cpu":
-        return weight.to(device, dtype)
-    return weight if weight.dtype == dtype else cast(weight, torch.empty(weight.shape, dtype=dtype))
 
 
 def weight_bytes(

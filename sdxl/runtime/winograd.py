@@ -25,7 +25,7 @@ _BAND = 1 << 16  # numbers of each of the 16 parts of a band of tiles, so that t
 
 
 def suits(layer: Conv2d) -> bool:
-    """Whether a convolution can be computed so, and faster."""
+    """Whether Winograd's algorithm computes a convolution, and faster."""
     geometry = layer.stride, layer.padding, layer.dilation, layer.groups
     return geometry == ((1, 1), (1, 1), (1, 1), 1) and is_wide(layer.weight.shape)
 

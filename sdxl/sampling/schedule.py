@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
-from ..models.config import ScheduleConfig
+from ..models.schedule_config import ScheduleConfig
 from .samplers import SAMPLERS
 from .schedules import SCHEDULES
 

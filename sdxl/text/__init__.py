@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from .encode import embed_sizes as embed_sizes
     from .encode import encode_text as encode_text
     from .encode import with_tokens as with_tokens
+    from .learn import learn_vocabulary as learn_vocabulary
     from .tokenizer import Tokenizer as Tokenizer
-    from .tokenizer import TokenizerConfig as TokenizerConfig
-    from .tokenizer import learn_vocabulary as learn_vocabulary
+    from .vocabulary import TokenizerConfig as TokenizerConfig
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
         "encode": ("Sizes", "TextCache", "TextStage", "embed_sizes", "encode_text", "with_tokens"),
-        "tokenizer": ("Tokenizer", "TokenizerConfig", "learn_vocabulary"),
+        "learn": ("learn_vocabulary",),
+        "tokenizer": ("Tokenizer",),
+        "vocabulary": ("TokenizerConfig",),
     },
 )

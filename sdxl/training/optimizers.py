@@ -45,8 +45,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """About U V^T of each singular value decomposition U S V^T: five Newton-Schulz steps of fifth order.
 
-    matrices (N, rows, columns). A step multiplies X by a polynomial of X X^T, so all of them are taken on this small
-    square matrix, and X is multiplied once.
+    matrices (N, rows, columns). A step multiplies X by a polynomial of X X^T. All steps run on this small square
+    matrix, and X is multiplied once.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT

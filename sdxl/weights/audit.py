@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import naming
-from ..models.config import BASE
+from ..models.published import BASE
 from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, read_checkpoint
 from .component import Component, Findings, find_superfluous

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, brief, naming
-from ..models.config import ModelConfig, UNetConfig, VAEConfig
+from ..models.config import ModelConfig, VAEConfig
+from ..models.unet_config import UNetConfig
 from . import diffusers_config, identify, tokenizer_files
 from .component import Component, check_components
 from .container import TensorFile, Weights, entries, open_shards, read_json, weight_files

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, brief
 from ..models.clip import TextEncoder
-from ..models.config import TextConfig, UNetConfig, VAEConfig
+from ..models.config import TextConfig, VAEConfig
 from ..models.unet import UNet
+from ..models.unet_config import UNetConfig
 from ..models.vae import VAE as VAEModel
 from .container import Weights
 from .keymap import TEXT, Row, ignorable, summarize

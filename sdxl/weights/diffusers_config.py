@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, SDXLWarning, brief, naming
-from ..models.config import MOST_BLOCKS, MOST_LEVELS, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from ..models.bounds import MOST_BLOCKS, MOST_LEVELS
+from ..models.config import ModelConfig, TextConfig, VAEConfig
+from ..models.schedule_config import ScheduleConfig
+from ..models.unet_config import UNetConfig
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 

@@ -8,7 +8,9 @@ from itertools import count
 from math import gcd
 
 from ..errors import CheckpointError
-from ..models.config import BASE, CLIP_L, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from ..models.config import ModelConfig, TextConfig, VAEConfig
+from ..models.published import BASE, CLIP_L
+from ..models.unet_config import UNetConfig
 from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX, clip_g_prefix
 
 Shapes = Mapping[str, tuple[int, ...]]

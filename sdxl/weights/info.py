@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, naming
-from ..models.config import ModelConfig, ScheduleConfig, TextConfig
-from ..text import tokenizer
-from ..text.tokenizer import TokenizerConfig
+from ..models.config import ModelConfig, TextConfig
+from ..models.schedule_config import ScheduleConfig
+from ..text import vocabulary
+from ..text.vocabulary import TokenizerConfig
 from . import diffusers_config, identify
 from .container import TensorFile, parse_json
 from .keymap import TEXT, TEXT_2
@@ -79,7 +80,7 @@ def info_from_file(file: TensorFile) -> ModelInfo:
         config = identify.infer_model(file.shapes)
         prediction, ends_at_zero = identify.prediction(file.shapes, file.metadata) or ("epsilon", False)
         schedule = ScheduleConfig(prediction=prediction, zero_terminal_snr=ends_at_zero)
-        tokenizers = {TEXT_2: tokenizer.CLIP_G} | ({TEXT: tokenizer.CLIP_L} if config.text_encoder else {})
+        tokenizers = {TEXT_2: vocabulary.CLIP_G} | ({TEXT: vocabulary.CLIP_L} if config.text_encoder else {})
         return ModelInfo(config, schedule, config.kind != "refiner", tokenizers)
 
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..models.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
+from ..models.config import ModelConfig, TextConfig, VAEConfig
+from ..models.unet_config import UNetConfig
 from .ops import FUSED, Op
 
 

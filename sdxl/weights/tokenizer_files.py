@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, brief, naming
-from ..text.tokenizer import CLIP_L, TokenizerConfig, Vocabulary, clip_vocabulary
+from ..text.vocabulary import CLIP_L, TokenizerConfig, Vocabulary, clip_vocabulary
 from .container import entries, read_json, read_text
 
 _NO_LIMIT = 10**6  # transformers writes 1e30 for "no limit"

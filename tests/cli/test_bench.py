@@ -12,7 +12,7 @@ import torch
 
 import sdxl
 from sdxl.cli.measure import count_flop, report
-from sdxl.models.config import BASE
+from sdxl.models.published import BASE
 
 
 def test_operations_are_counted() -> None:

@@ -1,4 +1,4 @@
-"""The command line: pictures that replay, reports, and one clear sentence for each bad input."""
+"""The command line: images that replay, reports, and one clear sentence for each bad input."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_generate_and_replay(generate: Any, capsys: pytest.CaptureFixture[str], 
 
 
 def test_sources_are_recorded_and_replayed(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture, mask = Image.effect_noise((72, 61), 90).convert("RGB"), Image.new("L", (72, 61), 0)
+    image, mask = Image.effect_noise((72, 61), 90).convert("RGB"), Image.new("L", (72, 61), 0)
     mask.paste(255, (20, 20, 50, 50))
-    picture.save(tmp_path / "source.png")
+    image.save(tmp_path / "source.png")
     mask.save(tmp_path / "mask.png")
-    picture.save(tmp_path / "copy.bmp")
+    image.save(tmp_path / "copy.bmp")
     flags = ["--prompt", "cat", "--steps", "4", "--seed", "3", "--mask-padding", "4", "--feather", "2"]
     sources = ["--image", str(tmp_path / "source.png"), "--mask", str(tmp_path / "mask.png")]
     status, first = generate(*flags, *sources, "--strength", "0.75")
@@ -78,7 +78,7 @@ def test_sources_are_recorded_and_replayed(generate: Any, tmp_path: Path, capsys
         assert image.tobytes() == pixels, "the content counts, not the file"
     assert generate("--from", str(first), model=None, output="r.png")[0] == 2
     assert "was made from image, which it does not contain; give it again with --image" in capsys.readouterr().err
-    picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "other.png")
+    image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "other.png")
     other = ["--image", str(tmp_path / "other.png"), "--mask", str(tmp_path / "mask.png")]
     with pytest.warns(sdxl.errors.SDXLWarning, match="--image is not the one"):
         generate("--from", str(first), *other, model=None, output="s.png")
@@ -107,17 +107,17 @@ def test_outpainting(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "'16,8' is not four whole numbers such as 128,0,128,0" in capsys.readouterr().err
 
 
-def test_bad_sources_are_told_before_the_model_is_loaded(
+def test_bad_sources_are_reported_before_the_model_is_loaded(
     generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     status, output = generate("--prompt", "cat", "--image", str(tmp_path / "bad.png"), model="nowhere.safetensors")
     assert status == 2
-    assert "bad.png is not a picture in a format that is known here" in capsys.readouterr().err
+    assert "bad.png is not an image in a known format; save it as PNG or JPEG" in capsys.readouterr().err
     assert not output.exists()
 
 
-def test_several_pictures(generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_images(generate: Any, capsys: pytest.CaptureFixture[str]) -> None:
     status, path = generate("--prompt", "cat", "--prompt", "dog", "--num-images", "2", "--steps", "1", "--seed", "7")
     assert status == 0
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["7", "8", "9", "10"]
@@ -181,8 +181,8 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
     shutil.copytree(tiny_folder, tmp_path / "no_weights")
     (tmp_path / "no_weights/vae/diffusion_pytorch_model.safetensors").unlink()
     cases = {
-        paths["cut"]: "it is truncated or damaged, fetch it again",
-        paths["text"]: "is not a safetensors file; check where it came from",
+        paths["cut"]: "it is truncated or damaged, download it again",
+        paths["text"]: "is not a safetensors file; check its source",
         paths["empty"]: "is not a safetensors file",
         paths["pickle"]: "is a pickle, which can run code",
         paths["ckpt"]: "is a pickle, which can run code",
@@ -191,7 +191,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["no_vae"]: "no_vae.safetensors has no VAE; give one as vae=",
         paths["only_unet"]: "is only a UNet; give it as unet=",
         paths["no_layer"]: "tensors",
-        tmp_path / "no_unet": "unet is missing, which model_index.json names",
+        tmp_path / "no_unet": "unet is missing, but model_index.json names it; download the model again",
         tmp_path / "no_weights": "diffusion_pytorch_model.safetensors is missing; download it",
         tmp_path / "nowhere.safetensors": "does not exist; give a .safetensors file",
         tmp_path: "has no model_index.json",
@@ -216,7 +216,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         (["--prompt", "cat", "--dtype", "int8"], "dtype is 'int8'"),
         (["--prompt", "cat", "--device", "gpu"], "device 'gpu' cannot be used"),
         ([], "there is nothing to generate"),
-        (["--from", "nowhere.png"], "cannot be read as a picture"),
+        (["--from", "nowhere.png"], "cannot be read as an image"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -245,24 +245,24 @@ def test_foreign_png(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
     status, _ = generate("--from", str(tmp_path / "foreign.png"))
     assert status == 2
-    assert "does not say how it was made; give a PNG that sdxl wrote" in capsys.readouterr().err
+    assert "has no recorded parameters; give a PNG that sdxl wrote" in capsys.readouterr().err
 
 
 def test_inspect(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     paths = files(folder, tiny_folder)
-    kinds = {
+    expected = {
         paths["whole"]: "SDXL base, single file",
         tiny_folder: "SDXL base, diffusers folder",
-        tiny_folder / "vae/diffusion_pytorch_model.safetensors": "VAE alone, a folder's names",
-        tiny_folder / "unet/diffusion_pytorch_model.safetensors": "SDXL UNet alone, a folder's names",
+        tiny_folder / "vae/diffusion_pytorch_model.safetensors": "VAE only, folder layout",
+        tiny_folder / "unet/diffusion_pytorch_model.safetensors": "SDXL UNet only, folder layout",
         paths["lora"]: "a LoRA",
         paths["sd15"]: "Stable Diffusion 1.x",
     }
-    for path, kind in kinds.items():
+    for path, report_kind in expected.items():
         assert main(["inspect", str(path)]) == 0
-        assert capsys.readouterr().out.startswith(f"{path}: {kind}\n")
+        assert capsys.readouterr().out.startswith(f"{path}: {report_kind}\n")
     report = sdxl.inspect(paths["whole"])
     assert report.missing == report.unexpected == []
     assert len(report.ignored) == 2
@@ -294,18 +294,18 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(line.split()[1]) > 0 for line in lines)
 
 
-def test_a_memory_limit_draws_the_same(
+def test_a_memory_limit_generates_the_same_image(
     generate: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sdxl.runtime.memory.RESERVE", 10**12)  # as if much were needed beside the weights
     flags = ["--prompt", "a cat", "--steps", "2", "--seed", "1", "--dtype", "float32"]
-    pictures = []
+    images = []
     for more in ([], ["--max-memory", "900"]):
         status, path = generate(*flags, *more)
         assert status == 0
         with Image.open(path) as image:
-            pictures.append(torch.tensor(list(image.tobytes())))
-    assert (pictures[0] - pictures[1]).abs().max() <= 1
+            images.append(torch.tensor(list(image.tobytes())))
+    assert (images[0] - images[1]).abs().max() <= 1
     assert generate(*flags, "--max-memory", "-1")[0] == 2
     assert "max_memory is -1000000000 bytes, too few" in capsys.readouterr().err
     assert generate(*flags, "--max-memory", "0.001")[0] == 1
@@ -322,23 +322,23 @@ def test_an_interval_is_replayed(generate: Any, tmp_path: Path) -> None:
         generate("--prompt", "a cat", "--guidance-interval", "high")
 
 
-def test_without_a_name_no_picture_is_lost(
+def test_default_file_names_overwrite_no_image(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["generate", "--model", str(tiny_folder), "--prompt", "cat", "--steps", "1", "--device", "cpu", "--quiet"]
     for more in ([], [], ["--num-images", "2"], []):
         assert main([*flags, *more]) == 0
-    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert told == ["picture.png", "picture-2.png", "picture-2-1.png", "picture-2-2.png", "picture-3.png"]
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["picture.png", "picture-2.png", "picture-2-1.png", "picture-2-2.png", "picture-3.png"]
 
 
 def test_names_of_files(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As long as the system allows, and no longer; a model's need not be Unicode."""
+    """As long as the system allows, and no longer."""
     flags = ["--prompt", "cat", "--steps", "1"]
     assert generate(*flags, output="x" * 251 + ".png")[0] == 0
     assert generate(*flags, output="x" * 252 + ".png")[0] == 1
-    assert "File name too long; choose another place" in capsys.readouterr().err
+    assert "File name too long; choose another path" in capsys.readouterr().err
 
 
 def test_a_model_whose_name_is_not_unicode(single: Path, tmp_path: Path) -> None:
@@ -380,15 +380,15 @@ def test_a_wrong_flag_is_one_line(flags: list[str], sentence: str, capsys: pytes
     assert error.count("\n") == 1
 
 
-def test_who_has_read_enough_is_no_error(single: Path) -> None:
+def test_a_closed_pipe_is_no_error(single: Path) -> None:
     command = f"{sys.executable} -m sdxl inspect {single} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_other_programs_are_told() -> None:
+def test_the_parameters_for_other_programs() -> None:
     request = sdxl.Request("cat", clip_skip=1, sampler="euler", seed=1, schedule="leading")
     parameters = {"request": vars(request), "model": {"model": DEFAULT_MODEL}, "version": "1"}
     text = parameters_text(parameters, (64, 64))
     assert "Model: stable-diffusion-xl-base-1.0, " in text
-    assert "Clip skip: 3, " in text, "one more than SDXL's own, which is 2 there"
+    assert "Clip skip: 3, " in text, "AUTOMATIC1111's 2 is SDXL's default"

@@ -1,4 +1,4 @@
-"""Every error message of the package says what to do: `scripts/list_errors.py` prints them to be read."""
+"""Every error message of the package has advice. `scripts/list_errors.py` prints all of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-# what follows the fact, or the only values that there are
+# the advice after the fact, or the only values that are possible
 ADVICE = re.compile(r";|; |must be|supported|, try|\{advice\}|\{remedy\(")
-# sentences that are made elsewhere: hub faults, which test_hub.py reads one by one
-ELSEWHERE = re.compile(r"\{explain\(.*\)\}|.*(\{silence\}|: \{FOREIGN\}|\{_EXAMPLE\}|\{findings\.wrong\[0\]\})")
+# sentences from elsewhere: hub faults, which test_hub.py checks one by one
+ELSEWHERE = re.compile(r"\{explain\(.*\)\}|.*(\{no_answer\}|: \{FOREIGN\}|\{_EXAMPLE\}|\{findings\.wrong\[0\]\})")
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return list(messages())
 
 
-def test_every_message_says_what_to_do(messages: list[Any]) -> None:
+def test_every_message_has_advice(messages: list[Any]) -> None:
     assert len(messages) > 150
-    silent = [m for m in messages if not ADVICE.search(m.text) and not ELSEWHERE.fullmatch(m.text)]
-    assert not silent, "\n".join(f"{m.place}: {m.text}" for m in silent)
+    without_advice = [m for m in messages if not ADVICE.search(m.text) and not ELSEWHERE.fullmatch(m.text)]
+    assert not without_advice, "\n".join(f"{m.place}: {m.text}" for m in without_advice)
 
 
-def test_messages_are_written_alike(messages: list[Any]) -> None:
-    """One sentence, without a full stop, that names something, and lower case where it does not begin with a name."""
+def test_messages_have_one_form(messages: list[Any]) -> None:
+    """One sentence without a full stop, which begins with a name or with lower case."""
     for message in messages:
         assert not message.text.endswith("."), message
         assert not re.match(r"[A-Z][a-z]+ ", message.text) or message.text.startswith("Ray "), message

@@ -1,4 +1,4 @@
-"""Batch jobs: which pictures share a batch, what a restart does, several processes, faults in the middle."""
+"""Batch jobs: images that share a batch, resumed jobs, several processes, faults in the middle."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None,
 
 
 def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
-    """An engine whose pictures say what was asked."""
+    """An engine whose images are their file names and prompts."""
     for batch in batches:
         yield batch, [f"{file} {batch.arguments['prompt']}".encode() for file in batch.files]
 
 
 def finish(job: Job, folder: Path, engine: Engine = pretend) -> list[Any]:
-    """Work at a job until it is done."""
-    place = open_folder(folder, job, 2, 7)
-    return list(work(job.batches(2, place.first_seed), place, engine))
+    """Work on a job until it is done."""
+    job_folder = open_folder(folder, job, 2, 7)
+    return list(work(job.batches(2, job_folder.first_seed), job_folder, engine))
 
 
 # ---- lines and batches -----------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_a_kind_share_a_batch(tmp_path: Path) -> None:
+def test_images_with_the_same_settings_share_a_batch(tmp_path: Path) -> None:
     job = job_of(
         tmp_path,
         {"prompt": "a"},
@@ -66,7 +66,7 @@ def test_pictures_of_a_kind_share_a_batch(tmp_path: Path) -> None:
         ("00006-3.png",),
     ]
     assert [batch.lines for batch in batches] == [(1, 5), (2,), (4, 4), (6, 6), (6,)]
-    # a seed of a line counts its own pictures; the job's counts all pictures of the job
+    # a line's seed counts the images of the line; the job's seed counts the images of the job
     assert [batch.arguments["seed"] for batch in batches] == [[100, 104], [101], [90, 91], [5, 6], [7]]
     assert batches[0].arguments["prompt"] == ["a", "e"]
     assert batches[2].arguments["negative_prompt"] == ["", "x"]
@@ -83,7 +83,7 @@ def test_latents_share_no_batch(tmp_path: Path) -> None:
     assert batches[2].arguments["latents"] == str(tmp_path / "y.safetensors")
 
 
-def test_flags_hold_for_lines_that_say_nothing(tmp_path: Path) -> None:
+def test_flags_apply_to_lines_that_do_not_override_them(tmp_path: Path) -> None:
     defaults = {"steps": 4, "negative_prompt": "dog"}
     job = job_of(tmp_path, {"prompt": "a"}, {"prompt": "a", "steps": 9, "negative_prompt": None}, defaults=defaults)
     first, second = (batch.arguments for batch in job.batches(2, 0))
@@ -102,7 +102,7 @@ def test_flags_hold_for_lines_that_say_nothing(tmp_path: Path) -> None:
         ({"prompt": "a", "promt_2": "b"}, "'promt_2' is not an argument"),
         ({"prompt": "a", "steps": 0}, "steps is 0"),
         ({"prompt": "a", "num_images": 10**12}, "num_images is 1000000000000"),
-        ({"prompt": ["a", "b"], "seed": [1]}, "seed has 1 entries for 2 pictures"),
+        ({"prompt": ["a", "b"], "seed": [1]}, "seed has 1 entries for 2 images"),
         ({"prompt": "a", "mask": "m.png"}, "mask is given without image"),
         ({"prompt": "a", "image": 5}, "image is 5; give the path of a file"),
         ({"prompt": "a", "image": "a\0b"}, "give the path of a file"),
@@ -113,10 +113,10 @@ def test_flags_hold_for_lines_that_say_nothing(tmp_path: Path) -> None:
         ({"prompt": "a", "output": "a.jpg"}, "must be a plain file name"),
         ({"prompt": "a", "output": ".a.png"}, "must be a plain file name"),
         ({"prompt": "a", "output": 3}, "must be a plain file name"),
-        ({"prompt": "a", "output": "Good.PNG".lower()}, "is that of line 1 too"),
+        ({"prompt": "a", "output": "Good.PNG".lower()}, "output is good.png, as in line 1"),
     ],
 )
-def test_a_bad_line_is_told_and_stops_no_other(line: Any, sentence: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_reported_and_the_others_continue(line: Any, sentence: str, tmp_path: Path) -> None:
     job = job_of(tmp_path, {"prompt": "a", "output": "GOOD.png"}, line, {"prompt": "b"})
     assert list(job.faults) == [2]
     assert isinstance(job.faults[2], ArgumentError) and sentence in str(job.faults[2])
@@ -131,44 +131,44 @@ def test_no_file_at_all(tmp_path: Path) -> None:
         read_job(tmp_path / "latin.jsonl", {}, {}, 1)
 
 
-# ---- the record ------------------------------------------------------------------------------------------------------
+# ---- the journal -----------------------------------------------------------------------------------------------------
 
 
-def test_a_restart_draws_what_is_missing_and_nothing_else(tmp_path: Path) -> None:
+def test_a_resumed_job_generates_the_missing_images_alone(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(5))), tmp_path / "out"
     asked: list[int] = []
 
     def stopping(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
-        for batch, pictures in pretend(batches):
+        for batch, images in pretend(batches):
             asked.append(batch.number)
             if len(asked) == 2:
                 raise KeyboardInterrupt
-            yield batch, pictures
+            yield batch, images
 
     with pytest.raises(KeyboardInterrupt):
         finish(job, out, stopping)
     assert asked == [0, 1]
     finish(job, out, stopping)
-    assert asked == [0, 1, 1, 2], "what was not recorded is drawn again, what was is not"
+    assert asked == [0, 1, 1, 2], "an image that was not recorded is generated again, the others are not"
     (out / "00001.png").unlink()
     finish(job, out, stopping)
-    assert asked == [0, 1, 1, 2, 0], "what was taken away is drawn again"
+    assert asked == [0, 1, 1, 2, 0], "an image that was removed is generated again"
     assert sorted(path.name for path in out.glob("*.png")) == [f"0000{n}.png" for n in range(1, 6)]
     assert (out / "00002.png").read_text() == "00002.png ['0', '1']"
 
 
-def test_a_line_that_a_crash_cut_off_is_overlooked(tmp_path: Path) -> None:
+def test_a_line_that_a_crash_cut_off_is_ignored(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}), tmp_path / "out"
     finish(job, out)
-    record = out / "job/done.jsonl"
-    first, second = record.read_text().splitlines()
-    record.write_text(first + "\n" + second[:20])
+    journal = out / "job/done.jsonl"
+    first, second = journal.read_text().splitlines()
+    journal.write_text(first + "\n" + second[:20])
     assert [event.batch.number for event in finish(job, out)] == [1]
-    assert record.read_text() == f"{first}\n{second[:20]}\n{second}\n"
+    assert journal.read_text() == f"{first}\n{second[:20]}\n{second}\n"
     assert finish(job, out) == []
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
     out.mkdir()
     (out / "00001.pngabc.part").write_text("half")
@@ -189,15 +189,15 @@ def test_another_job_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "00001.png").write_text("mine")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="exists already"):
         finish(job_of(tmp_path, {"prompt": "a"}), other)
     assert (other / "00001.png").read_text() == "mine"
 
 
-def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
-    """What is drawn stays, also with its seeds."""
+def test_a_job_may_grow_and_be_corrected(tmp_path: Path) -> None:
+    """Finished images stay, and so do their seeds."""
     out = tmp_path / "out"
-    finish(job_of(tmp_path, {"prompt": "a", "steps": 0}), out)  # nothing can be drawn, so anything may be begun
+    finish(job_of(tmp_path, {"prompt": "a", "steps": 0}), out)  # no image can be generated: any job may follow
     finish(job_of(tmp_path, *({"prompt": name, "steps": 5} for name in "ab"), '{"promt": "c"}', {"prompt": "d"}), out)
     more = (
         *({"prompt": name, "steps": 5} for name in "ab"),
@@ -208,11 +208,11 @@ def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
     assert [event.batch.lines for event in finish(job_of(tmp_path, *more), out)] == [(3,), (5,)]
     with pytest.raises(OutputError, match=r"holds another job: .* 00001.png would be another image"):
         finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
-    with pytest.raises(OutputError, match="would be drawn otherwise"):
+    with pytest.raises(OutputError, match=r"00001\.png would be another image"):
         open_folder(out, job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}), 2, 7)
-    with pytest.raises(OutputError, match="would be drawn otherwise"):
+    with pytest.raises(OutputError, match=r"00001\.png would be another image"):
         open_folder(out, job_of(tmp_path, *more, model="another"), 2, 7)
-    with pytest.raises(OutputError, match="would be drawn otherwise"):
+    with pytest.raises(OutputError, match=r"00001\.png would be another image"):
         open_folder(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 2, 8)
     (out / "00001.png").unlink()
     assert [
@@ -222,14 +222,14 @@ def test_a_job_may_grow_and_be_mended(tmp_path: Path) -> None:
 
 def test_a_job_is_not_changed_under_another_process(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
-    place = open_folder(out, job, 2, 1)
+    job_folder = open_folder(out, job, 2, 1)
     open_folder(out, job_of(tmp_path, {"prompt": "b"}), 2, 1)
-    with Journal(place) as record, pytest.raises(OutputError, match="has got another job"):
-        next(record.claim(job.batches(2, 1)))
+    with Journal(job_folder) as journal, pytest.raises(OutputError, match="belongs to another job now"):
+        next(journal.claim(job.batches(2, 1)))
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
-    """Pictures are written inside of the folder, whatever lies there under their names."""
+    """Images are written inside the folder, whatever has their names there."""
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
     open_folder(out, job, 2, 1)
     (tmp_path / "precious").write_text("mine")
@@ -241,23 +241,23 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    place = open_folder(out, job, 2, 1)
+    job_folder = open_folder(out, job, 2, 1)
     batches = job.batches(2, 1)
     hold = (
         "import sys; from pathlib import Path\n"
         "from sdxl.jobs.job import Batch; from sdxl.jobs.journal import JobFolder, Journal\n"
-        "batch, place = Batch(0, '', (1,), ('00001.png',), {}), JobFolder(Path(sys.argv[1]), 1, sys.argv[2])\n"
-        "record = Journal(place); next(record.claim([batch]))\n"
+        "batch, folder = Batch(0, '', (1,), ('00001.png',), {}), JobFolder(Path(sys.argv[1]), 1, sys.argv[2])\n"
+        "journal = Journal(folder); next(journal.claim([batch]))\n"
         "print('claimed', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", hold, str(out), job.fingerprint]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "claimed\n"
-        with Journal(place) as record:
-            assert [batch.number for batch in record.claim(batches)] == [1]
-        with pytest.raises(OutputError, match="is being worked at for another job"):
+        with Journal(job_folder) as journal:
+            assert [batch.number for batch in journal.claim(batches)] == [1]
+        with pytest.raises(OutputError, match="is in use by another job"):
             open_folder(out, job_of(tmp_path, {"prompt": "another"}), 2, 1)
-        events = work(batches, place, pretend)
+        events = work(batches, job_folder, pretend)
         first, second = next(events), next(events)
         assert first.batch is not None and first.batch.number == 1
         assert second.batch is None, "the other process has the rest"
@@ -267,36 +267,36 @@ def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
         assert third.batch is not None and third.batch.number == 0, "a dead process claims nothing"
 
 
-def test_what_another_process_has_finished_is_not_claimed(tmp_path: Path) -> None:
+def test_batches_that_another_process_has_finished_are_not_claimed(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    place = open_folder(out, job, 2, 1)
-    with Journal(place) as record:
-        left = record.pending(job.batches(2, 1))
-        with Journal(place) as other:
-            other.finish(left[0], [b"1", b"2"])
-        assert [batch.number for batch in record.claim(left)] == [1]
+    job_folder = open_folder(out, job, 2, 1)
+    with Journal(job_folder) as journal:
+        pending = journal.pending(job.batches(2, 1))
+        with Journal(job_folder) as other:
+            other.finish(pending[0], [b"1", b"2"])
+        assert [batch.number for batch in journal.claim(pending)] == [1]
 
 
-def test_pictures_that_cannot_be_opened_end_nothing(tmp_path: Path) -> None:
+def test_the_job_continues_after_images_that_cannot_be_opened(tmp_path: Path) -> None:
     job = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b", "image": "none.png"})
     events = finish(job, tmp_path / "out")
     assert [(event.done, event.batch.lines) for event in events] == [(1, (1,)), (1, (2,))]
     assert "none.png does not exist" in str(events[1].error)
 
 
-def test_a_failed_batch_stops_no_other(tmp_path: Path) -> None:
+def test_the_job_continues_after_a_failed_batch(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b", "steps": 3}), tmp_path / "out"
 
     def failing(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
-        for batch, pictures in pretend(batches):
-            yield batch, NonFiniteError("black") if batch.number == 0 else pictures
+        for batch, images in pretend(batches):
+            yield batch, NonFiniteError("black") if batch.number == 0 else images
 
     events = finish(job, out, failing)
     assert [(event.done, str(event.error)) for event in events] == [(0, "black"), (1, "None")]
     assert [event.batch.number for event in finish(job, out)] == [0]
 
 
-def test_what_torch_says_is_told() -> None:
+def test_an_error_of_torch_is_reported() -> None:
     def broken(**_: Any) -> None:
         raise RuntimeError("shape mismatch\nstack")
 
@@ -317,7 +317,7 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def test_a_job_draws_what_single_commands_draw(
+def test_a_job_generates_the_images_of_single_commands(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.effect_noise((64, 64), 90).save(tmp_path / "noise.png")
@@ -329,10 +329,10 @@ def test_a_job_draws_what_single_commands_draw(
     ]
     job, out = write_lines(tmp_path / "job.jsonl", lines), tmp_path / "out"
     assert main(command(out, job, "--steps", "4", model=str(tiny_folder))) == 1
-    told = capsys.readouterr()
-    assert told.out == f"2 of 4 images are in {out}; 2 lines failed\n"
-    assert f"line 3 of {job}: image {tmp_path / 'none.png'} does not exist" in told.err
-    assert f"line 4 of {job}: width is 63" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == f"2 of 4 images are in {out}; 2 lines failed\n"
+    assert f"line 3 of {job}: image {tmp_path / 'none.png'} does not exist" in printed.err
+    assert f"line 4 of {job}: width is 63" in printed.err
     for name, flags in (
         ("00001.png", ["--prompt", "a red cat", "--seed", "11"]),
         ("dog.png", ["--prompt", "a dog", "--image", str(tmp_path / "noise.png"), "--strength", "0.75", "--seed", "2"]),
@@ -347,8 +347,8 @@ def test_a_job_draws_what_single_commands_draw(
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--output", "a.png"], "not with --output"),
-        (["--from", "a.png"], "not with --output or --from"),
+        (["--output", "a.png"], "excludes --output"),
+        (["--from", "a.png"], "excludes --output and --from"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--seed", "2"], "--seed is given several times"),
         (["--steps", "0"], "error: steps is 0"),
@@ -362,15 +362,15 @@ def test_flags_that_do_not_go_together(
     assert sentence in capsys.readouterr().err
 
 
-def pictures_of(folder: Path) -> dict[str, bytes]:
+def images_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def start(folder: Path, job: Path, *more: str, most: int | None = None) -> subprocess.Popen[str]:
-    """The command in a process of its own, which may write files of `most` bytes."""
+    """The command in a process of its own, which may write files of at most `most` bytes."""
 
     def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts background processes that ignore it
         if most is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
@@ -381,79 +381,79 @@ def start(folder: Path, job: Path, *more: str, most: int | None = None) -> subpr
 
 def wait_for(folder: Path, batches: int, process: subprocess.Popen[str]) -> None:
     """Until so many batches are recorded."""
-    record = folder / "job/done.jsonl"
-    while not record.exists() or len(record.read_text().splitlines()) < batches:
+    journal = folder / "job/done.jsonl"
+    while not journal.exists() or len(journal.read_text().splitlines()) < batches:
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
 def long_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
-    """A job of 24 pictures, and what it draws when nothing happens."""
+    """A job of 24 images, and the images of an uninterrupted run."""
     root = tmp_path_factory.mktemp("long")
     shapes = [f"a {colour} circle on a white background" for colour in ("red", "green", "blue")]
     lines = [{"prompt": shapes[n % 3], "steps": 6 + n % 2} for n in range(24)]
     job = write_lines(root / "job.jsonl", lines)
     assert start(root / "out", job).wait() == 0
-    return job, pictures_of(root / "out")
+    return job, images_of(root / "out")
 
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "ctrl-c"])
-def test_stopped_and_begun_again(
+def test_a_stopped_job_is_resumed(
     how: signal.Signals, status: int, long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    job, pictures = long_job
+    job, images = long_job
     process = start(tmp_path / "out", job)
     wait_for(tmp_path / "out", 4, process)
     process.send_signal(how)
-    _, told = process.communicate()
+    _, printed = process.communicate()
     assert process.returncode == status
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     if how is signal.SIGINT:
-        assert "the same command resumes the job" in told
+        assert "the same command resumes the job" in printed
         assert not list((tmp_path / "out").glob("*.part"))
     assert 8 <= len(list((tmp_path / "out").glob("*.png"))) < 24
     assert start(tmp_path / "out", job).wait() == 0
-    assert pictures_of(tmp_path / "out") == pictures
+    assert images_of(tmp_path / "out") == images
 
 
 def test_two_processes_of_which_one_is_killed(long_job: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
-    job, pictures = long_job
+    job, images = long_job
     first, second = (start(tmp_path / "out", job) for _ in range(2))
     wait_for(tmp_path / "out", 3, first)
     first.kill()
     first.wait()
-    assert second.wait() == 0, "the other one does the rest"
-    assert pictures_of(tmp_path / "out") == pictures
-    record = (tmp_path / "out/job/done.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["batch"] for line in record) == list(range(12)), "each batch once"
+    assert second.wait() == 0, "the other process finishes the job"
+    assert images_of(tmp_path / "out") == images
+    journal = (tmp_path / "out/job/done.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["batch"] for line in journal) == list(range(12)), "each batch once"
 
 
 def test_ray_with_a_worker_killed(long_job: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    job, pictures = long_job
+    job, images = long_job
     process = start(tmp_path / "out", job, "--engine", "ray", "--workers", "2")
     wait_for(tmp_path / "out", 2, process)
     parents = subprocess.run(["pgrep", "-f", "^ray::Worker"], capture_output=True, text=True, check=False)
     os.kill(int(parents.stdout.split()[0]), signal.SIGKILL)
     assert process.wait() == 0
-    assert pictures_of(tmp_path / "out") == pictures
+    assert images_of(tmp_path / "out") == images
 
 
-def test_more_workers_than_there_can_be(tmp_path: Path) -> None:
+def test_too_many_workers(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
     process = start(tmp_path / "out", job, "--engine", "ray", "--workers", "1000")
     try:
-        _, told = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=60)
     finally:
-        process.kill()  # where it waits for ever
+        process.kill()  # if it waits forever
     assert process.returncode == 2
-    assert "workers is 1000; the cluster has" in told
+    assert "workers is 1000; the cluster has" in printed
 
 
-def test_a_model_that_is_gone_ends_the_job(tmp_path: Path) -> None:
-    """What is not the batch's fault is not told once for each of ten thousand lines."""
+def test_a_missing_model_file_ends_the_job(tmp_path: Path) -> None:
+    """An error that no batch causes is not repeated for ten thousand lines."""
 
     def gone(**_: Any) -> None:
         raise CheckpointError("model.safetensors is not a file; check the path")
@@ -462,15 +462,17 @@ def test_a_model_that_is_gone_ends_the_job(tmp_path: Path) -> None:
         finish(job_of(tmp_path, {"prompt": "a"}), tmp_path / "out", local(gone))  # type: ignore[arg-type]
 
 
-def test_a_full_disk_is_named_and_the_job_goes_on_later(
+def test_a_full_disk_is_named_and_the_job_is_resumed_later(
     long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    job, pictures = long_job
-    process = start(tmp_path / "out", job, most=min(map(len, pictures.values())) - 1)
-    _, told = process.communicate()
+    job, images = long_job
+    process = start(tmp_path / "out", job, most=min(map(len, images.values())) - 1)
+    _, printed = process.communicate()
     assert process.returncode == 1
-    assert told.splitlines()[-1].startswith(f"error: {tmp_path / 'out/00001.png'} cannot be written: File too large;")
-    assert "free some space and run the same command again" in told
-    assert not list((tmp_path / "out").glob("*.p*")), "neither a half picture nor a temporary file"
+    assert printed.splitlines()[-1].startswith(
+        f"error: {tmp_path / 'out/00001.png'} cannot be written: File too large;"
+    )
+    assert "free some space and run the same command again" in printed
+    assert not list((tmp_path / "out").glob("*.p*")), "neither a partial image nor a temporary file"
     assert start(tmp_path / "out", job).wait() == 0
-    assert pictures_of(tmp_path / "out") == pictures
+    assert images_of(tmp_path / "out") == images

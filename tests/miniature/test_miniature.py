@@ -1,4 +1,4 @@
-"""The miniature as it travels with the package: what the prompt says is what the picture shows."""
+"""The miniature that ships with the package: its images show their prompts."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ def test_small_original_size_is_soft(pipe: sdxl.Pipeline) -> None:
     assert sharpness == sorted(sharpness)
 
 
-def test_diffusers_draws_the_same(pipe: sdxl.Pipeline) -> None:
+def test_diffusers_generates_the_same_image(pipe: sdxl.Pipeline) -> None:
     diffusers = pytest.importorskip("diffusers")
     import torch
 
@@ -61,10 +61,10 @@ def test_diffusers_draws_the_same(pipe: sdxl.Pipeline) -> None:
     assert -10 * torch.log10(error.clamp(min=1e-12)) > 50
 
 
-def test_a_single_file_and_back_draws_the_same_bits(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+def test_a_single_file_and_back_generates_the_same_bits(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     sdxl.convert("miniature", tmp_path / "one.safetensors")
     sdxl.convert(tmp_path / "one.safetensors", tmp_path / "folder")
-    pictures = [
+    images = [
         paint(each, make_scenes(1, 26, things=2), steps=5)[0]
         for each in (
             pipe,
@@ -72,32 +72,32 @@ def test_a_single_file_and_back_draws_the_same_bits(pipe: sdxl.Pipeline, tmp_pat
             sdxl.Pipeline.from_pretrained(tmp_path / "folder", dtype="float32", device="cpu"),
         )
     ]
-    assert np.array_equal(pictures[0], pictures[1])
-    assert np.array_equal(pictures[0], pictures[2])
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
 
 
 def test_inpainting_changes_the_thing_and_nothing_else(pipe: sdxl.Pipeline) -> None:
     old, new = zip(*make_changes(10, 27), strict=True)
-    pictures, masks = [make_picture(scene) for scene in old], [make_mask(scene) for scene in old]
-    made = paint(pipe, new, image=pictures, mask=masks)
+    images, masks = [make_picture(scene) for scene in old], [make_mask(scene) for scene in old]
+    made = paint(pipe, new, image=images, mask=masks)
     assert sum(agrees(look(pixels), scene) for pixels, scene in zip(made, new, strict=True)) >= 9
-    for pixels, picture, mask in zip(made, pictures, masks, strict=True):
+    for pixels, image, mask in zip(made, images, masks, strict=True):
         kept = np.asarray(mask) == 0
-        assert np.array_equal((pixels * 255).round()[kept], np.asarray(picture)[kept])
+        assert np.array_equal((pixels * 255).round()[kept], np.asarray(image)[kept])
 
 
-def test_strength_leads_from_the_picture_to_the_prompt(pipe: sdxl.Pipeline) -> None:
+def test_strength_leads_from_the_image_to_the_prompt(pipe: sdxl.Pipeline) -> None:
     old, new = make_scenes(6, 28, things=1), make_scenes(6, 29, things=1)
-    pictures = [make_picture(scene) for scene in old]
+    images = [make_picture(scene) for scene in old]
     distances = []
     for strength in (0.0, 0.4, 1.0):
-        made = paint(pipe, new, image=pictures, strength=strength)
+        made = paint(pipe, new, image=images, strength=strength)
         distances.append(np.mean([np.square(a - draw(b)).mean() for a, b in zip(made, old, strict=True)]))
     assert distances == sorted(distances)
     assert sum(agrees(look(pixels), scene) for pixels, scene in zip(made, new, strict=True)) >= 5
 
 
-def test_the_refiner_cleans_what_is_drawn_badly() -> None:
+def test_the_refiner_cleans_badly_drawn_scenes() -> None:
     refiner = sdxl.Pipeline.from_pretrained("miniature-refiner", dtype="float32", device="cpu")
     assert refiner.info.config.kind == "refiner"
     scenes = make_scenes(8, 30, things=1)
@@ -119,7 +119,7 @@ def test_the_weights_are_small_and_their_card_names_them() -> None:
 
 
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its code cells in order, as a notebook runs them; a cell's last expression is only looked at."""
+    """Its code cells in order, as a notebook runs them, without displaying a cell's last expression."""
     notebook = json.loads((ROOT / "examples" / "miniature.ipynb").read_text(encoding="utf-8"))
     monkeypatch.chdir(ROOT / "examples")
     names: dict[str, object] = {"display": lambda *shown: None}

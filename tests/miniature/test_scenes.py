@@ -1,4 +1,4 @@
-"""The miniature's world and its judge: what is drawn is what the words say, and the judge sees it."""
+"""The miniature's world and its judge: drawings match their captions, and the judge sees it."""
 
 import numpy as np
 import pytest
@@ -31,8 +31,8 @@ def test_held_out_combinations_are_a_sixth_and_balanced() -> None:
     combinations = [(c, s, g) for c in COLOURS for s in SHAPES for g in COLOURS if c != g]
     kept_out = [combination for combination in combinations if held_out(*combination)]
     assert 0.15 < len(kept_out) / len(combinations) < 0.18
-    for names, place in ((COLOURS, 0), (SHAPES, 1), (COLOURS, 2)):
-        counts = [sum(combination[place] == name for combination in kept_out) for name in names]
+    for names, index in ((COLOURS, 0), (SHAPES, 1), (COLOURS, 2)):
+        counts = [sum(combination[index] == name for combination in kept_out) for name in names]
         assert max(counts) - min(counts) <= 2
 
 
@@ -42,7 +42,7 @@ def test_scenes_keep_to_their_side_of_the_split(unseen: bool) -> None:
         assert all(held_out(thing.colour, thing.shape, scene.ground) == unseen for thing in scene.things)
 
 
-def test_the_judge_sees_what_is_drawn() -> None:
+def test_the_judge_sees_the_drawn_things() -> None:
     world = scenes(1000)
     right = [agrees(look(draw(scene, BUCKETS[i % len(BUCKETS)])), scene) for i, scene in enumerate(world)]
     assert np.mean(right) > 0.99
@@ -78,7 +78,7 @@ def test_a_crop_moves_the_window() -> None:
     assert moved.x - centre.x == pytest.approx(-30, abs=1)
 
 
-def test_a_part_is_cut_out_of_the_window() -> None:
+def test_a_part_is_cropped_from_the_window() -> None:
     scene = scenes(1)[0]
     assert np.array_equal(draw(scene)[16:80, 8:72], draw(scene, crop=(16, 8), part=(64, 64)))
 

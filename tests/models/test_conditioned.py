@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sdxl.models.conditioned import Conditioning, precompute
-from sdxl.models.config import UNetConfig
 from sdxl.models.layers import Attention
 from sdxl.models.unet import UNet
+from sdxl.models.unet_config import UNetConfig
 from sdxl.runtime.cuda_graph import FusedAttention
 
 CONFIG = UNetConfig(

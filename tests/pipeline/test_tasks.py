@@ -1,4 +1,4 @@
-"""Our own rules of image to image, inpainting and the refiner: what is kept, what SDXL is conditioned on, and what is refused."""
+"""Our own rules of image to image, inpainting and the refiner: what is kept, conditioned on, and refused."""
 
 from __future__ import annotations
 

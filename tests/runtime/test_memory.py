@@ -19,7 +19,7 @@ import torch
 
 import sdxl
 from sdxl.errors import NonFiniteError, OutOfMemoryError, SDXLWarning
-from sdxl.models.config import BASE
+from sdxl.models.published import BASE
 from sdxl.models.unet import UNet
 from sdxl.models.vae import VAE
 from sdxl.pipeline.model import Model

@@ -9,7 +9,7 @@ import torch
 
 import sdxl
 from sdxl.errors import ArgumentError
-from sdxl.models.config import ScheduleConfig
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.sampling.denoiser import make_denoiser
 from sdxl.sampling.guidance import Guidance
 from sdxl.sampling.schedule import Schedule, noise_table

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sdxl.errors import ArgumentError
-from sdxl.models.config import ScheduleConfig
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.sampling.sampler import Step
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedule import make_schedule, noise_table

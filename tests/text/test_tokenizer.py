@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sdxl.errors import CheckpointError, SDXLWarning
-from sdxl.text import tokenizer
-from sdxl.text.tokenizer import CLIP_G, CLIP_L, Tokenizer
+from sdxl.text import vocabulary
+from sdxl.text.tokenizer import Tokenizer
+from sdxl.text.vocabulary import CLIP_G, CLIP_L
 from sdxl.weights.tokenizer_files import read_folder, write_folder
 
 NASTY = """
@@ -42,12 +43,12 @@ def texts() -> list[str]:
 @pytest.mark.parametrize("saved_by", ["files", "tokenizer.json"])
 def test_ids_equal_transformers(pad: str, saved_by: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    table = tokenizer.clip_vocabulary()
+    table = vocabulary.clip_vocabulary()
     reference = transformers.CLIPTokenizer(
         vocab=dict(table.ids), merges=list(table.merges), pad_token=pad, model_max_length=77
     )
     if saved_by == "files":
-        config = tokenizer.TokenizerConfig(pad=pad)
+        config = vocabulary.TokenizerConfig(pad=pad)
         write_folder(config, tmp_path)
         reference = transformers.CLIPTokenizer.from_pretrained(tmp_path)
     else:
@@ -64,7 +65,7 @@ def test_ids_equal_transformers(pad: str, saved_by: str, tmp_path: Path) -> None
 
 def test_known_ids() -> None:
     """Ids published with CLIP and OpenCLIP."""
-    assert len(tokenizer.clip_vocabulary().ids) == 49408
+    assert len(vocabulary.clip_vocabulary().ids) == 49408
     row = Tokenizer(CLIP_L)(["hello!"])[0]
     assert row[:4] == [49406, 3306, 256, 49407]
     assert set(row[4:]) == {49407}
@@ -80,9 +81,9 @@ def test_exclamation_mark_in_a_folder(tmp_path: Path) -> None:
     assert row[:4] == [49406, 3306, 0, 49407]
 
 
-def test_truncation_names_what_was_cut() -> None:
+def test_truncation_names_the_text_that_is_cut_off() -> None:
     text = " ".join(["cat"] * 75) + " A Dog, and more"
-    with pytest.warns(SDXLWarning, match=r"80 tokens and the text encoder takes 75; .*cut: 'A Dog, and more'"):
+    with pytest.warns(SDXLWarning, match=r"80 tokens and the text encoder takes 75; .*cut off: 'A Dog, and more'"):
         row = Tokenizer(CLIP_L)([text])[0]
     assert len(row) == 77
     assert row[-1] == 49407
@@ -99,9 +100,9 @@ def test_json_round_trip() -> None:
     import tiny
 
     ids, merges = tiny.vocabulary()
-    own = tokenizer.TokenizerConfig(pad="!", length=40, vocabulary=tokenizer.Vocabulary(ids, tuple(merges)))
+    own = vocabulary.TokenizerConfig(pad="!", length=40, vocabulary=vocabulary.Vocabulary(ids, tuple(merges)))
     for config in (CLIP_L, CLIP_G, own):
-        assert tokenizer.TokenizerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+        assert vocabulary.TokenizerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_damaged_files(tmp_path: Path) -> None:

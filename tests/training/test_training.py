@@ -1,4 +1,4 @@
-"""The parts of training, each against its definition; and that an interrupted run goes on as if nothing happened."""
+"""The steps of training, each against its definition, and an interrupted run, which resumes to the same weights."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdxl.models.config import ScheduleConfig, UNetConfig, VAEConfig
+from sdxl.models.config import VAEConfig
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.models.unet import UNet
+from sdxl.models.unet_config import UNetConfig
 from sdxl.models.vae import VAE
 from sdxl.sampling.schedule import noise_table
 from sdxl.training.losses import autoencoder_loss, denoising_loss, offset_noise, stratified_timesteps
@@ -29,7 +31,7 @@ SMALL_UNET = UNetConfig(
 SMALL_VAE = VAEConfig(channels=(8, 8, 16, 16), blocks=1, norm_groups=4, scaling_factor=1.7)
 
 
-def test_a_started_unet_predicts_nothing() -> None:
+def test_an_initial_unet_predicts_zero() -> None:
     unet = UNet(SMALL_UNET)
     start_unet(unet)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 77, 16), torch.randn(2, 24)
@@ -49,7 +51,7 @@ def test_autoencoder_loss_is_its_three_terms() -> None:
     )
 
 
-def test_a_started_vae_has_a_narrow_posterior() -> None:
+def test_an_initial_vae_has_a_narrow_posterior() -> None:
     vae = VAE(SMALL_VAE)
     start_vae(vae)
     assert torch.equal(vae.moments(torch.rand(1, 3, 32, 32))[1], torch.full((1, 4, 4, 4), -6.0))
@@ -82,7 +84,7 @@ def test_denoising_loss_of_known_predictions() -> None:
     assert torch.allclose(seen[0], scaled, atol=1e-5)
 
 
-def test_stratified_timesteps_take_one_of_each_part() -> None:
+def test_stratified_timesteps_take_one_of_each_interval() -> None:
     t = stratified_timesteps(40, 0, 200, torch.Generator().manual_seed(0))
     assert (t // 5).tolist() == list(range(40))
 
@@ -108,8 +110,8 @@ def test_orthogonalize_makes_singular_values_alike(shape: tuple[int, int]) -> No
 def test_every_parameter_has_one_optimizer() -> None:
     unet = UNet(SMALL_UNET)
     optimizers = make_optimizers(unet, 1e-3)
-    held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in unet.parameters())
+    optimized = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(optimized) == sorted(id(p) for p in unet.parameters())
     assert isinstance(optimizers[0], Muon)
     assert all(p.ndim > 1 for p in optimizers[0].param_groups[0]["params"])
 
@@ -143,10 +145,10 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(recipe: Any, tmp_p
         run.work.mkdir()
 
     class Interrupted(recipe.Run):  # type: ignore[misc, name-defined]
-        def torch(self, *place: int) -> torch.Generator:
-            if place[-1] == 3:
+        def torch(self, *path: int) -> torch.Generator:
+            if path[-1] == 3:
                 raise KeyboardInterrupt
-            return super().torch(*place)
+            return super().torch(*path)
 
     with pytest.raises(KeyboardInterrupt):
         recipe.train_autoencoder(Interrupted(resumed.work, 0, torch.device("cpu"), 0.0), plan, recipe.World())
@@ -154,7 +156,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(recipe: Any, tmp_p
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_run_refuses_to_go_on_with_another_recipe(recipe: Any, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_with_another_recipe(recipe: Any, tmp_path: Path) -> None:
     plan = recipe.Plan(updates=1, batch=2, rate=1e-3, warmup=1)
     recipe.train_autoencoder(recipe.Run(tmp_path, 0, torch.device("cpu")), plan, recipe.World())
     with pytest.raises(SystemExit, match="another recipe"):

@@ -17,15 +17,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one request: another answer, a body cut off after `cut` bytes (by a reset, if `reset`), or
-    silence."""
+    """The fault of one request: another answer, a body cut off after `cut` bytes (by a reset, if `reset`), or no
+    answer."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     cut: int | None = None
     reset: bool = False
-    silent: bool = False
+    no_answer: bool = False
 
 
 class Hub:
@@ -33,7 +33,7 @@ class Hub:
 
     `faults` has, for "GET vae/config.json" and the like ("GET api" for the listing), one entry per request: a `Fault`,
     or None for a good answer; good answers follow. `requested` lists the files that were downloaded, `ranges` where
-    each download of a file began, and `sent` how many bytes of it were. `sizes` are told for files in the listing.
+    each download of a file began, and `sent` the number of its bytes. `sizes` replace sizes of files in the listing.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -57,7 +57,7 @@ class Hub:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def reset(self) -> None:
-        """Forget the faults and what was asked for."""
+        """Forget the faults and the requests."""
         self.faults: dict[str, Iterator[Fault | None]] = {}
         self.requested: set[str] = set()
         self.ranges: dict[str, list[int]] = {}
@@ -95,7 +95,7 @@ class Hub:
         return self.send(request, "", 404, {"X-Error-Code": code, "X-Error-Message": "not found"}, b"{}")
 
     def send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
-        """A file, named by its hash as the hub does it; weights lie in a storage on another host."""
+        """A file, named by its hash as on the hub; weights lie in a storage on another host."""
         data = (self.folder / name).read_bytes()
         if not name.endswith(".safetensors"):
             git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -105,7 +105,7 @@ class Hub:
         return self.send(request, name if request.command == "HEAD" else "", 302, headers, b"")
 
     def send_content(self, request: BaseHTTPRequestHandler, name: str, headers: dict[str, str]) -> None:
-        """What is in a file, or the end of it that the request wants."""
+        """The content of a file, or the end of it that the request wants."""
         data = (self.folder / name).read_bytes()
         start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         if start:
@@ -119,7 +119,7 @@ class Hub:
         self, request: BaseHTTPRequestHandler, name: str, status: int, headers: dict[str, str], data: bytes
     ) -> None:
         fault = next(self.faults.get(f"{request.command} {name}", iter(())), None) or Fault()
-        if fault.silent:
+        if fault.no_answer:
             self.closing.wait()
             return
         if fault.status or fault.body is not None:
@@ -130,9 +130,9 @@ class Hub:
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         if request.command == "GET":
-            part = data[: fault.cut]
-            self.sent[name] = self.sent.get(name, 0) + len(part)
-            request.wfile.write(part)
+            body = data[: fault.cut]
+            self.sent[name] = self.sent.get(name, 0) + len(body)
+            request.wfile.write(body)
         if fault.reset:
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             request.connection.close()

@@ -1,4 +1,4 @@
-"""The JSON of a diffusers folder: the published files, what is ignored, and what is refused."""
+"""The JSON of a diffusers folder: the published files, ignored fields, and refused fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sdxl.errors import ConfigError, SDXLWarning
-from sdxl.models.config import BASE, CLIP_G, CLIP_L, INPAINTING, REFINER, ScheduleConfig
+from sdxl.models.published import BASE, CLIP_G, CLIP_L, INPAINTING, REFINER
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.weights import diffusers_config as folder
 
 # unet/config.json of stable-diffusion-xl-base-1.0
@@ -96,7 +97,7 @@ def test_published_configs() -> None:
     assert folder.read_scheduler(SCHEDULER) == ScheduleConfig()
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_written_configs_are_read_back() -> None:
     for config in (BASE, REFINER, INPAINTING):
         assert folder.read_unet(folder.write_unet(config.unet)) == config.unet
         assert folder.read_vae(folder.write_vae(config.vae)) == config.vae
@@ -152,8 +153,8 @@ def test_vae_fields_that_are_refused(field: str, value: object) -> None:
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
         ({"prediction_type": "sample"}, "prediction_type"),
         ({"trained_betas": [0.1]}, "trained_betas"),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is of a model with other noise than SDXL's"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler is of a model"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler belongs to a model whose noise differs from SDXL's"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler belongs to a model"),
         ({"timestep_type": "continuous"}, "timestep_type"),
         ({"use_beta_sigmas": True}, "use_beta_sigmas"),
         ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
@@ -175,12 +176,12 @@ def test_missing_fields_take_the_class_defaults() -> None:
     assert folder.read_text({}, True).dim == 512
 
 
-def test_an_unknown_scheduler_gives_euler_and_a_warning() -> None:
-    with pytest.warns(SDXLWarning, match="PNDMScheduler.*euler is the default"):
+def test_an_unknown_scheduler_selects_euler_with_a_warning() -> None:
+    with pytest.warns(SDXLWarning, match="PNDMScheduler.*the default sampler is euler"):
         assert folder.read_scheduler(SCHEDULER | {"_class_name": "PNDMScheduler"}).sampler == "euler"
 
 
 def test_published_eos() -> None:
-    """The published configs say 2 and mean the argmax of the ids."""
+    """The published configs have 2, which stands for the argmax of the ids."""
     assert folder.read_text(folder.write_text(CLIP_G) | {"eos_token_id": 2}, True).eos_id is None
     assert folder.read_text(folder.write_text(CLIP_G) | {"eos_token_id": 49407}, True).eos_id == 49407

@@ -28,13 +28,13 @@ NAME = "owner/tiny"
 def hub(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("hub") / "tiny"
     shutil.copytree(tiny_folder, folder)
-    # what a repository has besides, and nobody needs
+    # other files of a repository, which are not needed
     (folder / "unet/diffusion_pytorch_model.bin").write_bytes(b"pickle")
     (folder / "unet/openvino_model.xml").write_text("<xml/>")
     (folder / "README.md").write_text("card")
     shutil.copy(folder / "vae/diffusion_pytorch_model.safetensors", folder / "big_single_file.safetensors")
-    for part in ("unet", "vae"):
-        plain = folder / part / "diffusion_pytorch_model.safetensors"
+    for component in ("unet", "vae"):
+        plain = folder / component / "diffusion_pytorch_model.safetensors"
         shutil.copy(plain, plain.with_suffix(".fp16.safetensors"))
     server = Hub(NAME, folder)
     yield server
@@ -75,7 +75,7 @@ NEEDED = {
 }
 
 
-def test_only_what_is_needed_is_fetched_and_then_cached(run: Any, hub: Hub) -> None:
+def test_needed_files_are_downloaded_and_then_cached(run: Any, hub: Hub) -> None:
     hub.reset()
     assert run("--model", NAME, "--dtype", "float32") == (0, "")
     assert hub.requested == NEEDED
@@ -92,7 +92,7 @@ def test_half_precision_takes_the_fp16_files(run: Any, hub: Hub) -> None:
     assert "unet/diffusion_pytorch_model.safetensors" not in hub.requested
 
 
-def test_a_part_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
+def test_a_component_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
     hub.reset()
     assert run("--model", str(tiny_folder), "--vae", NAME, "--dtype", "float32") == (0, "")
     weights = {name for name in hub.requested if name.endswith(".safetensors")}
@@ -111,7 +111,7 @@ def test_a_part_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
     ],
     ids=["another pipeline", "another UNet"],
 )
-def test_no_weights_are_fetched_for_a_model_of_no_use(
+def test_no_weights_are_downloaded_for_an_unsupported_model(
     name: str, change: dict[str, Any], sentence: str, run: Any, hub: Hub
 ) -> None:
     hub.reset()
@@ -124,7 +124,7 @@ def test_no_weights_are_fetched_for_a_model_of_no_use(
     assert not [file for file in hub.requested if file.endswith(".safetensors")]
 
 
-def test_nothing_is_fetched_of_pickles(run: Any, hub: Hub) -> None:
+def test_pickles_are_not_downloaded(run: Any, hub: Hub) -> None:
     weights, pickle = (hub.folder / "text_encoder" / name for name in ("model.safetensors", "pytorch_model.bin"))
     weights.rename(pickle)
     hub.reset()
@@ -139,7 +139,7 @@ def test_nothing_is_fetched_of_pickles(run: Any, hub: Hub) -> None:
 def test_errors(run: Any, hub: Hub, tmp_path: Path) -> None:
     wrong = ("--model", NAME + "/big_single_file.safetensors")
     hub.faults["GET unet/config.json"] = iter([Fault(body=b"<html>log in</html>")])
-    for arguments, sentence in [(wrong, "is only a VAE"), (("--model", NAME), "unet/config.json came damaged")]:
+    for arguments, sentence in [(wrong, "is only a VAE"), (("--model", NAME), "unet/config.json arrived damaged")]:
         status, error = run(*arguments)
         assert status == 1
         assert sentence in error
@@ -147,12 +147,12 @@ def test_errors(run: Any, hub: Hub, tmp_path: Path) -> None:
         assert not (tmp_path / "p.png").exists()
 
 
-# What follows asks for files alone, which needs neither weights nor torch.
+# The following tests download files alone, which needs neither weights nor torch.
 
 FAULTY = "owner/faulty"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 BIG = "big.safetensors"
-CHUNK = 10 * 2**20  # what huggingface_hub receives before it writes
+CHUNK = 10 * 2**20  # bytes that huggingface_hub receives before it writes
 SCRIPT = """
 import sys
 from sdxl.weights import hub
@@ -198,7 +198,7 @@ def start(small: Hub, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def resolve(start: Any) -> Any:
-    """What `sdxl.weights.hub.resolve` says: the path, or one line with the class and the sentence of its error."""
+    """The output of `sdxl.weights.hub.resolve`: the path, or one line with the class and sentence of its error."""
 
     def call(*arguments: str, **settings: Any) -> str:
         process = start(*arguments, **settings)
@@ -213,7 +213,7 @@ def resolve(start: Any) -> Any:
 
 
 def same(path: str, small: Hub, *names: str) -> bool:
-    """Whether files of a fetched folder, or the one fetched file, are what the hub has."""
+    """Whether files of a downloaded folder, or the one downloaded file, equal the hub's."""
     pairs = [(Path(path) / name, small.folder / name) for name in names] or [(Path(path), small.folder / BIG)]
     return all(ours.read_bytes() == theirs.read_bytes() for ours, theirs in pairs)
 
@@ -230,12 +230,12 @@ def same(path: str, small: Hub, *names: str) -> bool:
             "big.safetensors is neither .* cannot be reached",
         ),
         (["owner/nothing"], {}, "neither a local path nor a model on the hub"),
-        (["owner/no..thing"], {}, "owner/no..thing cannot be fetched: [^;]*repo_id[^;]*$"),
+        (["owner/no..thing"], {}, "owner/no..thing cannot be downloaded: [^;]*repo_id[^;]*$"),
         ([FAULTY, "v9"], {}, "no such revision"),
         ([FAULTY + "/nothing.safetensors"], {}, "no such file on the hub: nothing.safetensors; it has big.safetensors"),
     ],
 )
-def test_what_is_not_there(arguments: list[str], settings: dict[str, str], sentence: str, resolve: Any) -> None:
+def test_missing_models_and_files(arguments: list[str], settings: dict[str, str], sentence: str, resolve: Any) -> None:
     error = resolve(*arguments, **settings)
     assert re.search(sentence, error)
     assert "\n" not in error
@@ -244,24 +244,24 @@ def test_what_is_not_there(arguments: list[str], settings: dict[str, str], sente
 @pytest.mark.parametrize(
     ("request_", "fault", "sentence"),
     [
-        ("GET api", Fault(401), "owner/faulty cannot be fetched: the hub wants a valid login"),
-        ("GET api", Fault(403), "owner/faulty cannot be fetched: the hub refuses access"),
-        ("GET api", Fault(404), "owner/faulty cannot be fetched: the server does not know it"),
-        ("GET api", Fault(429), "nor in the hub's cache, and the hub has had too many requests"),
-        ("GET api", Fault(500), "nor in the hub's cache, and the hub has trouble itself (status 500)"),
-        ("GET api", PAGE, "nor in the hub's cache, and what answers is not the hub"),
-        ("GET api", Fault(body=b"[]"), "nor in the hub's cache, and what answers is not the hub"),
-        ("GET api", LOOP, "nor in the hub's cache, and the hub's address leads round in a circle"),
-        ("GET api", Fault(silent=True), "nor in the hub's cache, and the hub does not answer in time"),
+        ("GET api", Fault(401), "owner/faulty cannot be downloaded: the hub requires a valid login; run"),
+        ("GET api", Fault(403), "owner/faulty cannot be downloaded: the hub refuses access; accept"),
+        ("GET api", Fault(404), "owner/faulty cannot be downloaded: the server does not have it"),
+        ("GET api", Fault(429), "nor in the hub's cache, and the hub received too many requests"),
+        ("GET api", Fault(500), "nor in the hub's cache, and the hub has an internal error (status 500)"),
+        ("GET api", PAGE, "nor in the hub's cache, and the answer is not from the hub"),
+        ("GET api", Fault(body=b"[]"), "nor in the hub's cache, and the answer is not from the hub"),
+        ("GET api", LOOP, "nor in the hub's cache, and the hub's address redirects in a circle"),
+        ("GET api", Fault(no_answer=True), "nor in the hub's cache, and the hub does not answer in time"),
         ("GET api", Fault(cut=9), "nor in the hub's cache, and the hub cannot be reached"),
-        ("HEAD " + WEIGHTS, Fault(401), WEIGHTS + " cannot be fetched: the hub wants a valid login"),
-        ("HEAD " + WEIGHTS, GATED, "owner/faulty is gated: accept its terms"),
-        ("HEAD " + WEIGHTS, Fault(503), WEIGHTS + " cannot be fetched: the hub has trouble itself (status 503)"),
-        ("HEAD " + WEIGHTS, PAGE, WEIGHTS + " cannot be fetched: what answers is not the hub"),
-        ("GET " + WEIGHTS, Fault(404), WEIGHTS + " cannot be fetched: the server does not know it"),
-        ("GET " + WEIGHTS, PAGE, WEIGHTS + " came damaged (its size"),
-        ("GET " + WEIGHTS, Fault(body=bytes(100_000)), WEIGHTS + " came damaged (its hash"),
-        ("GET unet/config.json", Fault(body=b'{"sample_size": 129}'), "unet/config.json came damaged (its hash"),
+        ("HEAD " + WEIGHTS, Fault(401), WEIGHTS + " cannot be downloaded: the hub requires a valid login; run"),
+        ("HEAD " + WEIGHTS, GATED, "owner/faulty is gated; accept its terms"),
+        ("HEAD " + WEIGHTS, Fault(503), WEIGHTS + " cannot be downloaded: the hub has an internal error (status 503)"),
+        ("HEAD " + WEIGHTS, PAGE, WEIGHTS + " cannot be downloaded: the answer is not from the hub"),
+        ("GET " + WEIGHTS, Fault(404), WEIGHTS + " cannot be downloaded: the server does not have it"),
+        ("GET " + WEIGHTS, PAGE, WEIGHTS + " arrived damaged (its size"),
+        ("GET " + WEIGHTS, Fault(body=bytes(100_000)), WEIGHTS + " arrived damaged (its hash"),
+        ("GET unet/config.json", Fault(body=b'{"sample_size": 129}'), "unet/config.json arrived damaged (its hash"),
     ],
 )
 def test_faults(request_: str, fault: Fault, sentence: str, small: Hub, resolve: Any) -> None:
@@ -298,33 +298,35 @@ def test_half_a_model_without_a_network(small: Hub, resolve: Any) -> None:
     small.faults["GET " + WEIGHTS] = repeat(Fault(404))
     resolve()
     error = resolve(HF_HUB_OFFLINE="1")
-    assert f"owner/faulty is not wholly in the hub's cache: {WEIGHTS} is missing" in error
+    assert f"owner/faulty is incomplete in the hub's cache: {WEIGHTS} is missing" in error
 
 
-def test_a_broken_download_goes_on(small: Hub, resolve: Any) -> None:
+def test_a_broken_download_resumes(small: Hub, resolve: Any) -> None:
     small.faults["GET " + BIG] = iter([Fault(cut=6 * CHUNK // 5)])
     assert same(resolve(FAULTY + "/" + BIG), small)
     assert small.ranges[BIG] == [0, CHUNK]
     assert small.sent[BIG] == (small.folder / BIG).stat().st_size + CHUNK // 5
 
 
-@pytest.mark.parametrize("fault", [Fault(reset=True), Fault(silent=True), Fault(503)], ids=["reset", "silence", "503"])
-def test_a_short_fault_is_sat_out(fault: Fault, small: Hub, resolve: Any) -> None:
+@pytest.mark.parametrize(
+    "fault", [Fault(reset=True), Fault(no_answer=True), Fault(503)], ids=["reset", "no answer", "503"]
+)
+def test_a_short_fault_is_retried(fault: Fault, small: Hub, resolve: Any) -> None:
     small.faults["GET " + WEIGHTS] = iter([fault])
     small.faults["HEAD " + WEIGHTS] = iter([fault])
     assert same(resolve(), small, WEIGHTS)
 
 
-def test_a_second_run_goes_on(small: Hub, resolve: Any) -> None:
+def test_a_second_run_resumes_the_download(small: Hub, resolve: Any) -> None:
     small.faults["GET " + BIG] = iter([Fault(cut=6 * CHUNK // 5), Fault(401)])
-    assert "big.safetensors cannot be fetched: the hub wants a valid login" in resolve(FAULTY + "/" + BIG)
+    assert "big.safetensors cannot be downloaded: the hub requires a valid login" in resolve(FAULTY + "/" + BIG)
     assert small.ranges.pop(BIG) == [0, CHUNK]
     assert same(resolve(FAULTY + "/" + BIG), small)
     assert small.ranges[BIG] == [CHUNK]
 
 
 def test_two_at_once(small: Hub, start: Any) -> None:
-    small.faults["GET " + BIG] = iter([Fault(cut=6 * CHUNK // 5)])  # huggingface_hub waits a second before it goes on
+    small.faults["GET " + BIG] = iter([Fault(cut=6 * CHUNK // 5)])  # huggingface_hub resumes after a second
     both = [start(FAULTY + "/" + BIG) for _ in range(2)]
     assert [process.communicate(timeout=30)[0] and process.returncode for process in both] == [0, 0]
     assert small.ranges[BIG] == [0, CHUNK]
@@ -333,27 +335,29 @@ def test_two_at_once(small: Hub, start: Any) -> None:
 def test_a_full_disk(small: Hub, resolve: Any, tmp_path: Path) -> None:
     error = resolve(FAULTY + "/" + BIG, limit=2**20)
     cache = tmp_path / "cache/hub"
-    assert f"big.safetensors cannot be kept in the hub's cache {cache}: the disk is full or limits" in error
+    assert f"big.safetensors cannot be saved in the hub's cache {cache}: the disk is full or limits" in error
     assert "free space" in error
     small.ranges.clear()
     assert same(resolve(FAULTY + "/" + BIG), small)
     assert small.ranges[BIG] == [2**20]
 
 
-def test_a_model_larger_than_the_disk_is_not_begun(small: Hub, resolve: Any, tmp_path: Path) -> None:
+def test_a_model_larger_than_the_disk_is_not_downloaded(small: Hub, resolve: Any, tmp_path: Path) -> None:
     small.sizes[WEIGHTS] = 10**18
     error = resolve()
-    assert f"owner/faulty does not fit into the hub's cache {tmp_path}/cache/hub: 1e+09 GB are to be fetched" in error
+    assert (
+        f"owner/faulty does not fit into the hub's cache {tmp_path}/cache/hub: 1e+09 GB are to be downloaded" in error
+    )
     assert small.requested == {"model_index.json"}
     small.sizes.clear()
     assert same(resolve(), small, WEIGHTS)
 
 
-@pytest.mark.parametrize(("setting", "place"), [("HF_HOME", "file/hub"), ("HF_HUB_CACHE", "file")])
-def test_a_cache_that_cannot_be_written(setting: str, place: str, resolve: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("setting", "folder"), [("HF_HOME", "file/hub"), ("HF_HUB_CACHE", "file")])
+def test_a_cache_that_cannot_be_written(setting: str, folder: str, resolve: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     error = resolve(**{setting: str(tmp_path / "file")})
-    assert f"cannot be kept in the hub's cache {tmp_path}/{place}: it cannot be written" in error
+    assert f"cannot be saved in the hub's cache {tmp_path}/{folder}: it cannot be written" in error
 
 
 def test_a_leftover_that_is_too_long(small: Hub, resolve: Any, tmp_path: Path) -> None:
@@ -365,13 +369,13 @@ def test_a_leftover_that_is_too_long(small: Hub, resolve: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", [hashlib.sha1(b'{"sample_size": 128}').hexdigest(), "no-hash"])
-def test_names_that_mirrors_give(name: str, small: Hub, resolve: Any) -> None:
+def test_etags_of_mirrors(name: str, small: Hub, resolve: Any) -> None:
     size = {"X-Linked-Size": str(len('{"sample_size": 128}'))}
     small.faults["HEAD unet/config.json"] = repeat(Fault(200, {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT, **size}))
     assert same(resolve(), small, "unet/config.json")
 
 
-def test_without_links_nothing_is_kept_twice(resolve: Any, tmp_path: Path) -> None:
+def test_without_links_nothing_is_stored_twice(resolve: Any, tmp_path: Path) -> None:
     file = Path(resolve(FAULTY + "/" + BIG, HF_HUB_DISABLE_SYMLINKS="1"))
     if file.is_symlink():
         pytest.skip("this huggingface_hub always makes links")

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import sdxl
 from sdxl.errors import CheckpointError
-from sdxl.models.config import BASE, INPAINTING, REFINER, ModelConfig
+from sdxl.models.config import ModelConfig
+from sdxl.models.published import BASE, INPAINTING, REFINER
 from sdxl.weights.checkpoint import open_checkpoint, open_component
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.keymap import component_rows, ignorable, match, summarize, unet_rows
@@ -22,7 +23,7 @@ from sdxl.weights.keymap import component_rows, ignorable, match, summarize, une
 SINGLE = {"text_encoder": 196, "text_encoder_2": 389, "unet": 1680, "vae": 248}
 FOLDER = {"text_encoder": 196, "text_encoder_2": 517, "unet": 1680, "vae": 248}
 
-# keys of the official files whose place is easy to get wrong
+# keys of the official files that are easy to map wrongly
 LANDMARKS = {
     "base": {
         "model.diffusion_model.output_blocks.2.2.conv.weight": "up.0.upsample.conv.weight",
@@ -72,9 +73,9 @@ def test_counts(config: ModelConfig, single: dict[str, int], folder: dict[str, i
 @pytest.mark.parametrize("name", LANDMARKS)
 def test_landmarks(name: str) -> None:
     rows = component_rows(BASE if name == "base" else REFINER)
-    table = {key: group[0].ours for part in rows.values() for key, group in match(part, "single").items()}
+    ours_by_key = {key: group[0].ours for table in rows.values() for key, group in match(table, "single").items()}
     for key, ours in LANDMARKS[name].items():
-        assert table[key] == ours
+        assert ours_by_key[key] == ours
 
 
 def test_folder_names_are_diffusers() -> None:
@@ -132,7 +133,9 @@ def test_round_trip(tiny_folder: Path, tmp_path: Path) -> None:
     same(ours, theirs)
 
 
-def test_metadata_holds_what_shapes_do_not(tiny_folder: Path, tmp_path: Path, tiny_pipe: sdxl.Pipeline) -> None:
+def test_metadata_holds_values_that_shapes_do_not_show(
+    tiny_folder: Path, tmp_path: Path, tiny_pipe: sdxl.Pipeline
+) -> None:
     sdxl.convert(tiny_folder, tmp_path / "one.safetensors")
     sdxl.convert(tmp_path / "one.safetensors", tmp_path / "folder")
     for path in (tmp_path / "one.safetensors", tmp_path / "folder"):
@@ -149,11 +152,11 @@ def test_diffusers_reads_what_we_write(tiny_folder: Path, tmp_path: Path, refere
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(tmp_path / "folder", add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
 
-    def draw(which: object) -> torch.Tensor:
+    def generate(which: object) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         return which("a red cat!", num_inference_steps=2, generator=generator, output_type="latent").images  # type: ignore[operator]
 
-    assert torch.equal(draw(pipe), draw(reference_pipe))
+    assert torch.equal(generate(pipe), generate(reference_pipe))
 
 
 def test_missing_and_unexpected_keys(single: Path, tmp_path: Path) -> None:
@@ -241,14 +244,14 @@ def test_old_folder_names(tiny_folder: Path, tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_parts(tiny_folder: Path, single: Path, tmp_path: Path) -> None:
-    """A UNet or a VAE alone: bare or prefixed names of a single file, a folder's file, a folder, a whole model."""
+def test_components_alone(tiny_folder: Path, single: Path, tmp_path: Path) -> None:
+    """A UNet or a VAE alone: bare or prefixed names of a single file, a folder's file, a folder, a complete model."""
     whole = load_file(single)
     like = open_checkpoint(tiny_folder).info.config
     for name, prefix in (("unet", "model.diffusion_model."), ("vae", "first_stage_model.")):
-        part = {key: value for key, value in whole.items() if key.startswith(prefix)}
-        save_file(part, tmp_path / f"{name}.safetensors")
-        save_file({key[len(prefix) :]: value for key, value in part.items()}, tmp_path / f"bare_{name}.safetensors")
+        alone = {key: value for key, value in whole.items() if key.startswith(prefix)}
+        save_file(alone, tmp_path / f"{name}.safetensors")
+        save_file({key[len(prefix) :]: value for key, value in alone.items()}, tmp_path / f"bare_{name}.safetensors")
         shutil.copy(tiny_folder / name / "diffusion_pytorch_model.safetensors", tmp_path / f"alone_{name}.safetensors")
         expected = dict(open_checkpoint(tiny_folder).components[name].tensors())
         for path in (
@@ -260,9 +263,9 @@ def test_parts(tiny_folder: Path, single: Path, tmp_path: Path) -> None:
             tiny_folder,
             single,
         ):
-            part_on_disk = open_component(path, name, like)
-            assert part_on_disk.config == getattr(like, name), path
-            same(dict(part_on_disk.tensors()), expected)
+            component = open_component(path, name, like)
+            assert component.config == getattr(like, name), path
+            same(dict(component.tensors()), expected)
     with pytest.raises(CheckpointError, match="is a unet, not a vae of SDXL"):
         open_component(tmp_path / "unet.safetensors", "vae", like)
 

@@ -1,0 +1,20 @@
+"""Images as tensors, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An image as (3, H, W), a mask as (1, H, W), float32 in 0..1."""
+    pixels = np.array(image)
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
+
+
+def to_pil(x: Tensor) -> list[Image.Image]:
+    """Images (B, 3, H, W) or masks (B, 1, H, W) in 0..1 as 8-bit images, rounded to the nearest value."""
+    pixels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]

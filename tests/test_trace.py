@@ -1,0 +1,23 @@
+"""The trace of a prompt through the package (docs/architecture.md), without a bound on its length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def test_a_prompt_is_traced_through_the_files_that_it_calls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    import trace_call
+
+    monkeypatch.setattr("sys.argv", ["trace_call.py"])
+    trace_call.main()
+    *rows, total = (line.split() for line in capsys.readouterr().out.splitlines())
+    names = {row[2] for row in rows}
+    assert {"pipeline/pipeline.py", "pipeline/loop.py", "models/unet.py", "sampling/samplers/euler.py"} <= names
+    assert not any(name.startswith(("weights/", "cli/", "jobs/")) for name in names)  # it is loaded, and alone
+    assert all(0 < int(ran) <= int(lines) for lines, ran, _ in rows)
+    assert int(total[0]) == sum(int(row[0]) for row in rows)
