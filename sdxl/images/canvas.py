@@ -110,7 +110,7 @@ def _is_clear(counts: np.ndarray, radius: np.ndarray) -> np.ndarray:
 def make_canvas(
     image: Image.Image,
     mask: Image.Image | None,
-    asked: tuple[int | None, int | None],
+    requested: tuple[int | None, int | None],
     native: Size,
     factor: int,
     padding: int | None = None,
@@ -118,23 +118,23 @@ def make_canvas(
 ) -> Canvas:
     """The canvas of an RGB image and its mask of the same size.
 
-    `asked` is the caller's (height, width); None stands for the image's own side, floored to a multiple of `factor`.
-    With `padding` the window is the box around the repainted region, enlarged by that many pixels on every side and
+    `requested` is a (height, width); None stands for the side of the image, floored to a multiple of `factor`.
+    With `padding` the window is the box around the repainted region. It is enlarged by that many pixels on every side,
     then to the proportions of the size, and None stands for the side of `native`.
     """
     whole = (0, 0, *image.size)
     if padding is not None and mask is not None:
-        size = asked[0] or native[0], asked[1] or native[1]
+        size = requested[0] or native[0], requested[1] or native[1]
         box = _window(mask.getbbox() or whole, padding, size, whole)
         return Canvas(image, mask, box, size, (image.height, image.width), feather)
-    size = asked[0] or image.height // factor * factor, asked[1] or image.width // factor * factor
+    size = requested[0] or image.height // factor * factor, requested[1] or image.width // factor * factor
     if 0 in size:
         raise ArgumentError(
             f"the image is {image.width} x {image.height}, less than {factor} pixels a side; "
             "give width and height to enlarge it"
         )
     own = image.height, image.width
-    return Canvas(image, mask, whole, size, own if mask is not None and asked == (None, None) else size, feather)
+    return Canvas(image, mask, whole, size, own if mask is not None and requested == (None, None) else size, feather)
 
 
 def _window(box: Box, padding: int, size: Size, whole: Box) -> Box:

@@ -1,8 +1,8 @@
 """The state of a batch job on disk, for resuming it and for other processes that work on it.
 
-Beside the images a folder `job` holds `plan.json` (the identity of the job), `done.jsonl` (a line for each finished
-batch) and `claims`, a file with one locked byte for each batch in progress. The system releases the locks of a process
-whenever that ends.
+The folder `job` beside the images has three files: `plan.json` is the identity of the job, `done.jsonl` has a line for
+each finished batch, and `claims` has a locked byte for each batch in progress. The system releases the locks of a
+process whenever that ends.
 """
 
 from __future__ import annotations

@@ -128,18 +128,23 @@ class Residency:
         for expert in self.model.experts:
             if expert.cache is not None:
                 expert.cache.clear()
-        self._replace(self.model.offload)
+        self._exchange(self.model.offload)
+        self.retry(lambda model: model.load())
 
     def _replace(self, offload: str | None) -> None:
         """Free the present model and load it with another way of keeping it."""
-        assert self.loader is not None
         assert offload is not None
+        self._exchange(offload)
+        self.model.load()
+
+    def _exchange(self, offload: str) -> None:
+        """Free the present model; the new one is not loaded yet."""
+        assert self.loader is not None
         old = self.model
         old.free_all()
         self.model = self.loader.model(offload, [expert.cache for expert in old.experts])
         if old.graphs is not None and offload != "block":
             self.compile()
-        self.model.load()
 
     def _warn(self, why: str) -> None:
         text = f"{why}; going on with {self.smaller}, which takes less and is slower"

@@ -1,4 +1,4 @@
-"""A vocabulary learned from texts, for a model that is trained from nothing."""
+"""Learns a vocabulary from texts, for a model that is trained from scratch."""
 
 from __future__ import annotations
 

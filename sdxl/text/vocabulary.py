@@ -1,4 +1,4 @@
-"""The data of a tokenizer: its vocabulary, its special tokens, and how many tokens it gives.
+"""The data of a tokenizer: its vocabulary, its special tokens and its length.
 
 The vocabulary of OpenAI's CLIP ships with the package; the tokenizer files of a checkpoint override it.
 """

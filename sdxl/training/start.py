@@ -14,8 +14,8 @@ from ..models.vae import VAE
 
 
 def start_unet(unet: UNet) -> None:
-    """Zero the last layer of every residual branch and of the network, so that all blocks begin as the identity
-    (Dhariwal & Nichol 2021, arXiv 2105.05233, as the official code does).
+    """Zero the last layer of every residual branch and of the network: all blocks begin as the identity (official code;
+    Dhariwal & Nichol 2021, arXiv 2105.05233).
     """
     for module in unet.modules():
         if isinstance(module, SpatialTransformer):

@@ -392,12 +392,13 @@ def long_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """A job of 24 images, and the images of an uninterrupted run."""
     root = tmp_path_factory.mktemp("long")
     shapes = [f"a {colour} circle on a white background" for colour in ("red", "green", "blue")]
-    lines = [{"prompt": shapes[n % 3], "steps": 6 + n % 2} for n in range(24)]
+    lines = [{"prompt": shapes[n % 3], "steps": 6 + n % 2, "width": 64, "height": 64} for n in range(24)]
     job = write_lines(root / "job.jsonl", lines)
     assert start(root / "out", job).wait() == 0
     return job, images_of(root / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["kill -9", "ctrl-c"])
 def test_a_stopped_job_is_resumed(
     how: signal.Signals, status: int, long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
@@ -417,6 +418,7 @@ def test_a_stopped_job_is_resumed(
     assert images_of(tmp_path / "out") == images
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed(long_job: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     job, images = long_job
     first, second = (start(tmp_path / "out", job) for _ in range(2))
@@ -429,6 +431,7 @@ def test_two_processes_of_which_one_is_killed(long_job: tuple[Path, dict[str, by
     assert sorted(json.loads(line)["batch"] for line in journal) == list(range(12)), "each batch once"
 
 
+@pytest.mark.slow
 def test_ray_with_a_worker_killed(long_job: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     job, images = long_job
@@ -440,12 +443,13 @@ def test_ray_with_a_worker_killed(long_job: tuple[Path, dict[str, bytes]], tmp_p
     assert images_of(tmp_path / "out") == images
 
 
+@pytest.mark.slow
 def test_too_many_workers(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
     process = start(tmp_path / "out", job, "--engine", "ray", "--workers", "1000")
     try:
-        _, printed = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=300)
     finally:
         process.kill()  # if it waits forever
     assert process.returncode == 2
@@ -462,6 +466,7 @@ def test_a_missing_model_file_ends_the_job(tmp_path: Path) -> None:
         finish(job_of(tmp_path, {"prompt": "a"}), tmp_path / "out", local(gone))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_job_is_resumed_later(
     long_job: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
