@@ -48,7 +48,7 @@ from sdxl.weights.info import METADATA_KEY, ModelInfo
 from sdxl.weights.save import save_folder, save_single
 
 SECONDS, BYTES = 2.0, 200 * 10**6  # that a mutant may take, the seconds on the processor
-HANGS = 20.0  # seconds after which a mutant is given up, however busy the machine
+HANGS = 20.0  # seconds after which a mutant is given up, less those that it waited for a core
 ROOM = 4 * 10**9  # bytes of address space that a worker may take, so that a bomb does not end the machine
 Random = random.Random
 
@@ -393,8 +393,19 @@ class Worker:
 
     def give(self, number: int | None) -> None:
         """Send the next number; None ends the process."""
-        self.number, self.since = number, time.monotonic()
+        self.number, self._since = number, self._clock()
         self.pipe.send(number)
+
+    def hangs(self) -> bool:
+        """Whether the mutant at hand has had its time."""
+        return self._clock() - self._since > HANGS
+
+    def _clock(self) -> float:
+        """Seconds, less those for which the process was ready and other processes had the cores."""
+        queued = 0
+        with suppress(OSError, IndexError):  # a kernel that does not count them
+            queued = int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[1])
+        return time.monotonic() - queued / 1e9
 
     def take(self) -> Outcome:
         """The outcome of the mutant at hand, when `pipe` is ready or time is up."""
@@ -424,7 +435,7 @@ def outcomes(numbers: Iterator[int], workers: list[Worker]) -> Iterator[tuple[in
     busy = [worker for worker in workers if (number := next(numbers, None)) is not None and worker.give(number) is None]
     while busy:
         ready = wait([worker.pipe for worker in busy], timeout=1)
-        late = [w for w in busy if w.pipe in ready or time.monotonic() - w.since > HANGS]
+        late = [worker for worker in busy if worker.pipe in ready or worker.hangs()]
         for worker in late:
             assert worker.number is not None
             yield worker.number, worker.take()

@@ -1,4 +1,14 @@
+"""Fixtures that several rooms share.
+
+Tests compute in one thread unless OMP_NUM_THREADS is set: the models are too small to gain by more, and threads that
+wait for each other on a busy machine take many times as long.
+"""
+
 from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; also for the processes that tests start
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +20,6 @@ import torch
 @pytest.fixture(scope="session")
 def reference_pipe() -> Any:
     """diffusers' pipeline of the tiny base model."""
-    pytest.importorskip("diffusers")
     import tiny
 
     return tiny.pipeline()
@@ -33,7 +42,6 @@ def tiny_pipe(tiny_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def refiner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("diffusers")
     import tiny
 
     folder = tmp_path_factory.mktemp("tiny") / "refiner"
@@ -44,7 +52,6 @@ def refiner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def inpainting_pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny inpainting model of 9 channels, from a single file."""
-    pytest.importorskip("diffusers")
     import tiny
 
     import sdxl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -700,7 +701,11 @@ def test_absurd_vaes(valid: Path, tmp_path: Path) -> None:
 # ---- and everything else -------------------------------------------------------------------------------------------
 
 
-def test_mutants(fuzz: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """500 damaged checkpoints, each loaded or refused."""
-    assert fuzz.run(500, seed=0, workers=1, seconds=60, keep=tmp_path) == 0, capsys.readouterr().out
-    assert "500 mutants" in capsys.readouterr().out
+@pytest.mark.parametrize("count", [80, pytest.param(500, marks=pytest.mark.slow)])
+def test_mutants(count: int, fuzz: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damaged checkpoints, each loaded or refused within bounded time of the processor and bounded memory.
+
+    All of them are tried, however long a busy machine takes.
+    """
+    assert fuzz.run(count, seed=0, workers=1, seconds=math.inf, keep=tmp_path) == 0, capsys.readouterr().out
+    assert f"{count} mutants" in capsys.readouterr().out

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from PIL import Image
 
 import sdxl
 from sdxl.sampling.sampler import Denoiser, Noise, Step
 from sdxl.sampling.samplers import SAMPLERS
-
-diffusers = pytest.importorskip("diffusers")
-import tiny
 
 TOLERANCE = 1e-4
 PROMPT = "A mecha robot in a favela in expressionist style"
@@ -81,6 +79,8 @@ def test_a_sampler_of_ones_own(
     tmp_path: Path,
 ) -> None:
     """It may ask for noise levels that are not in the schedule."""
+    import diffusers
+
     monkeypatch.setitem(SAMPLERS, "dpm_2", dpm_2)
     which = diffusers.KDPM2DiscreteScheduler(**tiny.SCHEDULER)
     settings = {"prompt": PROMPT, "guidance_scale": guidance_scale}

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-diffusers = pytest.importorskip("diffusers")
 import tiny
+import torch
 
 import sdxl
 
@@ -29,6 +27,8 @@ PROMPTS, NEGATIVES, SEEDS = [PROMPT, "a red cat"], ["dog", "photo"], [3, 99]
 
 @pytest.fixture(scope="module")
 def image_pipe(reference_pipe: Any) -> Any:
+    import diffusers
+
     pipe = diffusers.StableDiffusionXLImg2ImgPipeline(**reference_pipe.components, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -1,4 +1,7 @@
-"""Tiny diffusers and transformers models with random weights, saved as folders: the independent reference."""
+"""Tiny diffusers and transformers models with random weights, saved as folders: the independent reference.
+
+To import this skips a test, or a module of tests, where diffusers or transformers is not installed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,

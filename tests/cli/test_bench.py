@@ -30,6 +30,7 @@ def test_the_report_has_every_stage() -> None:
 
 
 def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
     root, out = Path(__file__).parents[2], tmp_path / "lines.jsonl"
     model = root / "weights/miniature/base"
     command = [sys.executable, root / "scripts/benchmark.py", "--ours", model, "--theirs", model, "--dtype", "float32"]

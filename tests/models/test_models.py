@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 
 from sdxl.pipeline.loading import load as load_network
@@ -14,9 +15,6 @@ from sdxl.weights import diffusers_config as folder
 from sdxl.weights.component import Component
 from sdxl.weights.container import TensorFile, Weights, read_json
 from sdxl.weights.keymap import text_rows, unet_rows, vae_rows
-
-pytest.importorskip("diffusers")
-import tiny
 
 F32, CPU = torch.float32, torch.device("cpu")
 TOLERANCE = 1e-5

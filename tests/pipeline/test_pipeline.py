@@ -179,7 +179,7 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"aesthetic_score": 10**400}, "it must be a number from 0 to 100"),
         ({"seed": 2**63 - 1, "num_images": 2}, "the seeds of the next images are the next numbers"),
         ({"image": b"x" * 10**6}, "image is b'xxx"),
-        ({"image": np.zeros((512, 512, 3))}, "give a PIL picture, a path, a list of these, or a tensor"),
+        ({"image": np.zeros((512, 512, 3))}, "give a PIL image, a path, a list of these, or a tensor"),
         ({"image": Image.new("RGB", (0, 10)), "outpaint": (8, 8, 8, 8)}, "image is 0 x 10 and has no pixels"),
         ({"image": torch.zeros(0, 4, 8, 8)}, "image has shape [0, 4, 8, 8]"),
         ({"output": "jpeg"}, "output is 'jpeg'"),

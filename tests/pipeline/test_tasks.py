@@ -356,9 +356,9 @@ def test_bad_pictures(tmp_path: Path, tiny_pipe: sdxl.Pipeline) -> None:
     paths = bad_files(tmp_path)
     for path, sentence in {
         paths["truncated"]: "truncated.png cannot be read (",
-        paths["text"]: "text.png is not a picture in a format that is known here",
+        paths["text"]: "text.png is not an image in a known format",
         paths["bomb"]: "bomb.png has too many pixels",
-        paths["large"]: "large.png is 8300 x 8300; at most 67108864 pixels are read",
+        paths["large"]: "large.png is 8300 x 8300; expected at most 67108864 pixels",
         paths["float"]: "float.tiff has floating-point pixels",
         tmp_path / "nowhere.png": "nowhere.png does not exist",
     }.items():
@@ -383,7 +383,7 @@ MASKED = SOURCE | {"mask": box_mask((8, 8, 16, 16))}
         (SOURCE | {"mask_padding": 0}, "mask_padding is given without mask"),
         (MASKED | {"image": torch.zeros(2, 3, 64, 64)}, "image has 2 entries for 1 prompts"),
         (MASKED | {"mask": torch.zeros(3, 1, 64, 64)}, "mask has 3 entries for 1 prompts"),
-        (SOURCE | {"outpaint": (25600, 0, 25600, 51200)}, "outpaint makes the picture 51264 x 51264; at most"),
+        (SOURCE | {"outpaint": (25600, 0, 25600, 51200)}, "outpaint makes the image 51264 x 51264; expected at most"),
         ({"latents": np.zeros((1, 4, 8, 8))}, "latents must be a torch tensor"),
         ({"latents": torch.full((1, 4, 8, 8), float("inf"))}, "latents has NaN or infinity"),
         (SOURCE | {"mask_padding": 5}, "mask_padding is given without mask"),
@@ -393,7 +393,7 @@ MASKED = SOURCE | {"mask": box_mask((8, 8, 16, 16))}
         (SOURCE | {"strength": float("nan")}, "strength is nan"),
         (SOURCE | {"strength": 0.1}, "strength 0.1 of 4 steps leaves none"),
         ({"image": picture(1, 1)}, "the image is 1 x 1, less than 8 pixels a side"),
-        ({"image": 5}, "image is 5; give a PIL picture"),
+        ({"image": 5}, "image is 5; give a PIL image"),
         ({"image": []}, "image is []"),
         ({"image": [picture(), picture()]}, "image has 2 entries for 1 prompts"),
         ({"image": torch.zeros(1, 2, 8, 8)}, "image has shape [1, 2, 8, 8]"),
