@@ -118,11 +118,11 @@ def measure(options: argparse.Namespace) -> Iterable[Line]:
     if options.child == "sdxl":
         import sdxl
 
-        assert sdxl.Pipeline  # imported when it is first named
+        _ = sdxl.Pipeline  # imported when it is first named
     else:
         from diffusers import StableDiffusionXLPipeline
 
-        assert StableDiffusionXLPipeline
+        _ = StableDiffusionXLPipeline
     yield {"stage": "import", "seconds": time.perf_counter() - began}
     import torch
 

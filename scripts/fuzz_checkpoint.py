@@ -91,7 +91,7 @@ def write_valid(folder: Path) -> None:
     save_folder(folder / "model", info, state)
     whole = folder / "model/unet/diffusion_pytorch_model.safetensors"
     file = TensorFile(whole)
-    table = {}
+    table: dict[str, Any] = {}
     for n in (1, 2):
         name = f"diffusion_pytorch_model-0000{n}-of-00002.safetensors"
         keys = list(file.shapes)[n - 1 :: 2]

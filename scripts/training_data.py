@@ -37,11 +37,11 @@ class World:
         """A scene; one in five is cropped, four in ten were drawn smaller and enlarged, or larger and reduced."""
         scene = random_scene(rng, self.things, flawed=flawed and rng.random() < 0.8)
         most = MOST_CROP * self.side // 128
-        crop = tuple(int(n) for n in rng.integers(0, most + 1, 2)) if rng.random() < 0.2 else (0, 0)
+        top, left = (int(n) for n in rng.integers(0, most + 1, 2)) if rng.random() < 0.2 else (0, 0)
         scale = 1.0
         if rng.random() < 0.4:
             scale = float(rng.uniform(0.2, 1.0) if rng.random() < 0.7 else rng.uniform(1.0, 2.0))
-        return Example(scene, bucket, crop, (round(bucket[0] * scale), round(bucket[1] * scale)))
+        return Example(scene, bucket, (top, left), (round(bucket[0] * scale), round(bucket[1] * scale)))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Fixtures that several rooms share.
+"""Fixtures that several rooms share, and how the tests run.
 
-Tests compute in one thread unless OMP_NUM_THREADS is set: the models are too small to gain by more, and threads that
-wait for each other on a busy machine take many times as long.
+They compute in one thread unless OMP_NUM_THREADS is set: the models are too small to gain by more, and threads that
+wait for each other on a busy machine take many times as long. `scripts/run_tests.py` runs them in several processes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,39 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; also for the processes that tests start
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shared", type=Path, help="folder in which several processes note which file each has taken")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes the long files come first, so that none has one left when the others have ended."""
+    if config.getoption("shared"):
+        items.sort(key=lambda item: -item.path.stat().st_size)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """True, which is "it is done", for a test whose file another process has taken."""
+    folder = item.config.getoption("shared")
+    return None if folder is None or take(item.path, folder) else True
+
+
+@cache
+def take(path: Path, folder: Path) -> bool:
+    """Whether this process is the first to ask for a file."""
+    try:
+        (folder / "-".join(path.parts[1:])).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

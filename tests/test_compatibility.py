@@ -44,7 +44,11 @@ def assert_same(path: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sources"), [("text.png", []), ("edit.png", ["--image", "source.png", "--mask", "mask.png"])]
+    ("name", "sources"),
+    [
+        ("text.png", []),
+        pytest.param("edit.png", ["--image", "source.png", "--mask", "mask.png"], marks=pytest.mark.slow),
+    ],
 )
 def test_an_image_is_replayed(name: str, sources: list[str], folder: Path) -> None:
     arguments = ["--from", name, *sources, "--device", "cpu", "--quiet", "--output", "again.png"]
@@ -58,6 +62,7 @@ def images(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_a_job_is_resumed(folder: Path) -> None:
     out, wanted = folder / "job/out", json.loads((FIXTURES / "finished.json").read_text())["job"]
     old, journal = images(out), (out / "job/done.jsonl").read_text()

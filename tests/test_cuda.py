@@ -18,7 +18,7 @@ from sdxl.text.encode import encode_text
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 # max|a-b| / max|b|: bfloat16 has 8 bits of mantissa, float16 has 11
-BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.01}
+BOUNDS: dict[str, Any] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.01}
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,17 @@ import sdxl
 
 TOLERANCE = 1e-4
 PROMPT = "A mecha robot in a favela in expressionist style"
-LATENT = {"output": "latent", "progress": False}
+LATENT: dict[str, Any] = {"output": "latent", "progress": False}
 SAMPLERS = [
     ("euler", "leading", 0.0),
     ("euler_ancestral", "leading", 0.0),
     ("ddim", "leading", 0.0),
     ("ddim", "leading", 1.0),
     ("dpmpp_2m", "karras", 0.0),
+]
+SLOW = pytest.mark.slow
+EVERY_SAMPLER = [
+    pytest.param(each, marks=() if each[0] in ("euler_ancestral", "dpmpp_2m") else SLOW) for each in SAMPLERS
 ]
 PROMPTS, NEGATIVES, SEEDS = [PROMPT, "a red cat"], ["dog", "photo"], [3, 99]
 
@@ -79,8 +83,8 @@ def ours(sampler: tuple[str, str, float]) -> dict[str, Any]:
 # ---- image to image --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-@pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=str)
+@pytest.mark.parametrize("strength", [pytest.param(0.3, marks=SLOW), 0.6, pytest.param(1.0, marks=SLOW)])
 def test_image_to_image(
     sampler: tuple[str, str, float], strength: float, image_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
 ) -> None:
@@ -99,7 +103,7 @@ def test_image_to_image(
     assert error(result.images, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=str)
 def test_image_to_image_batches(
     sampler: tuple[str, str, float], image_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
 ) -> None:
@@ -191,8 +195,10 @@ def check_inpainting(
     assert error(result.images, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-@pytest.mark.parametrize(("strength", "guidance"), [(0.6, 5.0), (1.0, 5.0), (0.6, 1.0)])
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=str)
+@pytest.mark.parametrize(
+    ("strength", "guidance"), [(0.6, 5.0), pytest.param(1.0, 5.0, marks=SLOW), pytest.param(0.6, 1.0, marks=SLOW)]
+)
 def test_inpainting_with_4_channels(
     sampler: tuple[str, str, float],
     strength: float,
@@ -204,8 +210,10 @@ def test_inpainting_with_4_channels(
     check_inpainting(inpaint_pipe, tiny_pipe, sampler, strength, guidance, error)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-@pytest.mark.parametrize(("strength", "guidance"), [(0.6, 5.0), (1.0, 5.0), (1.0, 1.0)])
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=str)
+@pytest.mark.parametrize(
+    ("strength", "guidance"), [(0.6, 5.0), pytest.param(1.0, 5.0, marks=SLOW), pytest.param(1.0, 1.0, marks=SLOW)]
+)
 def test_inpainting_with_9_channels(
     sampler: tuple[str, str, float],
     strength: float,
@@ -233,7 +241,7 @@ def test_inpainting_of_latents(inpaint_pipe: Any, tiny_pipe: sdxl.Pipeline, erro
 # ---- the refiner -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=str)
 def test_refiner_alone(sampler: tuple[str, str, float], refiner_pipe: Any, refiner_folder: Path, error: Any) -> None:
     pictures = [tiny.picture(1, 72, 56), tiny.picture(2, 72, 56)]
     pipe = sdxl.Pipeline.from_pretrained(refiner_folder, dtype="float32", device="cpu")
@@ -253,8 +261,8 @@ def test_refiner_alone(sampler: tuple[str, str, float], refiner_pipe: Any, refin
         assert error(result.images, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("sampler", [SAMPLERS[0], SAMPLERS[1], SAMPLERS[2], SAMPLERS[3], SAMPLERS[4]], ids=str)
-@pytest.mark.parametrize("offload", ["none", "stage", "block"])
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=str)
+@pytest.mark.parametrize("offload", ["none", pytest.param("stage", marks=SLOW), pytest.param("block", marks=SLOW)])
 def test_base_and_refiner(
     sampler: tuple[str, str, float],
     offload: Any,

@@ -11,7 +11,7 @@ import pytest
 import sdxl
 
 PACKAGE = Path(sdxl.__file__).parent
-ALLOWED = {
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "models": {"errors"},
     "sampling": {"errors", "models"},

@@ -77,7 +77,7 @@ def with_tokens(stage: TextStage, embeddings: Mapping[str, Tensor]) -> TextStage
 
 
 def encode_text(
-    stages: Sequence[TextStage], prompts: Sequence[str], prompts_2: Sequence[str], clip_skip: int
+    stages: Sequence[TextStage], prompts: Sequence[str], prompts_2: Sequence[str], clip_skip: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Context (B, 77, D) and pooled (B, P) of B prompts, float32.
 

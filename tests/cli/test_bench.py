@@ -22,6 +22,7 @@ def test_operations_are_counted() -> None:
     assert flop["encode"] == pytest.approx(4.88e12, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_report_has_every_stage() -> None:
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
     lines = report(pipe, 64, 64, repeats=1)
@@ -29,11 +30,21 @@ def test_the_report_has_every_stage() -> None:
     assert all(line["seconds"] > 0 and line["share"] > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     root, out = Path(__file__).parents[2], tmp_path / "lines.jsonl"
     model = root / "weights/miniature/base"
-    command = [sys.executable, root / "scripts/benchmark.py", "--ours", model, "--theirs", model, "--dtype", "float32"]
+    command: list[Any] = [
+        sys.executable,
+        root / "scripts/benchmark.py",
+        "--ours",
+        model,
+        "--theirs",
+        model,
+        "--dtype",
+        "float32",
+    ]
     small = ["--sizes", "64", "--stages", "step", "picture", "--steps", "1", "--rounds", "1", "--repeats", "1"]
     done = subprocess.run([*command, *small, "--out", out], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()]

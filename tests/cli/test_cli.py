@@ -341,6 +341,7 @@ def test_names_of_files(generate: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert "File name too long; choose another path" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_whose_name_is_not_unicode(single: Path, tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/mod\xe9le.safetensors"
     os.replace(single, odd)
@@ -380,6 +381,7 @@ def test_a_wrong_flag_is_one_line(flags: list[str], sentence: str, capsys: pytes
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(single: Path) -> None:
     command = f"{sys.executable} -m sdxl inspect {single} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

@@ -119,6 +119,7 @@ def test_the_weights_are_small_and_their_card_names_them() -> None:
         assert hashlib.sha256(path.read_bytes()).hexdigest() in card, path
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its code cells in order, as a notebook runs them, without displaying a cell's last expression."""
     notebook = json.loads((ROOT / "examples" / "miniature.ipynb").read_text(encoding="utf-8"))

@@ -1,5 +1,7 @@
 """The miniature's world and its judge: drawings match their captions, and the judge sees it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import BUCKETS, COLOURS, SHAPES, Scene, Thing, caption, draw, held_out, random_scene
 
 
-def scenes(count: int, seed: int = 0, **arguments) -> list[Scene]:
+def scenes(count: int, seed: int = 0, **arguments: Any) -> list[Scene]:
     rng = np.random.default_rng(seed)
     return [random_scene(rng, **arguments) for _ in range(count)]
 
@@ -42,8 +44,9 @@ def test_scenes_keep_to_their_side_of_the_split(unseen: bool) -> None:
         assert all(held_out(thing.colour, thing.shape, scene.ground) == unseen for thing in scene.things)
 
 
-def test_the_judge_sees_the_drawn_things() -> None:
-    world = scenes(1000)
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_judge_sees_the_drawn_things(count: int) -> None:
+    world = scenes(count)
     right = [agrees(look(draw(scene, BUCKETS[i % len(BUCKETS)])), scene) for i, scene in enumerate(world)]
     assert np.mean(right) > 0.99
 

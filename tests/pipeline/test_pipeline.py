@@ -20,8 +20,8 @@ from sdxl.pipeline.loading import load as load_network
 from sdxl.runtime import device
 from sdxl.runtime.placement import Placement
 
-QUICK = {"steps": 3, "progress": False}
-LATENT = QUICK | {"output": "latent"}
+QUICK: dict[str, Any] = {"steps": 3, "progress": False}
+LATENT: dict[str, Any] = QUICK | {"output": "latent"}
 
 # The matrix library sums in another order for another batch size. Measured over all samplers, 3 and 20 steps,
 # float32: at most 1.8e-6 of the largest value.

@@ -19,8 +19,8 @@ from sdxl.pipeline.residency import Residency
 from sdxl.sampling.inpaint import InpaintRegion, blend_known
 from sdxl.sampling.samplers import SAMPLERS
 
-QUICK = {"steps": 4, "seed": 1, "progress": False}
-LATENT = QUICK | {"output": "latent"}
+QUICK: dict[str, Any] = {"steps": 4, "seed": 1, "progress": False}
+LATENT: dict[str, Any] = QUICK | {"output": "latent"}
 
 
 def picture(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
@@ -138,9 +138,9 @@ def test_an_asked_size_keeps_the_resized_source(tiny_pipe: sdxl.Pipeline) -> Non
 def test_feathered_pictures_keep_the_outside_and_fade(tiny_pipe: sdxl.Pipeline) -> None:
     source, mask = picture(), box_mask((8, 8, 56, 56))
     arguments = {"image": source, "mask": mask} | QUICK
-    hard, soft = (tiny_pipe("cat", feather=n, **arguments).images[0] for n in (0, 6))
-    assert outside_is_kept(soft, source, mask)
-    hard, soft, own = (np.asarray(each).astype(int) for each in (hard, soft, source))
+    images: Any = [tiny_pipe("cat", feather=n, **arguments).images[0] for n in (0, 6)]
+    assert outside_is_kept(images[1], source, mask)
+    hard, soft, own = (np.asarray(each).astype(int) for each in (*images, source))
     assert np.array_equal(hard[14:50, 14:50], soft[14:50, 14:50])
     moved, whole = abs(soft - own).sum(axis=2), abs(hard - own).sum(axis=2)
     assert 0 < moved[8, 8:56].sum() < 0.3 * whole[8, 8:56].sum()
@@ -286,8 +286,8 @@ def test_the_refiner_keeps_what_the_base_kept(
     source, mask = picture(), box_mask((16, 16, 48, 48))
     for pipe in (base, nine):
         for strength in (0.7, 1.0):
-            result = pipe("cat", image=source, mask=mask, strength=strength, **LATENT | {"steps": 10}).images
-            rest = pipe("dog", image=source, mask=mask, strength=strength, **LATENT | {"steps": 10}).images
+            settings = LATENT | {"steps": 7, "image": source, "mask": mask, "strength": strength}
+            result, rest = (pipe(prompt, **settings).images for prompt in ("cat", "dog"))
             same = (result == rest).all(dim=1)[0]
             assert same[mask_at_latents(mask) == 0].all()
             assert not same[mask_at_latents(mask) > 0].any()
@@ -369,8 +369,8 @@ def test_bad_pictures(tmp_path: Path, tiny_pipe: sdxl.Pipeline) -> None:
             assert "\n" not in str(caught.value)
 
 
-SOURCE = {"image": picture()}
-MASKED = SOURCE | {"mask": box_mask((8, 8, 16, 16))}
+SOURCE: dict[str, Any] = {"image": picture()}
+MASKED: dict[str, Any] = SOURCE | {"mask": box_mask((8, 8, 16, 16))}
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_8_bit_layers_are_about_the_same(shape: tuple[int, int], bias: bool, dty
 
 
 @pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
+@pytest.mark.slow
 def test_8_bits_still_draw_what_the_prompt_says() -> None:
     pipe = sdxl.Pipeline.from_pretrained("miniature", device="cpu", dtype="float32", int8=True)
     assert mark(pipe, make_scenes(20, 77, things=1)) >= 0.9

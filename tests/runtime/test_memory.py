@@ -29,7 +29,7 @@ from sdxl.runtime.lazy import Lazy
 from sdxl.runtime.placement import Placement
 from sdxl.text.encode import TextCache
 
-QUICK = {"steps": 2, "progress": False, "seed": 3}
+QUICK: dict[str, Any] = {"steps": 2, "progress": False, "seed": 3}
 CPU = torch.device("cpu")
 
 
@@ -292,6 +292,7 @@ def test_other_errors_are_not_taken_for_it(tiny_folder: Path, monkeypatch: pytes
         pipe("cat", **QUICK)
 
 
+@pytest.mark.slow
 def test_a_real_limit(tmp_path: Path) -> None:
     """A process that gets no more memory from the system says so in one sentence."""
     code = (
@@ -335,6 +336,7 @@ def test_non_finite(weight: Callable[[Any], torch.Tensor], who: str, value: floa
 # ---- a long life -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_leave_nothing_behind(tiny_folder: Path) -> None:
     """proof_life.py draws a thousand."""
     pipe = load(tiny_folder, offload="auto")

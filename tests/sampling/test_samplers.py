@@ -160,7 +160,7 @@ def test_ancestral_noise_has_the_right_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200_000, generator=generator, dtype=torch.float64) * 10
 
-    def draw(*_: float) -> torch.Tensor:
+    def draw(sigma: float, to: float) -> torch.Tensor:
         return torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
     for eta in (0.0, 0.4, 1.0):

@@ -190,7 +190,7 @@ def start(small: Hub, tmp_path: Path) -> Any:
         environment |= {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"} | settings
         command = [sys.executable, "-c", SCRIPT, *(arguments or [FAULTY])]
         limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)) if limit else None
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=environment, preexec_fn=limited, **pipes)
 
     return call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.keymap import component_rows, ignorable, match, summarize, unet_rows
 
 # the counts in the published files; the two keys that are not weights are position_ids and logit_scale
-SINGLE = {"text_encoder": 196, "text_encoder_2": 389, "unet": 1680, "vae": 248}
-FOLDER = {"text_encoder": 196, "text_encoder_2": 517, "unet": 1680, "vae": 248}
+SINGLE: dict[str, Any] = {"text_encoder": 196, "text_encoder_2": 389, "unet": 1680, "vae": 248}
+FOLDER: dict[str, Any] = {"text_encoder": 196, "text_encoder_2": 517, "unet": 1680, "vae": 248}
 
 # keys of the official files that are easy to map wrongly
 LANDMARKS = {
@@ -225,7 +226,7 @@ def test_old_folder_names(tiny_folder: Path, tmp_path: Path) -> None:
     tensors = load_file(file)
     file.unlink()
     halves = [dict(list(tensors.items())[i::2]) for i in (0, 1)]
-    table = {}
+    table: dict[str, Any] = {}
     for n, half in enumerate(halves):
         name = f"diffusion_pytorch_model-0000{n + 1}-of-00002.safetensors"
         save_file(half, folder / "unet" / name)
