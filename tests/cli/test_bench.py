@@ -46,7 +46,7 @@ def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
         "float32",
     ]
     small = ["--sizes", "64", "--stages", "step", "picture", "--steps", "1", "--rounds", "1", "--repeats", "1"]
-    done = subprocess.run([*command, *small, "--out", out], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, *models, *small, "--out", str(out)], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     for who in ("sdxl", "diffusers"):
         mine = {line["stage"]: line for line in lines if line["who"] == who}
