@@ -35,16 +35,8 @@ def test_the_benchmark_runs_at_a_tiny_size(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     root, out = Path(__file__).parents[2], tmp_path / "lines.jsonl"
     model = root / "weights/miniature/base"
-    command: list[Any] = [
-        sys.executable,
-        root / "scripts/benchmark.py",
-        "--ours",
-        model,
-        "--theirs",
-        model,
-        "--dtype",
-        "float32",
-    ]
+    command = [sys.executable, str(root / "scripts/benchmark.py"), "--dtype", "float32"]
+    models = ["--ours", str(model), "--theirs", str(model)]
     small = ["--sizes", "64", "--stages", "step", "picture", "--steps", "1", "--rounds", "1", "--repeats", "1"]
     done = subprocess.run([*command, *models, *small, "--out", str(out)], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
