@@ -18,21 +18,26 @@ export PROMPT OUTPUT
 
 .PHONY: generate test test-all check format miniature smoke pictures clean
 
-$(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+# bytecode is written when a module is first imported: for all modules it would take as long as the rest
+INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+unexport PYTHONDONTWRITEBYTECODE
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
 	touch $@
 
-$(TESTED): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,parity,dev]'
-	touch $@
+$(TESTED): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[test,parity,dev]'
+	touch $(READY) $@
 
 generate: $(READY)
 	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"
 
 test: $(TESTED)
-	$(BIN)/python scripts/run_tests.py -m "not slow"
+	SDXL_EXAMPLES=60 $(BIN)/python scripts/run_tests.py -m "not slow"
 
 test-all: $(TESTED)
 	$(BIN)/python scripts/run_tests.py

@@ -278,10 +278,13 @@ JSON_FILES = (
     "tokenizer_2/special_tokens_map.json",
     "unet/diffusion_pytorch_model.safetensors.index.json",
 )
+QUICK_FILES = ("model_index.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
 
 
 @pytest.mark.filterwarnings("ignore::sdxl.errors.SDXLWarning")
-@pytest.mark.parametrize("name", JSON_FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=() if each in QUICK_FILES else pytest.mark.slow) for each in JSON_FILES]
+)
 def test_every_field_of_any_type(name: str, folder: Path) -> None:
     """Each field in turn missing or of another type: the folder opens or a typed error is raised, without delay."""
     data = json.loads((folder / name).read_text())

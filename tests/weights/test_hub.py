@@ -85,6 +85,7 @@ def test_needed_files_are_downloaded_and_then_cached(run: Any, hub: Hub) -> None
     assert run("--model", NAME, "--dtype", "float32", offline=True) == (0, "")
 
 
+@pytest.mark.slow
 def test_half_precision_takes_the_fp16_files(run: Any, hub: Hub) -> None:
     hub.reset()
     assert run("--model", NAME, "--dtype", "float16") == (0, "")
@@ -92,6 +93,7 @@ def test_half_precision_takes_the_fp16_files(run: Any, hub: Hub) -> None:
     assert "unet/diffusion_pytorch_model.safetensors" not in hub.requested
 
 
+@pytest.mark.slow
 def test_a_component_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
     hub.reset()
     assert run("--model", str(tiny_folder), "--vae", NAME, "--dtype", "float32") == (0, "")
@@ -107,7 +109,12 @@ def test_a_component_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
             {"_class_name": "StableDiffusionPipeline"},
             "holds a StableDiffusionPipeline, not an SDXL",
         ),
-        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim is 256; only None is supported"),
+        pytest.param(
+            "unet/config.json",
+            {"time_cond_proj_dim": 256},
+            "time_cond_proj_dim is 256; only None is supported",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["another pipeline", "another UNet"],
 )
@@ -124,6 +131,7 @@ def test_no_weights_are_downloaded_for_an_unsupported_model(
     assert not [file for file in hub.requested if file.endswith(".safetensors")]
 
 
+@pytest.mark.slow
 def test_pickles_are_not_downloaded(run: Any, hub: Hub) -> None:
     weights, pickle = (hub.folder / "text_encoder" / name for name in ("model.safetensors", "pytorch_model.bin"))
     weights.rename(pickle)
@@ -136,6 +144,7 @@ def test_pickles_are_not_downloaded(run: Any, hub: Hub) -> None:
     assert hub.requested == {"model_index.json"}
 
 
+@pytest.mark.slow
 def test_errors(run: Any, hub: Hub, tmp_path: Path) -> None:
     wrong = ("--model", NAME + "/big_single_file.safetensors")
     hub.faults["GET unet/config.json"] = iter([Fault(body=b"<html>log in</html>")])
@@ -285,10 +294,10 @@ def test_the_cache_is_used_where_the_hub_fails(small: Hub, resolve: Any) -> None
     assert resolve(FAULTY + "/" + BIG, HF_HUB_OFFLINE="1") == file
 
 
-@pytest.mark.parametrize("fault", [Fault(401), Fault(403), Fault(404), Fault(410)], ids=lambda fault: str(fault.status))
-def test_the_cache_is_used_where_the_hub_refuses(fault: Fault, small: Hub, resolve: Any) -> None:
+@pytest.mark.parametrize("status", [404, *(pytest.param(status, marks=pytest.mark.slow) for status in (401, 403, 410))])
+def test_the_cache_is_used_where_the_hub_refuses(status: int, small: Hub, resolve: Any) -> None:
     path, file = resolve(), resolve(FAULTY + "/" + BIG)
-    small.faults["GET api"] = repeat(fault)
+    small.faults["GET api"] = repeat(Fault(status))
     small.requested.clear()
     assert (resolve(), resolve(FAULTY + "/" + BIG)) == (path, file)
     assert not small.requested
