@@ -51,13 +51,14 @@ class Loader:
     int8: bool = False
     changes: Changes = field(default_factory=dict)
 
-    def model(self, offload: str, caches: Sequence[TextCache | None] = (None, None)) -> Model:
+    def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
         at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
         stream_text = offload in ("text", "block")
+        caches = caches or [None] * len(self.checkpoints)
         experts = [
             self._expert(number, checkpoint, at, stream_text, cache)
-            for number, (checkpoint, cache) in enumerate(zip(self.checkpoints, caches, strict=False))
+            for number, (checkpoint, cache) in enumerate(zip(self.checkpoints, caches, strict=True))
         ]
         vae = self.checkpoints[0].components[VAE_NAME]
         load_vae = self._load(vae, vae_placement(at), number=0)
