@@ -20,7 +20,7 @@ MOST = 4  # processes, each of which imports torch and diffusers
 def main(arguments: Sequence[str]) -> int:
     """The exit status."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--shared", folder, *arguments]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--shared={folder}", *arguments]
         others = [Path(folder, f"output {n}") for n in range(1, min(len(os.sched_getaffinity(0)), MOST))]
         processes = [subprocess.Popen(command)]
         for path in others:
