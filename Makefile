@@ -37,7 +37,7 @@ generate: $(READY)
 	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"
 
 test: $(TESTED)
-	SDXL_EXAMPLES=60 $(BIN)/python scripts/run_tests.py -m "not slow"
+	SDXL_EXAMPLES=30 $(BIN)/python scripts/run_tests.py -m "not slow"
 
 test-all: $(TESTED)
 	$(BIN)/python scripts/run_tests.py

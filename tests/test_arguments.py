@@ -247,7 +247,7 @@ def recorded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=min(EXAMPLES, 60))
 def test_any_parameters_of_a_png(recorded: Path, data: st.DataObject) -> None:
     parameters = read_parameters(recorded)
     section = parameters[data.draw(st.sampled_from(["request", "model"]))]

@@ -32,10 +32,10 @@ def reference(pipe: Any, which: Any, seeds: list[int], **arguments: Any) -> torc
 
 SPACED = [(s, spacing) for s in ("euler", "euler_ancestral", "heun") for spacing in ("leading", "trailing", "linspace")]
 CASES = [
-    *((*pair, steps, 0.0) for pair in SPACED for steps in (1, 7, 28) if not (steps == 1 and pair[1] == "linspace")),
-    *(("ddim", "leading", steps, eta) for steps in (1, 7, 30) for eta in (0.0, 0.5, 1.0)),
-    *(("ddim", "trailing", steps, eta) for steps in (8, 20) for eta in (0.0, 1.0)),
-    *(("dpmpp_2m", schedule, steps, 0.0) for schedule in ("karras", "trailing") for steps in (1, 8, 20)),
+    *((*pair, steps, 0.0) for pair in SPACED for steps in (1, 5, 28) if not (steps == 1 and pair[1] == "linspace")),
+    *(("ddim", "leading", steps, eta) for steps in (1, 5, 30) for eta in (0.0, 0.5, 1.0)),
+    *(("ddim", "trailing", steps, eta) for steps in (6, 20) for eta in (0.0, 1.0)),
+    *(("dpmpp_2m", schedule, steps, 0.0) for schedule in ("karras", "trailing") for steps in (1, 6, 20)),
 ]
 
 
@@ -76,7 +76,7 @@ def dpm_2(denoise: Denoiser, x: torch.Tensor, sigmas: Sequence[float], noise: No
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of diffusers' scheduler
 @pytest.mark.parametrize("steps", [1, 4, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize("guidance_scale", [pytest.param(1.0, marks=pytest.mark.slow), 5.0])
 def test_a_sampler_of_ones_own(
     steps: int,
     guidance_scale: float,
@@ -114,7 +114,7 @@ def test_v_prediction_with_zero_terminal_snr(reference_pipe: Any, tiny_folder: A
     shutil.copytree(tiny_folder, tmp_path / "v")
     which.save_pretrained(tmp_path / "v/scheduler")
     pipe = sdxl.Pipeline.from_pretrained(tmp_path / "v", dtype="float32", device="cpu")
-    for steps in (1, 10):
+    for steps in (1, 5):
         expected = reference(
             reference_pipe,
             which,

@@ -45,7 +45,10 @@ PREDICTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "metadata", "expected"), PREDICTIONS)
+@pytest.mark.parametrize(
+    ("keys", "metadata", "expected"),
+    [each if number % 2 else pytest.param(*each, marks=pytest.mark.slow) for number, each in enumerate(PREDICTIONS)],
+)
 def test_the_prediction_type_of_a_unet(
     keys: dict[str, torch.Tensor],
     metadata: dict[str, str],

@@ -15,6 +15,7 @@ from sdxl.cli.measure import count_flop, report
 from sdxl.models.published import BASE
 
 
+@pytest.mark.slow
 def test_operations_are_counted() -> None:
     flop = count_flop(BASE, 1024, 1024)
     assert flop["step"] == pytest.approx(13.52e12, rel=0.01)

@@ -32,6 +32,7 @@ def test_prompts(counts: tuple[int, int, int], steps: int, pipe: sdxl.Pipeline) 
     assert mark(pipe, scenes, batch=20, steps=steps) >= 0.9
 
 
+@pytest.mark.slow
 def test_crop_moves_the_thing(pipe: sdxl.Pipeline) -> None:
     scenes = make_scenes(6, 24, things=1)
     still, moved = (views(pipe, scenes, steps=10, crop_top_left=(0, x)) for x in (0, 32))
@@ -39,6 +40,7 @@ def test_crop_moves_the_thing(pipe: sdxl.Pipeline) -> None:
     assert np.mean(left) > 16
 
 
+@pytest.mark.slow
 def test_small_original_size_is_soft(pipe: sdxl.Pipeline) -> None:
     scenes = make_scenes(4, 25, things=1)
     sharpness = [
@@ -87,6 +89,7 @@ def test_inpainting_changes_the_thing_and_nothing_else(pipe: sdxl.Pipeline) -> N
         assert np.array_equal((pixels * 255).round()[kept], np.asarray(image)[kept])
 
 
+@pytest.mark.slow
 def test_strength_leads_from_the_image_to_the_prompt(pipe: sdxl.Pipeline) -> None:
     old, new = make_scenes(6, 28, things=1), make_scenes(6, 29, things=1)
     images = [make_picture(scene) for scene in old]

@@ -44,7 +44,7 @@ def test_scenes_keep_to_their_side_of_the_split(unseen: bool) -> None:
         assert all(held_out(thing.colour, thing.shape, scene.ground) == unseen for thing in scene.things)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_judge_sees_the_drawn_things(count: int) -> None:
     world = scenes(count)
     right = [agrees(look(draw(scene, BUCKETS[i % len(BUCKETS)])), scene) for i, scene in enumerate(world)]
@@ -55,7 +55,7 @@ def test_the_judge_refuses_wrong_captions() -> None:
     """Another scene with the same number of things, and one with a single word changed."""
     rng = np.random.default_rng(1)
     passed = []
-    for scene in scenes(200):
+    for scene in scenes(80):
         view = look(draw(scene))
         passed.append(agrees(view, random_scene(rng, things=len(scene.things))))
         thing = scene.things[0]

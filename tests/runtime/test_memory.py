@@ -325,7 +325,7 @@ def test_a_real_limit(tmp_path: Path) -> None:
     ],
     ids=["text", "text 2", "unet", "encoder", "decoder"],
 )
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), pytest.param(float("inf"), marks=pytest.mark.slow)])
 def test_non_finite(weight: Callable[[Any], torch.Tensor], who: str, value: float, tiny_folder: Path) -> None:
     pipe = load(tiny_folder)
     weight(pipe).data.fill_(value)
@@ -388,7 +388,7 @@ def test_texts_are_encoded_once_and_forgotten() -> None:
 # ---- threads ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offload", ["none", "stage"])
+@pytest.mark.parametrize("offload", [pytest.param("none", marks=pytest.mark.slow), "stage"])
 def test_two_threads_draw_what_one_does(offload: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(tiny_folder, offload=offload)
     expected = [pipe("cat", **(QUICK | {"seed": n, "output": "latent"})).images for n in range(4)]

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("streamed", ["text", "block"])
+@pytest.mark.parametrize("streamed", [pytest.param("text", marks=pytest.mark.slow), "block"])
 def test_streamed_weights_draw_the_same(tiny_folder: Path, dtype: str, streamed: str) -> None:
     settings: Any = {"steps": 2, "seed": 1, "output": "tensor", "progress": False}
     whole, other = (

@@ -250,28 +250,32 @@ def test_missing_models_and_files(arguments: list[str], settings: dict[str, str]
     assert "\n" not in error
 
 
+FAULTS: list[tuple[str, Fault, str]] = [
+    ("GET api", Fault(401), "owner/faulty cannot be downloaded: the hub requires a valid login; run"),
+    ("GET api", Fault(403), "owner/faulty cannot be downloaded: the hub refuses access; accept"),
+    ("GET api", Fault(404), "owner/faulty cannot be downloaded: the server does not have it"),
+    ("GET api", Fault(429), "nor in the hub's cache, and the hub received too many requests"),
+    ("GET api", Fault(500), "nor in the hub's cache, and the hub has an internal error (status 500)"),
+    ("GET api", PAGE, "nor in the hub's cache, and the answer is not from the hub"),
+    ("GET api", Fault(body=b"[]"), "nor in the hub's cache, and the answer is not from the hub"),
+    ("GET api", LOOP, "nor in the hub's cache, and the hub's address redirects in a circle"),
+    ("GET api", Fault(no_answer=True), "nor in the hub's cache, and the hub does not answer in time"),
+    ("GET api", Fault(cut=9), "nor in the hub's cache, and the hub cannot be reached"),
+    ("HEAD " + WEIGHTS, Fault(401), WEIGHTS + " cannot be downloaded: the hub requires a valid login; run"),
+    ("HEAD " + WEIGHTS, GATED, "owner/faulty is gated; accept its terms"),
+    ("HEAD " + WEIGHTS, Fault(503), WEIGHTS + " cannot be downloaded: the hub has an internal error (status 503)"),
+    ("HEAD " + WEIGHTS, PAGE, WEIGHTS + " cannot be downloaded: the answer is not from the hub"),
+    ("GET " + WEIGHTS, Fault(404), WEIGHTS + " cannot be downloaded: the server does not have it"),
+    ("GET " + WEIGHTS, PAGE, WEIGHTS + " arrived damaged (its size"),
+    ("GET " + WEIGHTS, Fault(body=bytes(100_000)), WEIGHTS + " arrived damaged (its hash"),
+    ("GET unet/config.json", Fault(body=b'{"sample_size": 129}'), "unet/config.json arrived damaged (its hash"),
+]
+QUICK_FAULTS = FAULTS[0], FAULTS[5], FAULTS[8], FAULTS[-2]
+
+
 @pytest.mark.parametrize(
     ("request_", "fault", "sentence"),
-    [
-        ("GET api", Fault(401), "owner/faulty cannot be downloaded: the hub requires a valid login; run"),
-        ("GET api", Fault(403), "owner/faulty cannot be downloaded: the hub refuses access; accept"),
-        ("GET api", Fault(404), "owner/faulty cannot be downloaded: the server does not have it"),
-        ("GET api", Fault(429), "nor in the hub's cache, and the hub received too many requests"),
-        ("GET api", Fault(500), "nor in the hub's cache, and the hub has an internal error (status 500)"),
-        ("GET api", PAGE, "nor in the hub's cache, and the answer is not from the hub"),
-        ("GET api", Fault(body=b"[]"), "nor in the hub's cache, and the answer is not from the hub"),
-        ("GET api", LOOP, "nor in the hub's cache, and the hub's address redirects in a circle"),
-        ("GET api", Fault(no_answer=True), "nor in the hub's cache, and the hub does not answer in time"),
-        ("GET api", Fault(cut=9), "nor in the hub's cache, and the hub cannot be reached"),
-        ("HEAD " + WEIGHTS, Fault(401), WEIGHTS + " cannot be downloaded: the hub requires a valid login; run"),
-        ("HEAD " + WEIGHTS, GATED, "owner/faulty is gated; accept its terms"),
-        ("HEAD " + WEIGHTS, Fault(503), WEIGHTS + " cannot be downloaded: the hub has an internal error (status 503)"),
-        ("HEAD " + WEIGHTS, PAGE, WEIGHTS + " cannot be downloaded: the answer is not from the hub"),
-        ("GET " + WEIGHTS, Fault(404), WEIGHTS + " cannot be downloaded: the server does not have it"),
-        ("GET " + WEIGHTS, PAGE, WEIGHTS + " arrived damaged (its size"),
-        ("GET " + WEIGHTS, Fault(body=bytes(100_000)), WEIGHTS + " arrived damaged (its hash"),
-        ("GET unet/config.json", Fault(body=b'{"sample_size": 129}'), "unet/config.json arrived damaged (its hash"),
-    ],
+    [each if each in QUICK_FAULTS else pytest.param(*each, marks=pytest.mark.slow) for each in FAULTS],
 )
 def test_faults(request_: str, fault: Fault, sentence: str, small: Hub, resolve: Any) -> None:
     small.faults[request_] = repeat(fault)
