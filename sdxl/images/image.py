@@ -133,7 +133,8 @@ def _load(source: Picture, name: str, background: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ArgumentError(f"{where} is not an image in a known format; save it as PNG or JPEG") from error
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, download or save it again") from error
+        reason = brief(str(error))  # PIL repeats parts of the file
+        raise ArgumentError(f"{where} cannot be read ({reason}); it is damaged, download or save it again") from error
 
 
 def open_header(path: str | Path, formats: Sequence[str] | None = None) -> Image.Image:

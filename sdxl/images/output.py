@@ -11,12 +11,12 @@ from pathlib import Path
 from ..errors import OutputError, is_disk_full
 from ..weights.part import open_part
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The format of each suffix."""
 
 
 def image_format(path: Path) -> str:
-    """PNG, JPEG or WebP, by the suffix of a file. Raises `OutputError`."""
+    """PNG, JPEG or WEBP, by the suffix of a file. Raises `OutputError`."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -51,7 +51,10 @@ def resolve_output(path: Path) -> Path:
     """The file that is replaced when an image is written to `path`: the target of a link, also of one to a file that
     does not exist. Raises `OutputError` for what must not be replaced.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError as error:  # a null byte
+        raise OutputError(f"{path} cannot be written: {error}; choose another path") from error
     if target.is_dir():
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
     if os.path.islink(target):
