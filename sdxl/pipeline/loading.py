@@ -33,6 +33,7 @@ from ..weights.keymap import VAE as VAE_NAME
 from .expert import Expert
 from .model import Model
 from .model_request import ModelRequest
+from .stages import stage
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""
@@ -173,7 +174,8 @@ def load(component: Component, placement: Placement, changes: Mapping[str, Chang
     """
     model = component.build()
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    settle(model, component.state(shapes), placement, component.weights.forget, changes)
+    with stage("loading", placement, component.name):
+        settle(model, component.state(shapes), placement, component.weights.forget, changes)
     if not (placement.streamed and placement.device.type == "cpu"):
         component.weights.close()
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -18,6 +19,7 @@ from .latents import Latents
 from .model import Model
 from .plan import Plan
 from .result import PipelineStep
+from .stages import report, stage
 from .start import Noise, Start, make_start
 
 
@@ -26,6 +28,7 @@ def run(plan: Plan, model: Model, latents: Latents) -> Iterator[PipelineStep]:
     """The steps of a plan. One expert after the other takes x down its part of the sigmas."""
     channels = model.info.config.vae.latent_channels
     noise = Noise(plan.seeds, (channels, *plan.latent_size), model.placement.device)
+    report("start", _summary(plan, model), total=plan.steps, level=logging.INFO)
     start = make_start(plan, latents, noise)
     x, index = start.x, 0
     if not plan.steps:  # strength 0: the image as it is
@@ -33,6 +36,7 @@ def run(plan: Plan, model: Model, latents: Latents) -> Iterator[PipelineStep]:
     for number, sigmas in plan.stages():
         for step in _stage(number, sigmas, x, plan, model, start, noise):
             x, index = step.x, index + 1
+            report("steps", f"step {index} of {plan.steps}, sigma {step.sigma:.3g}", index, plan.steps)
             result = start.result(x, plan) if index == plan.steps else x
             yield PipelineStep(index - 1, plan.steps, step.sigma, result, step.denoised)
 
@@ -54,7 +58,8 @@ def _stage(
 def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     """An expert's guess for x, with the known part of the image kept."""
     expert = model.experts[number]
-    conditionings = expert.condition(plan)
+    with stage("text", expert.placement):
+        conditionings = expert.condition(plan)
     model.release(expert.text)
     for each in conditionings.values():
         for tensor in (each.context, each.vector):
@@ -72,3 +77,12 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     prediction = expert.info.schedule.prediction
     denoise = make_denoiser(network, plan.schedule, prediction, plan.guider, expert.placement.arithmetic)
     return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
+
+
+def _summary(plan: Plan, model: Model) -> str:
+    """Model, hardware and size, in a line."""
+    at, (height, width), count = model.placement, plan.size, len(plan.seeds)
+    dtypes = [str(each).removeprefix("torch.") for each in (at.dtype, at.arithmetic)]
+    dtype = dtypes[0] if at.dtype is at.arithmetic else f"{dtypes[0]} (arithmetic {dtypes[1]})"
+    work = f"{count} image{'s' * (count > 1)} of {width} x {height}, {plan.steps} steps"
+    return f"SDXL {model.info.config.kind}, {at.device}, {dtype}, offload {model.offload}, {work}"
