@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ class ModelRequest:
     vae: str | Path | None = option("take the VAE from this file, folder or hub id")
     revision: str | None = option("a branch, tag or commit on the hub")
     variant: str | None = option("which files of a folder or hub model, such as fp16")
+    loras: Sequence[Any] = option("the LoRAs of every image that names no others", (), flag=None, recorded=False)
+    lora_dir: str | Path | None = option(
+        "a folder in which LoRAs are found by their names", type=Path, metavar="DIR", recorded=False
+    )
     dtype: str | torch.dtype | None = option(
         "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"
     )
