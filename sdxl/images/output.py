@@ -55,7 +55,7 @@ def resolve_output(path: Path) -> Path:
         target = Path(os.path.realpath(path))
     except ValueError as error:  # a null byte
         raise OutputError(f"{path} cannot be written: {error}; choose another path") from error
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
     if os.path.islink(target):
         raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}; choose another path")
