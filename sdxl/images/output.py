@@ -44,7 +44,8 @@ def write_file(data: bytes, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # gone, where the file is complete
+                os.unlink(temporary)
 
 
 def resolve_output(path: Path) -> Path:

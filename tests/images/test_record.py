@@ -121,7 +121,8 @@ def test_every_value_of_the_text_comes_back(name: str) -> None:
 def test_the_model_hash_is_the_first_ten_digits() -> None:
     model = {"model": "a.safetensors", "sha256": {"model": "0123456789abcdef"}}
     assert a1111_values(parameters_text(parameters() | {"model": model}, (24, 16)))["Model hash"] == "0123456789"
-    for other in ({}, {"sha256": None}, {"sha256": {}}, {"sha256": {"model": 5}}):
+    others: list[dict[str, Any]] = [{}, {"sha256": None}, {"sha256": {}}, {"sha256": {"model": 5}}]
+    for other in others:
         assert "Model hash" not in parameters_text(parameters() | {"model": other}, (24, 16))
 
 
