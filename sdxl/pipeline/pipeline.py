@@ -34,6 +34,7 @@ from .metadata import describe
 from .model import Model
 from .model_request import ModelRequest
 from .plan import Plan, make_plan
+from .recorded_model import ModelHashes
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -61,9 +62,11 @@ class Pipeline:
     Calls share nothing: the same arguments give the same image. Threads may share a pipeline: they take turns.
     """
 
-    def __init__(self, residency: Residency, source: dict[str, Any] | None = None) -> None:
-        """`source` says how the model was loaded, for the record of its images."""
-        self.residency, self.source = residency, source or {}
+    def __init__(
+        self, residency: Residency, source: dict[str, Any] | None = None, hashes: ModelHashes | None = None
+    ) -> None:
+        """`source` says how the model was loaded, and `hashes` from which files, for the record of its images."""
+        self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
         self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -120,7 +123,7 @@ class Pipeline:
         loader, offload = choose(loader, request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
-        return cls(residency, request.record(variant))
+        return cls(residency, request.record(variant), loader.hashes)
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
@@ -233,7 +236,8 @@ class Pipeline:
         return self._finish(model, plan, final, output)
 
     def _finish(self, model: Model, plan: Plan, latents: Tensor, output: Output) -> Result:
-        parameters, seeds = describe(plan, self.source, model.placement), list(plan.seeds)
+        source = self.source | self.hashes.record()
+        parameters, seeds = describe(plan, source, model.placement), list(plan.seeds)
         if output == "latent":
             return Result(latents, seeds, parameters)
         images = Latents(model, self.residency.room).finish(plan, latents)
