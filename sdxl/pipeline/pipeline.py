@@ -36,6 +36,7 @@ from .metadata import describe
 from .model import Model
 from .model_request import ModelRequest
 from .plan import Plan, make_plan
+from .recorded_model import ModelHashes
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -64,10 +65,16 @@ class Pipeline:
     """
 
     def __init__(
-        self, residency: Residency, source: dict[str, Any] | None = None, adapters: Adapters | None = None
+        self,
+        residency: Residency,
+        source: dict[str, Any] | None = None,
+        hashes: ModelHashes | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """`source` says how the model was loaded, for the record of its images. `adapters` opens LoRAs for it."""
-        self.residency, self.source = residency, source or {}
+        """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
+        `adapters` opens LoRAs for it.
+        """
+        self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
         self._adapters = adapters
         self._loras: tuple[LoRA, ...] = ()
         self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
@@ -134,7 +141,7 @@ class Pipeline:
         loader, offload = choose(replace(loader, adapted=adapters.changes(loras)), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
-        pipe = cls(residency, request.record(variant), adapters)
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters)
         pipe._loras = loras
         return pipe
 
@@ -177,8 +184,8 @@ class Pipeline:
         """The LoRAs of every image that names no others, from now on, in place of the present ones; [] removes all,
         and the model is bit for bit what it was.
 
-        Each is a path, a name in the folder `lora_dir`, owner/name or owner/name/file on the hub, a pair of one of these
-        and a weight, or an `sdxl.LoRA`. All formats of LoRA, LoCon, LoHa, LoKr, DoRA, OFT, GLoRA, IA3 and full
+        Each is a path, a name in the folder `lora_dir`, owner/name or owner/name/file on the hub, a pair of one of
+        these and a weight, or an `sdxl.LoRA`. All formats of LoRA, LoCon, LoHa, LoKr, DoRA, OFT, GLoRA, IA3 and full
         differences are read. The changes are computed in float32 from the weights of the model's files and added once.
         Raises `CheckpointError` for a file that does not fit, before anything is changed.
         """
@@ -197,8 +204,8 @@ class Pipeline:
             return ()
         if self._adapters is None:
             raise ArgumentError(
-                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it with "
-                "from_pretrained"
+                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it "
+                "with from_pretrained"
             )
         return self._adapters.resolve(loras)
 
@@ -284,7 +291,8 @@ class Pipeline:
         return self._finish(model, plan, final, output)
 
     def _finish(self, model: Model, plan: Plan, latents: Tensor, output: Output) -> Result:
-        parameters, seeds = describe(plan, self.source, model.placement), list(plan.seeds)
+        source = self.source | self.hashes.record()
+        parameters, seeds = describe(plan, source, model.placement), list(plan.seeds)
         if output == "latent":
             return Result(latents, seeds, parameters)
         images = Latents(model, self.residency.room).finish(plan, latents)
@@ -320,7 +328,7 @@ class Pipeline:
                 with self._lock:
                     if self.residency.revision != revision:
                         raise ArgumentError(
-                            "the weights have changed since these steps began, by LoRAs or by change_weights; begin again"
+                            "LoRAs or change_weights have changed the weights since these steps began; begin again"
                         )
                     step = next(steps, None)
             except (MemoryError, RuntimeError) as error:
