@@ -137,7 +137,7 @@ def _load(source: Picture, name: str, background: str) -> Image.Image:
         raise ArgumentError(f"{where} cannot be read ({reason}); it is damaged, download or save it again") from error
 
 
-def open_header(path: str | Path, formats: Sequence[str] | None = None) -> Image.Image:
+def open_header(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An image, by its header. An image that is too large raises an error instead of PIL's warning."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -44,7 +44,8 @@ def write_file(data: bytes, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # gone, where the file is complete
+                os.unlink(temporary)
 
 
 def resolve_output(path: Path) -> Path:
@@ -55,7 +56,7 @@ def resolve_output(path: Path) -> Path:
         target = Path(os.path.realpath(path))
     except ValueError as error:  # a null byte
         raise OutputError(f"{path} cannot be written: {error}; choose another path") from error
-    if target.is_dir():
+    if os.path.isdir(target):
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
     if os.path.islink(target):
         raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}; choose another path")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError
 from ..images.image import check_latents, check_pixels
 from ..images.pixels import to_pil
@@ -24,6 +25,7 @@ from ..runtime.placement import Placement
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
+from .adapting import ActiveLoRA, Adapters
 from .aliases import advice
 from .encoding import EncodedPrompt
 from .expert import Expert
@@ -34,6 +36,7 @@ from .metadata import describe
 from .model import Model
 from .model_request import ModelRequest
 from .plan import Plan, make_plan
+from .recorded_model import ModelHashes
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -61,9 +64,19 @@ class Pipeline:
     Calls share nothing: the same arguments give the same image. Threads may share a pipeline: they take turns.
     """
 
-    def __init__(self, residency: Residency, source: dict[str, Any] | None = None) -> None:
-        """`source` says how the model was loaded, for the record of its images."""
-        self.residency, self.source = residency, source or {}
+    def __init__(
+        self,
+        residency: Residency,
+        source: dict[str, Any] | None = None,
+        hashes: ModelHashes | None = None,
+        adapters: Adapters | None = None,
+    ) -> None:
+        """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
+        `adapters` opens LoRAs for it.
+        """
+        self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
+        self._adapters = adapters
+        self._loras: tuple[LoRA, ...] = ()
         self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -80,6 +93,8 @@ class Pipeline:
         offload: Offload = "none",
         max_memory: float | None = None,
         int8: bool = False,
+        loras: Sequence[Any] = (),
+        lora_dir: str | Path | None = None,
     ) -> Pipeline:
         """Load a model.
 
@@ -96,7 +111,9 @@ class Pipeline:
         their turn comes and releases them after it; "block" fetches every layer's weights when they are needed, which
         takes least memory and most time; "auto" chooses one that fits into the free memory, or into `max_memory` bytes.
         `int8` computes the transformer blocks of the UNet in 8 bits, on CPUs that are fast in them: an approximation.
-        Raises `SDXLError`.
+
+        `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
+        `lora_dir`. Raises `SDXLError`.
         """
         request = ModelRequest(
             model=model,
@@ -110,6 +127,8 @@ class Pipeline:
             int8=int8,
             max_memory=max_memory,
             device=device,
+            loras=loras,
+            lora_dir=lora_dir,
         )
         return cls.from_request(request)
 
@@ -117,10 +136,14 @@ class Pipeline:
     def from_request(cls, request: ModelRequest) -> Pipeline:
         """Load the model that a request names. Raises `SDXLError`."""
         loader, variant = open_loader(request)
-        loader, offload = choose(loader, request)
+        adapters = Adapters(loader.checkpoints, [] if request.lora_dir is None else [Path(request.lora_dir)])
+        loras = adapters.resolve(read_loras(request.loras))
+        loader, offload = choose(replace(loader, adapted=adapters.changes(loras)), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
-        return cls(residency, request.record(variant))
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters)
+        pipe._loras = loras
+        return pipe
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
@@ -156,6 +179,40 @@ class Pipeline:
         """
         with self._lock:
             self.residency.change(changes)
+
+    def set_loras(self, loras: Sequence[Any]) -> None:
+        """The LoRAs of every image that names no others, from now on, in place of the present ones; [] removes all,
+        and the model is bit for bit what it was.
+
+        Each is a path, a name in the folder `lora_dir`, owner/name or owner/name/file on the hub, a pair of one of
+        these and a weight, or an `sdxl.LoRA`. All formats of LoRA, LoCon, LoHa, LoKr, DoRA, OFT, GLoRA, IA3 and full
+        differences are read. The changes are computed in float32 from the weights of the model's files and added once.
+        Raises `CheckpointError` for a file that does not fit, before anything is changed.
+        """
+        with self._lock:
+            resolved = self._resolve(read_loras(loras))
+            self._adapt(resolved)
+            self._loras = resolved
+
+    @property
+    def loras(self) -> tuple[ActiveLoRA, ...]:
+        """The LoRAs of every image that names no others, each with the report of its file."""
+        return () if self._adapters is None else self._adapters.reports(self._loras)
+
+    def _resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
+        if not loras:
+            return ()
+        if self._adapters is None:
+            raise ArgumentError(
+                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it "
+                "with from_pretrained"
+            )
+        return self._adapters.resolve(loras)
+
+    def _adapt(self, loras: Sequence[LoRA]) -> None:
+        """Have the model's weights changed by these LoRAs and no others."""
+        if self._adapters is not None and self.residency.loader is not None:
+            self.residency.use(replace(self.residency.loader, adapted=self._adapters.changes(loras)))
 
     @property
     def info(self) -> ModelInfo:
@@ -218,6 +275,7 @@ class Pipeline:
         plan = self.plan(_request(prompt, arguments))
         _check_output(plan, output)
         with self._lock:
+            self._adapt(read_loras(plan.request.loras or ()))
             self.residency.fit(plan)
             return self.residency.retry(lambda model: self._generate(model, plan, output, progress))
 
@@ -233,7 +291,8 @@ class Pipeline:
         return self._finish(model, plan, final, output)
 
     def _finish(self, model: Model, plan: Plan, latents: Tensor, output: Output) -> Result:
-        parameters, seeds = describe(plan, self.source, model.placement), list(plan.seeds)
+        source = self.source | self.hashes.record()
+        parameters, seeds = describe(plan, source, model.placement), list(plan.seeds)
         if output == "latent":
             return Result(latents, seeds, parameters)
         images = Latents(model, self.residency.room).finish(plan, latents)
@@ -248,6 +307,7 @@ class Pipeline:
         """
         plan = self.plan(_request(prompt, arguments))
         with self._lock:
+            self._adapt(read_loras(plan.request.loras or ()))
             self.residency.fit(plan)
         model = self.residency.model
         return self._locked(plan, run(plan, model, Latents(model, self.residency.room)))
@@ -262,9 +322,14 @@ class Pipeline:
             with self._lock:
                 return self.residency.retry(lambda model: self._finish(model, plan, latents, output))
 
+        revision = self.residency.revision
         while True:
             try:
                 with self._lock:
+                    if self.residency.revision != revision:
+                        raise ArgumentError(
+                            "LoRAs or change_weights have changed the weights since these steps began; begin again"
+                        )
                     step = next(steps, None)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -278,7 +343,8 @@ class Pipeline:
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
-        return make_plan(request, *(expert.info for expert in self.experts))
+        loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
+        return make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
 
     @_with_request_arguments
     def encode_prompt(self, prompt: str | Sequence[str], *, refiner: bool = False, **arguments: Any) -> EncodedPrompt:
@@ -305,6 +371,7 @@ class Pipeline:
             )
 
         with self._lock:
+            self._adapt(read_loras(plan.request.loras or ()))
             return self.residency.retry(encode)
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
