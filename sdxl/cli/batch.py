@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
 
 
+JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
+"""The flags that need --batch."""
+
+
 def add_batch_flags(group: Any) -> None:
     """The flags of a job."""
     group.add_argument(
@@ -36,15 +40,13 @@ def add_batch_flags(group: Any) -> None:
     group.add_argument(
         "--batch-size",
         type=int,
-        default=1,
         metavar="N",
-        help="images with the same settings generated together (default: %(default)s)",
+        help="images with the same settings generated together (default: 1)",
     )
     group.add_argument(
         "--engine",
         choices=("local", "ray"),
-        default="local",
-        help="where to generate: in this process or on a Ray cluster",
+        help="where to generate: in this process or on a Ray cluster (default: local)",
     )
     group.add_argument(
         "--workers",
@@ -56,6 +58,8 @@ def add_batch_flags(group: Any) -> None:
 
 def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     """Run a job and print the result; the exit status is 1 if lines failed."""
+    options.batch_size = 1 if options.batch_size is None else options.batch_size
+    options.engine = options.engine or "local"
     if options.output_dir is None or options.output or options.source:
         raise ArgumentError("--batch FILE requires --output-dir DIR and excludes --output and --from; change the flags")
     if options.batch_size < 1:
