@@ -97,7 +97,7 @@ def test_a_vae_beside_components_that_are_not_supported(tmp_path: Path) -> None:
     config = other / "unet/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"time_cond_proj_dim": 256}))
     assert opened(MODEL, vae=other).info == opened(MODEL).info
-    with pytest.raises(sdxl.ConfigError, match="EDMEulerScheduler|time_cond_proj_dim"):
+    with pytest.raises(sdxl.ConfigError, match=r"EDMEulerScheduler|time_cond_proj_dim"):
         opened(MODEL, unet=other)
     index = other / "model_index.json"
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
@@ -159,9 +159,7 @@ def test_a_schedule_that_files_state_is_obeyed(bare: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("metadata", [{}, {"modelspec.prediction_type": "epsilon"}])
-def test_zero_terminal_snr_without_v_prediction_is_ignored(
-    metadata: dict[str, str], bare: Path, tmp_path: Path
-) -> None:
+def test_zero_terminal_snr_without_v_prediction(metadata: dict[str, str], bare: Path, tmp_path: Path) -> None:
     path = marked(bare, tmp_path / "z.safetensors", "ztsnr")
     save_file(load_file(path), path, metadata)
     with pytest.warns(SDXLWarning, match=r"z\.safetensors states zero terminal SNR \(ztsnr\) without v-prediction"):
