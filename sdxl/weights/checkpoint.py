@@ -250,7 +250,8 @@ def _component_of_whole(path: Path, name: str, variant: str | None) -> Component
 def _component_of_folder(path: Path, name: str, variant: str | None) -> Component:
     if not os.path.isfile(path / "config.json"):
         raise CheckpointError(
-            f"{path} has neither model_index.json nor config.json{_other_contents(path)}; give a model folder or one .safetensors file"
+            f"{path} has neither model_index.json nor config.json{_other_contents(path)}; give a model folder or one "
+            ".safetensors file"
         )
     config: Any = _read_config(path / "config.json", name)
     return _read_component_folder(path, name, config, _rows(name, config, ""), variant)
