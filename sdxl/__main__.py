@@ -13,7 +13,7 @@ def run() -> int:
     try:
         install()
         if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
-            # read by torch when it is first imported: GPU memory in segments that grow, with little lost between tensors
+            # read by torch when it is first imported: GPU memory in segments that grow, so that little of it is lost
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         from .cli.main import main
 

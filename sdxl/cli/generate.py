@@ -15,13 +15,11 @@ from ..pipeline.model_request import DEFAULT_MODEL, RECORDED, ModelRequest
 from ..pipeline.request import SOURCES, Request
 from .batch import JOB_FLAGS, add_batch_flags, generate_batch
 from .options import (
-    add_fields,
+    add_flags,
     default_model,
     given_model,
     given_request,
     open_pipeline,
-    read_file,
-    read_size,
 )
 from .parser import Parser, command
 from .progress import reporting
@@ -47,24 +45,7 @@ def generate_parser() -> Parser:
     """The command and its flags."""
     parser = command("generate", "Generate images from a prompt.", _EPILOG, '["PROMPT"] [flags]')
     parser.add_argument("words", nargs="*", metavar="PROMPT", help="what to generate, in quotes; or --prompt")
-    groups = add_fields(parser)
-    first, *_, last = groups.values()
-    first.add_argument("--size", type=read_size, metavar="WxH", help="width and height in one, such as 1216x832")
-    first.add_argument(
-        "--output",
-        type=read_file,
-        metavar="FILE",
-        help="the file to write: .png, .jpg or .webp; several images get numbers; - writes a PNG to stdout (default: "
-        "picture.png, or the next free name)",
-    )
-    first.add_argument(
-        "--from",
-        type=read_file,
-        dest="source",
-        metavar="IMAGE",
-        help="generate this image again; other flags change it",
-    )
-    last.add_argument("--compile", action="store_true", help="compile for CUDA: worth it for many images of one size")
+    add_flags(parser)
     add_batch_flags(parser.add_argument_group("many images"))
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--json", action="store_true", help="a line of JSON for each image in place of its name")

@@ -27,12 +27,15 @@ _GROUPS = {
         "prompt",
         "negative_prompt",
         "model",
+        "--size",
         "width",
         "height",
         "steps",
         "guidance_scale",
         "seed",
         "num_images",
+        "--output",
+        "--from",
     ),
     "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
     "sampling": ("sampler", "schedule", "eta", "guidance_rescale", "guidance_interval", "latents"),
@@ -42,16 +45,18 @@ _GROUPS = {
 }
 
 
-def add_fields(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """A flag for each field of `Request` and `ModelRequest`, in groups, the most common first; the groups."""
-    groups = {title: parser.add_argument_group(title) for title in _GROUPS}
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of `Request` and `ModelRequest`, in groups, the most common first."""
     each_field = {each.name: each for each in (*fields(ModelRequest), *fields(Request))}
-    homes = {name: _group(name) for name in each_field}
+    homes = {name: _group(name) for name in (*each_field, *_OWN)}
     for title, names in _GROUPS.items():
+        group = parser.add_argument_group(title)
         mine = [name for name, home in homes.items() if home == title]
         for name in sorted(mine, key=lambda name: names.index(name) if name in names else len(names)):
-            add_flag(groups[title], each_field[name])
-    return groups
+            if name in _OWN:
+                group.add_argument(name, **_OWN[name])
+            else:
+                add_flag(group, each_field[name])
 
 
 def _group(name: str) -> str:
@@ -119,7 +124,7 @@ def read_file(text: str) -> Path:
 
 def read_size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT, or the side of a square: width and height."""
-    found = re.fullmatch(r"(\d+)(?:\s*[xX×*]\s*(\d+))?", text.strip())
+    found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 1216x832 (width x height)")
     return int(found[1]), int(found[2] or found[1])
@@ -135,6 +140,25 @@ def _read_numbers(text: str, example: str, type: type[int] | type[float]) -> tup
         whole = "whole " if type is int else ""
         raise argparse.ArgumentTypeError(f"{text!r} is not {count} {whole}numbers such as {example}")
     return numbers
+
+
+_OWN: dict[str, dict[str, Any]] = {
+    "--size": {"type": read_size, "metavar": "WxH", "help": "width and height in one, such as 1216x832"},
+    "--output": {
+        "type": read_file,
+        "metavar": "FILE",
+        "help": "the file to write: .png, .jpg or .webp; several images get numbers; - writes a PNG to stdout "
+        "(default: picture.png, or the next free name)",
+    },
+    "--from": {
+        "type": read_file,
+        "dest": "source",
+        "metavar": "IMAGE",
+        "help": "generate this image again; other flags change it",
+    },
+    "--compile": {"action": "store_true", "help": "compile for CUDA: worth it for many images of one size"},
+}
+"""The flags that are no fields."""
 
 
 def given_request(options: argparse.Namespace) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from .loading import Changes, choose, open_loader
 from .loop import run
 from .metadata import describe
 from .model import Model
+from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .plan import Plan, make_plan
-from .recorded_model import ModelHashes
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result

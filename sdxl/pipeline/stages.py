@@ -1,7 +1,7 @@
 """The stages of the work (loading, text, steps, decoding) as events of Python's logging, for progress and logs.
 
-The logger `sdxl` gets the start of a stage and each step at DEBUG, the end of a stage at INFO. Each record says `stage`,
-`done` and `total`. Where nobody listens this costs nothing.
+The logger `sdxl` gets the start of a stage and each step at DEBUG, the end of a stage at INFO. Each record has `stage`,
+`done` and `total`. Without a listener it costs nothing.
 """
 
 from __future__ import annotations

@@ -159,9 +159,7 @@ def test_a_schedule_that_files_state_is_obeyed(bare: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("metadata", [{}, {"modelspec.prediction_type": "epsilon"}])
-def test_zero_terminal_snr_without_v_prediction_is_ignored(
-    metadata: dict[str, str], bare: Path, tmp_path: Path
-) -> None:
+def test_zero_terminal_snr_without_v_prediction(metadata: dict[str, str], bare: Path, tmp_path: Path) -> None:
     path = marked(bare, tmp_path / "z.safetensors", "ztsnr")
     save_file(load_file(path), path, metadata)
     with pytest.warns(SDXLWarning, match=r"z\.safetensors states zero terminal SNR \(ztsnr\) without v-prediction"):
