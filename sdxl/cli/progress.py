@@ -20,9 +20,9 @@ def reporting(quiet: bool = False, verbose: int = 0, title: str = "", counted: s
     """
     log, handlers = logging.getLogger("sdxl"), list[logging.Handler]()
     if verbose:
-        handlers.append(_Log(logging.INFO if verbose == 1 else logging.DEBUG))
-    if not quiet:
-        handlers.append(_Progress(title, counted, with_lines=not verbose))
+        handlers.append(_Log(title, logging.INFO if verbose == 1 else logging.DEBUG))
+    if not quiet and (is_terminal() or not verbose):
+        handlers.append(_Progress("" if verbose else title, counted))
     level = log.level
     for handler in handlers:
         log.addHandler(handler)
@@ -40,25 +40,25 @@ def reporting(quiet: bool = False, verbose: int = 0, title: str = "", counted: s
 class _Log(logging.Handler):
     """A line for each event, with the seconds since the start."""
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, title: str, level: int) -> None:
         super().__init__(level)
-        self.began = time.perf_counter()
+        self.title, self.began = title, time.perf_counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"[{time.perf_counter() - self.began:8.2f} s] {record.getMessage()}")
+        title = f"{self.title}: " if getattr(record, "stage", "") == "start" else ""
+        note(f"[{time.perf_counter() - self.began:8.2f} s] {title}{record.getMessage()}")
 
 
 class _Progress(logging.Handler):
-    """On a terminal one line that changes; elsewhere, if `with_lines`, a line for each stage, and now and then for the
-    stage that is counted.
+    """On a terminal one line that changes; elsewhere a line for each stage, and now and then for the one that is
+    counted.
     """
 
-    def __init__(self, title: str, counted: str, with_lines: bool) -> None:
+    def __init__(self, title: str, counted: str) -> None:
         super().__init__()
         self.title, self.counted = title, counted
-        self.on_terminal, self.show = is_terminal(), note if with_lines else _nothing
-        if self.on_terminal:
-            self.show = draw
+        self.on_terminal = is_terminal()
+        self.show = draw if self.on_terminal else note
         self.stage = ""
         self.first, self.began, self.shown = 0, time.perf_counter(), 0.0
 
@@ -82,10 +82,6 @@ class _Progress(logging.Handler):
             self.shown = now
             each = (now - self.began) / (done - self.first) if done > self.first else None
             self.show(f"{self.counted}: {_bar(done, total) if self.on_terminal else ''}{_count(done, total, each)}")
-
-
-def _nothing(text: str) -> None:
-    pass
 
 
 def _bar(done: int, total: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -19,7 +20,7 @@ from .latents import Latents
 from .model import Model
 from .plan import Plan
 from .result import PipelineStep
-from .stages import report, stage
+from .stages import report, report_end, stage
 from .start import Noise, Start, make_start
 
 
@@ -33,12 +34,14 @@ def run(plan: Plan, model: Model, latents: Latents) -> Iterator[PipelineStep]:
     x, index = start.x, 0
     if not plan.steps:  # strength 0: the image as it is
         yield PipelineStep(0, 0, plan.sigmas[0], x, x)
+    began = time.perf_counter()
     for number, sigmas in plan.stages():
         for step in _stage(number, sigmas, x, plan, model, start, noise):
             x, index = step.x, index + 1
             report("steps", f"step {index} of {plan.steps}, sigma {step.sigma:.3g}", index, plan.steps)
             result = start.result(x, plan) if index == plan.steps else x
             yield PipelineStep(index - 1, plan.steps, step.sigma, result, step.denoised)
+    report_end("sampling", time.perf_counter() - began, model.placement)
 
 
 def _stage(

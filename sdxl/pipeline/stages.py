@@ -30,10 +30,15 @@ def stage(name: str, at: Placement, what: str = "") -> Iterator[None]:
     if not LOG.isEnabledFor(logging.INFO):
         yield
         return
-    text = f"{name} {what}".strip()
-    report(name, text)
+    report(name, f"{name} {what}".strip())
     began = time.perf_counter()
     yield
-    dtype, memory = str(at.dtype).removeprefix("torch."), used(at.device) / 1e9
-    seconds = time.perf_counter() - began
-    report(name, f"{text}: {seconds:.2f} s, {dtype}, {memory:.2f} GB in use", 1, 1, logging.INFO)
+    report_end(name, time.perf_counter() - began, at, what)
+
+
+def report_end(name: str, seconds: float, at: Placement, what: str = "") -> None:
+    """The end of a stage, if anybody listens."""
+    if LOG.isEnabledFor(logging.INFO):
+        dtype, memory = str(at.dtype).removeprefix("torch."), used(at.device) / 1e9
+        text = f"{name} {what}".strip()
+        report(name, f"{text}: {seconds:.2f} s, {dtype}, {memory:.2f} GB in use", 1, 1, logging.INFO)
