@@ -37,6 +37,12 @@ def reporting(quiet: bool = False, verbose: int = 0, title: str = "", counted: s
             draw("")
 
 
+def count(stage: str, done: int, total: int) -> None:
+    """Report how many parts of a stage of the command line are finished."""
+    extra = {"stage": stage, "done": done, "total": total}
+    logging.getLogger("sdxl").debug("%s: %d of %d", stage, done, total, extra=extra)
+
+
 class _Log(logging.Handler):
     """A line for each event, with the seconds since the start."""
 
