@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SDXLWarning
 from .console import UNPRINTED, as_json, show
+from .idle import warn_of_variant
 from .image_report import IMAGES, image_report
 from .options import read_file
 from .parser import Parser, command
@@ -48,7 +46,8 @@ def convert_parser() -> Parser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    _warn_of_variant(options.variant, options.file)
+    if options.variant is not None:
+        warn_of_variant(options.variant, options.file)
     lines = image_report(options.file, options.json) if options.file.suffix.lower() in IMAGES else _model(options)
     return 0 if show(*lines) else UNPRINTED
 
@@ -78,12 +77,7 @@ def _report(report: Report) -> Iterator[str]:
 def _convert(options: argparse.Namespace) -> int:
     from ..weights.save import convert
 
-    _warn_of_variant(options.variant, options.source)
+    if options.variant is not None:
+        warn_of_variant(options.variant, options.source)
     convert(options.source, options.target, options.variant)
     return 0 if show(str(options.target)) else UNPRINTED
-
-
-def _warn_of_variant(variant: str | None, source: Path) -> None:
-    if variant is not None and source.is_file():
-        text = f"--variant {variant} has no effect: {source} is a single file, and variants are files of a folder"
-        warnings.warn(text, SDXLWarning, stacklevel=2)

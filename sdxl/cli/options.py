@@ -17,6 +17,7 @@ from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
 from ..pipeline.request import Request
+from .idle import warn_of_idle_flags
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
@@ -222,7 +223,9 @@ def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipelin
         local["max_memory"] = int(1e9 * most)
     if hasattr(options, "device"):
         local["device"] = options.device
-    pipe = Pipeline.from_request(ModelRequest(**{"offload": "auto", **given, **local}))
+    request = ModelRequest(**{"offload": "auto", **given, **local})
+    warn_of_idle_flags(options, request.model)
+    pipe = Pipeline.from_request(request)
     if options.compile:
         pipe.compile()
     return pipe

@@ -27,6 +27,7 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule, make_schedule
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
+from .idle import warn_of_idle
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 
@@ -119,7 +120,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     )
     conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
     interval = request.guidance_interval or (0.0, math.inf)
-    return Plan(
+    plan = Plan(
         request=resolved,
         sources=sources,
         seeds=seeds,
@@ -133,6 +134,8 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
         guider=Guidance(request.guidance_scale, request.guidance_rescale, interval),
     )
+    warn_of_idle(plan, request, tuple(each.config.kind for each in (info, refiner) if each))
+    return plan
 
 
 def _check_task(request: Request, config: ModelConfig, refiner: ModelInfo | None) -> None:

@@ -15,6 +15,7 @@ from ..errors import ArgumentError, brief
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from .option import option
+from .solver_names import translate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -218,7 +219,7 @@ class Request:
         for name, known in (("sampler", sorted(SAMPLERS)), ("schedule", list(SCHEDULES))):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or value not in known):
-                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
+                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}{translate(value)}")
 
     def _check_sources(self) -> None:
         """Raise for arguments that only mean something beside another one."""

@@ -1,0 +1,65 @@
+"""Warnings about arguments that are given and change nothing, such as a negative prompt without guidance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from ..errors import SDXLWarning
+from ..sampling.guidance import NEGATIVE
+from .request import Request
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+_NEGATIVE = (
+    "negative_prompt",
+    "negative_prompt_2",
+    "negative_original_size",
+    "negative_crop_top_left",
+    "negative_target_size",
+    "negative_aesthetic_score",
+    "guidance_rescale",
+)
+_STEPS = (*_NEGATIVE, "guidance_interval", "prompt_2", "clip_skip", "eta", "original_size", "crop_top_left", "latents")
+_SCORES = ("aesthetic_score", "negative_aesthetic_score")
+_DEFAULTS = {each.name: each.default for each in fields(Request)}
+
+
+def warn_of_idle(plan: Plan, given: Request, kinds: tuple[str, ...]) -> None:
+    """Warn of the arguments of `given` that have no effect on the images of its plan. `kinds` are those of the models
+    that are loaded.
+    """
+    for names, reason in _reasons(plan, kinds):
+        if idle := [name for name in names if getattr(given, name) != _DEFAULTS[name]]:
+            _warn(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {reason}")
+    used = [number for number, _ in plan.stages()]
+    if len(kinds) > len(used) > 0:
+        idle_model = "model" if used[0] else "refiner"
+        _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
+
+
+def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Arguments that change nothing in a plan, and why."""
+    request, running = plan.request, {kinds[number] for number, _ in plan.stages()}
+    if not running:
+        yield _STEPS, "strength is 0, so no step runs; raise strength"
+        return
+    if request.guidance_scale <= 1:
+        why = f"guidance_scale is {request.guidance_scale}, which turns guidance off; give more than 1"
+        yield (*_NEGATIVE, "guidance_interval"), why
+    elif not any(NEGATIVE in plan.guider.branches(sigma) for sigma in plan.sigmas):
+        yield _NEGATIVE, "no sigma of the steps lies in guidance_interval; enlarge it"
+    if "refiner" not in running:
+        yield _SCORES, "only a refiner is conditioned on it; load one with refiner="
+    if running == {"refiner"}:
+        yield ("prompt_2", "negative_prompt_2"), "a refiner has one text encoder; give prompt and negative_prompt"
+        yield ("target_size", "negative_target_size"), "a refiner is conditioned on aesthetic_score in place of it"
+    if plan.sources.image_latents is not None:
+        yield ("feather",), "the image is latents, into which nothing is pasted; give an image"
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SDXLWarning, stacklevel=4)
