@@ -23,7 +23,8 @@ _NEGATIVE = (
     "negative_aesthetic_score",
     "guidance_rescale",
 )
-_STEPS = (*_NEGATIVE, "guidance_interval", "prompt_2", "clip_skip", "eta", "original_size", "crop_top_left", "latents")
+_SIZES = ("original_size", "crop_top_left", "target_size")
+_STEPS = (*_NEGATIVE, *_SIZES, "guidance_interval", "prompt_2", "clip_skip", "eta", "latents", "aesthetic_score")
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
 
@@ -51,7 +52,7 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         why = f"guidance_scale is {request.guidance_scale}, which turns guidance off; give more than 1"
         yield (*_NEGATIVE, "guidance_interval"), why
     elif not any(NEGATIVE in plan.guider.branches(sigma) for sigma in plan.sigmas):
-        yield _NEGATIVE, "no sigma of the steps lies in guidance_interval; enlarge it"
+        yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
     if "refiner" not in running:
         yield _SCORES, "only a refiner is conditioned on it; load one with refiner="
     if running == {"refiner"}:
