@@ -51,9 +51,18 @@ def _must_end(frame: FrameType) -> bool:
 
 
 def _later() -> None:
-    timer = threading.Timer(_PAUSE, _thread.interrupt_main, [signal.SIGINT])
+    timer = threading.Timer(_PAUSE, _send)
     timer.daemon = True  # the process may end before
     timer.start()
+
+
+def _send() -> None:
+    """Send SIGINT to the main thread, which may be waiting in the system."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 def _and_again(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
