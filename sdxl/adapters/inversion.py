@@ -127,6 +127,9 @@ def read_bundled(file: TensorFile, widths: Mapping[str, int]) -> list[Inversion]
         names = {TEXT: "clip_l", TEXT_2: "clip_g"}
         if any(names[name] not in keys for name in widths):
             continue  # of another family, or outputs alone
-        vectors = {name: _checked(file.read(keys[names[name]]), width, f"{file.path}: {word}") for name, width in widths.items()}
+        vectors = {
+            name: _checked(file.read(keys[names[name]]), width, f"{file.path}: {word}")
+            for name, width in widths.items()
+        }
         found.append(Inversion(word, (file.path,), vectors))
     return found

@@ -63,7 +63,10 @@ class Adapters:
     """
 
     def __init__(
-        self, checkpoints: Sequence[Checkpoint], lora_folders: Sequence[Path] = (), embedding_folders: Sequence[Path] = ()
+        self,
+        checkpoints: Sequence[Checkpoint],
+        lora_folders: Sequence[Path] = (),
+        embedding_folders: Sequence[Path] = (),
     ) -> None:
         self._checkpoints, self._lora_folders, self._embedding_folders = checkpoints, lora_folders, embedding_folders
         self._hosts: list[Host] = []
@@ -133,7 +136,9 @@ class Adapters:
         paths = [_find(file, embedding.hash, folders, "embedding") for file in embedding.files]
         hash = "+".join(_checked_hash(path, None if len(paths) > 1 else embedding.hash) for path in paths)
         if embedding.hash not in (None, hash) and len(paths) > 1:
-            raise CheckpointError(f"{paths[0]} and {paths[1]} are not the files that are asked for; give the right ones")
+            raise CheckpointError(
+                f"{paths[0]} and {paths[1]} are not the files that are asked for; give the right ones"
+            )
         inversion = read_inversion(paths, embedding.word, self._widths)
         return ActiveEmbedding(replace(embedding, hash=hash, word=inversion.word), inversion)
 

@@ -89,6 +89,10 @@ class Tokenizer:
         kept = [self.bos, *ids[:room], self.eos]
         return kept + [self.pad] * (self.length - len(kept)), found
 
+    def find(self, text: str, words: Mapping[str, tuple[Sequence[int], int]]) -> set[str]:
+        """Those of `words` that are in a text, before it is cut off: see `replace`."""
+        return {word for word, _, _ in self._replace(_beginning(text, _MANY), words)[2]}
+
     def _replace(
         self, text: str, words: Mapping[str, tuple[Sequence[int], int]]
     ) -> tuple[list[int], list[int], list[tuple[str, int, int]]]:
