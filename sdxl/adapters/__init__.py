@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .adapter import Adapter as Adapter
     from .adapter import read_adapter as read_adapter
     from .changes import make_changes as make_changes
-    from .formulas import FORMULAS as FORMULAS
     from .embedding import Embedding as Embedding
+    from .formulas import FORMULAS as FORMULAS
     from .inspection import EmbeddingReport as EmbeddingReport
     from .inversion import read_inversion as read_inversion
     from .lora import LoRA as LoRA

@@ -188,7 +188,7 @@ class Adapters:
         info = self._checkpoints[0].info
         self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
         words = {each.word: (self._tokenizer.ids(each.word), each.count) for each in embeddings}
-        present = {word for text in texts for word in self._tokenizer.find(text, words)}
+        present = {token.word for text in texts for token in self._tokenizer.read(text, words) if token.word}
         if present:
             _LOG.info("embeddings in the prompts: %s", ", ".join(sorted(present)))
         return tuple(each.embedding for each in embeddings if each.word in present)

@@ -57,7 +57,7 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     conditionings = expert.condition(plan)
     model.release(expert.text)
     for each in conditionings.values():
-        for tensor in (each.context, each.vector):
+        for tensor in (*each.groups, each.vector):
             check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
     unet = expert.unet()
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps)

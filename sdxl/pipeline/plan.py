@@ -27,6 +27,7 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule, make_schedule
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
+from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 
@@ -54,9 +55,14 @@ class Plan:
     schedule: Schedule
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
-    guider: Guider
+    branches: Branches
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
+
+    @property
+    def guider(self) -> Guider:
+        """What combines the outputs of its branches."""
+        return self.branches.guider
 
     @property
     def steps(self) -> int:
@@ -119,7 +125,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         refine_at=refine_at,
     )
     conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
-    interval = request.guidance_interval or (0.0, math.inf)
+    guidance = Guidance(request.guidance_scale, request.guidance_rescale, request.guidance_interval or (0.0, math.inf))
     return Plan(
         request=resolved,
         sources=sources,
@@ -132,7 +138,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         schedule=schedule,
         first=request.steps - steps,
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
-        guider=Guidance(request.guidance_scale, request.guidance_rescale, interval),
+        branches=make_branches(resolved, guidance, schedule.sigmas[request.steps - steps :]),
     )
 
 

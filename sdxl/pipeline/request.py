@@ -14,6 +14,7 @@ from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
+from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .option import option
 
 if TYPE_CHECKING:
@@ -66,6 +67,19 @@ class Request:
     prompt_2: str | Sequence[str] | None = option("another prompt for the second text encoder", repeated=True)
     negative_prompt_2: str | Sequence[str] | None = option(
         "another negative prompt for the second text encoder", repeated=True
+    )
+    prompt_syntax: str = option(
+        f"how prompts are read: {', '.join(SYNTAXES)}; plain: every character is text",
+        "plain",
+        choices=SYNTAXES,
+    )
+    emphasis: str | None = option(
+        f"how weights in prompts act: {', '.join(EMPHASES)} (default: the syntax's own)", choices=EMPHASES
+    )
+    long_prompt: str = option(
+        "a prompt of more than 75 tokens: chunk encodes it in pieces, truncate cuts it off",
+        "chunk",
+        choices=LONG_PROMPTS,
     )
     width: int | None = option(
         "in pixels, a multiple of 8 (default: the image's, else the model's native size)", type=int
@@ -215,9 +229,15 @@ class Request:
         return [int(seed) for seed in seeds] if several else int(seeds[0])
 
     def _check_names(self) -> None:
-        for name, known in (("sampler", sorted(SAMPLERS)), ("schedule", list(SCHEDULES))):
+        for name, known, optional in (
+            ("sampler", sorted(SAMPLERS), True),
+            ("schedule", list(SCHEDULES), True),
+            ("prompt_syntax", SYNTAXES, False),
+            ("emphasis", EMPHASES, True),
+            ("long_prompt", LONG_PROMPTS, False),
+        ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or value not in known):
+            if not (optional and value is None) and (not isinstance(value, str) or value not in known):
                 raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
 
     def _check_sources(self) -> None:
