@@ -137,9 +137,7 @@ def test_stray_keys_of_published_files(single: Path, tmp_path: Path) -> None:
         ("noise_offset", torch.zeros(4)),
     ],
 )
-def test_a_key_that_may_change_the_model_is_refused(
-    key: str, value: torch.Tensor, single: Path, tmp_path: Path
-) -> None:
+def test_a_key_that_may_change_a_model(key: str, value: torch.Tensor, single: Path, tmp_path: Path) -> None:
     path = edit(single, tmp_path / "l.safetensors", lambda t: t.update({key: value}))
     with pytest.raises(CheckpointError, match=f"1 tensors do not belong to this SDXL model: {key}"):
         open_checkpoint(path)

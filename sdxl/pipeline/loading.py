@@ -27,15 +27,15 @@ from ..text.tokenizer import Tokenizer
 from ..weights import hub
 from ..weights.checkpoint import Checkpoint, check_folder, open_checkpoint, open_component
 from ..weights.component import Component
-from ..weights.hashes import PendingHash
 from ..weights.info import ModelInfo
 from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
 from ..weights.weight_files import folder_files
 from .expert import Expert
 from .model import Model
+from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
-from .recorded_model import ModelHashes, RecordedModel
+from .recorded_model import RecordedModel
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""

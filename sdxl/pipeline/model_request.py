@@ -25,7 +25,10 @@ DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 class ModelRequest:
     """Which model, from where, and how it is kept in memory; see `Pipeline.from_pretrained`."""
 
-    model: AnyPath = option(f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})", DEFAULT_MODEL)
+    model: AnyPath = option(
+        f"a file, a folder, a hub id or address, a name in SDXL_MODELS_DIR, or miniature (default: {DEFAULT_MODEL})",
+        DEFAULT_MODEL,
+    )
     refiner: AnyPath | None = option("a refiner that takes over at the end: a file, a folder, or a hub id")
     unet: AnyPath | None = option(
         "take the UNet from this file, folder or hub id; it also sets the prediction type if its file states it"

@@ -35,9 +35,9 @@ from .loading import Changes, choose, open_loader
 from .loop import run
 from .metadata import describe
 from .model import Model
+from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .plan import Plan, make_plan
-from .recorded_model import ModelHashes
 from .request import TEXTS, Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -108,7 +108,8 @@ class Pipeline:
         that of the weights: None takes bfloat16 where the hardware computes it fast, else float32 (float16 if "auto"
         finds too little memory for that). On a CPU that is slow in it the arithmetic is float32, and so is the VAE's
         for float16, where it could overflow. `revision` and `variant` ("fp16") are the hub's; without a variant, the
-        fp16 files are taken where there are any, unless `dtype` is float32.
+        fp16 files are taken where there are any, unless `dtype` is float32. An address of the hub works as an id does,
+        and a name without a slash may be that of a model in the folder `SDXL_MODELS_DIR`.
 
         `offload` says what is in memory: "none" keeps all of the model; "text" all but the matrices of the text
         encoders, which are fetched when they are needed (for a GPU); "stage" loads text encoders, UNets and VAE when

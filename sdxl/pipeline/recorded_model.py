@@ -1,18 +1,18 @@
-"""The model that an image records: found again, and compared."""
+"""The model that an image records, found again."""
 
 from __future__ import annotations
 
 import os
-import warnings
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError
 from ..weights import hub, library
-from ..weights.hashes import PendingHash
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 SOURCES = ("model", "refiner", "unet", "vae")
 """The fields of `ModelRequest` that name files."""
 
@@ -39,12 +39,13 @@ def find_recorded(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> Iter
     where it was is looked for by its hash, in the user's cache of hashes and in `SDXL_MODELS_DIR`. Raises
     `CheckpointError` if it is not found.
     """
-    hashes = recorded.get("sha256")
-    for field_ in SOURCES:
-        name, sha256 = recorded.get(field_), hashes.get(field_) if isinstance(hashes, Mapping) else None
-        if field_ in given or not isinstance(name, str) or not isinstance(sha256, str) or not sha256:
+    hashes: Any = recorded.get("sha256")
+    for field_ in SOURCES if isinstance(hashes, Mapping) else ():
+        name, sha256 = recorded.get(field_), hashes.get(field_)
+        if field_ in given or not isinstance(name, str) or not isinstance(sha256, str):
             continue
-        yield field_, RecordedModel(name, sha256, _find(field_, name, sha256))
+        if _SHA256.fullmatch(sha256):
+            yield field_, RecordedModel(name, sha256, _find(field_, name, sha256))
 
 
 def _find(field_: str, name: str, sha256: str) -> Path | None:
@@ -59,24 +60,3 @@ def _find(field_: str, name: str, sha256: str) -> Path | None:
             f"--{field_}, or set {library.VARIABLE} to the folder of your models"
         )
     return found
-
-
-@dataclass(frozen=True)
-class ModelHashes:
-    """The hashes of a model's files by field of `ModelRequest`, and those that an image records of them."""
-
-    pending: Mapping[str, PendingHash] = field(default_factory=dict)
-    expected: Mapping[str, RecordedModel] = field(default_factory=dict)
-
-    def record(self) -> dict[str, dict[str, str]]:
-        """What a PNG records: the hashes under "sha256". Waits for them, and warns of each that is not the expected."""
-        hashes = {name: sha256 for name, each in self.pending.items() if (sha256 := each.result())}
-        for name, recorded in self.expected.items():
-            if hashes.get(name, recorded.sha256) != recorded.sha256:
-                warnings.warn(
-                    f"the {name} {recorded} has the hash {hashes[name][:10]} and not {recorded.sha256[:10]}, which the "
-                    "image records; the result will differ",
-                    SDXLWarning,
-                    stacklevel=2,
-                )
-        return {"sha256": hashes} if hashes else {}

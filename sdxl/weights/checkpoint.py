@@ -91,7 +91,9 @@ def _not_whole(weights: Weights, contents: tuple[str, str]) -> tuple[str, str]:
 
 def _read_folder(path: Path, variant: str | None) -> Checkpoint:
     if "model_index.json" not in entries(path):
-        raise CheckpointError(f"{path} has no model_index.json{_advice_for(path)}")
+        raise CheckpointError(
+            f"{path} has no model_index.json{_other_contents(path)}; give a diffusers folder or one .safetensors file"
+        )
     info = _folder_info(path, read_json(path / "model_index.json"))
     rows = component_rows(info.config)
     return Checkpoint(
@@ -103,16 +105,14 @@ def _read_folder(path: Path, variant: str | None) -> Checkpoint:
     )
 
 
-def _advice_for(path: Path) -> str:
-    """The end of the error for a folder that is not a model: its checkpoints, and the advice."""
+def _other_contents(path: Path) -> str:
+    """For an error message: what a folder that is no model has in place of one."""
     names = entries(path)
     if "config.json" in names:
-        return " but a config.json, as a component has; give it as unet= or vae= together with a complete model"
+        return " but a config.json: it is a component, which unet= and vae= take"
     files = [name for name in names if name.endswith(".safetensors")]
     files = files or [file.relative_to(path).as_posix() for file in sorted(path.glob("*/*.safetensors"))]
-    if not files:
-        return "; give a diffusers folder or a .safetensors file"
-    return f" but {len(files)} .safetensors file{'s' * (len(files) > 1)}: {list_some(files)}; give one of them"
+    return f" but {len(files)} .safetensors file{'s' * (len(files) > 1)}: {list_some(files)}" if files else ""
 
 
 def check_folder(path: Path) -> None:
@@ -249,7 +249,10 @@ def _component_of_whole(path: Path, name: str, variant: str | None) -> Component
 
 def _component_of_folder(path: Path, name: str, variant: str | None) -> Component:
     if not os.path.isfile(path / "config.json"):
-        raise CheckpointError(f"{path} has neither model_index.json nor config.json{_advice_for(path)}")
+        raise CheckpointError(
+            f"{path} has neither model_index.json nor config.json{_other_contents(path)}; give a model folder or one "
+            ".safetensors file"
+        )
     config: Any = _read_config(path / "config.json", name)
     return _read_component_folder(path, name, config, _rows(name, config, ""), variant)
 

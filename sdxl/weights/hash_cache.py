@@ -130,7 +130,7 @@ def _hashes() -> dict[Hashed, str]:
 
 def _parse(line: bytes) -> Iterator[tuple[Hashed, str]]:
     """The hash in a line; none if the line is damaged."""
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         data: dict[str, Any] = json.loads(line)
         sha256 = data.pop("sha256")
         hashed = Hashed(**(data | {"files": tuple(data["files"])}))

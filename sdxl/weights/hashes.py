@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -105,29 +104,3 @@ def _digest(path: AnyPath, start: int) -> str:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])  # meanwhile other threads run
     return digest.hexdigest()
-
-
-class PendingHash:
-    """The hash of a model, which a thread computes beside other work."""
-
-    def __init__(self, path: AnyPath, files: Sequence[str] = ()) -> None:
-        self._path, self._files = path, tuple(files)
-        self._value: str | None = None
-        self._thread = threading.Thread(target=self._compute, daemon=True)
-        self._thread.start()
-
-    def _compute(self) -> None:
-        try:
-            self._value = model_hash(self._path, self._files)
-        except CheckpointError:  # the error of loading the file is the one to see
-            self._value = ""
-
-    def result(self) -> str:
-        """The hash, when it is there; empty if the files cannot be read."""
-        self._thread.join()
-        if self._value is None:  # the process was forked meanwhile, and a fork has no other threads
-            self._compute()
-        return self._value or ""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return PendingHash, (self._path, self._files)

@@ -164,10 +164,8 @@ def _cached(
         if not _pick(files, each, variant):
             missing = f"{each}/{_stem(each)}.safetensors"
             hint = variant_hint([file.removeprefix(f"{each}/") for file in files], _stem(each))
-            raise HubError(
-                f"{name} is incomplete in the hub's cache: {missing} is missing, "
-                f"{f'but {hint}' if hint else f'and {no_answer}'}"
-            )
+            missing += f" ({hint})" if hint else ""
+            raise HubError(f"{name} is incomplete in the hub's cache: {missing} is missing, and {no_answer}")
     return _component_folder(folder, component)
 
 
@@ -212,8 +210,9 @@ def _some(name: str, files: Iterable[str], component: str, variant: str | None) 
     if chosen := _pick(files, component, variant):
         return chosen
     folder = component and component + "/"
-    present = [file for file in files if file.startswith(folder) and not file.endswith((".json", ".txt"))]
-    hint = variant_hint([file.removeprefix(folder) for file in present], _stem(component))
+    inside = [file for file in files if file.startswith(folder)]
+    present = [file for file in inside if not file.endswith((".json", ".txt"))]
+    hint = variant_hint([file.removeprefix(folder) for file in inside], _stem(component))
     raise HubError(
         f"{name} has no {folder}{_stem(component)}.safetensors on the hub, only {list_some(present) or 'nothing'}; "
         f"{hint or 'pickles are not read, choose a model with .safetensors files'}"

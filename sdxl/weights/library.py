@@ -18,7 +18,6 @@ from .weight_files import STEMS, folder_files, variants
 VARIABLE = "SDXL_MODELS_DIR"
 _SUFFIX = ".safetensors"
 _MUCH = 10**9  # bytes that are not read without a warning
-_DEEPEST = 8  # folders below the library's
 
 
 def find_model(name: str | os.PathLike[str]) -> Path | None:
@@ -30,6 +29,7 @@ def find_model(name: str | os.PathLike[str]) -> Path | None:
         return None
     found = [path for path in _models() if name in (path.name, _stem(path.name))]
     found = [path for path in found if path.name == name] or found
+    found = list({os.path.realpath(path): path for path in found}.values())
     if len(found) > 1:
         places = list_some([str(path) for path in found])
         raise CheckpointError(
@@ -104,18 +104,17 @@ def _folder() -> Path | None:
 
 
 def _models() -> Iterator[Path]:
-    """The files and diffusers folders of the library, in the order of their paths."""
+    """The files and diffusers folders of the library. A folder to which links lead back counts once."""
     folder = _folder()
-    if folder is None:
-        return
-    for place, folders, files in os.walk(folder, followlinks=True):
+    seen = {os.path.realpath(folder)} if folder else set()
+    for place, folders, files in os.walk(folder, followlinks=True) if folder else ():
         if "model_index.json" in files:
             folders.clear()
             yield Path(place)
             continue
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        if len(Path(place).parts) - len(folder.parts) >= _DEEPEST:  # links may lead in a circle
-            folders.clear()
+        inside = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders) if name[0] != "."}
+        folders[:] = [name for real, name in inside.items() if real not in seen]
+        seen |= inside.keys()
         yield from (path for path in (Path(place) / name for name in sorted(files)) if _is_weights(path))
 
 

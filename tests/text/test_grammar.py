@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_neighbours_are_merged_and_ends_are_not_lost() -> None:
     choice = random.Random(1)
     for _ in range(500):
         spans = a1111_spans("".join(choice.choices(["(a)", "[b]", "c", " ", "(d:1.1)", "BREAK ", " BREAK"], k=8)))
-        for first, second in zip(spans, spans[1:], strict=False):
+        for first, second in pairwise(spans):
             assert first.breaks or first.weight != second.weight
 
 

@@ -289,6 +289,13 @@ def test_faults(request_: str, fault: Fault, sentence: str, small: Hub, resolve:
         assert same(resolve(), small, "model_index.json", "unet/config.json", WEIGHTS)
 
 
+def test_an_address_from_the_browser(small: Hub, resolve: Any) -> None:
+    address = f"https://huggingface.co/{FAULTY}"
+    assert same(resolve(f"{address}/resolve/main/{BIG}?download=true"), small)
+    assert same(resolve(f"{address}/tree/{COMMIT}"), small, "model_index.json", WEIGHTS)
+    assert "no such revision" in resolve(f"{address}/blob/v9/{BIG}")
+
+
 def test_the_cache_is_used_where_the_hub_fails(small: Hub, resolve: Any) -> None:
     path, file = resolve(), resolve(FAULTY + "/" + BIG)
     for fault in (Fault(429), Fault(500), PAGE):

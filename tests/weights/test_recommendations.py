@@ -135,6 +135,7 @@ def test_zero_terminal_snr_begins_at_the_last_timestep(bare: Path, tmp_path: Pat
     both = marked(bare, tmp_path / "both.safetensors", "v_pred", "ztsnr")
     unet = marked(bare, tmp_path / "unet.safetensors", "v_pred", "ztsnr", only="model.diffusion_model.")
     plain = marked(bare, tmp_path / "plain.safetensors", "v_pred")
+    assert sdxl.inspect(both).kind == "SDXL base, v-prediction, zero terminal SNR, single file"
     assert schedules(opened(both)) == ("trailing", 999)
     assert opened(both).plan(sdxl.Request("cat", steps=30)).sigmas[0] == pytest.approx(4096, rel=1e-6)
     assert schedules(opened(bare, unet=unet)) == ("trailing", 999)
@@ -159,9 +160,7 @@ def test_a_schedule_that_files_state_is_obeyed(bare: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("metadata", [{}, {"modelspec.prediction_type": "epsilon"}])
-def test_zero_terminal_snr_without_v_prediction_is_ignored(
-    metadata: dict[str, str], bare: Path, tmp_path: Path
-) -> None:
+def test_zero_terminal_snr_without_v_prediction(metadata: dict[str, str], bare: Path, tmp_path: Path) -> None:
     path = marked(bare, tmp_path / "z.safetensors", "ztsnr")
     save_file(load_file(path), path, metadata)
     with pytest.warns(SDXLWarning, match=r"z\.safetensors states zero terminal SNR \(ztsnr\) without v-prediction"):
