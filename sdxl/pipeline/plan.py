@@ -71,6 +71,11 @@ class Plan:
         return [(expert, part) for expert, part in parts if len(part) > 1]
 
     @property
+    def source_count(self) -> int:
+        """How many canvases differ."""
+        return len({*map(id, self.canvases)})
+
+    @property
     def from_noise(self) -> bool:
         """Whether inpainting starts from noise alone."""
         return self.request.repaints and self.request.strength == 1
