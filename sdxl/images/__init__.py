@@ -1,4 +1,4 @@
-"""Images: opening, masks, the window to generate, PNG files with their parameters."""
+"""Images: opening, masks, the window to generate, files with their parameters."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING
 from ..exports import exports
 
 if TYPE_CHECKING:
+    from .a1111 import parameters_text as parameters_text
     from .canvas import Canvas as Canvas
     from .image import open_mask as open_mask
     from .image import open_picture as open_picture
+    from .output import check_writable as check_writable
     from .pixels import to_pil as to_pil
     from .pixels import to_tensor as to_tensor
-    from .png import read_parameters as read_parameters
-    from .png import save_png as save_png
+    from .record import encode_image as encode_image
+    from .record import read_parameters as read_parameters
+    from .record import save_image as save_image
+    from .record import save_png as save_png
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "a1111": ("parameters_text",),
         "canvas": ("Canvas",),
         "image": ("open_mask", "open_picture"),
+        "output": ("check_writable",),
         "pixels": ("to_pil", "to_tensor"),
-        "png": ("read_parameters", "save_png"),
+        "record": ("encode_image", "read_parameters", "save_image", "save_png"),
     },
 )

@@ -113,7 +113,7 @@ def _load(source: Picture, name: str, background: str) -> Image.Image:
     """The image as 8-bit RGB, transparent parts on a background of that colour."""
     where = f"{name} {source}" if isinstance(source, (str, Path)) else name
     try:
-        image = _open(source) if isinstance(source, (str, Path)) else source
+        image = open_header(source) if isinstance(source, (str, Path)) else source
         if image.width * image.height > MOST_PIXELS:
             raise ArgumentError(
                 f"{where} is {image.width} x {image.height}; expected at most {MOST_PIXELS} pixels, make it smaller"
@@ -136,11 +136,11 @@ def _load(source: Picture, name: str, background: str) -> Image.Image:
         raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, download or save it again") from error
 
 
-def _open(path: str | Path) -> Image.Image:
+def open_header(path: str | Path, formats: Sequence[str] | None = None) -> Image.Image:
     """An image, by its header. An image that is too large raises an error instead of PIL's warning."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(os.path.expanduser(path))
+        return Image.open(os.path.expanduser(path), formats=formats)
 
 
 def _eight_bit(image: Image.Image, where: str) -> Image.Image:

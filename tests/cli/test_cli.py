@@ -233,7 +233,7 @@ def test_bad_outputs(generate: Any, capsys: pytest.CaptureFixture[str], tmp_path
     (tmp_path / "file").write_text("")
     for name, sentence in (
         ("file/p.png", "cannot be written"),
-        ("p.jpg", "does not end in .png"),
+        ("p.gif", "is '.gif'; expected .png, .jpg, .jpeg or .webp. Try "),
         ("", "is a folder"),
     ):
         status, _ = generate("--prompt", "cat", "--steps", "1", output=name)

@@ -1,0 +1,57 @@
+"""AUTOMATIC1111's parameter text, for the tools that read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedules import SCHEDULES
+
+# AUTOMATIC1111 quotes what holds a comma, a colon or a line break. Its reader would also take quotes at both ends, and
+# spaces at the start, for its own, and other readers take more characters for the end of a line.
+_QUOTED = re.compile(r'[,:\x00-\x1f\x7f-\x9f\u2028\u2029]|^["\s]|\s$')
+
+
+def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:
+    """AUTOMATIC1111's text for an image of (width, height), from an entry of `Result.parameters`."""
+    request = parameters["request"]
+    lines = [request["prompt"]]
+    if request.get("negative_prompt"):
+        lines.append(f"Negative prompt: {request['negative_prompt']}")
+    facts = {
+        "Steps": request["steps"],
+        "Sampler": _a1111_name(SAMPLERS, request["sampler"]),
+        "Schedule type": _a1111_name(SCHEDULES, request["schedule"]),
+        "CFG scale": request["guidance_scale"],
+        "Seed": request["seed"],
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
+        "RNG": "CPU",
+    }
+    if request.get("strength") is not None:
+        facts["Denoising strength"] = request["strength"]
+    if request.get("refine_at") is not None:
+        facts["Refiner switch at"] = request["refine_at"]
+    if request.get("clip_skip"):
+        facts["Clip skip"] = request["clip_skip"] + 2  # AUTOMATIC1111's 2 is SDXL's default, the last layer but one
+    if request.get("eta"):
+        facts["Eta DDIM"] = request["eta"]
+    if request.get("guidance_rescale"):
+        facts["CFG Rescale phi"] = request["guidance_rescale"]
+    facts["Version"] = parameters["version"]
+    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items()))
+    return "\n".join(lines)
+
+
+def _a1111_name(table: Mapping[str, Any], name: str) -> str:
+    """AUTOMATIC1111's name for a sampler or schedule; ours where it has none."""
+    return (table[name].a1111 if name in table else None) or name
+
+
+def _quote(value: str) -> str:
+    """A value as AUTOMATIC1111 quotes it: as JSON where its surroundings could be taken for it."""
+    return json.dumps(value, ensure_ascii=False) if _QUOTED.search(value) else value

@@ -1,0 +1,80 @@
+"""Files of images: where they may be written, and how."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import OutputError, is_disk_full
+from ..weights.part import open_part
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
+"""The format of each suffix."""
+
+
+def image_format(path: Path) -> str:
+    """PNG, JPEG or WebP, by the suffix of a file. Raises `OutputError`."""
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        *most, last = FORMATS
+        raise OutputError(
+            f"the suffix of {path} is {path.suffix!r}; expected {', '.join(most)} or {last}. "
+            f"Try {path.with_suffix('.png') if path.name else 'picture.png'}"
+        ) from None
+
+
+def write_file(data: bytes, path: Path) -> None:
+    """Write a file under a temporary name, then rename it: even if the machine stops, no partial file exists. A link
+    at `path` is replaced. Raises `OutputError`.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = open_part(path)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def resolve_output(path: Path) -> Path:
+    """The file that is replaced when an image is written to `path`: the target of a link, also of one to a file that
+    does not exist. Raises `OutputError` for what must not be replaced.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
+    if os.path.islink(target):
+        raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}; choose another path")
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise OutputError(f"{path} is a device or a pipe; expected a file. Try another path")
+    return target
+
+
+def remedy(error: OSError) -> str:
+    """The advice for a file that cannot be written."""
+    return "free some space and run the same command again" if is_disk_full(error) else "choose another path"
+
+
+def check_writable(path: Path) -> None:
+    """Raise `OutputError` before minutes of work if no image can be written to `path`."""
+    target = resolve_output(path)
+    image_format(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            target.lstat()  # an error for a name that is too long
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error

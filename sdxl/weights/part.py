@@ -1,0 +1,35 @@
+"""A file while it is written: under a temporary name beside its own, which it gets when it is complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+PART = ".part"  # the suffix of a file while it is written
+
+
+def part_prefix(path: Path) -> str:
+    """The prefix of the temporary name of `path`, short enough for the file system's limit."""
+    return path.name[:40]
+
+
+def open_part(path: Path) -> tuple[int, str]:
+    """A handle of a new, empty file beside `path`, and its temporary name.
+
+    The permissions are those that `open` would give: of the file that is there, else what the umask leaves. Raises
+    `OSError`.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        temporary = str(path.parent / f"{part_prefix(path)}{secrets.token_hex(4)}{PART}")
+        with suppress(FileExistsError):
+            handle = os.open(temporary, flags, 0o666)
+            break
+    with suppress(OSError):  # nothing is there, or the file system has no permissions
+        there = os.lstat(path)
+        if stat.S_ISREG(there.st_mode):
+            os.chmod(temporary, there.st_mode & 0o777)
+    return handle, temporary
