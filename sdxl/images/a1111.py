@@ -43,7 +43,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     if request.get("guidance_rescale"):
         facts["CFG Rescale phi"] = request["guidance_rescale"]
     facts["Version"] = parameters["version"]
-    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items()))
+    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
 
 

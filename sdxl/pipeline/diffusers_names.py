@@ -1,7 +1,7 @@
 """The names that diffusers' SDXL pipelines have: of their arguments, methods and attributes, and what each is here.
 
-`CALL` has the arguments of a call, `LOAD` those of `from_pretrained`, `MEMBERS` methods and attributes. A name that means
-the same here is in neither. Imports no torch.
+`CALL` has the arguments of a call, `LOAD` those of `from_pretrained`, `MEMBERS` methods and attributes. A name that
+means the same here is in none of them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ CALL: dict[str, Foreign] = {
         ours="output",
         values={"pil": "pil", "pt": "tensor", "latent": "latent"},
     ),
-    "return_dict": Foreign("a call returns a Result; its images are result.images, the first is result[0]", idle=(True,)),
+    "return_dict": Foreign(
+        "a call returns a Result; its images are result.images, the first is result[0]", idle=(True,)
+    ),
     "timesteps": Foreign(_SCHEDULE),
     "sigmas": Foreign(_SCHEDULE),
     "denoising_end": Foreign(_REFINER),
@@ -71,7 +73,9 @@ CALL: dict[str, Foreign] = {
 
 _HUB = "the hub's own settings apply; set HF_HOME (its cache), HF_TOKEN, HF_HUB_OFFLINE=1 or HF_ENDPOINT"
 _CUSTOM = "code that comes with a model is never run; change the networks or the steps as docs/networks.md shows"
-_COMPONENT = "it comes with the model; pipe.text has tokenizers and text encoders, which Pipeline.from_networks replaces"
+_COMPONENT = (
+    "it comes with the model; pipe.text has tokenizers and text encoders, which Pipeline.from_networks replaces"
+)
 _ONLY_SAFE = "only safetensors files are read; give a model that has them"
 _PLACE = "give offload= (none, text, stage, block or auto) and, for auto, max_memory in bytes"
 _NO_CHECKER = "there is no safety checker here; check the images where you show them"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 
 import torch
@@ -26,7 +26,7 @@ from .start import Start, make_start
 @torch.no_grad()
 def run(
     plan: Plan, model: Model, latents: Latents, generators: Sequence[torch.Generator] | None = None
-) -> Iterator[PipelineStep]:
+) -> Generator[PipelineStep, None, None]:
     """The steps of a plan. One expert after the other takes x down its part of the sigmas. The noise comes from the
     plan's seeds, or from generators in place of them.
     """

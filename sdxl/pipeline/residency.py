@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
+
 from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used
 from ..runtime.offload import next_smaller
@@ -124,11 +126,34 @@ class Residency:
                 "a pipeline of networks in memory has no files to read weights from; load it with from_pretrained to "
                 "change them"
             )
-        self.loader = self.loader.with_changes(changes)
+        if self.loader.trainable:
+            raise ArgumentError("a trainable model is not read from its files again; change its weights in place")
+        self._reload(self.loader.with_changes(changes), self.model.offload)
+
+    def move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        """Bring the model to a device or a dtype, or both: from its files, but networks in memory themselves. Raises
+        `ArgumentError` and `OutOfMemoryError`.
+        """
+        at = self.model.placement
+        device, dtype = device or at.device, dtype or at.dtype
+        if (device, dtype) == (at.device, at.dtype):
+            return
+        if self.loader is not None and not self.loader.trainable:
+            offload, loader = self.model.offload, replace(self.loader, device=device, dtype=dtype)
+            if device != at.device:
+                offload = loader.choose_offload("auto" if self.may_shrink else offload, self.max_memory)
+            self._reload(loader, offload)
+            return
+        self.model = self.model.moved(device, dtype)
+        if self.loader is not None:
+            self.loader = replace(self.loader, device=device, dtype=dtype)
+
+    def _reload(self, loader: Loader, offload: str) -> None:
+        """Free the present model and load it by another loader."""
+        self._exchange(offload, loader)
         for expert in self.model.experts:
             if expert.cache is not None:
                 expert.cache.clear()
-        self._exchange(self.model.offload)
         self.retry(lambda model: model.load())
 
     def _replace(self, offload: str | None) -> None:
@@ -137,12 +162,13 @@ class Residency:
         self._exchange(offload)
         self.model.load()
 
-    def _exchange(self, offload: str) -> None:
+    def _exchange(self, offload: str, loader: Loader | None = None) -> None:
         """Free the present model; the new one is not loaded yet."""
-        assert self.loader is not None
-        old = self.model
+        loader, old = loader or self.loader, self.model
+        assert loader is not None
+        new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         old.free_all()
-        self.model = self.loader.model(offload, [expert.cache for expert in old.experts])
+        self.loader, self.model = loader, new
         if old.graphs is not None and offload != "block":
             self.compile()
 
