@@ -18,8 +18,9 @@ ALLOWED: dict[str, set[str]] = {
     "text": {"errors", "models"},
     "weights": {"errors", "models", "sampling", "text"},
     "runtime": {"errors", "models"},
+    "adapters": {"errors", "models", "sampling", "text", "weights"},
     "images": {"errors", "models", "sampling", "text", "weights"},
-    "pipeline": {"errors", "models", "sampling", "text", "weights", "runtime", "images"},
+    "pipeline": {"errors", "models", "sampling", "text", "weights", "runtime", "images", "adapters"},
 }
 ALLOWED["jobs"] = ALLOWED["training"] = ALLOWED["miniature"] = {*ALLOWED["pipeline"], "pipeline"}
 ALLOWED["cli"] = {*ALLOWED["jobs"], "jobs", "training", "miniature"}

@@ -35,7 +35,7 @@ class Call:
 
     plan: Plan
     residency: Residency
-    source: Mapping[str, Any]
+    source: Callable[[], Mapping[str, Any]]
     lock: AbstractContextManager[Any]
     generators: Generators | None = None
 
@@ -105,7 +105,7 @@ class Call:
         plan, given = self.plan, self.generators
         latents, stopped = (step.latents, None) if step.is_last else (step.denoised, step.index + 1)
         reason = None if given is None else given.reason
-        parameters = with_notes(describe(plan, self.source, model.placement), stopped, reason)
+        parameters = with_notes(describe(plan, self.source(), model.placement), stopped, reason)
         seeds = [None if reason else seed for seed in plan.seeds]
         if output == "latent":
             return Result(latents, seeds, parameters)

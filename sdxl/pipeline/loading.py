@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
@@ -20,9 +20,9 @@ from ..runtime.device import choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
 from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
-from ..runtime.settle import settle
+from ..runtime.settle import settle, settle_again
 from ..runtime.streamed import Change
-from ..text.encode import TextCache, TextStage
+from ..text.encode import TextCache, TextStage, with_tokens
 from ..text.tokenizer import Tokenizer
 from ..weights import hub
 from ..weights.checkpoint import Checkpoint, check_folder, open_checkpoint, open_component
@@ -34,6 +34,8 @@ from .expert import Expert
 from .model import Model
 from .model_request import ModelRequest
 
+Embeddings = Mapping[str, Mapping[str, Tensor]]
+"""Learned vectors (N, dim) by the name of a text encoder and the word."""
 Changes = Mapping[str, Change]
 """Functions of weights by name: `unet.`, `vae.`, `text_encoder.` or `text_encoder_2.` and our name of the weight, those
 of a refiner behind `refiner.`."""
@@ -42,7 +44,8 @@ of a refiner behind `refiner.`."""
 @dataclass(frozen=True)
 class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
-    applied to their weights. With `trainable` the layers are plain ones, which own their weights.
+    applied to their weights, and then `adapted`, those of LoRAs. `embeddings` are learned vectors for words, by the
+    name of the text encoder. With `trainable` the layers are plain ones, which own their weights.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -50,6 +53,8 @@ class Loader:
     dtype: torch.dtype
     int8: bool = False
     changes: Changes = field(default_factory=dict)
+    adapted: Changes = field(default_factory=dict)
+    embeddings: Embeddings = field(default_factory=dict)
     trainable: bool = False
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
@@ -78,18 +83,48 @@ class Loader:
             info.check_ids()
             names = [name for name in (TEXT, TEXT_2) if name in components]
             encoders = [cast(TextEncoder, self._load(components[name], once, number)()) for name in names]
-            return [
-                TextStage(Tokenizer(info.tokenizers[name], encoder.config.positions), encoder)
-                for name, encoder in zip(names, encoders, strict=True)
-            ]
+            return self.stages(number, encoders)
 
         load_unet = self._load(components[UNET], at, number)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
+    def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
+        """The text encoders of a checkpoint with their tokenizers and learned words."""
+        components, tokenizers = self.checkpoints[number].components, self.checkpoints[number].info.tokenizers
+        names = [name for name in (TEXT, TEXT_2) if name in components]
+        return [
+            with_tokens(
+                TextStage(Tokenizer(tokenizers[name], encoder.config.positions), encoder), self.embeddings.get(name, {})
+            )
+            for name, encoder in zip(names, encoders, strict=True)
+        ]
+
     def _load(self, component: Component, at: Placement, number: int) -> Callable[[], nn.Module]:
-        prefix = f"{_REFINER * number}{component.name}."
-        own = {name.removeprefix(prefix): each for name, each in self.changes.items() if name.startswith(prefix)}
-        return partial(load, component, at, own, self.trainable)
+        return partial(load, component, at, self._own_changes(component, number), self.trainable)
+
+    def _own_changes(self, component: Component, number: int) -> dict[str, Change]:
+        """The changes of a component's weights, by our names of them."""
+        prefix = f"{PREFIXES[number]}{component.name}."
+        names = {name for name in (*self.changes, *self.adapted) if name.startswith(prefix)}
+        return {name.removeprefix(prefix): self.change(name) for name in names}
+
+    def change(self, name: str) -> Change | None:
+        """The function of a weight; equal for equal adapters, None if it is as in its file."""
+        first, second = self.changes.get(name), self.adapted.get(name)
+        return Both(first, second) if first is not None and second is not None else first or second
+
+    def load_again(self, name: str, number: int, network: nn.Module, offload: str, weights: Collection[str]) -> None:
+        """Bring the layers of a loaded network that have these weights to their places again."""
+        component = self.checkpoints[number].components[name]
+        at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
+        if name in (TEXT, TEXT_2):
+            at = replace(at, packed=False, streamed=offload in ("text", "block"))
+        elif name == VAE_NAME:
+            at = vae_placement(at)
+        prefix = f"{PREFIXES[number]}{name}."
+        own = [each.removeprefix(prefix) for each in weights if each.startswith(prefix)]
+        if own:
+            load_again(component, at, self._own_changes(component, number), network, own)
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
@@ -116,13 +151,13 @@ class Loader:
         }
 
     def _changed(self, name: str, weight: Tensor) -> Tensor:
-        change = self.changes.get(name)
+        change = self.change(name)
         return weight if change is None else change(weight.float()).to(weight.dtype)
 
     def with_changes(self, changes: Changes) -> Loader:
         """The same with other changes of its weights. Raises `ArgumentError` for a name that no weight has."""
         names = {
-            f"{_REFINER * number}{component.name}.{row.ours}"
+            f"{PREFIXES[number]}{component.name}.{row.ours}"
             for number, checkpoint in enumerate(self.checkpoints)
             for component in checkpoint.components.values()
             for row in component.rows
@@ -134,7 +169,19 @@ class Loader:
         return replace(self, changes=dict(changes))
 
 
-_REFINER = "refiner."  # before the names of the second checkpoint's weights
+PREFIXES = ("", "refiner.")
+"""Before the names of each checkpoint's weights."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """A change after another."""
+
+    first: Change
+    second: Change
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        return self.second(self.first(weight))
 
 
 def load(
@@ -159,6 +206,22 @@ def load(
     return model
 
 
+def load_again(
+    component: Component,
+    placement: Placement,
+    changes: Mapping[str, Change],
+    network: nn.Module,
+    weights: Collection[str],
+) -> None:
+    """Bring the layers of a component's loaded network that have some of its weights to their places again."""
+    plain = component.build()
+    shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items()}
+    state = component.state(shapes)
+    settle_again(network, plain, state, placement, component.weights.forget, changes, weights)
+    if not (placement.streamed and placement.device.type == "cpu"):
+        component.weights.close()
+
+
 def open_loader(request: ModelRequest, trainable: bool = False) -> tuple[Loader, str | None]:
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
     their files.
@@ -170,7 +233,7 @@ def open_loader(request: ModelRequest, trainable: bool = False) -> tuple[Loader,
         )
     device = choose_device(request.device)
     dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
-    exact = request.dtype is not None and dtype is torch.float32
+    exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     path = hub.resolve(request.model, request.revision, variant, check=check_folder)
     checkpoint = open_checkpoint(path, variant, needs_vae=request.vae is None)

@@ -110,7 +110,7 @@ class Pipeline(DiffusersNames):
         loader, offload = choose(loader, request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
-        return cls(residency, request.record(variant))
+        return cls(residency, request.record(variant) | ({"trainable": True} if trainable else {}))
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
@@ -269,7 +269,7 @@ class Pipeline(DiffusersNames):
             if request.seed is not None:
                 raise ArgumentError("generator and seed are both given; give one of them")
             request = replace(request, seed=generators.seeds)
-        return Call(self.plan(request), self.residency, self.source, self._lock, generators)
+        return Call(self.plan(request), self.residency, lambda: self.source, self._lock, generators)
 
     def plan(self, request: Request) -> Plan:
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`

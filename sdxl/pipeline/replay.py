@@ -25,15 +25,19 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
     """Raise `ArgumentError` for the record of an image that cannot be generated again, and warn if it would become
     another one. `where` names the image, `given` are the arguments that are not taken from the record.
     """
+    model = parameters["model"]
+    if "model" not in {*model, *given}:
+        raise ArgumentError(f"{where} was made by networks in memory; give the model")
+    if model.get("trainable"):
+        _warn(f"{where} was made by a model in training, whose weights may be others than those of its file")
     if _GENERATOR in parameters and "seed" not in given:
         raise ArgumentError(
             f"{where} cannot be generated again: {parameters[_GENERATOR]}, and no seed stands for that; give a seed "
             "for another image of the same request"
         )
     if _STOPPED in parameters:
-        warnings.warn(
-            f"{where} is the guess after {parameters[_STOPPED]} steps, where the call was stopped; all steps run now, "
-            "and the result will differ",
-            SDXLWarning,
-            stacklevel=2,
-        )
+        _warn(f"{where} is the guess after {parameters[_STOPPED]} steps, where its call was stopped; all steps run now")
+
+
+def _warn(why: str) -> None:
+    warnings.warn(f"{why}; the result will differ", SDXLWarning, stacklevel=3)

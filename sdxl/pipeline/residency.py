@@ -13,6 +13,7 @@ from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
+from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
 from .loading import Changes, Loader
 from .model import Model
 from .plan import Plan
@@ -29,6 +30,7 @@ class Residency:
         self, model: Model, loader: Loader | None = None, may_shrink: bool = False, max_memory: float | None = None
     ) -> None:
         self.model, self.loader, self.may_shrink, self.max_memory = model, loader, may_shrink, max_memory
+        self.revision = 0  # of the weights
 
     def room(self) -> float:
         """Bytes that may still be taken."""
@@ -126,9 +128,7 @@ class Residency:
                 "a pipeline of networks in memory has no files to read weights from; load it with from_pretrained to "
                 "change them"
             )
-        if self.loader.trainable:
-            raise ArgumentError("a trainable model is not read from its files again; change its weights in place")
-        self._reload(self.loader.with_changes(changes), self.model.offload)
+        self.use(self.loader.with_changes(changes))
 
     def move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
         """Bring the model to a device or a dtype, or both: from its files, but networks in memory themselves. Raises
@@ -142,19 +142,63 @@ class Residency:
             offload, loader = self.model.offload, replace(self.loader, device=device, dtype=dtype)
             if device != at.device:
                 offload = loader.choose_offload("auto" if self.may_shrink else offload, self.max_memory)
-            self._reload(loader, offload)
+            self._exchange(offload, loader)
+            for expert in self.model.experts:
+                if expert.cache is not None:
+                    expert.cache.clear()
+            self.retry(lambda model: model.load())
             return
         self.model = self.model.moved(device, dtype)
         if self.loader is not None:
             self.loader = replace(self.loader, device=device, dtype=dtype)
 
-    def _reload(self, loader: Loader, offload: str) -> None:
-        """Free the present model and load it by another loader."""
-        self._exchange(offload, loader)
+    def use(self, loader: Loader) -> None:
+        """Go on with a loader of the same checkpoints that changes other weights: the layers that it changes otherwise
+        are loaded again, of the components that are loaded.
+        """
+        assert self.loader is not None
+        old = self.loader
+        names = {*old.changes, *old.adapted, *loader.changes, *loader.adapted}
+        weights = {name for name in names if old.change(name) != loader.change(name)}
+        has_other_words = old.embeddings is not loader.embeddings
+        if weights and old.trainable:
+            raise ArgumentError("a trainable model is not read from its files again; change its weights in place")
+        self.loader = loader
+        if not weights and not has_other_words:
+            return
+        self.revision += 1
         for expert in self.model.experts:
             if expert.cache is not None:
                 expert.cache.clear()
+        loaded = self.model
+        is_compiled = loaded.graphs is not None  # its layers are no longer those that were loaded
+        self._exchange(loaded.offload, keep=not is_compiled)
+        if not is_compiled:
+            try:
+                self._load_again(loaded, weights)
+            except BaseException as error:
+                self.model.free_all()  # some layers are changed and others not
+                if not (isinstance(error, Exception) and is_out_of_memory(error)):
+                    raise
         self.retry(lambda model: model.load())
+
+    def _load_again(self, loaded: Model, weights: set[str]) -> None:
+        """Take the networks of a model that are loaded over to the present one, with other changes of some weights."""
+        loader, model = self.loader, self.model
+        assert loader is not None
+        for number, (old, new) in enumerate(zip(loaded.experts, model.experts, strict=True)):
+            if (unet := old.unet.loaded) is not None:
+                new.unet.adopt(unet)
+                loader.load_again(UNET, number, unet, model.offload, weights)
+            if (stages := old.text.loaded) is not None:
+                encoders = [stage.encoder for stage in stages]
+                new.text.adopt(loader.stages(number, encoders))
+                names = (TEXT, TEXT_2)[-len(encoders) :]
+                for name, encoder in zip(names, encoders, strict=True):
+                    loader.load_again(name, number, encoder, model.offload, weights)
+        if (vae := loaded.vae.loaded) is not None:
+            model.vae.adopt(vae)
+            loader.load_again(VAE, 0, vae, model.offload, weights)
 
     def _replace(self, offload: str | None) -> None:
         """Free the present model and load it with another way of keeping it."""
@@ -162,12 +206,13 @@ class Residency:
         self._exchange(offload)
         self.model.load()
 
-    def _exchange(self, offload: str, loader: Loader | None = None) -> None:
-        """Free the present model; the new one is not loaded yet."""
+    def _exchange(self, offload: str, loader: Loader | None = None, keep: bool = False) -> None:
+        """Free the present model, unless its networks go on in the new one, which is not loaded yet."""
         loader, old = loader or self.loader, self.model
         assert loader is not None
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
-        old.free_all()
+        if not keep:
+            old.free_all()
         self.loader, self.model = loader, new
         if old.graphs is not None and offload != "block":
             self.compile()

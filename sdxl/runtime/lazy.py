@@ -35,6 +35,16 @@ class Lazy(Generic[T]):
             if self._loaded is not None:
                 change(self._loaded)
 
+    @property
+    def loaded(self) -> T | None:
+        """The value if it is loaded."""
+        return self._loaded
+
+    def adopt(self, value: T) -> None:
+        """Take a value in place of loading it."""
+        with self._lock:
+            self._loaded = value
+
     def release(self) -> None:
         """Forget the value; others who hold it keep it alive."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,36 @@ def settle(
     return model
 
 
+def settle_again(
+    model: nn.Module,
+    plain: nn.Module,
+    state: Mapping[str, Tensor],
+    placement: Placement,
+    forget: Callable[[], None],
+    changes: Mapping[str, Change],
+    names: Iterable[str],
+) -> None:
+    """Bring the layers of a network that have weights of these names to their places again, and leave the others.
+
+    `plain` is the same network on the meta device; the rest as in `settle`.
+    """
+    plain.requires_grad_(False).eval().load_state_dict(state, assign=True)
+    rule = _Settle(plain, placement, forget, changes)
+    wanted = {name.rpartition(".")[0] for name in names}
+
+    def exchange(name: str, module: nn.Module) -> nn.Module | None:
+        if rule.is_group(name, module):
+            return None
+        if wanted & {name, *(f"{name}.{own}" for own, _ in module.named_modules())}:
+            new = rule(name, module) or module
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, new)
+        return module
+
+    rewrite(plain, exchange)
+    scratch.clear()
+
+
 class _Settle:
     """The rule that brings a layer to its place."""
 
@@ -56,8 +86,7 @@ class _Settle:
 
     def __call__(self, name: str, module: nn.Module) -> nn.Module | None:
         """The layer that takes the place of a layer, after its weights were brought to theirs; None for a group."""
-        is_one = isinstance(module, GEGLU) and self.placement.packed and not self._in_8_bits(name)
-        if not is_one and next(module.children(), None) is not None:
+        if self.is_group(name, module):
             return None
         streams = self.placement.streamed and isinstance(module, (Linear, Conv2d))
         if not streams:
@@ -68,6 +97,11 @@ class _Settle:
             new = self._adapted(name, module)
         self.forget()
         return new
+
+    def is_group(self, name: str, module: nn.Module) -> bool:
+        """Whether the children of a module are brought to their places one by one."""
+        is_one = isinstance(module, GEGLU) and self.placement.packed and not self._in_8_bits(name)
+        return not is_one and next(module.children(), None) is not None
 
     def _in_8_bits(self, name: str) -> bool:
         return self.placement.int8 and name.startswith(self.in_blocks)

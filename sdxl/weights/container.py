@@ -105,6 +105,10 @@ class TensorFile:
         self._map = self._map or self._open()
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._offsets[key]).reshape(shape)
 
+    def bytes(self, key: str) -> int:
+        """The size of a tensor in the file."""
+        return math.prod(self.shapes[key]) * _DTYPES.get(self.dtypes[key], ("", 0))[1]
+
     def _open(self) -> mmap.mmap:
         """Map the file. The constructor has checked its header."""
         try:

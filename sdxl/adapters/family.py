@@ -1,0 +1,80 @@
+"""Which models an adapter file is for, and what else a file is that was given as one. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+_SD1 = "Stable Diffusion 1.x"
+_SD2 = "Stable Diffusion 2.x"
+_MARKS = (
+    # no adapters of weights at all
+    (r"lora_controlnet|input_hint_block\.|control_model\..*", "a Control-LoRA or ControlNet"),
+    (r"(control_add_embedding|controlnet_cond_embedding|controlnet_down_blocks)\..*", "a ControlNet"),
+    (r"lllite_unet_.*", "a ControlNet-LLLite"),
+    (r"(image_proj|ip_adapter)\..*|.*to_[kv]_ip\..*", "an IP-Adapter"),
+    (r"clip_[lg]|text_encoders_[01]|emb_params|string_to_param\..*", "a textual inversion embedding"),
+    (r"(model\.diffusion_model|conditioner|first_stage_model)\..*", "a whole model"),
+    # of other models; in the order of what is sure
+    (r".*double_blocks.*|.*single_blocks.*|.*single_transformer_blocks.*", "a LoRA of Flux"),
+    (
+        r".*joint_blocks.*|transformer\.transformer_blocks\..*|lora_unet_transformer_blocks_.*",
+        "a LoRA of Stable Diffusion 3",
+    ),
+    (r"lora_prior_.*", "a LoRA of Stable Cascade"),
+    (r".*blocks_\d+_cross_attn.*|.*blocks\.\d+\.cross_attn.*|.*img_mlp.*", "a LoRA of Wan or Qwen-Image"),
+    (
+        r".*(down_blocks[._]0[._]attentions|down_blocks[._]3[._](?!downs).*attentions|up_blocks[._]3[._]attentions"
+        r"|input_blocks[._][12][._]1[._]|output_blocks[._](9|10|11)[._]1[._]).*",
+        f"a LoRA of {_SD1} or 2.x",
+    ),
+)
+_WIDTHS = {
+    768: f"a LoRA of {_SD1}",
+    1024: f"a LoRA of {_SD2}",
+    1280: "a LoRA of the SDXL refiner",
+    2048: "a LoRA of SDXL base",
+}
+_CONTEXT = re.compile(
+    r".*attn2[._]to_[kv]([._].*)?\.(lora_down\.weight|lora_A\..*weight|lora\.down\.weight|hada_w1_b)|.*attn2.*to_[kv]_lora\.down\.weight"
+)
+
+
+def context_widths(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
+    """The widths of the context that the cross-attentions of an adapter take."""
+    return {shape[1] for key, shape in shapes.items() if len(shape) >= 2 and _CONTEXT.fullmatch(key)}
+
+
+def alien(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+    """What a file is that is no LoRA of SDXL, and the key that shows it; None where no key does."""
+    for pattern, name in _MARKS:
+        if key := _first(pattern, shapes):
+            return name, f"it has {key}"
+    return None
+
+
+def context_family(
+    shapes: Mapping[str, tuple[int, ...]], host: Mapping[str, tuple[int, ...]]
+) -> tuple[str, str] | None:
+    """The family of a LoRA whose cross-attentions take another context than the host's; None if they do not."""
+    own = {shape[1] for name, shape in host.items() if name.endswith("cross_attn.k.weight")}
+    widths = context_widths(shapes) - own
+    if not widths:
+        return None
+    width = min(widths)
+    name = _WIDTHS.get(width, "a LoRA of another model")
+    return name, f"its cross-attentions take a context of width {width}, the model's one of {min(own, default=0)}"
+
+
+def _first(pattern: str, keys: Iterable[str]) -> str | None:
+    return next((key for key in keys if re.fullmatch(pattern, key)), None)
+
+
+def stated(metadata: Mapping[str, str]) -> tuple[str, str] | None:
+    """The family that the header of the file states, which merging tools often get wrong."""
+    for name in ("modelspec.architecture", "ss_base_model_version"):
+        if value := metadata.get(name):
+            short = value[:100]
+            kind = "SDXL" if "xl" in value.lower() else short.removesuffix("/lora")
+            return f"a LoRA of {kind}", f"its header says {name} = {short}"
+    return None

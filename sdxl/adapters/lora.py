@@ -1,0 +1,73 @@
+"""A LoRA, or a relative, as a value of a request: which file, and how strongly. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, brief
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """`file` is a path, or on the hub owner/name or owner/name/file. `weight` multiplies its change of the UNet,
+    `text_weight` that of the text encoders (None: `weight`). Weights may be negative or above 1. With a `hash`, the
+    sha256 of the file, another file is refused.
+    """
+
+    file: str | Path
+    weight: float = 1.0
+    text_weight: float | None = None
+    hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.file, (str, Path)) or not str(self.file):
+            raise ArgumentError(f"the file of a LoRA is {brief(self.file)}; expected a path or an id on the hub")
+        for name in ("weight", "text_weight"):
+            value = getattr(self, name)
+            if value is None and name == "text_weight":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ArgumentError(f"the {name} of LoRA {self.file} is {brief(value)}; expected a number such as 0.8")
+            object.__setattr__(self, name, float(value))
+        if self.hash is not None and not isinstance(self.hash, str):
+            raise ArgumentError(f"the hash of LoRA {self.file} is {brief(self.hash)}; expected hexadecimal digits")
+
+    def strength(self, component: str) -> float:
+        """The factor of its changes of a component."""
+        return self.weight if component == "unet" or self.text_weight is None else self.text_weight
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it; equal for equal values."""
+        record: dict[str, Any] = {"file": str(self.file), "weight": self.weight}
+        if self.text_weight is not None:
+            record["text_weight"] = self.text_weight
+        return record | ({} if self.hash is None else {"hash": self.hash})
+
+
+def read_lora(value: Any) -> LoRA:
+    """A LoRA from a path, a pair of path and weight, an object of JSON, or itself. Raises `ArgumentError`."""
+    if isinstance(value, LoRA):
+        return value
+    if isinstance(value, (str, Path)):
+        return LoRA(value)
+    if isinstance(value, Mapping):
+        names = [each.name for each in fields(LoRA)]
+        if unknown := [key for key in value if key not in names]:
+            raise ArgumentError(f"a LoRA has no {brief(unknown[0])}; its values are {', '.join(names)}")
+        if "file" not in value:
+            raise ArgumentError(f"{brief(dict(value))} names no file; give a LoRA as {{'file': ..., 'weight': ...}}")
+        return LoRA(**value)
+    if isinstance(value, Sequence) and len(value) == 2:
+        return LoRA(value[0], value[1])
+    raise ArgumentError(f"{brief(value)} is no LoRA; expected a path, (path, weight) or sdxl.LoRA(...)")
+
+
+def read_loras(values: Any) -> tuple[LoRA, ...]:
+    """A list of LoRAs. Raises `ArgumentError`."""
+    if isinstance(values, (str, Path, LoRA, Mapping)) or not isinstance(values, Sequence):
+        raise ArgumentError(f"loras is {brief(values)}; expected a list such as ['style.safetensors']")
+    return tuple(map(read_lora, values))
