@@ -12,7 +12,9 @@ from .model_request import ModelRequest
 from .request import Request
 
 _NEEDLESS = ("safety_checker", "watermark")  # what some set to None, since there is none here
-_NETWORKS = "give unet= and vae= to from_pretrained, or networks of your own to Pipeline.from_networks; pipe.compile() compiles"
+_NETWORKS = (
+    "give unet= and vae= to from_pretrained, or networks of your own to Pipeline.from_networks; pipe.compile() compiles"
+)
 _ARGUMENTS = {each.name: "give it to a call" for each in fields(Request)} | {
     each.name: "give it to from_pretrained" for each in fields(ModelRequest)
 }
