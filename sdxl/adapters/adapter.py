@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, brief, naming
-from ..weights.container import TensorFile, parse_json, read_json
+from ..weights.container import TensorFile, parse_json, read_text
 from ..weights.keymap import summarize
 from .family import alien, stated
 from .formulas import BIASES, Formula, Parts, UnfitError, find_formula, unit_change
@@ -23,6 +23,7 @@ from .keys import BUNDLED, split, unsupported
 
 # of CLIP-L, which has a projection that SDXL does not use
 _IGNORED = re.compile(r"(lora_te1_|text_encoder\.)text_projection\..*|lora_te_text_projection\..*")
+_SIDECAR = "adapter_config.json"
 _SCALARS = ("alpha", "scale")
 _SIMPLE = re.compile(r"\^?(\w|-|\\\.|\.\*|\.|\\d\+)*\$?")
 
@@ -34,7 +35,7 @@ class Module:
     """
 
     name: str
-    roles: Mapping[str, str]
+    roles: Mapping[str, str] = field(hash=False)
     alpha: float | None
     file: TensorFile = field(compare=False, repr=False)
 
@@ -63,6 +64,11 @@ class Module:
     @property
     def _bias_key(self) -> str | None:
         return next((self.roles[role] for role in BIASES if role in self.roles), None)
+
+    @property
+    def stated_alpha(self) -> float | None:
+        """The alpha that a key or the file's header states."""
+        return float(self.file.read(self.roles["alpha"]).flatten()[0]) if "alpha" in self.roles else self.alpha
 
     def change(self, weight: Tensor) -> Tensor:
         """The change of a weight in float32, at strength 1."""
@@ -192,8 +198,19 @@ class _Alphas:
             return None
         for prefix, config in self._configs.items():
             if module.startswith(prefix):
-                return _alpha(config, module, self._file.shapes[roles["down"]][0], str(self._file.path))
+                return _alpha(
+                    config,
+                    module.removeprefix(prefix).removeprefix("base_model.model."),
+                    self._file.shapes[roles["down"]][0],
+                    str(self._file.path),
+                )
         return None
+
+
+def sidecar(path: Path) -> str:
+    """The text of PEFT's adapter_config.json beside an adapter file; empty if there is none."""
+    beside = path.with_name(_SIDECAR)
+    return read_text(beside) if path.stem == "adapter_model" and beside.is_file() else ""
 
 
 def _configs(file: TensorFile) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -204,9 +221,8 @@ def _configs(file: TensorFile) -> Iterator[tuple[str, dict[str, Any]]]:
             prefix = f"{component}."
             if own := {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}:
                 yield prefix, own
-    beside = file.path.with_name("adapter_config.json")
-    if file.path.stem == "adapter_model" and beside.is_file():
-        yield "", read_json(beside)
+    if text := sidecar(file.path):
+        yield "", parse_json(text, file.path.with_name(_SIDECAR))
 
 
 def _alpha(config: Mapping[str, Any], module: str, rank: int, where: str) -> float | None:

@@ -29,7 +29,7 @@ _MARKS = (
         f"a LoRA of {_SD1} or 2.x",
     ),
 )
-_WIDTHS = {
+WIDTHS = {
     768: f"a LoRA of {_SD1}",
     1024: f"a LoRA of {_SD2}",
     1280: "a LoRA of the SDXL refiner",
@@ -62,7 +62,7 @@ def context_family(
     if not widths:
         return None
     width = min(widths)
-    name = _WIDTHS.get(width, "a LoRA of another model")
+    name = WIDTHS.get(width, "a LoRA of another model")
     return name, f"its cross-attentions take a context of width {width}, the model's one of {min(own, default=0)}"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ def add_request_flags(group: Any) -> None:
 def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
     """The flag of one field. It is absent from the parsed options if it is not given."""
     flag: Option = each.metadata["option"]
+    if flag.flag is None:
+        return
     default = f" (default: {each.default})" if _shows(each.default) else ""
     details: dict[str, Any] = {"help": (help or flag.help) + default, "default": argparse.SUPPRESS}
     if flag.type is bool:
@@ -37,7 +40,7 @@ def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
         details |= {"action": "append" if flag.repeated else "store", "type": _reader(flag), "metavar": flag.metavar}
     if flag.choices is not None:
         details |= {"choices": flag.choices, "metavar": None}
-    group.add_argument("--" + each.name.replace("_", "-"), **details)
+    group.add_argument(f"--{flag.flag or each.name}".replace("_", "-"), dest=each.name, **details)
 
 
 def _shows(default: Any) -> bool:
@@ -47,7 +50,32 @@ def _shows(default: Any) -> bool:
 def _reader(flag: Option) -> Callable[[str], Any]:
     if flag.example:
         return partial(_read_numbers, example=flag.example, type=flag.type)
-    return read_file if flag.type is Path else flag.type
+    if flag.type is Path:
+        return read_file
+    return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
+
+
+def read_value(type: Any, text: str) -> Any:
+    """A value of several parts from FILE[,name=value]...: the first field is the file, the others are numbers."""
+    names = [each.name for each in fields(type)][1:]
+    file, *parts = re.split(rf",(?=(?:{'|'.join(names)})=)", text)
+    given: dict[str, Any] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name in given:
+            raise argparse.ArgumentTypeError(f"{text!r} gives {name} twice")
+        given[name] = _read_part(value)
+    try:
+        return type(file, **given)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _read_part(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def read_file(text: str) -> Path:

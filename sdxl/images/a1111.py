@@ -29,6 +29,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "CFG scale": request["guidance_scale"],
         "Seed": request["seed"],
         "Size": f"{size[0]}x{size[1]}",
+        **_model_hash(parameters["model"].get("sha256")),
         "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
         "RNG": "CPU",
     }
@@ -45,6 +46,12 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts["Version"] = parameters["version"]
     lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _model_hash(hashes: Any) -> dict[str, str]:
+    """AUTOMATIC1111's hash of a model: the first digits of the SHA-256."""
+    sha256 = hashes.get("model") if isinstance(hashes, Mapping) else None
+    return {"Model hash": sha256[:10]} if isinstance(sha256, str) else {}
 
 
 def _a1111_name(table: Mapping[str, Any], name: str) -> str:

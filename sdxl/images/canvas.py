@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .image import MOST_PIXELS, resize, resize_mask
+from .image import MOST_PIXELS, blacken, resize, resize_mask
 from .pixels import to_tensor
 
 Size = tuple[int, int]
@@ -25,7 +25,8 @@ Box = tuple[int, int, int, int]
 @dataclass(frozen=True)
 class Canvas:
     """The window `box` of `image` is generated at `size`. With a mask the result is pasted into the image at
-    `result_size`: the image's own, or `size` if the caller gave one and the box is the whole image.
+    `result_size`: the image's own, or `size` if the caller gave one and the box is the whole image. `threshold` is the
+    darkest grey of the mask (1 to 255) that is repainted in any step; what is darker is black.
     """
 
     image: Image.Image  # RGB
@@ -33,7 +34,8 @@ class Canvas:
     box: Box
     size: Size
     result_size: Size
-    feather: int = 0
+    threshold: int
+    feather: int
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -44,7 +46,7 @@ class Canvas:
     def work_mask(self) -> Tensor:
         """The window's mask, (1, H, W): 0 is kept, 1 repainted, values between are repainted in some of the steps."""
         assert self.mask is not None
-        return to_tensor(resize_mask(self.mask.crop(self.box), self.size))
+        return to_tensor(resize_mask(self.mask.crop(self.box), self.size, self.threshold))
 
     @cached_property
     def masked_image(self) -> Tensor:
@@ -85,7 +87,7 @@ class Canvas:
         that many equal steps from the mask's edge inwards. The image's border is not an edge.
         """
         assert self.mask is not None
-        outside = (to_tensor(resize_mask(self.mask, self.result_size)) == 0)[0].numpy()
+        outside = (to_tensor(resize_mask(self.mask, self.result_size, self.threshold)) == 0)[0].numpy()
         # summed-area table (Crow 1984, "Summed-area tables for texture mapping")
         counts = np.pad(outside.cumsum(0, np.int32).cumsum(1), ((1, 0), (1, 0)))
         depth = np.zeros(outside.shape, np.int32)
@@ -113,20 +115,22 @@ def make_canvas(
     requested: tuple[int | None, int | None],
     native: Size,
     factor: int,
+    threshold: int,
     padding: int | None = None,
     feather: int = 0,
 ) -> Canvas:
     """The canvas of an RGB image and its mask of the same size.
 
     `requested` is a (height, width); None stands for the side of the image, floored to a multiple of `factor`.
+    `threshold` is the darkest grey that is repainted.
     With `padding` the window is the box around the repainted region. It is enlarged by that many pixels on every side,
     then to the proportions of the size, and None stands for the side of `native`.
     """
     whole = (0, 0, *image.size)
     if padding is not None and mask is not None:
         size = requested[0] or native[0], requested[1] or native[1]
-        box = _window(mask.getbbox() or whole, padding, size, whole)
-        return Canvas(image, mask, box, size, (image.height, image.width), feather)
+        box = _window(blacken(mask, threshold).getbbox() or whole, padding, size, whole)
+        return Canvas(image, mask, box, size, (image.height, image.width), threshold, feather)
     size = requested[0] or image.height // factor * factor, requested[1] or image.width // factor * factor
     if 0 in size:
         raise ArgumentError(
@@ -134,7 +138,8 @@ def make_canvas(
             "give width and height to enlarge it"
         )
     own = image.height, image.width
-    return Canvas(image, mask, whole, size, own if mask is not None and requested == (None, None) else size, feather)
+    result_size = own if mask is not None and requested == (None, None) else size
+    return Canvas(image, mask, whole, size, result_size, threshold, feather)
 
 
 def _window(box: Box, padding: int, size: Size, whole: Box) -> Box:

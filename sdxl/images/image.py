@@ -133,10 +133,11 @@ def _load(source: Picture, name: str, background: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ArgumentError(f"{where} is not an image in a known format; save it as PNG or JPEG") from error
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        raise ArgumentError(f"{where} cannot be read ({error}); it is damaged, download or save it again") from error
+        reason = brief(str(error))  # PIL repeats parts of the file
+        raise ArgumentError(f"{where} cannot be read ({reason}); it is damaged, download or save it again") from error
 
 
-def open_header(path: str | Path, formats: Sequence[str] | None = None) -> Image.Image:
+def open_header(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An image, by its header. An image that is too large raises an error instead of PIL's warning."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -173,16 +174,25 @@ def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def blacken(mask: Image.Image, threshold: int) -> Image.Image:
+    """A mask (mode L) whose greys below `threshold` are black."""
+    return mask.point([0] * threshold + list(range(threshold, 256)))
+
+
 def is_hard(mask: Image.Image) -> bool:
     """Whether a mask has only black and white."""
     counts = mask.histogram()
     return counts[0] + counts[255] == sum(counts)
 
 
-def resize_mask(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """As `resize`, but a black and white mask stays black and white (grey from 128 on becomes white)."""
-    resized = resize(mask, size)
-    return resized.point([0] * 128 + [255] * 128) if is_hard(mask) else resized
+def resize_mask(mask: Image.Image, size: tuple[int, int], threshold: int) -> Image.Image:
+    """As `resize`, then greys below `threshold` are black. A mask of these and white alone stays black and white (128
+    and above becomes white).
+    """
+    black = blacken(mask, threshold)
+    if is_hard(black):
+        return resize(black, size).point([0] * 128 + [255] * 128)
+    return blacken(resize(mask, size), threshold)
 
 
 def fingerprint(source: Image.Image | Tensor) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from ..errors import OutputError, is_disk_full
 from ..weights.part import open_part
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The format of each suffix."""
 
 
 def image_format(path: Path) -> str:
-    """PNG, JPEG or WebP, by the suffix of a file. Raises `OutputError`."""
+    """PNG, JPEG or WEBP, by the suffix of a file. Raises `OutputError`."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -44,15 +44,19 @@ def write_file(data: bytes, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # gone, where the file is complete
+                os.unlink(temporary)
 
 
 def resolve_output(path: Path) -> Path:
     """The file that is replaced when an image is written to `path`: the target of a link, also of one to a file that
     does not exist. Raises `OutputError` for what must not be replaced.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError as error:  # a null byte
+        raise OutputError(f"{path} cannot be written: {error}; choose another path") from error
+    if os.path.isdir(target):
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
     if os.path.islink(target):
         raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}; choose another path")

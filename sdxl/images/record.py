@@ -17,49 +17,51 @@ from .image import MOST_PIXELS, open_header
 from .output import image_format, resolve_output, write_file
 
 _CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
-_MOST_EXIF = 65533  # bytes of a JPEG segment
-_LONGEST = 2**23  # characters of a record
+_MOST_EXIF = 65533  # bytes, in a JPEG
+_LONGEST = 2**23  # characters of JSON that are read
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
-    "WebP": {"lossless": True},
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "WEBP": {"lossless": True},
 }
 
 
 def encode_image(image: Image.Image, parameters: Mapping[str, Any], format: str) -> bytes:
-    """A file of `format` PNG, JPEG (quality 95, 4:4:4) or WebP (lossless), with its parameters. Raises `OutputError`.
+    """A file of `format` PNG, JPEG (quality 95, 4:4:4) or WEBP (lossless) with its parameters. Raises `OutputError`.
 
-    PNG has two text chunks: AUTOMATIC1111's text is "parameters", our JSON "sdxl". JPEG and WebP have EXIF: the text is
-    its UserComment, the JSON its MakerNote.
+    A PNG has two text chunks: "parameters" is AUTOMATIC1111's text, "sdxl" our JSON. JPEG and WebP have EXIF: its
+    UserComment is the text, its MakerNote the JSON.
     """
-    options = {name.lower(): (name, value) for name, value in _OPTIONS.items()}
-    if format.lower() not in options:
+    name = format.upper()
+    if name not in _OPTIONS:
         raise OutputError(f"format is {brief(format)}; expected {', '.join(_OPTIONS)}. Try PNG")
-    name, arguments = options[format.lower()]
-    text = parameters_text(parameters, image.size).encode(errors="replace").decode()  # a path may not be valid Unicode
-    record = json.dumps(parameters, ensure_ascii=False).encode(errors="replace").decode()
+    data = io.BytesIO()
+    try:
+        image.save(data, format=name, **_OPTIONS[name], **_metadata(image, parameters, name))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"an image of {image.width} x {image.height} and mode {image.mode} cannot be written as {name} ({error}); "
+            "convert it to RGB, or try PNG"
+        ) from error
+    return data.getvalue()
+
+
+def _metadata(image: Image.Image, parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What PIL writes beside the pixels. A path in the parameters may not be valid Unicode."""
+    text = parameters_text(parameters, image.size).encode(errors="replace").decode()
+    record = json.dumps(parameters, ensure_ascii=False).encode(errors="backslashreplace").decode()  # as JSON escapes
     if name == "PNG":
         info = PngImagePlugin.PngInfo()
         info.add_itxt("parameters", text)
         info.add_itxt(_CHUNK, record)
-        arguments = {"pnginfo": info}
-    else:
-        exif = pack_exif(text, record)
-        if name == "JPEG" and len(exif) > _MOST_EXIF:
-            raise OutputError(
-                f"the parameters are {len(exif)} bytes long; a JPEG holds at most {_MOST_EXIF}. "
-                "Try PNG or a shorter prompt"
-            )
-        arguments = {**arguments, "exif": exif}
-    data = io.BytesIO()
-    try:
-        image.save(data, format=name, **arguments)
-    except (OSError, ValueError) as error:
+        return {"pnginfo": info}
+    exif = pack_exif(text, record)
+    if name == "JPEG" and len(exif) > _MOST_EXIF:
         raise OutputError(
-            f"an image of mode {image.mode}, {image.width} x {image.height}, cannot be written as {name} ({error}); "
-            "try RGB and PNG"
-        ) from error
-    return data.getvalue()
+            f"the parameters are {len(exif)} bytes of EXIF; expected at most {_MOST_EXIF} in a JPEG. "
+            "Try PNG, or a shorter prompt"
+        )
+    return {"exif": exif}
 
 
 def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
@@ -71,14 +73,14 @@ def save_image(image: Image.Image, path: str | Path, parameters: Mapping[str, An
     """Write a PNG, JPEG or WebP file, as its suffix says, with its parameters, which `generate --from` and
     `read_parameters` read. A link's target is replaced. Raises `OutputError`.
     """
-    target = resolve_output(Path(path))
-    write_file(encode_image(image, parameters, image_format(Path(path))), target)
+    path = Path(path)
+    target = resolve_output(path)
+    write_file(encode_image(image, parameters, image_format(path)), target)
 
 
 def save_png(image: Image.Image, path: str | Path, parameters: Mapping[str, Any]) -> None:
-    """As `save_image`, a PNG whatever the suffix."""
-    target = resolve_output(Path(path))
-    write_file(encode_png(image, parameters), target)
+    """As `save_image`, but a PNG whatever the suffix."""
+    write_file(encode_png(image, parameters), resolve_output(Path(path)))
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     try:
         text = _record(Path(path))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ArgumentError(f"{path} cannot be read as an image ({error}); give an image that sdxl wrote") from error
+        reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
+        raise ArgumentError(f"{path} cannot be read as an image ({reason}); give an image that sdxl wrote") from error
     if text is None:
         raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl wrote")
     try:
@@ -106,6 +109,6 @@ def _record(path: Path) -> str | None:
         if not isinstance(image, PngImagePlugin.PngImageFile):
             return unpack_note(image.info.get("exif", b""))
         text = image.info.get(_CHUNK)
-        if text is None and image.width * image.height <= MOST_PIXELS:
-            text = image.text.get(_CHUNK)  # reads the pixels too, for what stands behind them
+        if text is None and image.width * image.height <= MOST_PIXELS and not image.is_animated:
+            text = image.text.get(_CHUNK)  # behind the pixels, which are read for it
         return text

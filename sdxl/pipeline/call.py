@@ -28,7 +28,8 @@ Callback = Callable[[PipelineStep], object]
 
 @dataclass(frozen=True)
 class Call:
-    """`plan` is what to generate on the model in `residency`; `source` says how that was loaded. `generators` draw the
+    """`plan` is what to generate on the model in `residency`; `source` says how that was loaded, and `prepare` has its
+    weights changed as the plan asks for. `generators` draw the
     noise in place of the plan's seeds. The thread that holds the `lock` may use the
     model.
     """
@@ -36,6 +37,7 @@ class Call:
     plan: Plan
     residency: Residency
     source: Callable[[], Mapping[str, Any]]
+    prepare: Callable[[], None]
     lock: AbstractContextManager[Any]
     generators: Generators | None = None
 
@@ -43,6 +45,7 @@ class Call:
         """All steps, and the images. Raises `ArgumentError` before any work is done, and what the callback raises."""
         self._check_output(output)
         with self.lock:
+            self.prepare()
             self.residency.fit(self.plan)
             outcome = self.residency.retry(lambda model: self._generate(model, output, progress, callback))
         if isinstance(outcome, Exception):
@@ -54,13 +57,20 @@ class Call:
         torch's words for it.
         """
         with self.lock:
+            self.prepare()
             self.residency.fit(self.plan)
         return self._locked(self._run(self.residency.model))
 
     def _locked(self, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
+        revision = self.residency.revision
         while True:
             try:
                 with self.lock:
+                    if self.residency.revision != revision:
+                        raise ArgumentError(
+                            "the weights have changed since these steps began, by LoRAs, change_weights or to; begin "
+                            "again"
+                        )
                     step = next(steps, None)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):

@@ -222,10 +222,11 @@ def load_again(
         component.weights.close()
 
 
-def open_loader(request: ModelRequest, trainable: bool = False) -> tuple[Loader, str | None]:
+def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
     their files.
     """
+    trainable = request.trainable
     if trainable and (request.offload != "none" or request.int8):
         raise ArgumentError(
             f"trainable is True with offload {brief(request.offload)} and int8 {request.int8}; a model in training "

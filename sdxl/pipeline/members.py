@@ -18,7 +18,14 @@ _NETWORKS = (
 _ARGUMENTS = {each.name: "give it to a call" for each in fields(Request)} | {
     each.name: "give it to from_pretrained" for each in fields(ModelRequest)
 }
-_SETTERS = {"unet": _NETWORKS, "vae": _NETWORKS, "text": _NETWORKS, "device": "use pipe.to", "dtype": "use pipe.to"}
+_SETTERS = {
+    "unet": _NETWORKS,
+    "vae": _NETWORKS,
+    "text": _NETWORKS,
+    "device": "use pipe.to",
+    "dtype": "use pipe.to",
+    "loras": "use pipe.set_loras",
+}
 
 
 class _Names(type):

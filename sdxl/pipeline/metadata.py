@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..adapters.lora import read_loras
 from ..runtime.placement import Placement
 from ..version import __version__
 from .plan import Plan
@@ -20,6 +21,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     """
     request, count = plan.request, len(plan.seeds)
     common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in SOURCES}
+    common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
     hashes = plan.sources.fingerprints(count)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ class ModelRequest:
     vae: str | Path | None = option("take the VAE from this file, folder or hub id")
     revision: str | None = option("a branch, tag or commit on the hub")
     variant: str | None = option("which files of a folder or hub model, such as fp16")
+    loras: Sequence[Any] = option("the LoRAs of every image that names no others", (), flag=None, recorded=False)
+    lora_dir: str | Path | None = option(
+        "a folder in which LoRAs are found by their names", type=Path, metavar="DIR", recorded=False
+    )
     dtype: str | torch.dtype | None = option(
         "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"
     )
@@ -39,6 +44,9 @@ class ModelRequest:
         choices=OFFLOADS,
     )
     int8: bool = option("8-bit transformer blocks on a CPU: faster, an approximation", False, type=bool)
+    trainable: bool = option(
+        "plain layers that own their weights, through which gradients flow", False, type=bool, flag=None, recorded=False
+    )
     max_memory: float | None = option(
         "let auto stay within so many GB", type=float, metavar="GB", recorded=False
     )  # in bytes here
@@ -48,7 +56,7 @@ class ModelRequest:
         """What a PNG records of it, beside dtype and arithmetic: the names, with the `variant` that was read."""
         names = {name: getattr(self, name) for name in ("model", "refiner", "unet", "vae", "revision")}
         recorded = {name: str(value) for name, value in (names | {"variant": variant}).items() if value}
-        return recorded | ({"int8": True} if self.int8 else {})
+        return recorded | {name: True for name in ("int8", "trainable") if getattr(self, name)}
 
 
 RECORDED = tuple(each.name for each in fields(ModelRequest) if each.metadata["option"].recorded)

@@ -10,7 +10,8 @@ from typing import Any
 class Option:
     """The flag of a field: its help, the type of its value (`str`, `int`, `float`, `bool`, or `Path` for a file), and
     what the help calls the value. An `example` of several numbers says that the flag takes as many. A `repeated` flag
-    may be given several times. `recorded` arguments belong to the identity of an image and of a job.
+    may be given several times. `recorded` arguments belong to the identity of an image and of a job. `flag` is its name on the command
+    line, if that is not the field's; None: it has no flag.
     """
 
     help: str
@@ -20,6 +21,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     repeated: bool = False
     recorded: bool = True
+    flag: str | None = ""
 
 
 def option(
@@ -31,8 +33,9 @@ def option(
     choices: tuple[str, ...] | None = None,
     repeated: bool = False,
     recorded: bool = True,
+    flag: str | None = "",
 ) -> Any:
     """A dataclass field with an `Option` in its metadata under "option"."""
     names = {str: "TEXT", int: "N", float: "N"}
-    flag = Option(help, type, metavar or names.get(type, "FILE"), example, choices, repeated, recorded)
-    return field(default=default, metadata={"option": flag})
+    value = Option(help, type, metavar or names.get(type, "FILE"), example, choices, repeated, recorded, flag)
+    return field(default=default, metadata={"option": value})

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
 from ..images.image import check_latents, check_pixels
 from ..models.unet import UNet
@@ -21,6 +22,7 @@ from ..runtime.placement import Placement
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
+from .adapting import ActiveLoRA, Adapters
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .call import Call, Callback
 from .encoding import EncodedPrompt
@@ -46,9 +48,13 @@ class Pipeline(DiffusersNames):
     Calls share nothing: the same arguments give the same image. Threads may share a pipeline: they take turns.
     """
 
-    def __init__(self, residency: Residency, source: dict[str, Any] | None = None) -> None:
-        """`source` says how the model was loaded, for the record of its images."""
+    def __init__(
+        self, residency: Residency, source: dict[str, Any] | None = None, adapters: Adapters | None = None
+    ) -> None:
+        """`source` says how the model was loaded, for the record of its images. `adapters` opens LoRAs for it."""
         self.residency, self.source = residency, source or {}
+        self._adapters = adapters
+        self._loras: tuple[LoRA, ...] = ()
         self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -65,6 +71,8 @@ class Pipeline(DiffusersNames):
         offload: Offload = "none",
         max_memory: float | None = None,
         int8: bool = False,
+        loras: Sequence[Any] = (),
+        lora_dir: str | Path | None = None,
         trainable: bool = False,
         **diffusers_names: Any,
     ) -> Pipeline:
@@ -84,8 +92,11 @@ class Pipeline(DiffusersNames):
         takes least memory and most time; "auto" chooses one that fits into the free memory, or into `max_memory` bytes.
         `int8` computes the transformer blocks of the UNet in 8 bits, on CPUs that are fast in them: an approximation.
         With `trainable` all layers are plain ones, whose weights can be read, changed and trained: gradients flow. It
-        keeps them in memory, in float32 if no `dtype` is given. diffusers' names of equal meaning, such as
-        `torch_dtype`, are taken with a warning. Raises `SDXLError`.
+        keeps them in memory, in float32 if no `dtype` is given.
+
+        `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
+        `lora_dir`. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
+        `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,
@@ -100,17 +111,24 @@ class Pipeline(DiffusersNames):
             int8=int8,
             max_memory=max_memory,
             device=device,
+            loras=loras,
+            lora_dir=lora_dir,
+            trainable=trainable,
         )
-        return cls.from_request(ModelRequest(**arguments), trainable)
+        return cls.from_request(ModelRequest(**arguments))
 
     @classmethod
-    def from_request(cls, request: ModelRequest, trainable: bool = False) -> Pipeline:
+    def from_request(cls, request: ModelRequest) -> Pipeline:
         """Load the model that a request names. Raises `SDXLError`."""
-        loader, variant = open_loader(request, trainable)
-        loader, offload = choose(loader, request)
+        loader, variant = open_loader(request)
+        adapters = Adapters(loader.checkpoints, [] if request.lora_dir is None else [Path(request.lora_dir)])
+        loras = adapters.resolve(read_loras(request.loras))
+        loader, offload = choose(replace(loader, adapted=adapters.changes(loras)), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
-        return cls(residency, request.record(variant) | ({"trainable": True} if trainable else {}))
+        pipe = cls(residency, request.record(variant), adapters)
+        pipe._loras = loras
+        return pipe
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
@@ -173,6 +191,40 @@ class Pipeline(DiffusersNames):
         """
         with self._lock:
             self.residency.change(changes)
+
+    def set_loras(self, loras: Sequence[Any]) -> None:
+        """The LoRAs of every image that names no others, from now on, in place of the present ones; [] removes all,
+        and the model is bit for bit what it was.
+
+        Each is a path, a name in the folder `lora_dir`, owner/name or owner/name/file on the hub, a pair of one of these
+        and a weight, or an `sdxl.LoRA`. All formats of LoRA, LoCon, LoHa, LoKr, DoRA, OFT, GLoRA, IA3 and full
+        differences are read. The changes are computed in float32 from the weights of the model's files and added once.
+        Raises `CheckpointError` for a file that does not fit, before anything is changed.
+        """
+        with self._lock:
+            resolved = self._resolve(read_loras(loras))
+            self._adapt(resolved)
+            self._loras = resolved
+
+    @property
+    def loras(self) -> tuple[ActiveLoRA, ...]:
+        """The LoRAs of every image that names no others, each with the report of its file."""
+        return () if self._adapters is None else self._adapters.reports(self._loras)
+
+    def _resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
+        if not loras:
+            return ()
+        if self._adapters is None:
+            raise ArgumentError(
+                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it with "
+                "from_pretrained"
+            )
+        return self._adapters.resolve(loras)
+
+    def _adapt(self, loras: Sequence[LoRA]) -> None:
+        """Have the model's weights changed by these LoRAs and no others."""
+        if self._adapters is not None and self.residency.loader is not None:
+            self.residency.use(replace(self.residency.loader, adapted=self._adapters.changes(loras)))
 
     @property
     def info(self) -> ModelInfo:
@@ -269,13 +321,19 @@ class Pipeline(DiffusersNames):
             if request.seed is not None:
                 raise ArgumentError("generator and seed are both given; give one of them")
             request = replace(request, seed=generators.seeds)
-        return Call(self.plan(request), self.residency, lambda: self.source, self._lock, generators)
+        plan = self.plan(request)
+
+        def prepare() -> None:
+            self._adapt(read_loras(plan.request.loras or ()))
+
+        return Call(plan, self.residency, lambda: self.source, prepare, self._lock, generators)
 
     def plan(self, request: Request) -> Plan:
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
-        return make_plan(request, *(expert.info for expert in self.experts))
+        loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
+        return make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
 
     @with_request_arguments
     def encode_prompt(
@@ -305,6 +363,7 @@ class Pipeline(DiffusersNames):
             )
 
         with self._lock:
+            self._adapt(read_loras(plan.request.loras or ()))
             return self.residency.retry(encode)
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:

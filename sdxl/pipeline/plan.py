@@ -86,7 +86,11 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     _check_task(request, info.config, refiner)
     sources, count = read_sources(request), request.count
     _check_images(request, sources, info.config)
-    canvases = _canvases(request, sources, info.config)
+    strength = request.strength
+    if request.image is not None and strength is None:
+        strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
+    steps = _steps_left(request.steps, strength)
+    canvases = _canvases(request, sources, info.config, steps)
     size, factor = _size(request, sources, info.config, canvases), info.config.vae.factor
     latent_size = size[0] // factor, size[1] // factor
     shape = (count, info.config.vae.latent_channels, *latent_size)
@@ -98,12 +102,8 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
         raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
     schedule_name = request.schedule or info.schedule.schedule
-    strength = request.strength
-    if request.image is not None and strength is None:
-        strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
     schedule = make_schedule(info.schedule, schedule_name, request.steps, sampler)
-    first = request.steps - _steps_left(request.steps, strength)
-    _warn_of_idle_masks(info.config, sources, canvases, request.steps - first)
+    _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
     _warn_of_syntax(request)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
@@ -130,7 +130,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         sizes=tuple(sizes for sizes, _ in conditioning),
         negative_sizes=tuple(negative for _, negative in conditioning),
         schedule=schedule,
-        first=first,
+        first=request.steps - steps,
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
         guider=Guidance(request.guidance_scale, request.guidance_rescale, interval),
     )
@@ -154,8 +154,8 @@ def _check_images(request: Request, sources: Sources, config: ModelConfig) -> No
         raise ArgumentError("the image is latents, and an inpainting model must see its pixels; give an image")
 
 
-def _canvases(request: Request, sources: Sources, config: ModelConfig) -> tuple[Canvas, ...]:
-    """One canvas for each image to generate, shared where the source is."""
+def _canvases(request: Request, sources: Sources, config: ModelConfig, steps: int) -> tuple[Canvas, ...]:
+    """One canvas for each image to generate in that many steps, shared where the source is."""
     if sources.images is None:
         return ()
     masks: Sequence[Any] = sources.masks or [None]
@@ -170,6 +170,7 @@ def _canvases(request: Request, sources: Sources, config: ModelConfig) -> tuple[
             (request.height, request.width),
             config.native_size,
             config.vae.factor,
+            _darkest(config, steps),
             request.mask_padding,
             request.feather or 0,
         )
@@ -250,9 +251,14 @@ def _steps_left(steps: int, strength: float | None) -> int:
     return left
 
 
+def _darkest(config: ModelConfig, steps: int) -> int:
+    """The darkest grey of a mask (1 to 255) that is repainted: with 4 channels in int(grey / 255 * steps) steps."""
+    return 128 if config.kind == "inpainting" else math.ceil(255 / max(steps, 1))
+
+
 def _warn_of_idle_masks(config: ModelConfig, sources: Sources, canvases: Sequence[Canvas], steps: int) -> None:
     """A mask may miss every latent's pixel, or be too dark for the number of steps, and then changes nothing."""
-    factor, least = config.vae.factor, 0.5 if config.kind == "inpainting" else 1 / max(steps, 1)
+    factor, least = config.vae.factor, _darkest(config, steps) / 255
     if canvases:
         with_mask = [canvas for canvas in {id(each): each for each in canvases}.values() if canvas.mask is not None]
         masks = [canvas.work_mask for canvas in with_mask]

@@ -4,12 +4,13 @@ views of this dataclass. Imports no torch, and opens no file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
@@ -72,6 +73,13 @@ class Request:
     height: int | None = option(
         "in pixels, a multiple of 8 (default: the image's, else the model's native size)", type=int
     )
+    loras: Sequence[LoRA | str | Path | tuple[str | Path, float] | Mapping[str, Any]] | None = option(
+        "FILE[,weight=0.8][,text_weight=0.5]: a LoRA file, a name in --lora-dir, or owner/name of the hub; several add up",
+        type=LoRA,
+        metavar="FILE",
+        repeated=True,
+        flag="lora",
+    )
     steps: int = option("number of sampler steps", 30, type=int)
     guidance_scale: float = option("how strongly to follow the prompt (CFG); 1 or less turns it off", 5.0, type=float)
     guidance_rescale: float = option("0 to 1, against overexposure (phi in arXiv 2305.08891)", 0.0, type=float)
@@ -132,6 +140,7 @@ class Request:
         # numpy's numbers, which JSON does not know, become Python's; lists, from JSON, become tuples
         plain = self._numbers() | self._tuples() | {"seed": self._seed()}
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
+        plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
         self._check_names()
         self._check_sources()
         for name, value in plain.items():

@@ -142,12 +142,14 @@ class Residency:
             offload, loader = self.model.offload, replace(self.loader, device=device, dtype=dtype)
             if device != at.device:
                 offload = loader.choose_offload("auto" if self.may_shrink else offload, self.max_memory)
+            self.revision += 1
             self._exchange(offload, loader)
             for expert in self.model.experts:
                 if expert.cache is not None:
                     expert.cache.clear()
             self.retry(lambda model: model.load())
             return
+        self.revision += 1
         self.model = self.model.moved(device, dtype)
         if self.loader is not None:
             self.loader = replace(self.loader, device=device, dtype=dtype)

@@ -39,7 +39,8 @@ class InpaintRegion:
         noised = self.z + self.noise * self.sigmas[0]
         if not self.from_noise:
             return noised
-        return torch.where((self.mask > 0) & (self.mask < 1), noised, self.noise * scale)
+        joins_later = self.repaint_mask(self.sigmas[-1]) & (self.mask < 1)
+        return torch.where(joins_later, noised, self.noise * scale)
 
     def input(self, x: Tensor, sigma: float) -> Tensor:
         """x with the known part as the image has it at that noise level."""

@@ -8,8 +8,8 @@ import math
 import mmap
 import os
 import re
+import stat
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief
+from .part import open_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -357,11 +358,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        handle, temporary = open_part(path)
+        permissions = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
         save_file(dict(tensors), temporary, {"format": "pt", **metadata})
         with suppress(PermissionError):  # some file systems have no permissions
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, permissions)  # safetensors may put another file there
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         if temporary is not None:

@@ -91,6 +91,16 @@ def test_a_grey_mask_is_a_strength(sampler: str, grey: float, steps: int) -> Non
     assert (run(sampler, known.start(14.0), SIGMAS, known) - expected).abs().max() < 1e-12
 
 
+def test_a_grey_of_no_step_starts_as_black_does() -> None:
+    z, noise = draws(0)(), draws(1)()
+    starts = [
+        InpaintRegion(z, noise, torch.full((1, 1, 6, 6), grey), SIGMAS, from_noise=True).start(14.0)
+        for grey in (0.0, 0.19, 0.2)
+    ]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_keeping_equals_blending_after_every_step(eta: float) -> None:
     """diffusers' rule, in sigma space: x = (1 - m) (z + sigma' n) + m x after each step."""
@@ -164,6 +174,61 @@ def test_a_mask_that_does_nothing_gives_a_warning(mask: Image.Image, tiny_pipe: 
         tiny_pipe("cat", image=picture(), mask=mask, **QUICK)
     with pytest.warns(SDXLWarning, match="the mask repaints nothing"):
         tiny_pipe("cat", image=torch.zeros(1, 4, 8, 8), mask=mask, **QUICK)
+
+
+def darkest(channels: int, steps: int) -> int:
+    """The darkest grey that is repainted: in int(grey / 255 * steps) steps, with 9 channels from 128 on."""
+    return 128 if channels == 9 else next(grey for grey in range(256) if grey * steps // 255)
+
+
+@pytest.mark.parametrize("padding", [None, 0, 7])
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_black_that_is_not_exactly_black_is_black(
+    padding: int | None, channels: int, tiny_pipe: sdxl.Pipeline, inpainting_pipe: sdxl.Pipeline
+) -> None:
+    pipe = tiny_pipe if channels == 4 else inpainting_pipe
+    source, mask = picture(83, 61), box_mask((13, 21, 42, 50), 83, 61)
+    expected = pipe("cat", image=source, mask=mask, mask_padding=padding, **QUICK).images[0]
+    for black in (1, darkest(channels, 4) - 1):
+        grey = mask.point([black] * 255 + [255])
+        result = pipe("cat", image=source, mask=grey, mask_padding=padding, **QUICK).images[0]
+        assert outside_is_kept(result, source, mask)
+        assert result.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("more", [{}, {"feather": 3}, {"mask_padding": 0}, {"width": 96, "height": 80}])
+@pytest.mark.parametrize(("channels", "strength", "steps"), [(4, 1.0, 4), (4, 0.5, 2), (9, 1.0, 4)])
+def test_greys_of_no_step_keep_their_bytes(
+    more: dict[str, int],
+    channels: int,
+    strength: float,
+    steps: int,
+    tiny_pipe: sdxl.Pipeline,
+    inpainting_pipe: sdxl.Pipeline,
+) -> None:
+    pipe, source = tiny_pipe if channels == 4 else inpainting_pipe, picture()
+    mask = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4 + 3, (64, 1)))  # 3 to 255 from left to right
+    result = pipe("cat", image=source, mask=mask, strength=strength, **more, **QUICK).images[0]
+    source, mask = (each.resize(result.size, Image.Resampling.LANCZOS) for each in (source, mask))
+    black = mask.point([255 * (grey >= darkest(channels, steps)) for grey in range(256)])
+    assert outside_is_kept(result, source, black)
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_greys_of_no_step_are_outside_the_box(
+    channels: int, tiny_pipe: sdxl.Pipeline, inpainting_pipe: sdxl.Pipeline
+) -> None:
+    pipe = tiny_pipe if channels == 4 else inpainting_pipe
+    for black, box in ((darkest(channels, 5) - 1, (10, 20, 30, 40)), (darkest(channels, 5), (0, 0, 64, 64))):
+        mask = box_mask((10, 20, 30, 40)).point([black] * 255 + [255])
+        plan = pipe.plan(sdxl.Request("cat", image=picture(), mask=mask, mask_padding=0, steps=5))
+        assert plan.canvases[0].box == box
+
+
+def test_outpainting_keeps_a_black_that_is_not_exactly_black(tiny_pipe: sdxl.Pipeline) -> None:
+    source, mask = picture(48, 48), Image.new("L", (48, 48), 2)
+    result = tiny_pipe("cat", image=source, mask=mask, outpaint=(16, 0, 0, 16), **QUICK).images[0]
+    assert result.crop((16, 0, 64, 48)).tobytes() == source.tobytes()
 
 
 def test_outpainting(tiny_pipe: sdxl.Pipeline) -> None:

@@ -1,0 +1,30 @@
+"""Adapters: LoRA and its relatives, from any layout of files to exact changes of weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..exports import exports
+
+if TYPE_CHECKING:
+    from .adapter import Adapter as Adapter
+    from .adapter import read_adapter as read_adapter
+    from .changes import make_changes as make_changes
+    from .formulas import FORMULAS as FORMULAS
+    from .lora import LoRA as LoRA
+    from .matching import make_host as make_host
+    from .matching import match as match
+    from .report import AdapterReport as AdapterReport
+    from .report import report_adapter as report_adapter
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "adapter": ("Adapter", "read_adapter"),
+        "changes": ("make_changes",),
+        "formulas": ("FORMULAS",),
+        "lora": ("LoRA",),
+        "matching": ("make_host", "match"),
+        "report": ("AdapterReport", "report_adapter"),
+    },
+)

@@ -1,0 +1,78 @@
+"""Where an adapter file lies: a path, a name in a folder of adapters, or a file on the hub. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..weights import hub
+from ..weights.container import TensorFile
+
+_SUFFIX = ".safetensors"
+
+
+def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
+    """The file of a path, of a name in one of the folders (with or without the ending, or the name that its training
+    gave it), or of owner/name or owner/name/file on the hub. `what` it is, such as LoRA, is for the errors. Raises
+    `CheckpointError` and `HubError`.
+    """
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
+        return path
+    if os.path.isdir(path):
+        return _only_file(path, what)
+    found = _in_folders(str(name), folders)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; give the path of one"
+        )
+    if found:
+        return found[0]
+    if len(path.parts) > 1 and path.suffix != _SUFFIX or len(path.parts) > 2 and not path.is_absolute():
+        return hub.resolve(str(name))
+    raise CheckpointError(f"the {what} {name} does not exist{_hint(str(name), folders, what)}")
+
+
+def _only_file(folder: Path, what: str) -> Path:
+    """The file of a folder with one, such as PEFT writes."""
+    files = sorted(folder.glob(f"*{_SUFFIX}"))
+    if len(files) != 1:
+        raise CheckpointError(f"{folder} has {len(files)} {_SUFFIX} files; give the path of one as the {what}")
+    return files[0]
+
+
+def _in_folders(name: str, folders: Sequence[Path]) -> list[Path]:
+    for folder in folders:
+        direct = [folder / name, folder / f"{name}{_SUFFIX}"]
+        if found := next((path for path in direct if os.path.isfile(path)), None):
+            return [found]
+    files = list(adapter_files(folders))
+    return [path for path in files if name in (path.name, path.stem)] or [
+        path for path in files if _title(path) == name
+    ]
+
+
+def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
+    """The safetensors files in folders and below them, in the order of their paths."""
+    for folder in folders:
+        yield from sorted(path for path in folder.rglob(f"*{_SUFFIX}") if path.is_file())
+
+
+def _title(path: Path) -> str | None:
+    """The name that kohya's scripts have given to a file, which stays when the file is renamed."""
+    try:
+        return TensorFile(path).metadata.get("ss_output_name")
+    except CheckpointError:
+        return None
+
+
+def _hint(name: str, folders: Sequence[Path], what: str) -> str:
+    names = [path.stem for path in adapter_files(folders)]
+    close = get_close_matches(Path(name).stem, names, n=3)
+    if close:
+        return f"; perhaps {' or '.join(close)} is meant"
+    where = f"; there is none of this name in {', '.join(map(str, folders))}" if folders else ""
+    return f"{where}; give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"
