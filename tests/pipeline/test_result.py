@@ -118,7 +118,7 @@ def test_a_callback_sees_the_steps_and_changes_nothing(tiny_pipe: sdxl.Pipeline)
     plain = tiny_pipe("cat", **LATENT)
     assert torch.equal(result.images, plain.images)  # type: ignore[arg-type]
     assert [(step.index, step.total) for step in seen] == [(n, 4) for n in range(4)]
-    assert [*seen[-1].result("latent")][0].equal(plain[0])
+    assert seen[-1].result("latent")[0].equal(plain[0])
     assert result.parameters == plain.parameters
 
 
