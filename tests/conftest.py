@@ -65,6 +65,13 @@ def take(path: Path, folder: Path) -> bool:
     return True
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The user's own cache of hashes stays as it is."""
+    os.environ["SDXL_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("SDXL_MODELS_DIR", None)
+
+
 @pytest.fixture(scope="session")
 def reference_pipe() -> Any:
     """diffusers' pipeline of the tiny base model."""

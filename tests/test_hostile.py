@@ -118,7 +118,7 @@ LIES = {
     "a long number": ('{"a": ' + "9" * 5000 + "}", "cannot be read as safetensors"),
     "a tensor twice": (tensors()[:-1] + f', "{A}": {json.dumps(HEADER[A])}}}', "'first.weight' occurs twice"),
     "a field twice": (tensors().replace('{"dtype"', '{"dtype": "F64", "dtype"', 1), "'dtype' occurs twice"),
-    "no object": (tensors(third=5), "third is not described by dtype, shape and data_offsets"),
+    "no object": (tensors(third=[5]), "third is not described by dtype, shape and data_offsets"),
     "a field too few": (tensors(third={"dtype": "F32", "shape": []}), "third is not described"),
     "a field too many": (tensors({"stride": [3, 1]}), "first.weight is not described"),
     "dtype no string": (tensors({"dtype": 5}), "first.weight is not described"),

@@ -30,7 +30,7 @@ def test_marker_keys(single: Path, tmp_path: Path) -> None:
     path = edit(single, tmp_path / "v.safetensors", change, {"format": "pt"})
     info = open_checkpoint(path).info
     assert (info.schedule.prediction, info.schedule.zero_terminal_snr) == ("v_prediction", True)
-    assert (info.schedule.sampler, info.schedule.schedule, info.schedule.steps_offset) == ("euler", "leading", 1)
+    assert (info.schedule.sampler, info.schedule.schedule, info.schedule.steps_offset) == ("euler", "trailing", 1)
 
 
 PREDICTIONS = [
@@ -43,6 +43,7 @@ PREDICTIONS = [
     ({}, {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, ("v_prediction", True)),
     ({}, {"ss_v_parameterization": "False", "ss_zero_terminal_snr": "None"}, ("epsilon", False)),
 ]
+UNET_KEY = "model.diffusion_model.out.2.bias"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,10 @@ STRAYS = (
     "logvar",
     "scale_factor",
     "global_step",
+    "epoch",
+    "state.global_step",
+    "optimizer_states.0.exp_avg",
+    "last_lr",
 )
 
 
@@ -109,6 +114,7 @@ def test_stray_keys_of_published_files(single: Path, tmp_path: Path) -> None:
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         tensors.update({key: torch.zeros(1) for key in STRAYS})
+        tensors.update(anything=torch.tensor(3.0), some_ids=torch.arange(9), is_merged=torch.tensor(True))
         tensors[linear + ".weight"] = tensors.pop(linear).T.contiguous()
 
     path = edit(single, tmp_path / "strays.safetensors", change, {"format": "pt"})
@@ -118,9 +124,45 @@ def test_stray_keys_of_published_files(single: Path, tmp_path: Path) -> None:
         assert not expected
     report = sdxl.inspect(path)
     assert (report.kind, report.missing, report.unexpected) == ("SDXL base, single file", [], [])
-    assert set(report.ignored) >= set(STRAYS)
-    path = edit(single, tmp_path / "l.safetensors", lambda t: t.update({"lora_unet_x.alpha": torch.zeros(1)}))
-    with pytest.raises(CheckpointError, match=r"1 tensors do not belong to this SDXL model: lora_unet_x\.alpha"):
+    assert set(report.ignored) >= {*STRAYS, "anything", "some_ids", "is_merged"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lora_unet_x.alpha", torch.tensor(4.0)),
+        ("model.diffusion_model.steps", torch.tensor(4)),
+        ("scaled_fp8", torch.zeros(0).to(torch.float8_e4m3fn)),
+        ("sigma_data", torch.tensor(0.5)),
+        ("noise_offset", torch.zeros(4)),
+    ],
+)
+def test_a_key_that_may_change_the_model_is_refused(
+    key: str, value: torch.Tensor, single: Path, tmp_path: Path
+) -> None:
+    path = edit(single, tmp_path / "l.safetensors", lambda t: t.update({key: value}))
+    with pytest.raises(CheckpointError, match=f"1 tensors do not belong to this SDXL model: {key}"):
+        open_checkpoint(path)
+    assert sdxl.inspect(path).unexpected == [key]
+
+
+def test_values_in_the_place_of_tensors(single: Path, tmp_path: Path) -> None:
+    """An epoch that is a plain number in the header, or in its metadata, is ignored and named."""
+    data = single.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header |= {"epoch": 5, "pytorch-lightning_version": "2.1", "callbacks": None}
+    header["__metadata__"]["steps"] = 3
+    text = json.dumps(header).encode()
+    path = tmp_path / "epoch.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert open_checkpoint(path).info == open_checkpoint(single).info
+    ignored = set(sdxl.inspect(path).ignored) - set(sdxl.inspect(single).ignored)
+    assert ignored == {"epoch", "pytorch-lightning_version", "callbacks", "__metadata__['steps']"}
+    header[UNET_KEY] = 5
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(CheckpointError, match="begins at byte"):
         open_checkpoint(path)
 
 

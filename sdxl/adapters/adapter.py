@@ -103,8 +103,8 @@ class Module:
         """Raise `CheckpointError` for an incomplete module and for tensors that are no finite numbers."""
         if self.formula is None and not {*self.roles} <= {*BIASES}:
             raise CheckpointError(
-                f"{self.file.path}: {self.name} has {', '.join(sorted(self.roles))} alone, which is no whole adapter of "
-                "any kind; download the file again"
+                f"{self.file.path}: {self.name} has {', '.join(sorted(self.roles))} alone, which is no whole adapter; "
+                "download the file again"
             )
         for role, key in self.roles.items():
             if role in _SCALARS and math.prod(self.file.shapes[key]) != 1:
@@ -190,7 +190,7 @@ class _Alphas:
 
     def __init__(self, file: TensorFile) -> None:
         self._file = file
-        self._configs = {prefix: config for prefix, config in _configs(file)}
+        self._configs = dict(_configs(file))
 
     def of(self, module: str, roles: Mapping[str, str]) -> float | None:
         """The module's alpha, made so that alpha / rank is its factor."""

@@ -55,7 +55,7 @@ class Sum:
 def make_changes(
     active: Iterable[tuple[LoRA, str, Match]], prefixes: Sequence[str]
 ) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Functions of weights by name, of LoRAs with their hashes and matches; `prefixes` are those of the hosts' names."""
+    """Functions of weights by name, of LoRAs with their hashes and matches; `prefixes` begin the hosts' names."""
     terms: dict[str, list[Term]] = {}
     for lora, hash, matched in active:
         for name, leaf, pair in pairs_by_weight(matched):

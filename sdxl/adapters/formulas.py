@@ -57,8 +57,8 @@ def _lokr(weight: Tensor, parts: Parts) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor, core: Tensor | None, kernel: tuple[int, ...]) -> Tensor:
-    """A matrix of low rank, or a convolution's: a (out, r) @ b (r, in * kh * kw). With a Tucker core (r, r, kh, kw), a is
-    (r, out).
+    """A matrix of low rank, or a convolution's: a (out, r) @ b (r, in * kh * kw). With a Tucker core (r, r, kh, kw), a
+    is (r, out).
     """
     if core is not None:
         return torch.einsum("ijhw,io,jc->ochw", core, a.flatten(1), b.flatten(1))

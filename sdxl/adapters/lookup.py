@@ -31,9 +31,15 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         )
     if found:
         return found[0]
-    if len(path.parts) > 1 and path.suffix != _SUFFIX or len(path.parts) > 2 and not path.is_absolute():
+    if _is_of_hub(path):
         return hub.resolve(str(name))
     raise CheckpointError(f"the {what} {name} does not exist{_hint(str(name), folders, what)}")
+
+
+def _is_of_hub(path: Path) -> bool:
+    """Whether a name may be owner/name or owner/name/file.safetensors."""
+    is_file = path.suffix == _SUFFIX
+    return not path.is_absolute() and path.parts[0] not in ("..", "~") and len(path.parts) > (2 if is_file else 1)
 
 
 def _only_file(folder: Path, what: str) -> Path:

@@ -92,7 +92,7 @@ class _Attempt:
 
     def _place(self, module: Module) -> None:
         target = self.host.table.find(module.name)
-        shape = target and self.host.shape(target)
+        shape = None if target is None else self.host.shape(target)
         if target is None or shape is None:
             self.strangers.append(module)
             return

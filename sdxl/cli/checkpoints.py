@@ -19,6 +19,7 @@ def add_inspect(commands: Any) -> None:
     )
     parser.add_argument("file", type=read_file, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--variant", help="which files of a folder to read, such as fp16")
     parser.set_defaults(run=_inspect)
 
 
@@ -39,7 +40,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from ..weights.audit import inspect
     from ..weights.keymap import summarize
 
-    report = inspect(options.file)
+    report = inspect(options.file, options.variant)
     if options.json:
         print(json.dumps(asdict(report), default=str, indent=2))
         return
@@ -53,6 +54,8 @@ def _inspect(options: argparse.Namespace) -> None:
             print(f"  {label} {len(keys)}: {summarize(keys)}")
     for sentence in report.wrong:
         print(f"  wrong: {sentence}")
+    for sentence in report.notes:
+        print(f"  note: {sentence}")
 
 
 def _convert(options: argparse.Namespace) -> None:

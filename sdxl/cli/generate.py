@@ -97,6 +97,7 @@ def _replay(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
     from ..images.png import read_parameters
+    from ..pipeline.recorded_model import find_recorded
     from ..pipeline.replay import check_replay
 
     recorded = read_parameters(source)
@@ -109,7 +110,8 @@ def _replay(
             raise ArgumentError(
                 f"{source} was made from {name}, which it does not contain; give it again with --{name}"
             )
-    return request | given, _recorded_model(source, recorded["model"]) | model, hashes
+    found = dict(find_recorded(recorded["model"], model))
+    return request | given, _recorded_model(source, recorded["model"]) | found | model, hashes
 
 
 def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ..errors import ConfigError
 from .bounds import MOST_STEPS, bound
@@ -12,7 +12,11 @@ from .bounds import MOST_STEPS, bound
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The noise schedule a model was trained with, and the sampler and schedule that its publisher recommends."""
+    """The noise schedule a model was trained with, and the sampler and schedule that its publisher recommends.
+
+    `schedule_is_stated` is false where no file recommends a schedule. `sampler_note` and `schedule_note` are sentences
+    about a recommendation that is not supported, so that another one is the default.
+    """
 
     sampler: str = "euler"
     schedule: str = "leading"
@@ -24,6 +28,9 @@ class ScheduleConfig:
     steps_offset: int = 1
     zero_terminal_snr: bool = False
     final_alpha_one: bool = False
+    schedule_is_stated: bool = field(default=True, compare=False)
+    sampler_note: str = field(default="", compare=False)
+    schedule_note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.prediction not in ("epsilon", "v_prediction"):
@@ -39,3 +46,15 @@ class ScheduleConfig:
                 f"{self.train_steps} steps of betas up to {self.beta_end} leave nothing of an image; download its "
                 "config again"
             )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentences about recommendations that are not supported."""
+        return tuple(filter(None, (self.sampler_note, self.schedule_note)))
+
+    def of_network(self, prediction: str, zero_terminal_snr: bool) -> ScheduleConfig:
+        """The same for a network with another prediction type or terminal SNR. A schedule that no file states follows:
+        without a signal at the last timestep, the steps begin there (Lin et al. 2023, arXiv 2305.08891, section 3.3).
+        """
+        schedule = self.schedule if self.schedule_is_stated else "trailing" if zero_terminal_snr else "leading"
+        return replace(self, prediction=prediction, zero_terminal_snr=zero_terminal_snr, schedule=schedule)

@@ -135,7 +135,7 @@ def _stops(answer: object) -> bool:
     """Whether a callback asks to stop."""
     if isinstance(answer, dict):
         raise ArgumentError(
-            "callback gave a dict, as diffusers' callbacks do; expected True to stop, else nothing. Try a change of "
-            "step.latents in place"
+            "callback gave a dict, as diffusers' callbacks do; expected True to stop, else nothing. Try a change in "
+            "place, such as step.latents.add_(...)"
         )
     return answer is True

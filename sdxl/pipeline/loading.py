@@ -27,12 +27,15 @@ from ..text.tokenizer import Tokenizer
 from ..weights import hub
 from ..weights.checkpoint import Checkpoint, check_folder, open_checkpoint, open_component
 from ..weights.component import Component
+from ..weights.hashes import PendingHash
 from ..weights.info import ModelInfo
 from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
+from ..weights.weight_files import folder_files
 from .expert import Expert
 from .model import Model
-from .model_request import ModelRequest
+from .model_request import AnyPath, ModelRequest
+from .recorded_model import ModelHashes, RecordedModel
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""
@@ -45,7 +48,8 @@ of a refiner behind `refiner.`."""
 class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
     applied to their weights, and then `adapted`, those of LoRAs. `embeddings` are learned vectors for words, by the
-    name of the text encoder. With `trainable` the layers are plain ones, which own their weights.
+    name of the text encoder. `hashes` are those of the files. With `trainable` the layers are plain ones, which own
+    their weights.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -55,6 +59,7 @@ class Loader:
     changes: Changes = field(default_factory=dict)
     adapted: Changes = field(default_factory=dict)
     embeddings: Embeddings = field(default_factory=dict)
+    hashes: ModelHashes = field(default_factory=ModelHashes)
     trainable: bool = False
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
@@ -106,7 +111,8 @@ class Loader:
         """The changes of a component's weights, by our names of them."""
         prefix = f"{PREFIXES[number]}{component.name}."
         names = {name for name in (*self.changes, *self.adapted) if name.startswith(prefix)}
-        return {name.removeprefix(prefix): self.change(name) for name in names}
+        changes = {name.removeprefix(prefix): self.change(name) for name in names}
+        return {name: change for name, change in changes.items() if change is not None}
 
     def change(self, name: str) -> Change | None:
         """The function of a weight; equal for equal adapters, None if it is as in its file."""
@@ -236,18 +242,27 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
     dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
     exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
-    path = hub.resolve(request.model, request.revision, variant, check=check_folder)
-    checkpoint = open_checkpoint(path, variant, needs_vae=request.vae is None)
+    paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
+    checkpoint = open_checkpoint(paths["model"], variant, needs_vae=request.vae is None)
     for name, source in ((UNET, request.unet), (VAE_NAME, request.vae)):
         if source is not None:
-            path = hub.resolve(source, None, variant, part=name)
-            checkpoint = checkpoint.with_component(open_component(path, name, checkpoint.info.config, variant))
+            paths[name] = hub.resolve(source, None, variant, part=name)
+            checkpoint = checkpoint.with_component(open_component(paths[name], name, checkpoint.info.config, variant))
     checkpoints = [checkpoint]
     if request.refiner is not None:
-        path = hub.resolve(request.refiner, None, variant, check=check_folder)
-        checkpoints.append(open_checkpoint(path, variant, needs_vae=False))
+        paths["refiner"] = hub.resolve(request.refiner, None, variant, check=check_folder)
+        checkpoints.append(open_checkpoint(paths["refiner"], variant, needs_vae=False))
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
-    return Loader(checkpoints, device, dtype, request.int8, trainable=trainable), variant
+    hashes = _start_hashing(request, paths, variant)
+    return Loader(checkpoints, device, dtype, request.int8, hashes=hashes, trainable=trainable), variant
+
+
+def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: str | None) -> ModelHashes:
+    """The hashes of all files, which are computed from now on while they are loaded."""
+    parts = {UNET: UNET, VAE_NAME: VAE_NAME}
+    pending = {name: PendingHash(*folder_files(path, variant, parts.get(name))) for name, path in paths.items()}
+    sources = {name: getattr(request, name) for name in paths}
+    return ModelHashes(pending, {name: each for name, each in sources.items() if isinstance(each, RecordedModel)})
 
 
 def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
@@ -262,7 +277,7 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     return loader, offload
 
 
-def _check_refiner(name: str | Path, refiner: ModelInfo, base: ModelInfo) -> None:
+def _check_refiner(name: AnyPath, refiner: ModelInfo, base: ModelInfo) -> None:
     if refiner.config.kind != "refiner":
         raise ArgumentError(f"{name} is SDXL {refiner.config.kind}, not a refiner; give it as the model instead")
     if base.config.kind == "refiner":

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from .option import option
 if TYPE_CHECKING:
     import torch
 
+AnyPath = str | os.PathLike[str]
 DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
@@ -22,16 +24,16 @@ DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 class ModelRequest:
     """Which model, from where, and how it is kept in memory; see `Pipeline.from_pretrained`."""
 
-    model: str | Path = option(f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})", DEFAULT_MODEL)
-    refiner: str | Path | None = option("a refiner that takes over at the end: a file, a folder, or a hub id")
-    unet: str | Path | None = option(
+    model: AnyPath = option(f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})", DEFAULT_MODEL)
+    refiner: AnyPath | None = option("a refiner that takes over at the end: a file, a folder, or a hub id")
+    unet: AnyPath | None = option(
         "take the UNet from this file, folder or hub id; it also sets the prediction type if its file states it"
     )
-    vae: str | Path | None = option("take the VAE from this file, folder or hub id")
+    vae: AnyPath | None = option("take the VAE from this file, folder or hub id")
     revision: str | None = option("a branch, tag or commit on the hub")
     variant: str | None = option("which files of a folder or hub model, such as fp16")
     loras: Sequence[Any] = option("the LoRAs of every image that names no others", (), flag=None, recorded=False)
-    lora_dir: str | Path | None = option(
+    lora_dir: AnyPath | None = option(
         "a folder in which LoRAs are found by their names", type=Path, metavar="DIR", recorded=False
     )
     dtype: str | torch.dtype | None = option(

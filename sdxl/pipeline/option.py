@@ -10,8 +10,8 @@ from typing import Any
 class Option:
     """The flag of a field: its help, the type of its value (`str`, `int`, `float`, `bool`, or `Path` for a file), and
     what the help calls the value. An `example` of several numbers says that the flag takes as many. A `repeated` flag
-    may be given several times. `recorded` arguments belong to the identity of an image and of a job. `flag` is its name on the command
-    line, if that is not the field's; None: it has no flag.
+    may be given several times. `recorded` arguments belong to the identity of an image and of a job. `flag` is its
+    name on the command line, if that is not the field's; None: it has no flag.
     """
 
     help: str

@@ -35,6 +35,7 @@ from .model import Model
 from .model_request import ModelRequest
 from .overview import overview
 from .plan import Plan, make_plan
+from .recorded_model import ModelHashes
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -49,10 +50,16 @@ class Pipeline(DiffusersNames):
     """
 
     def __init__(
-        self, residency: Residency, source: dict[str, Any] | None = None, adapters: Adapters | None = None
+        self,
+        residency: Residency,
+        source: dict[str, Any] | None = None,
+        hashes: ModelHashes | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """`source` says how the model was loaded, for the record of its images. `adapters` opens LoRAs for it."""
-        self.residency, self.source = residency, source or {}
+        """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
+        `adapters` opens LoRAs for it.
+        """
+        self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
         self._adapters = adapters
         self._loras: tuple[LoRA, ...] = ()
         self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
@@ -126,7 +133,7 @@ class Pipeline(DiffusersNames):
         loader, offload = choose(replace(loader, adapted=adapters.changes(loras)), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
-        pipe = cls(residency, request.record(variant), adapters)
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters)
         pipe._loras = loras
         return pipe
 
@@ -196,8 +203,8 @@ class Pipeline(DiffusersNames):
         """The LoRAs of every image that names no others, from now on, in place of the present ones; [] removes all,
         and the model is bit for bit what it was.
 
-        Each is a path, a name in the folder `lora_dir`, owner/name or owner/name/file on the hub, a pair of one of these
-        and a weight, or an `sdxl.LoRA`. All formats of LoRA, LoCon, LoHa, LoKr, DoRA, OFT, GLoRA, IA3 and full
+        Each is a path, a name in the folder `lora_dir`, owner/name or owner/name/file on the hub, a pair of one of
+        these and a weight, or an `sdxl.LoRA`. All formats of LoRA, LoCon, LoHa, LoKr, DoRA, OFT, GLoRA, IA3 and full
         differences are read. The changes are computed in float32 from the weights of the model's files and added once.
         Raises `CheckpointError` for a file that does not fit, before anything is changed.
         """
@@ -216,8 +223,8 @@ class Pipeline(DiffusersNames):
             return ()
         if self._adapters is None:
             raise ArgumentError(
-                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it with "
-                "from_pretrained"
+                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it "
+                "with from_pretrained"
             )
         return self._adapters.resolve(loras)
 
@@ -326,7 +333,7 @@ class Pipeline(DiffusersNames):
         def prepare() -> None:
             self._adapt(read_loras(plan.request.loras or ()))
 
-        return Call(plan, self.residency, lambda: self.source, prepare, self._lock, generators)
+        return Call(plan, self.residency, lambda: self.source | self.hashes.record(), prepare, self._lock, generators)
 
     def plan(self, request: Request) -> Plan:
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`

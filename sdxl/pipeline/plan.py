@@ -20,6 +20,7 @@ from ..images.canvas import Canvas, extend, make_canvas
 from ..images.image import MOST_PIXELS
 from ..images.pixels import to_tensor
 from ..models.config import ModelConfig
+from ..models.schedule_config import ScheduleConfig
 from ..sampling.guidance import Guidance, Guider
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule, make_schedule
@@ -106,6 +107,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
     _warn_of_syntax(request)
+    _warn_of_defaults(request, info.schedule)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -294,6 +296,13 @@ def _warn_of_syntax(request: Request) -> None:
                     SDXLWarning,
                     stacklevel=2,
                 )
+
+
+def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
+    """The model's files may recommend a sampler or a schedule that is not supported."""
+    notes = ((request.sampler, config.sampler_note), (request.schedule, config.schedule_note))
+    for note in [note for given, note in notes if note and not given]:
+        warnings.warn(note, SDXLWarning, stacklevel=2)
 
 
 def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:

@@ -74,7 +74,7 @@ class Request:
         "in pixels, a multiple of 8 (default: the image's, else the model's native size)", type=int
     )
     loras: Sequence[LoRA | str | Path | tuple[str | Path, float] | Mapping[str, Any]] | None = option(
-        "FILE[,weight=0.8][,text_weight=0.5]: a LoRA file, a name in --lora-dir, or owner/name of the hub; several add up",
+        "FILE[,weight=0.8][,text_weight=0.5]: a LoRA: a file, a name in --lora-dir, or owner/name of the hub",
         type=LoRA,
         metavar="FILE",
         repeated=True,

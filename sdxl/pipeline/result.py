@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..images.a1111 import parameters_text
-from ..images.output import numbered
+from ..images.output import image_format, numbered
 from ..images.pixels import to_pil
 from ..images.record import save_image
 from ..models.config import VAEConfig
@@ -44,6 +44,7 @@ class Result:
         images = self._as_pil()
         if images is None:
             raise ArgumentError("output is 'latent', and latents are no images; expected output='pil' or 'tensor'")
+        image_format(Path(path))  # an error before anything is written
         paths = numbered(Path(path), len(images))
         for image, file, parameters in zip(images, paths, self.parameters, strict=True):
             save_image(image, file, parameters)

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from .checkpoint import open_component as open_component
     from .component import Component as Component
     from .container import TensorFile as TensorFile
+    from .hashes import file_hash as file_hash
+    from .hashes import tensor_hash as tensor_hash
     from .hub import resolve as resolve
     from .info import ModelInfo as ModelInfo
+    from .library import find_by_hash as find_by_hash
+    from .library import find_model as find_model
     from .save import convert as convert
     from .save import save_folder as save_folder
     from .save import save_single as save_single
@@ -27,8 +31,10 @@ __getattr__, __dir__, __all__ = exports(
         "checkpoint": ("Checkpoint", "open_checkpoint", "open_component"),
         "component": ("Component",),
         "container": ("TensorFile",),
+        "hashes": ("file_hash", "tensor_hash"),
         "hub": ("resolve",),
         "info": ("ModelInfo",),
+        "library": ("find_by_hash", "find_model"),
         "save": ("convert", "save_folder", "save_single"),
     },
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class ComponentReport:
 @dataclass
 class Report:
     """The result of `inspect`. `parts` are the components. `missing`, `unexpected` and `ignored` are keys; in a folder
-    they begin with the component's name. `wrong` has one sentence for each tensor of a wrong shape or dtype.
+    they begin with the component's name. `wrong` has one sentence for each tensor of a wrong shape or dtype, and
+    `notes` one for each recommendation of the model that is not supported.
     """
 
     path: Path
@@ -41,12 +42,15 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def inspect(path: str | Path) -> Report:
-    """Identify a .safetensors file or a diffusers folder. Reads headers only. Raises `CheckpointError`."""
-    path = hub.local(path)
-    return _inspect_folder(path) if os.path.isdir(path) else _inspect_file(TensorFile(path))
+def inspect(path: str | Path, variant: str | None = None) -> Report:
+    """Identify a .safetensors file or a diffusers folder, whose files may be of a `variant`. Reads headers only. Raises
+    `CheckpointError`.
+    """
+    path = hub.on_disk(path)
+    return _inspect_folder(path, variant) if os.path.isdir(path) else _inspect_file(TensorFile(path))
 
 
 def _inspect_file(file: TensorFile) -> Report:
@@ -57,7 +61,9 @@ def _inspect_file(file: TensorFile) -> Report:
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
         note = ", without VAE" if identify.lacking(weights) else ""
-        return _report(file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components)
+        return _report(
+            file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info.schedule.notes
+        )
     if component == "unknown":
         return Report(file.path, "not a known model", {"all": _count(weights, weights)})
     with naming(file.path):
@@ -68,13 +74,15 @@ def _inspect_file(file: TensorFile) -> Report:
     return _report(file.path, f"{label} only, {names}", {component: opened})
 
 
-def _inspect_folder(path: Path) -> Report:
+def _inspect_folder(path: Path, variant: str | None) -> Report:
     unets = sorted((path / "unet").glob("*.safetensors"))
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
         return Report(path, f"{other}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
-    checkpoint = read_checkpoint(path)
-    return _report(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components)
+    checkpoint = read_checkpoint(path, variant)
+    return _report(
+        path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info.schedule.notes
+    )
 
 
 def _whole(checkpoint: Checkpoint) -> str:
@@ -82,9 +90,9 @@ def _whole(checkpoint: Checkpoint) -> str:
     return _MODELS[checkpoint.info.config.kind] + prediction
 
 
-def _report(path: Path, kind: str, components: dict[str, Component]) -> Report:
+def _report(path: Path, kind: str, components: dict[str, Component], notes: Sequence[str] = ()) -> Report:
     """Count and compare. The keys of a folder begin with the names of their components."""
-    report = Report(path, kind, {})
+    report = Report(path, kind, {}, notes=list(notes))
     for name, component in components.items():
         keys = component.keys() & set(component.weights)
         report.parts[name] = _count(component.weights, keys)

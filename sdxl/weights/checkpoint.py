@@ -13,11 +13,10 @@ from ..models.config import ModelConfig, VAEConfig
 from ..models.unet_config import UNetConfig
 from . import diffusers_config, identify, tokenizer_files
 from .component import Component, check_components
-from .container import TensorFile, Weights, entries, open_shards, read_json, weight_files
+from .container import TensorFile, Weights, entries, list_some, open_shards, read_json
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
-
-FILE_NAMES = {UNET: "diffusion_pytorch_model", VAE: "diffusion_pytorch_model", TEXT: "model", TEXT_2: "model"}
+from .weight_files import STEMS, variant_hint, weight_files
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,7 @@ class Checkpoint:
         """The model with another UNet or VAE. A UNet also sets the prediction type if its file states one."""
         changed: dict[str, Any] = {new.name: new.config}
         old = self.info.schedule
-        prediction, ends_at_zero = new.prediction or (old.prediction, old.zero_terminal_snr)
-        schedule = replace(old, prediction=prediction, zero_terminal_snr=ends_at_zero)
+        schedule = old if new.prediction is None else old.of_network(*new.prediction)
         with naming(new.weights.where):
             info = replace(self.info, config=replace(self.info.config, **changed), schedule=schedule)
         return replace(self, info=info, components={**self.components, new.name: new})
@@ -93,7 +91,7 @@ def _not_whole(weights: Weights, contents: tuple[str, str]) -> tuple[str, str]:
 
 def _read_folder(path: Path, variant: str | None) -> Checkpoint:
     if "model_index.json" not in entries(path):
-        raise CheckpointError(f"{path} has no model_index.json; give a diffusers folder or a .safetensors file")
+        raise CheckpointError(f"{path} has no model_index.json{_advice_for(path)}")
     info = _folder_info(path, read_json(path / "model_index.json"))
     rows = component_rows(info.config)
     return Checkpoint(
@@ -105,18 +103,35 @@ def _read_folder(path: Path, variant: str | None) -> Checkpoint:
     )
 
 
+def _advice_for(path: Path) -> str:
+    """The end of the error for a folder that is not a model: its checkpoints, and the advice."""
+    names = entries(path)
+    if "config.json" in names:
+        return " but a config.json, as a component has; give it as unet= or vae= together with a complete model"
+    files = [name for name in names if name.endswith(".safetensors")]
+    files = files or [file.relative_to(path).as_posix() for file in sorted(path.glob("*/*.safetensors"))]
+    if not files:
+        return "; give a diffusers folder or a .safetensors file"
+    return f" but {len(files)} .safetensors file{'s' * (len(files) > 1)}: {list_some(files)}; give one of them"
+
+
 def check_folder(path: Path) -> None:
     """Raise `CheckpointError` if the JSON files of a folder describe no SDXL model. The weights may be missing."""
     _folder_info(path, read_json(path / "model_index.json"))
 
 
-def _folder_info(path: Path, index: Mapping[str, Any]) -> ModelInfo:
+def _check_index(path: Path, index: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` if a model_index.json is not that of an SDXL model."""
     name = index.get("_class_name")
     if not isinstance(name, str) or "XL" not in name:
         raise CheckpointError(
             f"{path} holds a {name[:100] if isinstance(name, str) else 'pipeline without a name'}, not an SDXL model; "
             "give the folder of an SDXL model"
         )
+
+
+def _folder_info(path: Path, index: Mapping[str, Any]) -> ModelInfo:
+    _check_index(path, index)
     present = {component: _is_named(path, index, component) for component in (TEXT, TEXT_2, UNET, VAE)}
     if absent := [component for component in (TEXT_2, UNET, VAE) if not present[component]]:
         raise CheckpointError(
@@ -159,17 +174,18 @@ def _is_named(path: Path, index: Mapping[str, Any], component: str) -> bool:
 
 def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
     names = entries(path)
-    chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
+    chosen = weight_files(names, stem, variant)
     if not chosen:
         pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
         advice = "download it, the pickle in its place is not read" if pickled else "download it"
+        advice = variant_hint(names, stem) or advice
         raise CheckpointError(f"{path / (stem + '.safetensors')} is missing; {advice}")
     first = path / chosen[0]
     return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
 
 
 def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], variant: str | None) -> Component:
-    files = _open_files(path, FILE_NAMES[name], variant)
+    files = _open_files(path, STEMS[name], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
     others = frozenset({"text_projection.weight"} if name == TEXT else ())
@@ -215,11 +231,16 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
     rename = (lambda key: canonical_folder_key(key, name, False)) if layout == "folder" else str
     renamed = Weights([file], rename)
     others = {key for key in renamed if prefix and key.startswith(PREFIXES) and not key.startswith(prefix)}
-    prediction = identify.prediction(file.shapes, file.metadata) if name == UNET else None
+    prediction = identify.prediction(file.shapes, file.metadata, str(file.path)) if name == UNET else None
     return Component(name, config, _rows(name, config, prefix), layout, renamed, prediction, frozenset(others))
 
 
 def _component_of_whole(path: Path, name: str, variant: str | None) -> Component:
+    if name == VAE and os.path.isdir(path):  # whose other components need not be supported
+        _check_index(path, read_json(path / "model_index.json"))
+        component = _component_of_folder(path / VAE, VAE, variant)
+        check_components([component])
+        return component
     whole = open_checkpoint(path, variant)
     schedule = whole.info.schedule
     prediction = (schedule.prediction, schedule.zero_terminal_snr) if name == UNET else None
@@ -228,9 +249,7 @@ def _component_of_whole(path: Path, name: str, variant: str | None) -> Component
 
 def _component_of_folder(path: Path, name: str, variant: str | None) -> Component:
     if not os.path.isfile(path / "config.json"):
-        raise CheckpointError(
-            f"{path} has neither model_index.json nor config.json; give a model folder or a .safetensors file"
-        )
+        raise CheckpointError(f"{path} has neither model_index.json nor config.json{_advice_for(path)}")
     config: Any = _read_config(path / "config.json", name)
     return _read_component_folder(path, name, config, _rows(name, config, ""), variant)
 

@@ -127,8 +127,9 @@ def find_superfluous(components: list[Component]) -> Findings:
     for weights in {id(each.weights): each.weights for each in components}.values():
         known = {key for each in components if each.weights is weights for key in each.keys() | each.others}
         rest = [key for key in weights if key not in known]
-        findings.ignored += [key for key in rest if ignorable(key)]
-        findings.unexpected += [key for key in rest if not ignorable(key)]
+        ignored = {key for key in rest if ignorable(key, weights[key], weights.dtype(key))}
+        findings.ignored += [*(key for key in rest if key in ignored), *weights.bare_values]
+        findings.unexpected += [key for key in rest if key not in ignored]
     return findings
 
 

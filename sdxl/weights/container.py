@@ -7,10 +7,9 @@ import json
 import math
 import mmap
 import os
-import re
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +43,7 @@ _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # their first bytes, 
 MOST_JSON = 6 * 2**20
 _MOST_NESTED = 400_000
 _MOST_NAME = 1000  # characters
+_MOST_SHOWN = 200  # characters
 _MOST_DIMENSIONS = 16
 _MOST_SHARDS = 1000
 _NUMBERS = 2**63  # torch counts in 64 bits
@@ -52,12 +52,15 @@ _ENTRY = {"dtype", "shape", "data_offsets"}
 
 
 class TensorFile:
-    """One file: `shapes`, `dtypes` and `metadata` from its header."""
+    """One file: `shapes`, `dtypes` and `metadata` from its header. `bare_values` are the header's entries that are a
+    number or a string in place of a tensor, such as an epoch: they are ignored.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
+        self.bare_values: list[str] = []
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
         self._size, length = _measure(path)
@@ -65,12 +68,22 @@ class TensorFile:
             with path.open("rb") as file:
                 file.seek(8)
                 header = _loads(file.read(length).decode(), _unique)
-            self.metadata = _metadata(header.pop("__metadata__", None))
+            self.metadata = self._metadata(header.pop("__metadata__", None))
             self._index(header, 8 + length)
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, download it again"
             ) from error
+
+    def _metadata(self, table: Any) -> dict[str, str]:
+        """The strings of a header's metadata."""
+        if table is None:
+            return {}
+        if not isinstance(table, dict) or not all(map(_is_bare, table.values())):
+            raise ValueError("its __metadata__ is not an object of strings")
+        strings = {key: value for key, value in table.items() if isinstance(value, str)}
+        self.bare_values += [f"__metadata__[{brief(key)}]" for key in table if key not in strings]
+        return strings
 
     def _index(self, header: Mapping[str, Any], start: int) -> None:
         """Store the entries of a header. Their tensors must cover the data from byte `start` on, each byte once."""
@@ -78,6 +91,9 @@ class TensorFile:
         for key, entry in header.items():
             if len(key) > _MOST_NAME or not key.isprintable():
                 raise ValueError(f"{brief(key)} is not a valid name of a tensor")
+            if _is_bare(entry):
+                self.bare_values.append(key)
+                continue
             self.dtypes[key], self.shapes[key], begin, end = _entry(key, entry)
             self._offsets[key] = start + begin
             spans.append((begin, end, key))
@@ -191,12 +207,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _metadata(table: Any) -> dict[str, str]:
-    if table is None:
-        return {}
-    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        raise ValueError("its __metadata__ is not an object of strings")
-    return table
+def _is_bare(value: Any) -> bool:
+    """Whether a value of a header is no object and no list."""
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _entry(key: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -250,6 +263,11 @@ class Weights(Mapping[str, tuple[int, ...]]):
 
     def __len__(self) -> int:
         return len(self._sources)
+
+    @property
+    def bare_values(self) -> list[str]:
+        """The entries of the headers that are no tensors."""
+        return [key for file in self.files for key in file.bare_values]
 
     def dtype(self, key: str) -> str:
         """The file's name of the dtype: F16, BF16, F32, ..."""
@@ -312,16 +330,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(read_text(path), path)
 
 
-def weight_files(names: list[str], stem: str, variant: str | None) -> list[str]:
-    """The weight files of a component's folder: those of the variant if it has any, else the plain ones."""
-    for middle in [f".{variant}", ""] if variant else [""]:
-        for name in (f"{stem}{middle}.safetensors", f"{stem}.safetensors.index{middle}.json"):
-            if name in names:
-                shards = re.compile(re.escape(stem) + re.escape(middle) + r"-\d+-of-\d+" + r"\.safetensors")
-                older = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(middle) + r"\.safetensors")
-                matching = [other for other in names if shards.fullmatch(other) or older.fullmatch(other)]
-                return [name, *(matching if name.endswith(".json") else [])]
-    return []
+def list_some(names: Sequence[str], most: int = 6) -> str:
+    """Names for an error message, with the number of those left out."""
+    shown = ", ".join(map(printable, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def printable(name: str) -> str:
+    """A file's name for an error message."""
+    return name if name.isprintable() and len(name) <= _MOST_SHOWN else brief(name)
 
 
 def open_shards(index: Path) -> list[TensorFile]:

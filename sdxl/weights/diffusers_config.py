@@ -1,21 +1,22 @@
 """The JSON files of a diffusers folder (config.json, scheduler_config.json, model_index.json), read and written.
 
-A missing field takes the default of the official class. An unsupported field that would change the result raises
-`ConfigError`. All other fields (of training, of newer versions) are ignored.
+A missing field takes the default of the official class. An unsupported field that changes what a network means raises
+`ConfigError`; one that recommends a sampler or a schedule becomes a note of the `ScheduleConfig`. All other fields (of
+training, of newer versions) are ignored.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..errors import ConfigError, SDXLWarning, brief, naming
+from ..errors import ConfigError, brief, naming
 from ..models.bounds import MOST_BLOCKS, MOST_LEVELS
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.schedule_config import ScheduleConfig
 from ..models.unet_config import UNetConfig
+from ..sampling.sampler import Scheduler
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 
@@ -64,22 +65,40 @@ _VAE_FIXED: dict[str, tuple[object, object]] = {
     "use_post_quant_conv": (True, True),
     "use_quant_conv": (True, True),
 }
-_SCHEDULER_FIXED: dict[str, tuple[object, object]] = {
+# of a scheduler: what the network predicts, at which noise levels
+_NOISE_FIXED: dict[str, tuple[object, object]] = {
+    "timestep_type": ("discrete", "discrete"),
     "trained_betas": (None, None),
-    "use_beta_sigmas": (False, False),
     "use_flow_sigmas": (False, False),
+}
+# of a scheduler: the timesteps and noise levels of the steps; what else a sampler fixes is its own way of taking them
+_SCHEDULE_FIXED: dict[str, tuple[object, object]] = {
+    "final_sigmas_type": ("zero", "zero"),
+    "interpolation_type": ("linear", "linear"),
+    "lambda_min_clipped": (-math.inf, -math.inf),
+    "sigma_max": (None, None),
+    "sigma_min": (None, None),
+    "use_beta_sigmas": (False, False),
     "use_lu_lambdas": (False, False),
 }
+_OTHER_NOISE = ("EDM", "FlowMatch", "CosineDPMSolver")  # how the names of schedulers of other models begin
 _SCHEDULER_DEFAULTS: dict[str, object] = {"beta_start": 0.0001, "beta_end": 0.02, "timestep_spacing": "linspace"}
 
 
-def _require(data: Json, fixed: Mapping[str, tuple[object, object]], where: str) -> None:
+def _unsupported(data: Json, fixed: Mapping[str, tuple[object, object]]) -> Iterator[str]:
+    """The names of the fields whose value is not the one supported."""
     for name, (default, supported) in fixed.items():
         value = data.get(name, default)
         if value == "-inf" and isinstance(supported, float):
             value = -math.inf  # as lambda_min_clipped is written
         if value != supported and (value or supported):
-            raise ConfigError(f"{where}: {name} is {brief(value)}; only {supported!r} is supported")
+            yield name
+
+
+def _require(data: Json, fixed: Mapping[str, tuple[object, object]], where: str) -> None:
+    for name in _unsupported(data, fixed):
+        default, supported = fixed[name]
+        raise ConfigError(f"{where}: {name} is {brief(data.get(name, default))}; only {supported!r} is supported")
 
 
 def _is_whole(value: object, least: int = 1) -> bool:
@@ -275,25 +294,18 @@ def _latent_rgb(data: Json, where: str) -> tuple[tuple[float, float, float], ...
 
 
 def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
-    """The noise schedule from a diffusers scheduler's JSON. An unknown class selects euler, with a warning."""
+    """The noise schedule from a diffusers scheduler's JSON. A class or a field of a sampler or schedule that is not
+    supported is a note of the result; raises `ConfigError` for noise that is not SDXL's.
+    """
     name = _word(data, "_class_name", "", where)
-    if name.startswith(("EDM", "FlowMatch")):
+    if name.startswith(_OTHER_NOISE):
         raise ConfigError(f"{where}: {name} belongs to a model whose noise differs from SDXL's; give an SDXL model")
     named = {record.diffusers.name: sampler for sampler, record in SAMPLERS.items() if record.diffusers}
-    if name not in named:
-        warnings.warn(
-            f"{where}: the scheduler {name!r} is unknown; the default sampler is euler, choose another with sampler=",
-            SDXLWarning,
-            stacklevel=2,
-        )
     sampler = named.get(name, "euler")
     scheduler = SAMPLERS[sampler].diffusers if name in named else None
-    defaults = _SCHEDULER_DEFAULTS | dict(scheduler.defaults if scheduler else {})
-    supported = scheduler.fixed if scheduler else {}
-    fixed = {entry: (defaults.get(entry, value), value) for entry, value in supported.items()}
-    _require(data, {**_SCHEDULER_FIXED, **fixed}, where)
-    data = defaults | dict(data)
-    schedule = _schedule(data, where)
+    data = _SCHEDULER_DEFAULTS | dict(scheduler.defaults if scheduler else {}) | dict(data)
+    _require(data, _NOISE_FIXED, where)
+    schedule = _schedule(data)
     offset = data.get("steps_offset", 0)
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise ConfigError(f"{where}: steps_offset is {brief(offset)}; it must be a whole number of at least 0")
@@ -301,7 +313,7 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
         ScheduleConfig,
         where,
         sampler=sampler,
-        schedule=schedule,
+        schedule=schedule or "leading",
         prediction=_word(data, "prediction_type", "epsilon", where),
         train_steps=_whole(data, "num_train_timesteps", 1000, where),
         beta_start=_number(data, "beta_start", 0.0, where),
@@ -310,18 +322,42 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
         steps_offset=offset,
         zero_terminal_snr=bool(data.get("rescale_betas_zero_snr", False)),
         final_alpha_one=not SAMPLERS[sampler].ends_at_zero and bool(data.get("set_alpha_to_one")),
+        sampler_note=_sampler_note(data, name, scheduler, sampler, where),
+        schedule_note=_schedule_note(data, schedule, where),
     )
 
 
-def _schedule(data: Json, where: str) -> str:
-    """The schedule of a scheduler's config: from its flags, else from its timestep_spacing."""
+def _sampler_note(data: Json, name: str, scheduler: Scheduler | None, sampler: str, where: str) -> str:
+    """The sentence about fields by which diffusers' scheduler is not our sampler; empty if there are none."""
+    advice = f"the default sampler is {sampler}, choose another with sampler="
+    if scheduler is None:
+        return f"{where}: the scheduler {name!r} is unknown; {advice}"
+    fixed = {field: (value, value) for field, value in scheduler.fixed.items()}
+    own = {field: pair for field, pair in fixed.items() if field not in _NOISE_FIXED | _SCHEDULE_FIXED}
+    return _note(data, list(_unsupported(data, own)), where, advice)
+
+
+def _schedule_note(data: Json, schedule: str | None, where: str) -> str:
+    """The sentence about fields by which the steps would lie at other noise levels; empty if there are none."""
+    fields = [*(["timestep_spacing"] if schedule is None else []), *_unsupported(data, _SCHEDULE_FIXED)]
+    advice = f"the default schedule is {schedule or 'leading'}, choose another with schedule="
+    return _note(data, fields, where, advice)
+
+
+def _note(data: Json, fields: Sequence[str], where: str, advice: str) -> str:
+    if not fields:
+        return ""
+    values = " and ".join(f"{field} {brief(data.get(field))}" for field in fields)
+    return f"{where}: {values} {'is' if len(fields) == 1 else 'are'} not supported; {advice}"
+
+
+def _schedule(data: Json) -> str | None:
+    """The schedule of a scheduler's config: from its flags, else from its timestep_spacing; None if that is unknown."""
     entries = {(key, value): name for name, each in SCHEDULES.items() for key, value in each.diffusers.items()}
-    spacings = [value for key, value in entries if key == "timestep_spacing"]
-    spacing = data.get("timestep_spacing")
-    if spacing not in spacings:
-        raise ConfigError(f"{where}: timestep_spacing is {brief(spacing)}; supported: {', '.join(map(str, spacings))}")
+    spacings = {value: name for (key, value), name in entries.items() if key == "timestep_spacing"}
     flags = [name for (key, value), name in entries.items() if value is True and data.get(key)]
-    return flags[-1] if flags else entries["timestep_spacing", spacing]
+    spacing = data.get("timestep_spacing")
+    return flags[-1] if flags else spacings.get(spacing) if isinstance(spacing, str) else None
 
 
 def write_unet(config: UNetConfig) -> dict[str, Any]:

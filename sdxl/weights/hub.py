@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, CheckpointError, HubError, SDXLWarning
-from . import builtin
-from .container import read_json, weight_files
+from . import builtin, library
+from .container import list_some, read_json
 from .download import check_space, receive
+from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
+from .weight_files import variant_hint, weight_files
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ID = re.compile(r"(?![.~])[\w.-]+/[\w.-]+(?<!\.safetensors)")
+_FILE = re.compile(r"(?![.~])[^/]+/[^/]+/.+\.safetensors")
 _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
 _COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
@@ -26,44 +29,68 @@ Check = Callable[[Path], object]
 
 
 def resolve(
-    source: str | Path,
+    source: str | os.PathLike[str],
     revision: str | None = None,
     variant: str | None = None,
     part: str | None = None,
     check: Check = lambda folder: None,
 ) -> Path:
-    """The local file or folder of `source`: a path, `miniature`, `miniature-refiner`, a hub id `owner/name`, or a hub
-    file `owner/name/file.safetensors`. `part` (`unet` or `vae`) downloads that component alone. `check` gets the
-    folder of a model with its JSON files and may raise, before any weights are downloaded.
+    """The local file or folder of `source`: a path, `miniature`, `miniature-refiner`, a name of the library, a hub id
+    `owner/name`, a hub file `owner/name/file.safetensors`, or the address of one of these in a browser. `part` (`unet`
+    or `vae`) downloads that component alone. `check` gets the folder of a model with its JSON files and may raise,
+    before any weights are downloaded.
 
     The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents. Raises `HubError` and `CheckpointError`.
     """
     path, name = local(source), str(source)
     if os.path.exists(path):  # unlike Path.exists, False for every invalid name
         return path
-    pieces = name.split("/")
-    if len(pieces) >= 3 and name.endswith(".safetensors") and not name.startswith((".", "/", "~")):
-        owner = "/".join(pieces[:2])
-        return _guard(owner, lambda hub: _one_file(hub, owner, "/".join(pieces[2:]), revision))
-    if _ID.fullmatch(name) and path.suffix != ".safetensors" and not name.startswith((".", "~")):
+    if is_address(name):
+        name, revision = resolve_address(name, revision, part)
+    if _FILE.fullmatch(name):
+        owner, model, file = name.split("/", 2)
+        name = f"{owner}/{model}"
+        return _guard(name, lambda hub: _one_file(hub, name, file, revision))
+    if _ID.fullmatch(name):
         return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part, check))
     raise CheckpointError(
-        f"{name} does not exist; give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"
+        f"{name} does not exist{library.absence(name)}; give a .safetensors file, a diffusers folder, a hub id "
+        "owner/name, or miniature"
     )
 
 
-def local(source: str | Path) -> Path:
-    """The local path of `source`, which need not exist; for `miniature` the folder in the package."""
-    if not isinstance(source, (str, Path)):
+def local(source: str | os.PathLike[str]) -> Path:
+    """The local path of `source`, which need not exist; for `miniature` the folder in the package, and for the name of
+    a model in the library its path there.
+    """
+    if not isinstance(source, (str, os.PathLike)):
         raise ArgumentError(
             f"the model has type {type(source).__name__}; give a path, a hub id owner/name, or miniature"
         )
     path, name = Path(os.path.expanduser(source)), str(source)
-    if name not in builtin.NAMES or path.exists():
+    if os.path.exists(path):
         return path
+    if name not in builtin.NAMES:
+        return library.find_model(name) or path
     if found := builtin.folder(name):
         return found
     raise CheckpointError(f"the {name} is not in this installation; install the package again, with its weights")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name that is no path here may be one of the hub's: an id, a file there, or an address."""
+    return any(each.fullmatch(name) for each in (_ID, _FILE)) or is_address(name)
+
+
+def on_disk(source: str | os.PathLike[str]) -> Path:
+    """As `local`; raises `CheckpointError` for an address, which is of no file here."""
+    path = local(source)
+    if is_address(str(source)) and not os.path.exists(path):
+        model = read_address(str(source)).model
+        raise CheckpointError(
+            f"{source} is not on this machine; download it with `hf download {model}` and give its path"
+        )
+    return path
 
 
 def _guard(name: str, download: Callable[[Any], Path]) -> Path:
@@ -86,7 +113,7 @@ def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:
         options = {"revision": revision, "local_files_only": True}
         return _from_cache(f"{name}/{file}", error, lambda: hub.hf_hub_download(name, file, **options))
     if file not in files:
-        others = ", ".join(other for other in files if other.endswith(".safetensors")) or "no .safetensors files"
+        others = list_some([other for other in files if other.endswith(".safetensors")]) or "no .safetensors files"
         raise HubError(f"{name} has no such file on the hub: {file}; it has {others}")
     return _download(hub, name, commit, revision, files, [file])
 
@@ -112,12 +139,12 @@ def _snapshot(
         _download(hub, name, commit, commit, files, weights)
         return _component_folder(folder, component)
     if component and "config.json" in files:
-        return _download(hub, name, commit, revision, files, ["config.json", *_pick(files, "", variant)]).parent
+        return _download(hub, name, commit, revision, files, ["config.json", *_some(name, files, "", variant)]).parent
     single = [file for file in files if file.endswith(".safetensors")]
     if len(single) != 1:
         raise CheckpointError(
-            f"{name} on the hub has no model_index.json and {len(single)} .safetensors files; "
-            "name one: owner/name/file.safetensors"
+            f"{name} on the hub has no model_index.json and {len(single)} .safetensors files"
+            f"{': ' * bool(single)}{list_some(single)}; name one: {name}/file.safetensors"
         )
     return _download(hub, name, commit, revision, files, single)
 
@@ -136,7 +163,11 @@ def _cached(
     for each in [component] if component else _components(index):
         if not _pick(files, each, variant):
             missing = f"{each}/{_stem(each)}.safetensors"
-            raise HubError(f"{name} is incomplete in the hub's cache: {missing} is missing, and {no_answer}")
+            hint = variant_hint([file.removeprefix(f"{each}/") for file in files], _stem(each))
+            raise HubError(
+                f"{name} is incomplete in the hub's cache: {missing} is missing, "
+                f"{f'but {hint}' if hint else f'and {no_answer}'}"
+            )
     return _component_folder(folder, component)
 
 
@@ -173,19 +204,19 @@ def _pick(files: Iterable[str], component: str, variant: str | None) -> list[str
     """The weight files of a component: the variant's, else the plain ones, else the fp16 ones."""
     folder = component and component + "/"
     names = [file[len(folder) :] for file in files if file.startswith(folder)]
-    stem = _stem(component)
-    chosen = weight_files(names, stem, variant) or ([] if variant else weight_files(names, stem, "fp16"))
-    return [folder + name for name in chosen]
+    return [folder + name for name in weight_files(names, _stem(component), variant)]
 
 
 def _some(name: str, files: Iterable[str], component: str, variant: str | None) -> list[str]:
     """As `_pick`; raises `HubError` if there are none."""
     if chosen := _pick(files, component, variant):
         return chosen
-    present = [file for file in files if file.startswith(component + "/") and not file.endswith((".json", ".txt"))]
+    folder = component and component + "/"
+    present = [file for file in files if file.startswith(folder) and not file.endswith((".json", ".txt"))]
+    hint = variant_hint([file.removeprefix(folder) for file in present], _stem(component))
     raise HubError(
-        f"{name} has no {component}/{_stem(component)}.safetensors on the hub, only {', '.join(present) or 'nothing'}; "
-        "pickles are not read, choose a model with .safetensors files"
+        f"{name} has no {folder}{_stem(component)}.safetensors on the hub, only {list_some(present) or 'nothing'}; "
+        f"{hint or 'pickles are not read, choose a model with .safetensors files'}"
     )
 
 

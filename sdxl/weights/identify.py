@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from math import gcd
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SDXLWarning
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.published import BASE, CLIP_L
 from ..models.unet_config import UNetConfig
@@ -31,15 +32,24 @@ def _has(shapes: Shapes, prefix: str) -> bool:
     return any(key.startswith(prefix) for key in shapes)
 
 
-def prediction(shapes: Shapes, metadata: Mapping[str, str]) -> tuple[str, bool] | None:
-    """A UNet's prediction type, and whether its schedule has zero terminal SNR; None if the file states neither.
+def prediction(shapes: Shapes, metadata: Mapping[str, str], where: str) -> tuple[str, bool] | None:
+    """A UNet's prediction type, and whether its schedule has zero terminal SNR; None if the file, which `where` names
+    in a warning, states no type.
 
     Sources are ComfyUI's marker keys, and the metadata of ComfyUI, kohya's sd-scripts and the ModelSpec.
     """
     words = {metadata.get(f"modelspec.{name}", "") for name in ("prediction_type", "predict_key")}
+    ends_at_zero = "ztsnr" in shapes or metadata.get("ss_zero_terminal_snr") == "True"
     if "v_pred" in shapes or words & {"v", "v_prediction"} or metadata.get("ss_v_parameterization") == "True":
-        return "v_prediction", "ztsnr" in shapes or metadata.get("ss_zero_terminal_snr") == "True"
-    return ("epsilon", "ztsnr" in shapes) if "ztsnr" in shapes or "epsilon" in words else None
+        return "v_prediction", ends_at_zero
+    if ends_at_zero:  # where there is only noise, a prediction of the noise says nothing
+        warnings.warn(
+            f"{where} states zero terminal SNR (ztsnr) without v-prediction (v_pred), which is ignored; if it is a "
+            "model of v-prediction, add an empty tensor v_pred to the file",
+            SDXLWarning,
+            stacklevel=2,
+        )
+    return ("epsilon", False) if "epsilon" in words else None
 
 
 def has_unet_and_text(shapes: Shapes) -> bool:

@@ -78,8 +78,8 @@ def info_from_file(file: TensorFile) -> ModelInfo:
         return _from_metadata(file.metadata[METADATA_KEY], f"{file.path}, metadata {METADATA_KEY}")
     with naming(file.path):
         config = identify.infer_model(file.shapes)
-        prediction, ends_at_zero = identify.prediction(file.shapes, file.metadata) or ("epsilon", False)
-        schedule = ScheduleConfig(prediction=prediction, zero_terminal_snr=ends_at_zero)
+        prediction = identify.prediction(file.shapes, file.metadata, str(file.path)) or ("epsilon", False)
+        schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
         tokenizers = {TEXT_2: vocabulary.CLIP_G} | ({TEXT: vocabulary.CLIP_L} if config.text_encoder else {})
         return ModelInfo(config, schedule, config.kind != "refiner", tokenizers)
 

@@ -269,9 +269,24 @@ _IGNORED = re.compile(
 )
 
 
-def ignorable(key: str) -> bool:
-    """Whether a key of a file may be left unread."""
-    return _IGNORED.fullmatch(key) is not None
+# What training tools keep beside the weights
+_BOOKKEEPING = re.compile(
+    r"((trainer|state|training_state|loops?)[._/])?(current_|num_|global_|best_|last_)?"
+    r"(epochs?|steps?|iterations?|iters?|updates|loss|lr|learning_rate|seed)"
+    r"|(optimizer|optimizers|optimizer_states?|lr_schedulers?|callbacks|hparams|hyper_parameters|rng_state)([._/].*)?"
+    r"|pytorch-lightning_version"
+)
+_WHOLE_NUMBERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+_NUMBERS = (*_WHOLE_NUMBERS, "F64", "F32", "F16", "BF16")
+_NO_COMPONENT = re.compile(r"(?!edm|scal|shift|sigma)[\w-]+")  # names without a dot that do not change the model
+
+
+def ignorable(key: str, shape: tuple[int, ...] = (0,), dtype: str = "") -> bool:
+    """Whether a key of a file may be left unread: known by its name, or a number or whole numbers of no component."""
+    if _IGNORED.fullmatch(key) or _BOOKKEEPING.fullmatch(key):
+        return True
+    is_number = dtype in (_NUMBERS if shape == () else _WHOLE_NUMBERS)
+    return is_number and _NO_COMPONENT.fullmatch(key) is not None
 
 
 _OLD_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OutputError
+from ..errors import OutputError, SDXLWarning
 from . import diffusers_config, hub, tokenizer_files
-from .checkpoint import FILE_NAMES, open_checkpoint
+from .checkpoint import open_checkpoint
 from .container import save_tensors
 from .info import METADATA_KEY, ModelInfo
 from .keymap import CLIP_L_PREFIX, TEXT, TEXT_2, UNET, VAE, clip_g_prefix, component_rows, match
 from .ops import to_stored
+from .weight_files import STEMS
 
 State = Mapping[str, Mapping[str, Tensor]]
 """Our names and tensors, by component."""
@@ -29,7 +31,9 @@ def convert(source: str | Path, target: str | Path, variant: str | None = None) 
     Weights are copied bit for bit and keep their dtypes.
     """
     target = Path(target).expanduser()
-    checkpoint = open_checkpoint(hub.local(source), variant)
+    checkpoint = open_checkpoint(hub.on_disk(source), variant)
+    for note in checkpoint.info.schedule.notes:
+        warnings.warn(f"{note} ({target} states the default)", SDXLWarning, stacklevel=2)
     state = {name: dict(component.tensors()) for name, component in checkpoint.components.items()}
     if target.suffix == ".safetensors":
         save_single(target, checkpoint.info, state)
@@ -72,7 +76,7 @@ def save_folder(path: Path, info: ModelInfo, state: State) -> None:
     try:
         for name, rows in component_rows(config).items():
             tensors = {row.folder: state[name][row.ours].contiguous() for row in rows if row.ours in state[name]}
-            save_tensors(tensors, path / name / f"{FILE_NAMES[name]}.safetensors", {})
+            save_tensors(tensors, path / name / f"{STEMS[name]}.safetensors", {})
             _write_json(path / name / "config.json", writers[name]())
         for name, data in info.tokenizers.items():
             tokenizer_files.write_folder(data, path / name.replace("text_encoder", "tokenizer"))

@@ -102,11 +102,11 @@ def test_a_notebook_shows_the_preview_of_a_step(tiny_pipe: sdxl.Pipeline) -> Non
     from dataclasses import replace
 
     assert isinstance(step.vae, VAEConfig)
-    shown = replace(step, vae=replace(step.vae, preview=colours))._repr_png_()
+    shown = replace(step, vae=replace(step.vae, latent_rgb=colours))._repr_png_()
     assert shown is not None
     with Image.open(io.BytesIO(shown)) as image:
         assert image.size == (3 * 192, 192), "three previews of 8 x 8, 24 times as large"
-    assert replace(step, vae=replace(step.vae, preview=None))._repr_png_() is None
+    assert replace(step, vae=replace(step.vae, latent_rgb=None))._repr_png_() is None
 
 
 # ---- a callback ------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_only_true_stops_and_not_after_the_last_step(tiny_pipe: sdxl.Pipeline) -
 def test_latents_that_a_callback_changes_in_place_change_the_rest(tiny_pipe: sdxl.Pipeline) -> None:
     def change(step: sdxl.PipelineStep) -> None:
         if not step.is_last:
-            step.latents += 0.1
+            step.latents.add_(0.1)
 
     plain, changed = (tiny_pipe("cat", callback=each, **LATENT) for each in (None, change))
     assert not torch.equal(plain.images, changed.images)  # type: ignore[arg-type]

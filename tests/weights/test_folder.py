@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdxl.errors import ConfigError, SDXLWarning
+from sdxl.errors import ConfigError
 from sdxl.models.published import BASE, CLIP_G, CLIP_L, INPAINTING, REFINER
 from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.weights import diffusers_config as folder
@@ -162,16 +162,62 @@ def test_vae_fields_that_are_refused(field: str, value: object) -> None:
         ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler belongs to a model whose noise differs from SDXL's"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler belongs to a model"),
         ({"timestep_type": "continuous"}, "timestep_type"),
-        ({"use_beta_sigmas": True}, "use_beta_sigmas"),
-        ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
-        ({"_class_name": "DDIMScheduler", "clip_sample": True}, "clip_sample"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "solver_order"),
+        ({"_class_name": "LCMScheduler", "timestep_type": "continuous"}, "timestep_type"),
+        ({"use_flow_sigmas": True}, "use_flow_sigmas"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type"),
+        ({"_class_name": "CosineDPMSolverMultistepScheduler"}, "CosineDPMSolverMultistepScheduler belongs to a model"),
     ],
 )
-def test_scheduler_fields_that_are_refused(change: dict[str, Any], field: str) -> None:
+def test_scheduler_fields_of_other_noise_are_refused(change: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError, match=field):
         folder.read_scheduler(SCHEDULER | change)
+
+
+DPM = {"_class_name": "DPMSolverMultistepScheduler"}
+
+
+@pytest.mark.parametrize(
+    ("change", "note", "sampler"),
+    [
+        (DPM | {"algorithm_type": "sde-dpmsolver++"}, "s: algorithm_type 'sde-dpmsolver++' is not", "dpmpp_2m"),
+        (DPM | {"solver_order": 3, "solver_type": "heun"}, "s: solver_order 3 and solver_type 'heun' are", "dpmpp_2m"),
+        (DPM | {"thresholding": True}, "s: thresholding True is not", "dpmpp_2m"),
+        (DPM | {"variance_type": "learned"}, "s: variance_type 'learned' is not", "dpmpp_2m"),
+        ({"_class_name": "DDIMScheduler", "clip_sample": True}, "s: clip_sample True is not", "ddim"),
+        ({"_class_name": "HeunDiscreteScheduler", "clip_sample": True}, "s: clip_sample True is not", "heun"),
+        ({"_class_name": "PNDMScheduler"}, "s: the scheduler 'PNDMScheduler' is unknown", "euler"),
+    ],
+)
+def test_another_solver_is_a_note(change: dict[str, Any], note: str, sampler: str) -> None:
+    """A folder is not refused for a sampler that it recommends."""
+    schedule = folder.read_scheduler(SCHEDULER | change, "s")
+    assert schedule.sampler_note.startswith(note)
+    assert schedule.sampler_note.endswith(f"; the default sampler is {sampler}, choose another with sampler=")
+    assert (schedule.sampler, schedule.schedule, schedule.schedule_note) == (sampler, "leading", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"use_beta_sigmas": True}, "use_beta_sigmas True is not"),
+        (DPM | {"use_lu_lambdas": True}, "use_lu_lambdas True is not"),
+        ({"interpolation_type": "log_linear"}, "interpolation_type 'log_linear' is not"),
+        ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type 'sigma_min' is not"),
+        ({"sigma_min": 0.1, "sigma_max": 20.0}, "sigma_max 20.0 and sigma_min 0.1 are not"),
+        (DPM | {"lambda_min_clipped": -5.1}, "lambda_min_clipped -5.1 is not"),
+        ({"timestep_spacing": "beta"}, "timestep_spacing 'beta' is not"),
+        ({"timestep_spacing": ["leading"]}, r"timestep_spacing ['leading'] is not"),
+    ],
+)
+def test_another_schedule_is_a_note(change: dict[str, Any], note: str) -> None:
+    schedule = folder.read_scheduler(SCHEDULER | change, "s")
+    wanted = f"s: {note} supported; the default schedule is leading, choose another with schedule="
+    assert (schedule.schedule, schedule.schedule_note, schedule.sampler_note) == ("leading", wanted, "")
+
+
+def test_what_is_supported_is_no_note() -> None:
+    for change in ({}, DPM | {"lambda_min_clipped": "-inf", "use_lu_lambdas": None}, {"use_karras_sigmas": True}):
+        assert folder.read_scheduler(SCHEDULER | change).notes == ()
 
 
 def test_missing_fields_take_the_class_defaults() -> None:
@@ -180,11 +226,6 @@ def test_missing_fields_take_the_class_defaults() -> None:
     assert (schedule.schedule, schedule.final_alpha_one) == ("leading", True)
     assert folder.read_scheduler({"_class_name": "HeunDiscreteScheduler"}).schedule == "linspace"
     assert folder.read_text({}, True).dim == 512
-
-
-def test_an_unknown_scheduler_selects_euler_with_a_warning() -> None:
-    with pytest.warns(SDXLWarning, match="PNDMScheduler.*the default sampler is euler"):
-        assert folder.read_scheduler(SCHEDULER | {"_class_name": "PNDMScheduler"}).sampler == "euler"
 
 
 def test_published_eos() -> None:

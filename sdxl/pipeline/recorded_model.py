@@ -1,0 +1,82 @@
+"""The model that an image records: found again, and compared."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, SDXLWarning
+from ..weights import hub, library
+from ..weights.hashes import PendingHash
+
+SOURCES = ("model", "refiner", "unet", "vae")
+"""The fields of `ModelRequest` that name files."""
+
+
+@dataclass(frozen=True)
+class RecordedModel(os.PathLike[str]):
+    """A model as an image records it: the `name` that was typed, and the hash. Where it was found by its hash, `path`
+    says where it is; records keep the name.
+    """
+
+    name: str
+    sha256: str
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __fspath__(self) -> str:
+        return self.name if self.path is None else str(self.path)
+
+
+def find_recorded(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[tuple[str, RecordedModel]]:
+    """The fields of a record's "model" that name files with a hash, without those that are `given`. A file that is not
+    where it was is looked for by its hash, in the user's cache of hashes and in `SDXL_MODELS_DIR`. Raises
+    `CheckpointError` if it is not found.
+    """
+    hashes = recorded.get("sha256")
+    for field_ in SOURCES:
+        name, sha256 = recorded.get(field_), hashes.get(field_) if isinstance(hashes, Mapping) else None
+        if field_ in given or not isinstance(name, str) or not isinstance(sha256, str) or not sha256:
+            continue
+        yield field_, RecordedModel(name, sha256, _find(field_, name, sha256))
+
+
+def _find(field_: str, name: str, sha256: str) -> Path | None:
+    """Where a model is that is not where its name says; None if it is, or if the hub may have it."""
+    if os.path.exists(hub.local(name)):
+        return None
+    may_be_on_hub = hub.is_hub_name(name)
+    found = library.find_by_hash(sha256, Path(name).name, thorough=not may_be_on_hub)
+    if found is None and not may_be_on_hub:
+        raise CheckpointError(
+            f"{name} does not exist, and no other file with its hash {sha256[:10]} is known; give the {field_} with "
+            f"--{field_}, or set {library.VARIABLE} to the folder of your models"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class ModelHashes:
+    """The hashes of a model's files by field of `ModelRequest`, and those that an image records of them."""
+
+    pending: Mapping[str, PendingHash] = field(default_factory=dict)
+    expected: Mapping[str, RecordedModel] = field(default_factory=dict)
+
+    def record(self) -> dict[str, dict[str, str]]:
+        """What a PNG records: the hashes under "sha256". Waits for them, and warns of each that is not the expected."""
+        hashes = {name: sha256 for name, each in self.pending.items() if (sha256 := each.result())}
+        for name, recorded in self.expected.items():
+            if hashes.get(name, recorded.sha256) != recorded.sha256:
+                warnings.warn(
+                    f"the {name} {recorded} has the hash {hashes[name][:10]} and not {recorded.sha256[:10]}, which the "
+                    "image records; the result will differ",
+                    SDXLWarning,
+                    stacklevel=2,
+                )
+        return {"sha256": hashes} if hashes else {}

@@ -1,0 +1,131 @@
+"""The user's library of models: the folder that the environment variable SDXL_MODELS_DIR names."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from ..errors import CheckpointError, SDXLWarning
+from .container import list_some
+from .hash_cache import find_paths
+from .hashes import known_model_hash, model_hash
+from .keymap import UNET
+from .weight_files import STEMS, folder_files, variants
+
+VARIABLE = "SDXL_MODELS_DIR"
+_SUFFIX = ".safetensors"
+_MUCH = 10**9  # bytes that are not read without a warning
+_DEEPEST = 8  # folders below the library's
+
+
+def find_model(name: str | os.PathLike[str]) -> Path | None:
+    """The .safetensors file or diffusers folder that a plain `name` has in the library or in a folder of it, with or
+    without the ending. None if there is none, or if the name has a slash. Raises `CheckpointError` for several.
+    """
+    name = os.fspath(name)
+    if not _is_plain(name):
+        return None
+    found = [path for path in _models() if name in (path.name, _stem(path.name))]
+    found = [path for path in found if path.name == name] or found
+    if len(found) > 1:
+        places = list_some([str(path) for path in found])
+        raise CheckpointError(
+            f"{name} is the name of {len(found)} models in {VARIABLE}: {places}; give the path of one"
+        )
+    return found[0] if found else None
+
+
+def absence(name: str) -> str:
+    """For an error message: that a plain name is not in the library, and which names there are like it."""
+    folder = _folder()
+    if folder is None or not _is_plain(name):
+        return ""
+    if not os.path.isdir(folder):
+        return f", and {VARIABLE} is {folder}, which is no folder"
+    close = get_close_matches(_stem(name), sorted({_stem(path.name) for path in _models()}), n=3)
+    return f" and is not in {VARIABLE} ({folder}){f', which has {list_some(close)}' if close else ''}"
+
+
+def find_by_hash(sha256: str, name: str = "", thorough: bool = True) -> Path | None:
+    """The model with a hash, from the user's cache of hashes or the library. Models of the library whose hash is not
+    known are read once: those with the file name `name`, and if it is `thorough` the others, with a warning.
+    """
+    if known := next(iter(find_paths(sha256)), None):
+        return known
+    candidates = [(path, files) for path in _models() for files in _choices(path)]
+    for path, files in candidates:
+        if known_model_hash(path, files) == sha256:
+            return path
+    unread = [(path, files) for path, files in candidates if known_model_hash(path, files) is None]
+    named = [each for each in unread if _stem(each[0].name) == _stem(name)]
+    others = [each for each in unread if each not in named]
+    return _search(sha256, named) or (_search_all(sha256, others) if thorough else None)
+
+
+def _search_all(sha256: str, models: list[tuple[Path, list[str]]]) -> Path | None:
+    size = sum(os.path.getsize(path / name) for path, files in models for name in (files or [""]))
+    if size > _MUCH:
+        warnings.warn(
+            f"the model with the hash {sha256[:10]} is looked for in {VARIABLE}: {len(models)} models of "
+            f"{size / 1e9:.3g} GB are read once",
+            SDXLWarning,
+            stacklevel=3,
+        )
+    return _search(sha256, models)
+
+
+def _search(sha256: str, models: list[tuple[Path, list[str]]]) -> Path | None:
+    for path, files in models:
+        try:
+            if model_hash(path, files) == sha256:
+                return path
+        except CheckpointError:  # it may not be read
+            continue
+    return None
+
+
+def _choices(path: Path) -> Iterator[list[str]]:
+    """The sets of weight files of a folder, one for each variant; of a file the empty one."""
+    if not path.is_dir():
+        yield []
+        return
+    names = os.listdir(path / UNET) if (path / UNET).is_dir() else []
+    sets = [tuple(folder_files(path, variant)[1]) for variant in (None, "fp16", *variants(names, STEMS[UNET]))]
+    yield from map(list, dict.fromkeys(each for each in sets if each))
+
+
+def _folder() -> Path | None:
+    """The folder of the library, if the user has one."""
+    value = os.environ.get(VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def _models() -> Iterator[Path]:
+    """The files and diffusers folders of the library, in the order of their paths."""
+    folder = _folder()
+    if folder is None:
+        return
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if "model_index.json" in files:
+            folders.clear()
+            yield Path(place)
+            continue
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        if len(Path(place).parts) - len(folder.parts) >= _DEEPEST:  # links may lead in a circle
+            folders.clear()
+        yield from (path for path in (Path(place) / name for name in sorted(files)) if _is_weights(path))
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix == _SUFFIX and os.path.isfile(path)
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and Path(name).name == name
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.removesuffix(_SUFFIX)
