@@ -48,4 +48,4 @@ def test_the_first_lines_of_a_user_of_diffusers(
 def test_examples_say_how_they_are_run() -> None:
     assert len(EXAMPLES) >= 8
     for example in EXAMPLES:
-        assert f"    python examples/{example.name}" in example.read_text(encoding="utf-8"), example
+        assert f"python examples/{example.name}" in example.read_text(encoding="utf-8"), example
