@@ -10,6 +10,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..weights import hub
 from ..weights.container import TensorFile
+from ..weights.hash_cache import find_paths
+from ..weights.hashes import file_hash
 
 _SUFFIX = ".safetensors"
 
@@ -65,6 +67,12 @@ def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
     """The safetensors files in folders and below them, in the order of their paths."""
     for folder in folders:
         yield from sorted(path for path in folder.rglob(f"*{_SUFFIX}") if path.is_file())
+
+
+def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
+    """A file with a hash: one that was hashed before, or one in the folders."""
+    known = (path for path in find_paths(sha256) if path.is_file())
+    return next(known, None) or next((path for path in adapter_files(folders) if file_hash(path) == sha256), None)
 
 
 def _title(path: Path) -> str | None:

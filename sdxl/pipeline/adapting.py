@@ -1,21 +1,31 @@
-"""The adapters of a pipeline: which LoRAs and embeddings are active, and what they change."""
+"""The adapters of a pipeline: which files its LoRAs and embeddings are, and what they change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..adapters.adapter import Adapter, read_adapter, sidecar
+from torch import Tensor
+
+from ..adapters.adapter import read_adapter, sidecar
 from ..adapters.changes import make_changes
-from ..adapters.lookup import find_file
+from ..adapters.embedding import Embedding
+from ..adapters.inversion import Inversion, read_bundled, read_inversion
+from ..adapters.lookup import adapter_files, find_by_hash, find_file
 from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
 from ..adapters.report import AdapterReport, report_adapter
-from ..errors import CheckpointError
+from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
 from ..weights.hashes import file_hash
-from .loading import PREFIXES, Changes
+from ..weights.keymap import TEXT, TEXT_2
+from .loading import PREFIXES, Changes, Embeddings
+
+_LOG = logging.getLogger("sdxl")
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,42 @@ class ActiveLoRA:
     report: AdapterReport
 
 
-class Adapters:
-    """Opens adapter files for the models of some checkpoints, each once. `folders` are searched for names."""
+@dataclass(frozen=True)
+class ActiveEmbedding:
+    """A word of a pipeline that stands for learned vectors, `count` of them for each text encoder."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint], folders: Sequence[Path] = ()) -> None:
-        self._checkpoints, self._folders = checkpoints, folders
+    embedding: Embedding
+    inversion: Inversion
+
+    @property
+    def word(self) -> str:
+        """What stands for it in prompts."""
+        return self.inversion.word
+
+    @property
+    def count(self) -> int:
+        """How many tokens it takes."""
+        return self.inversion.count
+
+
+class Adapters:
+    """Opens adapter files for the models of some checkpoints, each once. LoRAs are looked for in `lora_folders`, the
+    embeddings of `embedding_folders` are all registered.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        lora_folders: Sequence[Path] = (),
+        embedding_folders: Sequence[Path] = (),
+    ) -> None:
+        self._checkpoints, self._lora_folders, self._embedding_folders = checkpoints, lora_folders, embedding_folders
         self._hosts: list[Host] = []
         self._matches: dict[str, tuple[str, Match]] = {}  # by the hash of the file, beside what its sidecar says
+        self._words: tuple[object, Embeddings] = ((), {})  # the last ones, and what they were made from
+        self._tokenizer: Tokenizer | None = None
+
+    # ---- LoRAs
 
     def resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
         """LoRAs with the hashes of their files, which are opened and held against the model. Raises
@@ -44,13 +83,8 @@ class Adapters:
         return tuple(self._resolve(lora) for lora in loras)
 
     def _resolve(self, lora: LoRA) -> LoRA:
-        path = find_file(lora.file, self._folders, "LoRA")
-        hash = file_hash(path)
-        if lora.hash is not None and not hash.startswith(lora.hash.lower()):
-            raise CheckpointError(
-                f"{path} is not the file that is asked for: its hash begins with {hash[:12]}, expected "
-                f"{lora.hash[:12]}; give the right file, or leave the hash out"
-            )
+        path = _find(lora.file, lora.hash, self._lora_folders, "LoRA")
+        hash = _checked_hash(path, lora.hash)
         beside = sidecar(path)
         if hash not in self._matches or self._matches[hash][0] != beside:
             self._matches[hash] = beside, match(read_adapter(path), self._all_hosts())
@@ -67,14 +101,110 @@ class Adapters:
     def _match(self, lora: LoRA) -> Match:
         return self._matches[str(lora.hash)][1]
 
-    def reports(self, loras: Sequence[LoRA]) -> tuple[ActiveLoRA, ...]:
-        """What resolved LoRAs change."""
-        return tuple(self._report(lora, self._match(lora)) for lora in loras)
-
-    def _report(self, lora: LoRA, matched: Match) -> ActiveLoRA:
-        counts: dict[str, int] = {}
+    def report(self, lora: LoRA) -> ActiveLoRA:
+        """What a resolved LoRA changes."""
+        matched, counts = self._match(lora), dict[str, int]()
         for pair in matched.pairs:
             name = PREFIXES[matched.host] + pair.target.component
             counts[name] = counts.get(name, 0) + 1
-        adapter: Adapter = matched.adapter
+        adapter = matched.adapter
         return ActiveLoRA(lora, adapter.path, counts, matched.unknown, report_adapter(adapter))
+
+    # ---- embeddings
+
+    @property
+    def _widths(self) -> dict[str, int]:
+        config = self._checkpoints[0].info.config
+        first = {} if config.text_encoder is None else {TEXT: config.text_encoder.dim}
+        return first | {TEXT_2: config.text_encoder_2.dim}
+
+    def open_embeddings(self, embeddings: Sequence[Embedding]) -> tuple[ActiveEmbedding, ...]:
+        """Embeddings with the hashes of their files, which are opened, and before them those of the folders. Raises
+        `CheckpointError`.
+        """
+        found = {each.word: each for each in self._of_folders()}
+        own: dict[str, ActiveEmbedding] = {}
+        for embedding in embeddings:
+            opened = self._open_embedding(embedding)
+            if opened.word in own:
+                raise ArgumentError(f"two embeddings have the word {opened.word!r}; give them as {{word: file}}")
+            own[opened.word] = opened
+        return tuple((found | own).values())
+
+    def _open_embedding(self, embedding: Embedding) -> ActiveEmbedding:
+        folders = self._embedding_folders
+        paths = [_find(file, embedding.hash, folders, "embedding") for file in embedding.files]
+        hash = "+".join(_checked_hash(path, None if len(paths) > 1 else embedding.hash) for path in paths)
+        if embedding.hash not in (None, hash) and len(paths) > 1:
+            raise CheckpointError(
+                f"{paths[0]} and {paths[1]} are not the files that are asked for; give the right ones"
+            )
+        inversion = read_inversion(paths, embedding.word, self._widths)
+        return ActiveEmbedding(replace(embedding, hash=hash, word=inversion.word), inversion)
+
+    def _of_folders(self) -> list[ActiveEmbedding]:
+        """The embeddings of the folders, which need not be of this model's family."""
+        found, others = [], []
+        for path in adapter_files(self._embedding_folders):
+            try:
+                found.append(self._open_embedding(Embedding(path)))
+            except CheckpointError as error:
+                others.append(error)
+        if others:
+            warnings.warn(
+                f"{len(others)} files of the folder of embeddings are not used, such as: {others[0]}",
+                SDXLWarning,
+                stacklevel=2,
+            )
+        return [replace(each, embedding=replace(each.embedding, file=each.inversion.paths[0].name)) for each in found]
+
+    def words(self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA]) -> Embeddings:
+        """The vectors of each text encoder by word, with those that LoRAs have brought with them; the same object for
+        the same files.
+        """
+        bundled = [lora for lora in loras if self._match(lora).adapter.bundled]
+        key = ([each.embedding for each in embeddings], bundled)
+        if self._words[0] != key:
+            self._words = key, self._vectors(embeddings, bundled)
+        return self._words[1]
+
+    def _vectors(self, embeddings: Iterable[ActiveEmbedding], loras: Iterable[LoRA]) -> Embeddings:
+        of_loras = [each for lora in loras for each in read_bundled(self._match(lora).adapter.file, self._widths)]
+        vectors: dict[str, dict[str, Tensor]] = {name: {} for name in self._widths}
+        for inversion in [*of_loras, *(each.inversion for each in embeddings)]:
+            for name in vectors:
+                vectors[name][inversion.word] = inversion.vectors[name]
+        return vectors if any(vectors.values()) else {}
+
+    def used(self, embeddings: Sequence[ActiveEmbedding], texts: Sequence[str]) -> tuple[Embedding, ...]:
+        """Those whose words are in the texts."""
+        if not embeddings:
+            return ()
+        info = self._checkpoints[0].info
+        self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
+        words = {each.word: (self._tokenizer.ids(each.word), each.count) for each in embeddings}
+        present = {word for text in texts for word in self._tokenizer.find(text, words)}
+        if present:
+            _LOG.info("embeddings in the prompts: %s", ", ".join(sorted(present)))
+        return tuple(each.embedding for each in embeddings if each.word in present)
+
+
+def _find(file: str | Path, hash: str | None, folders: Sequence[Path], what: str) -> Path:
+    """The file of a name; where it is gone, another one with its hash."""
+    try:
+        return find_file(file, folders, what)
+    except CheckpointError:
+        if hash is None or (found := find_by_hash(hash, folders)) is None:
+            raise
+        return found
+
+
+def _checked_hash(path: Path, expected: str | None) -> str:
+    """The sha256 of a file. Raises `CheckpointError` if it is not the expected one."""
+    hash = file_hash(path)
+    if expected is not None and not hash.startswith(expected.lower()):
+        raise CheckpointError(
+            f"{path} is not the file that is asked for: its hash begins with {hash[:12]}, expected {expected[:12]}; "
+            "give the right file, or leave the hash out"
+        )
+    return hash

@@ -24,6 +24,8 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
+    if plan.embeddings:
+        model["embeddings"] = [each.record() for each in plan.embeddings]
     hashes = plan.sources.fingerprints(count)
     images = []
     for i, seed in enumerate(plan.seeds):

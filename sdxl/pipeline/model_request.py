@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.embedding import Embedding
 from ..runtime.offload import OFFLOADS, Offload
 from .option import option
 
@@ -32,6 +33,17 @@ class ModelRequest:
     vae: AnyPath | None = option("take the VAE from this file, folder or hub id")
     revision: str | None = option("a branch, tag or commit on the hub")
     variant: str | None = option("which files of a folder or hub model, such as fp16")
+    embeddings: Sequence[Any] | Mapping[str, Any] = option(
+        "[WORD=]FILE: learned vectors for a word of prompts (textual inversion)",
+        (),
+        type=Embedding,
+        metavar="FILE",
+        repeated=True,
+        flag="embedding",
+    )
+    embedding_dir: AnyPath | None = option(
+        "a folder whose embeddings are all known by their names", type=Path, metavar="DIR", recorded=False
+    )
     loras: Sequence[Any] = option("the LoRAs of every image that names no others", (), flag=None, recorded=False)
     lora_dir: AnyPath | None = option(
         "a folder in which LoRAs are found by their names", type=Path, metavar="DIR", recorded=False

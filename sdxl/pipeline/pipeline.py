@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
 from ..images.image import check_latents, check_pixels
@@ -22,7 +23,7 @@ from ..runtime.placement import Placement
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
-from .adapting import ActiveLoRA, Adapters
+from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .call import Call, Callback
 from .encoding import EncodedPrompt
@@ -36,7 +37,7 @@ from .model_request import ModelRequest
 from .overview import overview
 from .plan import Plan, make_plan
 from .recorded_model import ModelHashes
-from .request import Request
+from .request import TEXTS, Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
 from .saving import save
@@ -62,6 +63,7 @@ class Pipeline(DiffusersNames):
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
         self._adapters = adapters
         self._loras: tuple[LoRA, ...] = ()
+        self._embeddings: tuple[ActiveEmbedding, ...] = ()
         self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -80,6 +82,8 @@ class Pipeline(DiffusersNames):
         int8: bool = False,
         loras: Sequence[Any] = (),
         lora_dir: str | Path | None = None,
+        embeddings: Sequence[Any] | Mapping[str, Any] = (),
+        embedding_dir: str | Path | None = None,
         trainable: bool = False,
         **diffusers_names: Any,
     ) -> Pipeline:
@@ -102,7 +106,8 @@ class Pipeline(DiffusersNames):
         keeps them in memory, in float32 if no `dtype` is given.
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
-        `lora_dir`. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
+        `lora_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
+        known by their names. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
         `SDXLError`.
         """
         arguments = load_arguments(
@@ -120,6 +125,8 @@ class Pipeline(DiffusersNames):
             device=device,
             loras=loras,
             lora_dir=lora_dir,
+            embeddings=embeddings,
+            embedding_dir=embedding_dir,
             trainable=trainable,
         )
         return cls.from_request(ModelRequest(**arguments))
@@ -128,13 +135,16 @@ class Pipeline(DiffusersNames):
     def from_request(cls, request: ModelRequest) -> Pipeline:
         """Load the model that a request names. Raises `SDXLError`."""
         loader, variant = open_loader(request)
-        adapters = Adapters(loader.checkpoints, [] if request.lora_dir is None else [Path(request.lora_dir)])
+        folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
+        adapters = Adapters(loader.checkpoints, *folders)
         loras = adapters.resolve(read_loras(request.loras))
-        loader, offload = choose(replace(loader, adapted=adapters.changes(loras)), request)
+        embeddings = adapters.open_embeddings(read_embeddings(request.embeddings))
+        adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
+        loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
         residency.retry(lambda model: model.load())
         pipe = cls(residency, request.record(variant), loader.hashes, adapters)
-        pipe._loras = loras
+        pipe._loras, pipe._embeddings = loras, embeddings
         return pipe
 
     @classmethod
@@ -216,22 +226,46 @@ class Pipeline(DiffusersNames):
     @property
     def loras(self) -> tuple[ActiveLoRA, ...]:
         """The LoRAs of every image that names no others, each with the report of its file."""
-        return () if self._adapters is None else self._adapters.reports(self._loras)
+        return tuple(self._open_adapters().report(lora) for lora in self._loras)
 
-    def _resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
-        if not loras:
-            return ()
+    def set_embeddings(self, embeddings: Sequence[Any] | Mapping[str, Any]) -> None:
+        """Words with learned vectors (textual inversion), from now on, in place of the present ones; [] removes all but
+        those of `embedding_dir`.
+
+        A list of files, each for the word that it states or else for its name, or a mapping from words to files; a
+        tuple of two files is one embedding in diffusers' form. A word is found wherever its tokens are in a prompt, the
+        longest first. Raises `CheckpointError`.
+        """
+        with self._lock:
+            opened = self._open_adapters().open_embeddings(read_embeddings(embeddings))
+            self._embeddings, old = opened, self._embeddings
+            try:
+                self._adapt(self._loras)
+            except BaseException:
+                self._embeddings = old
+                raise
+
+    @property
+    def embeddings(self) -> dict[str, ActiveEmbedding]:
+        """The words with learned vectors."""
+        return {each.word: each for each in self._embeddings}
+
+    def _open_adapters(self) -> Adapters:
         if self._adapters is None:
             raise ArgumentError(
-                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs; load it "
-                "with from_pretrained"
+                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs and no "
+                "embeddings; load it with from_pretrained"
             )
-        return self._adapters.resolve(loras)
+        return self._adapters
+
+    def _resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
+        return self._open_adapters().resolve(loras) if loras else ()
 
     def _adapt(self, loras: Sequence[LoRA]) -> None:
         """Have the model's weights changed by these LoRAs and no others."""
         if self._adapters is not None and self.residency.loader is not None:
-            self.residency.use(replace(self.residency.loader, adapted=self._adapters.changes(loras)))
+            adapted, words = self._adapters.changes(loras), self._adapters.words(self._embeddings, loras)
+            self.residency.use(replace(self.residency.loader, adapted=adapted, embeddings=words))
 
     @property
     def info(self) -> ModelInfo:
@@ -340,7 +374,10 @@ class Pipeline(DiffusersNames):
         for what does not fit.
         """
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
-        return make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
+        plan = make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
+        texts = [text for name in TEXTS for text in request.texts(name) or ()]
+        used = () if self._adapters is None else self._adapters.used(self._embeddings, texts)
+        return replace(plan, embeddings=used)
 
     @with_request_arguments
     def encode_prompt(

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..adapters.embedding import Embedding
 from ..errors import ArgumentError, SDXLWarning, brief
 from ..images.canvas import Canvas, extend, make_canvas
 from ..images.image import MOST_PIXELS
@@ -54,6 +55,7 @@ class Plan:
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
     guider: Guider
+    embeddings: tuple[Embedding, ...] = ()  # whose words the prompts have
 
     @property
     def steps(self) -> int:

@@ -9,10 +9,12 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, SDXLWarning, brief
 from .vocabulary import TokenizerConfig, Vocabulary, clip_vocabulary
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+_MANY = 2**15  # characters, far more than a text encoder takes tokens
 
 
 def make_backend(vocabulary: Vocabulary, unknown: str) -> Backend:
@@ -70,26 +72,54 @@ class Tokenizer:
         replace them. The longest word wins. Also word, position and number of zeros of each replacement; the number is
         smaller if the text is cut off there.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        order = sorted(words, key=lambda word: -len(words[word][0]))
-        ids: list[int] = []
-        starts: list[int] = []  # of each id's token in the text
-        found: list[tuple[str, int, int]] = []
-        i, room = 0, self.length - 2
-        while i < len(encoding.ids):
-            word = next((w for w in order if encoding.ids[i : i + len(words[w][0])] == list(words[w][0])), None)
-            count = 1 if word is None else words[word][1]
-            if word is not None and len(ids) < room:
-                found.append((word, len(ids) + 1, min(count, room - len(ids))))
-            ids += [encoding.ids[i]] if word is None else [0] * count
-            starts += [encoding.offsets[i][0]] * count
-            i += 1 if word is None else len(words[word][0])
+        taken = _beginning(text, _MANY)
+        ids, starts, found = self._replace(taken, words)
+        room = self.length - 2
+        while len(ids) <= room and len(taken) < len(text):  # mostly spaces
+            taken = _beginning(text, 2 * len(taken))
+            ids, starts, found = self._replace(taken, words)
         if len(ids) > room:
+            more = "more than " if len(taken) < len(text) else ""
             warnings.warn(
-                f"the prompt has {len(ids)} tokens and the text encoder takes {room}; this part was cut off: "
-                f"{text[starts[room] :]!r}",
+                f"the prompt has {more}{len(ids)} tokens and the text encoder takes {room}; this part was cut off: "
+                f"{brief(text[starts[room] :])}",
                 SDXLWarning,
                 stacklevel=5,
             )
-        ids = [self.bos, *ids[:room], self.eos]
-        return ids + [self.pad] * (self.length - len(ids)), found
+        kept = [self.bos, *ids[:room], self.eos]
+        return kept + [self.pad] * (self.length - len(kept)), found
+
+    def find(self, text: str, words: Mapping[str, tuple[Sequence[int], int]]) -> set[str]:
+        """Those of `words` that are in a text, before it is cut off: see `replace`."""
+        return {word for word, _, _ in self._replace(_beginning(text, _MANY), words)[2]}
+
+    def _replace(
+        self, text: str, words: Mapping[str, tuple[Sequence[int], int]]
+    ) -> tuple[list[int], list[int], list[tuple[str, int, int]]]:
+        """All ids of a text with `words` replaced, the position in the text of each, and the replacements."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        plain, offsets = encoding.ids, encoding.offsets  # each of them is a new list whenever it is asked for
+        order = sorted(words, key=lambda word: -len(words[word][0]))
+        ids: list[int] = []
+        starts: list[int] = []
+        found: list[tuple[str, int, int]] = []
+        i, room = 0, self.length - 2
+        while i < len(plain):
+            word = next((w for w in order if plain[i : i + len(words[w][0])] == list(words[w][0])), None)
+            count = 1 if word is None else words[word][1]
+            if word is not None and len(ids) < room:
+                found.append((word, len(ids) + 1, min(count, room - len(ids))))
+            ids += [plain[i]] if word is None else [0] * count
+            starts += [offsets[i][0]] * count
+            i += 1 if word is None else len(words[word][0])
+        return ids, starts, found
+
+
+def _beginning(text: str, length: int) -> str:
+    """At most `length` characters from the start of a text. It ends between two words if they are shorter than half of
+    that, so the tokens are those of the whole text.
+    """
+    if length >= len(text):
+        return text
+    end = max(text.rfind(space, length // 2, length) for space in " \n")
+    return text[: length if end < 0 else end]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,22 @@ def test_truncation_names_the_text_that_is_cut_off() -> None:
         row = Tokenizer(CLIP_L)([text])[0]
     assert len(row) == 77
     assert row[-1] == 49407
+
+
+@pytest.mark.parametrize("text", ["a red cat, ", "\n猫 ", "abcdefg", "(: ", "a" + " " * 40_000], ids=repr)
+def test_a_huge_text_costs_no_more_than_its_beginning(text: str) -> None:
+    """The ids are those of all of it, and the warning repeats little of it."""
+    huge, tokenizer = text * (10**6 // len(text)), Tokenizer(CLIP_L)
+    is_short = len(text) > 99
+    whole = tokenizer._backend.encode(huge[: None if is_short else 100_000], add_special_tokens=False).ids
+    began = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        row = tokenizer([huge])[0]
+    assert time.perf_counter() - began < 1
+    assert row[1:-1] == (whole + [49407] * 75)[:75]
+    assert all(len(str(each.message)) < 300 for each in caught)
+    assert len(caught) == (not is_short)
 
 
 def test_shorter_encoder() -> None:
