@@ -68,8 +68,7 @@ class Call:
                 with self.lock:
                     if self.residency.revision != revision:
                         raise ArgumentError(
-                            "the weights have changed since these steps began, by LoRAs, change_weights or to; begin "
-                            "again"
+                            "LoRAs, change_weights or to have changed the weights since these steps began; begin again"
                         )
                     step = next(steps, None)
             except (MemoryError, RuntimeError) as error:

@@ -29,7 +29,7 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
     if "model" not in {*model, *given}:
         raise ArgumentError(f"{where} was made by networks in memory; give the model")
     if model.get("trainable"):
-        _warn(f"{where} was made by a model in training, whose weights may be others than those of its file")
+        _warn(f"{where} was made by a model in training, whose weights may differ from its file's")
     if _GENERATOR in parameters and "seed" not in given:
         raise ArgumentError(
             f"{where} cannot be generated again: {parameters[_GENERATOR]}, and no seed stands for that; give a seed "

@@ -331,3 +331,43 @@ def test_loading_copies_nothing_where_the_dtype_matches(tiny_folder: Path) -> No
     read = dict(part.tensors())
     model = load_network(part, Placement(torch.device("cpu"), torch.float32, torch.float32))
     assert all(model.state_dict()[name].data_ptr() == value.data_ptr() for name, value in read.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "sentence"),
+    [
+        (
+            "base",
+            {"negative_prompt": "dog", "guidance_scale": 1},
+            "negative_prompt has no effect: guidance_scale 1 turns",
+        ),
+        (
+            "base",
+            {"guidance_rescale": 0.7, "guidance_scale": 0.5},
+            "guidance_rescale has no effect: guidance_scale 0.5",
+        ),
+        ("base", {"guidance_interval": (0.3, 5), "guidance_scale": 1}, "guidance_interval has no effect"),
+        ("base", {"negative_target_size": (8, 8), "guidance_scale": 1}, "negative_target_size has no effect"),
+        ("base", {"aesthetic_score": 7.0}, "aesthetic_score has no effect: no refiner is loaded"),
+        (
+            "refiner",
+            {"prompt_2": "dog", "image": Image.new("RGB", (64, 64))},
+            "prompt_2 has no effect: a refiner has one",
+        ),
+        ("base", {"negative_prompt": "", "guidance_scale": 1}, None),
+        ("base", {"negative_prompt": "dog", "aesthetic_score": 6.0}, None),
+        ("refiner", {"aesthetic_score": 7.0, "image": Image.new("RGB", (64, 64))}, None),
+    ],
+)
+def test_what_has_no_effect_is_said(
+    model: str, arguments: dict[str, Any], sentence: str | None, tiny_folder: Path, refiner_folder: Path
+) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(
+        tiny_folder if model == "base" else refiner_folder, device="cpu", offload="stage"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SDXLWarning)
+        pipe.plan(sdxl.Request("cat", **arguments))
+    said = [str(each.message) for each in caught if each.category is SDXLWarning]
+    assert len(said) == (sentence is not None)
+    assert all(sentence is not None and sentence in each for each in said)

@@ -200,6 +200,14 @@ def test_a_stopped_image_warns_when_it_is_generated_again(
     assert "stopped_after" not in sdxl.read_parameters("again.png")
 
 
+def test_an_image_of_a_model_in_training_warns(tmp_path: Path, tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, device="cpu")
+    (path,) = pipe("cat", **QUICK).save(tmp_path / "p.png")
+    flags = ["generate", "--from", str(path), "--device", "cpu", "--quiet", "--output", str(tmp_path / "again.png")]
+    with pytest.warns(SDXLWarning, match="made by a model in training.*the result will differ"):
+        assert main(flags) == 0
+
+
 def test_an_image_of_networks_in_memory_needs_a_model(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
