@@ -13,6 +13,9 @@ from .exports import exports
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .adapters.inspection import inspect as inspect
+    from .adapters.lora import LoRA as LoRA
+    from .adapters.merging import convert as convert
     from .errors import ArgumentError as ArgumentError
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
@@ -32,12 +35,13 @@ if TYPE_CHECKING:
     from .pipeline.request import Request as Request
     from .pipeline.result import PipelineStep as PipelineStep
     from .pipeline.result import Result as Result
-    from .weights.audit import inspect as inspect
-    from .weights.save import convert as convert
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "adapters.inspection": ("inspect",),
+        "adapters.lora": ("LoRA",),
+        "adapters.merging": ("convert",),
         "errors": (
             "ArgumentError",
             "CheckpointError",
@@ -57,7 +61,5 @@ __getattr__, __dir__, __all__ = exports(
         "pipeline.request": ("Request",),
         "pipeline.result": ("PipelineStep", "Result"),
         "version": ("__version__",),
-        "weights.audit": ("inspect",),
-        "weights.save": ("convert",),
     },
 )

@@ -21,7 +21,7 @@ from ..adapters.report import AdapterReport, report_adapter
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
-from ..weights.hashes import file_hash
+from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import TEXT, TEXT_2
 from .loading import PREFIXES, Changes, Embeddings
 
@@ -109,6 +109,11 @@ class Adapters:
             counts[name] = counts.get(name, 0) + 1
         adapter = matched.adapter
         return ActiveLoRA(lora, adapter.path, counts, matched.unknown, report_adapter(adapter))
+
+    def a1111_hashes(self, loras: Sequence[LoRA]) -> dict[str, str]:
+        """AUTOMATIC1111's hash of each resolved LoRA, by the name of its file: of the bytes behind the header."""
+        paths = {str(lora.file): self._match(lora).adapter.path for lora in loras}
+        return {Path(name).name.removesuffix(".safetensors"): tensor_hash(path)[:12] for name, path in paths.items()}
 
     # ---- embeddings
 

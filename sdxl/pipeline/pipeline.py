@@ -375,9 +375,11 @@ class Pipeline(DiffusersNames):
         """
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
         plan = make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
-        texts = [text for name in TEXTS for text in request.texts(name) or ()]
-        used = () if self._adapters is None else self._adapters.used(self._embeddings, texts)
-        return replace(plan, embeddings=used)
+        if self._adapters is None:
+            return plan
+        texts = [request.texts(name) or [""] * len(request.prompts) for name in TEXTS]
+        used = tuple(self._adapters.used(self._embeddings, own) for own in zip(*texts, strict=True))
+        return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
 
     @with_request_arguments
     def encode_prompt(

@@ -9,8 +9,8 @@ import math
 import re
 import secrets
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -56,7 +56,8 @@ class Plan:
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
     guider: Guider
-    embeddings: tuple[Embedding, ...] = ()  # whose words the prompts have
+    embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
+    lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
 
     @property
     def steps(self) -> int:

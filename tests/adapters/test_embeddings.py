@@ -185,3 +185,9 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     with pytest.raises(sdxl.ArgumentError, match="takes no LoRAs and no embeddings; load it with from_pretrained"):
         mine.set_embeddings([file])
     assert not mine.embeddings and not mine.loras
+
+
+def test_each_prompt_of_a_call_records_its_own_words(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    pipe.set_embeddings({"robot": save(vectors(pipe, "cat"), tmp_path / "x.safetensors")})
+    result = pipe(["a robot", "a dog"], steps=1, num_images=2, progress=False)
+    assert ["embeddings" in each["model"] for each in result.parameters] == [True, True, False, False]
