@@ -1,4 +1,5 @@
-"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `Request`, `inspect`, `convert`, `save_png`, the errors.
+"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `Request`, `inspect`, `convert`, `save_image`, the
+errors.
 
 Networks, samplers and the loader are public too, in `sdxl.models`, `sdxl.sampling`, `sdxl.weights` and the other
 packages. Names are imported when they are first used, so `import sdxl` and the command line's help need no torch.
@@ -12,6 +13,9 @@ from .exports import exports
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .adapters.inspection import inspect as inspect
+    from .adapters.lora import LoRA as LoRA
+    from .adapters.merging import convert as convert
     from .errors import ArgumentError as ArgumentError
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
@@ -22,18 +26,22 @@ if TYPE_CHECKING:
     from .errors import OutputError as OutputError
     from .errors import SDXLError as SDXLError
     from .errors import SDXLWarning as SDXLWarning
-    from .images.png import save_png as save_png
+    from .errors import UnsupportedError as UnsupportedError
+    from .images.record import read_parameters as read_parameters
+    from .images.record import save_image as save_image
+    from .images.record import save_png as save_png
     from .pipeline.model_request import ModelRequest as ModelRequest
     from .pipeline.pipeline import Pipeline as Pipeline
     from .pipeline.request import Request as Request
     from .pipeline.result import PipelineStep as PipelineStep
     from .pipeline.result import Result as Result
-    from .weights.audit import inspect as inspect
-    from .weights.save import convert as convert
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "adapters.inspection": ("inspect",),
+        "adapters.lora": ("LoRA",),
+        "adapters.merging": ("convert",),
         "errors": (
             "ArgumentError",
             "CheckpointError",
@@ -45,14 +53,13 @@ __getattr__, __dir__, __all__ = exports(
             "OutputError",
             "SDXLError",
             "SDXLWarning",
+            "UnsupportedError",
         ),
-        "images.png": ("save_png",),
+        "images.record": ("read_parameters", "save_image", "save_png"),
         "pipeline.model_request": ("ModelRequest",),
         "pipeline.pipeline": ("Pipeline",),
         "pipeline.request": ("Request",),
         "pipeline.result": ("PipelineStep", "Result"),
         "version": ("__version__",),
-        "weights.audit": ("inspect",),
-        "weights.save": ("convert",),
     },
 )

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from .adapter import Adapter as Adapter
     from .adapter import read_adapter as read_adapter
     from .changes import make_changes as make_changes
+    from .embedding import Embedding as Embedding
     from .formulas import FORMULAS as FORMULAS
+    from .inspection import EmbeddingReport as EmbeddingReport
+    from .inversion import read_inversion as read_inversion
     from .lora import LoRA as LoRA
     from .matching import make_host as make_host
     from .matching import match as match
@@ -23,6 +26,9 @@ __getattr__, __dir__, __all__ = exports(
         "adapter": ("Adapter", "read_adapter"),
         "changes": ("make_changes",),
         "formulas": ("FORMULAS",),
+        "embedding": ("Embedding",),
+        "inspection": ("EmbeddingReport",),
+        "inversion": ("read_inversion",),
         "lora": ("LoRA",),
         "matching": ("make_host", "match"),
         "report": ("AdapterReport", "report_adapter"),

@@ -34,7 +34,7 @@ class Embedding:
     @property
     def files(self) -> tuple[str | Path, ...]:
         """The file, or both."""
-        return (self.file,) if isinstance(self.file, (str, Path)) else tuple(self.file)
+        return self.file if isinstance(self.file, tuple) else (self.file,)
 
     def record(self) -> dict[str, Any]:
         """As JSON has it; equal for equal values."""
@@ -44,8 +44,8 @@ class Embedding:
 
 
 def read_embeddings(values: Any) -> tuple[Embedding, ...]:
-    """Embeddings from a list of files, of tuples of two files, of objects of JSON and of `Embedding`s, or from a mapping
-    of words to files. Raises `ArgumentError`.
+    """Embeddings from a list (files, tuples of two files, objects of JSON, `Embedding`s) or from a mapping of words to
+    files. Raises `ArgumentError`.
     """
     if isinstance(values, Mapping):
         return tuple(Embedding(_files(file), str(word)) for word, file in values.items())
@@ -54,6 +54,12 @@ def read_embeddings(values: Any) -> tuple[Embedding, ...]:
     if not isinstance(values, Sequence):
         raise ArgumentError(f"embeddings is {brief(values)}; expected a list of files, or {{word: file}}")
     return tuple(map(_read, values))
+
+
+def read_flag(text: str) -> Embedding:
+    """An embedding from [WORD=]FILE, as on the command line; a file of that name is taken as it is."""
+    word, equals, file = text.partition("=")
+    return Embedding(file, word) if equals and not Path(text).is_file() else Embedding(text)
 
 
 def _read(value: Any) -> Embedding:

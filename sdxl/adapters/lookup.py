@@ -25,7 +25,7 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     if os.path.isfile(path):
         return path
     if os.path.isdir(path):
-        return _only_file(path, what)
+        return only_file(path, what)
     found = _in_folders(str(name), folders)
     if len(found) > 1:
         raise CheckpointError(
@@ -44,7 +44,7 @@ def _is_of_hub(path: Path) -> bool:
     return not path.is_absolute() and path.parts[0] not in ("..", "~") and len(path.parts) > (2 if is_file else 1)
 
 
-def _only_file(folder: Path, what: str) -> Path:
+def only_file(folder: Path, what: str) -> Path:
     """The file of a folder with one, such as PEFT writes."""
     files = sorted(folder.glob(f"*{_SUFFIX}"))
     if len(files) != 1:

@@ -92,8 +92,10 @@ def _replay(
     """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
     from ..images.png import read_parameters
     from ..pipeline.recorded_model import find_recorded
+    from ..pipeline.replay import check_replay
 
     recorded = read_parameters(source)
+    check_replay(recorded, source, {*given, *model})
     known = {each.name for each in fields(Request)}
     request = {name: value for name, value in recorded["request"].items() if name in known}
     hashes = {name: str(value) for name in SOURCES if (value := request.pop(name, None)) is not None}

@@ -19,7 +19,8 @@ _QUOTED = re.compile(r'[,:\x00-\x1f\x7f-\x9f\u2028\u2029]|^["\s]|\s$')
 def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:
     """AUTOMATIC1111's text for an image of (width, height), from an entry of `Result.parameters`."""
     request = parameters["request"]
-    lines = [request["prompt"]]
+    loras, embeddings = request.get("loras") or [], parameters["model"].get("embeddings") or []
+    lines = [" ".join([request["prompt"], *map(_lora_tag, loras)])]
     if request.get("negative_prompt"):
         lines.append(f"Negative prompt: {request['negative_prompt']}")
     facts = {
@@ -43,9 +44,20 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         facts["Eta DDIM"] = request["eta"]
     if request.get("guidance_rescale"):
         facts["CFG Rescale phi"] = request["guidance_rescale"]
+    if hashes := parameters.get("lora_hashes"):
+        facts["Lora hashes"] = ", ".join(f"{name}: {hash}" for name, hash in hashes.items())
+    if embeddings:
+        facts["TI hashes"] = ", ".join(f"{each['word']}: {each['hash'][:12]}" for each in embeddings)
     facts["Version"] = parameters["version"]
-    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items()))
+    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _lora_tag(lora: Mapping[str, Any]) -> str:
+    """A LoRA as AUTOMATIC1111 has it in prompts: the text encoders' weight stands first, and alone for both."""
+    weight, text_weight = lora["weight"], lora.get("text_weight")
+    weights = f"{weight:g}" if text_weight in (None, weight) else f"{text_weight:g}:{weight:g}"
+    return f"<lora:{Path(lora['file']).name.removesuffix('.safetensors')}:{weights}>"
 
 
 def _model_hash(hashes: Any) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -15,18 +15,25 @@ from .unet import Memory, UNet
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The UNet's input beside latents and timestep: context (B, L, D) and vector (B, V).
+    """The UNet's input beside latents and timestep: context (B, L, D) and vector (B, V). Where the rows have contexts
+    of several lengths, `context` is a tuple of (rows, L, D) in the order of the rows.
 
     `is_zero` says that the context is zeros, so that no attention to it needs to be computed.
     """
 
-    context: Tensor
+    context: Tensor | tuple[Tensor, ...]
     vector: Tensor
     is_zero: bool = False
 
+    @property
+    def groups(self) -> tuple[Tensor, ...]:
+        """The contexts of neighbouring rows of one length."""
+        return self.context if isinstance(self.context, tuple) else (self.context,)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
         """The same on a device and in a dtype."""
-        return replace(self, context=self.context.to(device, dtype), vector=self.vector.to(device, dtype))
+        moved = tuple(group.to(device, dtype) for group in self.groups)
+        return replace(self, context=moved[0] if len(moved) == 1 else moved, vector=self.vector.to(device, dtype))
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,18 @@ def precompute(unet: UNet, conditionings: Mapping[str, Conditioning], timesteps:
     with_text = [part for part in parts if not part.is_zero] or parts[-1:]  # an attention to nothing has no shape
     assert all(part is other for part, other in zip(parts[len(parts) - len(with_text) :], with_text, strict=True))
     vector = torch.cat([part.vector for part in parts])
-    context = torch.cat([part.context for part in with_text])
+    groups = _joined([group for part in with_text for group in part.groups])
     times = torch.tensor(timesteps, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
     embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1)), len(vector))
-    memories = unet.context_kv(context, first=len(vector) - len(context))
+    starts = list(accumulate(map(len, groups), initial=len(vector) - sum(map(len, groups))))
+    each = [unet.context_kv(group, first=start) for group, start in zip(groups, starts, strict=False)]
+    memories = [Memory(tuple(source for memory in same for source in memory.cross)) for same in zip(*each, strict=True)]
     return ConditionedUNet(unet, tuple(conditionings), vector, dict(zip(timesteps, embs, strict=True)), memories)
+
+
+def _joined(groups: Sequence[Tensor]) -> list[Tensor]:
+    """Contexts (rows, L, D) of neighbouring rows, those of one length as one."""
+    return [torch.cat(list(same)) for _, same in groupby(groups, lambda group: group.shape[1])]
 
 
 def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
@@ -93,17 +107,28 @@ def _take(x: Tensor, rows: Sequence[slice]) -> Tensor:
 
 
 def _take_memory(memory: Memory, rows: Sequence[slice]) -> Memory:
-    taken = [_take_source(source, rows) for source in memory.cross]
-    return replace(memory, cross=tuple(source for source in taken if len(source.values)))
+    taken = [each for source in memory.cross for each in _take_source(source, rows)]
+    return replace(memory, cross=tuple(taken))
 
 
-def _take_source(source: Source, rows: Sequence[slice]) -> Source:
-    """The part of a source that belongs to some rows of the batch."""
-    first = source.first
-    own = [slice(max(part.start - first, 0), max(part.stop - first, 0)) for part in rows]
-    ends = list(accumulate(part.stop - part.start for part in rows))
-    skipped = ends[-1] - sum(part.stop - part.start for part in own)
-    own = [part for part in own if part.stop > part.start] or [slice(0, 0)]
-    weight = _take(source.weight, own) if isinstance(source.weight, Tensor) else source.weight
-    keys = None if source.keys is None else _take(source.keys, own)
-    return Source(keys, _take(source.values, own), skipped, weight)
+def _take_source(source: Source, rows: Sequence[slice]) -> list[Source]:
+    """The parts of a source that belong to some rows of the batch: one where they stand together."""
+    found: list[tuple[int, list[slice]]] = []  # the first row in the new batch, and the rows of the source
+    at = 0
+    for part in rows:
+        start, stop = (min(max(edge - source.first, 0), len(source.values)) for edge in (part.start, part.stop))
+        place = at + max(source.first - part.start, 0)
+        at += part.stop - part.start
+        if stop <= start:
+            continue
+        if found and found[-1][0] + sum(own.stop - own.start for own in found[-1][1]) == place:
+            found[-1][1].append(slice(start, stop))
+        else:
+            found.append((place, [slice(start, stop)]))
+    return [_part(source, first, own) for first, own in found]
+
+
+def _part(source: Source, first: int, rows: Sequence[slice]) -> Source:
+    weight = _take(source.weight, rows) if isinstance(source.weight, Tensor) else source.weight
+    keys = None if source.keys is None else _take(source.keys, rows)
+    return Source(keys, _take(source.values, rows), first, weight)

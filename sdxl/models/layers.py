@@ -105,14 +105,29 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(q: Tensor, sources: Sequence[Source], first: int = 0, causal: bool = False) -> Tensor:
     """The sum of the attentions of queries (B, heads, L, D) to sources, as tokens (B, L, C)."""
-    total: Tensor | None = None
-    for source in sources:
+    total = _side_by_side(q, sources, first, causal)
+    for source in () if total is not None else sources:
         start, count = source.first - first, len(source.values)
         h = source.attend(q[start : start + count], causal)
         if count < len(q):  # the other rows get nothing of it
             h = F.pad(h, (0, 0, 0, 0, 0, 0, start, len(q) - start - count))
         total = h if total is None else total + h
     return rearrange(torch.zeros_like(q) if total is None else total, "b h l d -> b l (h d)")
+
+
+def _side_by_side(q: Tensor, sources: Sequence[Source], first: int, causal: bool) -> Tensor | None:
+    """The attentions to several sources that have rows of their own, in their order; None for others."""
+    if len(sources) < 2:
+        return None
+    parts, at = [], 0
+    for source in sources:
+        start, stop = source.first - first, source.first - first + len(source.values)
+        if start < at:
+            return None
+        parts += [torch.zeros_like(q[at:start])] if start > at else []
+        parts.append(source.attend(q[start:stop], causal))
+        at = stop
+    return torch.cat([*parts, torch.zeros_like(q[at:])] if at < len(q) else parts)
 
 
 class ResBlock(nn.Module):

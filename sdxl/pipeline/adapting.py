@@ -21,7 +21,7 @@ from ..adapters.report import AdapterReport, report_adapter
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
-from ..weights.hashes import file_hash
+from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import TEXT, TEXT_2
 from .loading import PREFIXES, Changes, Embeddings
 
@@ -110,6 +110,11 @@ class Adapters:
         adapter = matched.adapter
         return ActiveLoRA(lora, adapter.path, counts, matched.unknown, report_adapter(adapter))
 
+    def a1111_hashes(self, loras: Sequence[LoRA]) -> dict[str, str]:
+        """AUTOMATIC1111's hash of each resolved LoRA, by the name of its file: of the bytes behind the header."""
+        paths = {str(lora.file): self._match(lora).adapter.path for lora in loras}
+        return {Path(name).name.removesuffix(".safetensors"): tensor_hash(path)[:12] for name, path in paths.items()}
+
     # ---- embeddings
 
     @property
@@ -183,7 +188,7 @@ class Adapters:
         info = self._checkpoints[0].info
         self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
         words = {each.word: (self._tokenizer.ids(each.word), each.count) for each in embeddings}
-        present = {word for text in texts for word in self._tokenizer.find(text, words)}
+        present = {token.word for text in texts for token in self._tokenizer.read(text, words) if token.word}
         if present:
             _LOG.info("embeddings in the prompts: %s", ", ".join(sorted(present)))
         return tuple(each.embedding for each in embeddings if each.word in present)

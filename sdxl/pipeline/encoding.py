@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The text of B images, float32: `context` (B, L, D) for the cross-attention, `pooled` (B, P), and `vector` (B, V),
-    the pooled text with the embedded sizes behind it. `is_zero`: context and pooled text are zeros.
+    """The text of B images, float32: `contexts` (L, D) for the cross-attention, one for each image; `pooled` (B, P),
+    and `vector` (B, V), the pooled text with the embedded sizes behind it. `is_zero`: contexts and pooled text are
+    zeros.
     """
 
-    context: Tensor
+    contexts: tuple[Tensor, ...]
     pooled: Tensor
     vector: Tensor
     is_zero: bool = False
 
+    @property
+    def groups(self) -> tuple[Tensor, ...]:
+        """The contexts (rows, L, D) of neighbouring images of one length."""
+        return tuple(torch.stack(list(same)) for _, same in groupby(self.contexts, len))
+
+    @property
+    def context(self) -> Tensor:
+        """The contexts as one tensor (B, L, D), each repeated as a whole to a common length, which leaves every
+        attention to it what it is.
+        """
+        return torch.stack(of_one_length(self.contexts))
+
+
+def of_one_length(contexts: Sequence[Tensor]) -> list[Tensor]:
+    """Contexts (L, D), each repeated as a whole to the least common length."""
+    length = math.lcm(*map(len, contexts))
+    return [context.repeat(length // len(context), 1) for context in contexts]
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """The result of `Pipeline.encode_prompt`: of the prompt, and of the negative prompt, as in `Encoding`."""
+    """The result of `Pipeline.encode_prompt`: `context` (B, L, D), `pooled` (B, P) and `vector` (B, V), as in
+    `Encoding`, of the prompt and of the negative prompt. Contexts of several lengths are repeated as a whole to a
+    common one.
+    """
 
     context: Tensor
     pooled: Tensor

@@ -15,11 +15,12 @@ from ..models.conditioned import Conditioning
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
 from ..runtime.placement import Placement
-from ..sampling.guidance import NEGATIVE
-from ..text.encode import Sizes, TextCache, TextStage, embed_sizes, encode_text
+from ..sampling.guidance import POSITIVE
+from ..text.encode import Sizes, TextCache, TextStage, embed_sizes, encode_prompts
 from ..weights.info import ModelInfo
 from .encoding import Encoding
 from .plan import Plan
+from .prompts import Texts, reading_of
 
 
 @dataclass(frozen=True)
@@ -43,46 +44,45 @@ class Expert:
         """The conditioning of each guidance branch, for all B images, as the UNet takes it."""
         at = self.placement
         return {
-            branch: Conditioning(each.context, each.vector, each.is_zero).to(at.device, at.arithmetic)
+            branch: Conditioning(each.groups, each.vector, each.is_zero).to(at.device, at.arithmetic)
             for branch, each in self.encode(plan, plan.guider.names).items()
         }
 
     @torch.no_grad()
     def encode(self, plan: Plan, branches: Sequence[str]) -> dict[str, Encoding]:
-        """The encoding of each guidance branch, for all B images: of the negative prompt for the negative branch, else
-        of the prompt.
+        """The encoding of each guidance branch, for all B images. A negative prompt that was not given is zeros, or for
+        models that were trained so the empty text.
         """
-        request = plan.request
-        prompts, skip = request.prompts, request.clip_skip or 0
-        positive = self._encode(prompts, request.texts("prompt_2") or prompts, skip)
+        texts = plan.branches.texts
+        positive = self._encode(texts[POSITIVE], plan)
         encodings = {}
         for branch in branches:
-            if branch == NEGATIVE:
-                pair, is_zero = self._encode_negative(plan, positive)
-                encodings[branch] = self._with_sizes(*pair, plan.negative_sizes, is_zero)
+            is_negative = branch in plan.branches.negatives
+            sizes = plan.negative_sizes if is_negative else plan.sizes
+            if branch in texts:
+                own = positive if branch == POSITIVE else self._encode(texts[branch], plan)
+                encodings[branch] = self._with_sizes(*own, sizes, False)
+            elif self.info.zero_negative:
+                zeros = [torch.zeros_like(context) for context in positive[0]], torch.zeros_like(positive[1])
+                encodings[branch] = self._with_sizes(*zeros, sizes, True)
             else:
-                encodings[branch] = self._with_sizes(*positive, plan.sizes, False)
+                empty = ("",) * len(plan.request.prompts)
+                encodings[branch] = self._with_sizes(*self._encode(Texts(empty, empty), plan), sizes, False)
         return encodings
 
-    def _encode_negative(self, plan: Plan, positive: tuple[Tensor, Tensor]) -> tuple[tuple[Tensor, Tensor], bool]:
-        """Context and pooled text of the negative prompts, and whether they are zeros."""
-        request = plan.request
-        negatives, second = request.texts("negative_prompt"), request.texts("negative_prompt_2")
-        if negatives is None and second is None and self.info.zero_negative:
-            context, pooled = positive
-            return (torch.zeros_like(context), torch.zeros_like(pooled)), True
-        negatives = negatives if negatives is not None else [""] * len(request.prompts)
-        return self._encode(negatives, negatives if second is None else second, request.clip_skip or 0), False
-
-    def _encode(self, prompts: Sequence[str], prompts_2: Sequence[str], skip: int) -> tuple[Tensor, Tensor]:
+    def _encode(self, texts: Texts, plan: Plan) -> tuple[list[Tensor], Tensor]:
+        skip, reading = plan.request.clip_skip or 0, reading_of(plan.request)
         if self.cache is not None:
-            return self.cache.encode(self.text, prompts, prompts_2, skip)
-        return encode_text(self.text(), prompts, prompts_2, skip)
+            return self.cache.encode(self.text, texts.prompts, texts.prompts_2, skip, reading)
+        return encode_prompts(self.text(), texts.prompts, texts.prompts_2, skip, reading)
 
-    def _with_sizes(self, context: Tensor, pooled: Tensor, sizes: Sequence[Sizes], is_zero: bool) -> Encoding:
+    def _with_sizes(
+        self, contexts: Sequence[Tensor], pooled: Tensor, sizes: Sequence[Sizes], is_zero: bool
+    ) -> Encoding:
         """The text of each prompt beside the sizes of each of its images."""
-        config = self.info.config
-        context, pooled = (part.repeat_interleave(len(sizes) // len(part), dim=0) for part in (context, pooled))
+        config, count = self.info.config, len(sizes) // len(contexts)
+        contexts = tuple(context for context in contexts for _ in range(count))
+        pooled = pooled.repeat_interleave(count, dim=0)
         numbers = [each.numbers(config.kind == "refiner") for each in sizes]
         embedded = torch.cat([embed_sizes(row, config.unet.size_dim) for row in numbers]).to(pooled)
-        return Encoding(context, pooled, torch.cat([pooled, embedded], dim=1), is_zero)
+        return Encoding(contexts, pooled, torch.cat([pooled, embedded], dim=1), is_zero)

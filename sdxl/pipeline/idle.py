@@ -8,7 +8,6 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..errors import SDXLWarning
-from ..sampling.guidance import NEGATIVE
 from .request import Request
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def warn_of_idle(plan: Plan, given: Request, kinds: tuple[str, ...]) -> None:
     that are loaded.
     """
     for names, reason in _reasons(plan, kinds):
-        if idle := [name for name in names if getattr(given, name) != _DEFAULTS[name]]:
+        if idle := [name for name in names if getattr(given, name) not in (_DEFAULTS[name], "")]:
             _warn(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {reason}")
     used = [number for number, _ in plan.stages()]
     if len(kinds) > len(used) > 0:
@@ -51,13 +50,16 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     if request.guidance_scale <= 1:
         why = f"guidance_scale is {request.guidance_scale}, which turns guidance off; give more than 1"
         yield (*_NEGATIVE, "guidance_interval"), why
-    elif not any(NEGATIVE in plan.guider.branches(sigma) for sigma in plan.sigmas):
+    elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
         yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
     if "refiner" not in running:
-        yield _SCORES, "only a refiner is conditioned on it; load one with refiner="
+        why = "no step is left for the refiner" if "refiner" in kinds else "no refiner is loaded"
+        yield _SCORES, f"{why}, and it alone is conditioned on that"
     if running == {"refiner"}:
         yield ("prompt_2", "negative_prompt_2"), "a refiner has one text encoder; give prompt and negative_prompt"
         yield ("target_size", "negative_target_size"), "a refiner is conditioned on aesthetic_score in place of it"
+    if request.prompt_syntax == "plain":
+        yield ("emphasis",), "prompt_syntax plain has no weights; give another syntax"
     if plan.sources.image_latents is not None:
         yield ("feather",), "the image is latents, into which nothing is pasted; give an image"
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, brief
 from ..models.clip import TextEncoder
 from ..models.unet import UNet
 from ..models.vae import VAE
@@ -49,7 +49,8 @@ of a refiner behind `refiner.`."""
 class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
     applied to their weights, and then `adapted`, those of LoRAs. `embeddings` are learned vectors for words, by the
-    name of the text encoder. `hashes` are those of the files.
+    name of the text encoder. `hashes` are those of the files. With `trainable` the layers are plain ones, which own
+    their weights.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -60,10 +61,13 @@ class Loader:
     adapted: Changes = field(default_factory=dict)
     embeddings: Embeddings = field(default_factory=dict)
     hashes: ModelHashes = field(default_factory=ModelHashes)
+    trainable: bool = False
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
-        at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
+        at = Placement(self.device, self.dtype, self.dtype)
+        if not self.trainable:
+            at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
         stream_text = offload in ("text", "block")
         caches = caches or [None] * len(self.checkpoints)
         experts = [
@@ -102,7 +106,7 @@ class Loader:
         ]
 
     def _load(self, component: Component, at: Placement, number: int) -> Callable[[], nn.Module]:
-        return partial(load, component, at, self._own_changes(component, number))
+        return partial(load, component, at, self._own_changes(component, number), self.trainable)
 
     def _own_changes(self, component: Component, number: int) -> dict[str, Change]:
         """The changes of a component's weights, by our names of them."""
@@ -131,7 +135,7 @@ class Loader:
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        is_packed = choose_placement(self.device, self.dtype, int8=self.int8).packed
+        is_packed = not self.trainable and choose_placement(self.device, self.dtype, int8=self.int8).packed
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
         return [
             weight_bytes(each.shapes(), self.dtype, is_packed, self.int8 and each.name == UNET) for each in components
@@ -141,6 +145,21 @@ class Loader:
         """The memory of the text encoders' weights."""
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
         return sum(weight_bytes(each.shapes(), self.dtype) for each in components if each.name in (TEXT, TEXT_2))
+
+    def choose_offload(self, offload: str, max_memory: Any) -> str:
+        """`offload` itself, or for "auto" the one that fits. Raises `OutOfMemoryError` for one that cannot."""
+        return choose_offload(offload, self.bytes(), self.text_bytes(), self.device, max_memory, self.int8)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of the first model's files, by component, with the changes in the dtypes of the files."""
+        return {
+            name: {row: self._changed(f"{name}.{row}", weight) for row, weight in component.tensors()}
+            for name, component in self.checkpoints[0].components.items()
+        }
+
+    def _changed(self, name: str, weight: Tensor) -> Tensor:
+        change = self.change(name)
+        return weight if change is None else change(weight.float()).to(weight.dtype)
 
     def with_changes(self, changes: Changes) -> Loader:
         """The same with other changes of its weights. Raises `ArgumentError` for a name that no weight has."""
@@ -172,8 +191,13 @@ class Both:
         return self.second(self.first(weight))
 
 
-def load(component: Component, placement: Placement, changes: Mapping[str, Change] | None = None) -> nn.Module:
-    """A component's network with its weights, ready to run. `changes` are named without the component.
+def load(
+    component: Component,
+    placement: Placement,
+    changes: Mapping[str, Change] | None = None,
+    trainable: bool = False,
+) -> nn.Module:
+    """A component's network with its weights, ready to run or to be trained. `changes` are named without the component.
 
     `open_checkpoint` has checked the component; a missing weight would still be an error here.
     """
@@ -181,6 +205,10 @@ def load(component: Component, placement: Placement, changes: Mapping[str, Chang
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     with stage("loading", placement, component.name):
         settle(model, component.state(shapes), placement, component.weights.forget, changes)
+    if trainable:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()  # those of a file are not the model's own
+            parameter.requires_grad_(True)
     if not (placement.streamed and placement.device.type == "cpu"):
         component.weights.close()
     return model
@@ -206,9 +234,15 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
     their files.
     """
+    trainable = request.trainable
+    if trainable and (request.offload != "none" or request.int8):
+        raise ArgumentError(
+            f"trainable is True with offload {brief(request.offload)} and int8 {request.int8}; a model in training "
+            "stays in memory as it is, give offload='none' and no int8"
+        )
     device = choose_device(request.device)
-    dtype = choose_dtype(request.dtype, device)
-    exact = request.dtype is not None and dtype is torch.float32
+    dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
+    exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
     checkpoint = open_checkpoint(paths["model"], variant, needs_vae=request.vae is None)
@@ -221,7 +255,8 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
         paths["refiner"] = hub.resolve(request.refiner, None, variant, check=check_folder)
         checkpoints.append(open_checkpoint(paths["refiner"], variant, needs_vae=False))
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
-    return Loader(checkpoints, device, dtype, request.int8, hashes=_start_hashing(request, paths, variant)), variant
+    hashes = _start_hashing(request, paths, variant)
+    return Loader(checkpoints, device, dtype, request.int8, hashes=hashes, trainable=trainable), variant
 
 
 def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: str | None) -> ModelHashes:
@@ -237,14 +272,10 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     memory for float32 and the caller has not asked for it.
     """
 
-    def decide(loader: Loader) -> str:
-        most: Any = request.max_memory
-        return choose_offload(request.offload, loader.bytes(), loader.text_bytes(), loader.device, most, request.int8)
-
-    offload = decide(loader)
+    offload = loader.choose_offload(request.offload, request.max_memory)
     if request.dtype is None and offload == "block" != request.offload and loader.dtype is torch.float32:
         loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
-        offload = decide(loader)
+        offload = loader.choose_offload(request.offload, request.max_memory)
     return loader, offload
 
 

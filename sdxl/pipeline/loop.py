@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 
 import torch
@@ -16,19 +16,25 @@ from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Step
 from ..sampling.samplers import SAMPLERS
 from .finite import check_finite
+from .generators import seeded
 from .latents import Latents
 from .model import Model
+from .noise import Noise
 from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
-from .start import Noise, Start, make_start
+from .start import Start, make_start
 
 
 @torch.no_grad()
-def run(plan: Plan, model: Model, latents: Latents) -> Iterator[PipelineStep]:
-    """The steps of a plan. One expert after the other takes x down its part of the sigmas."""
-    channels = model.info.config.vae.latent_channels
-    noise = Noise(plan.seeds, (channels, *plan.latent_size), model.placement.device)
+def run(
+    plan: Plan, model: Model, latents: Latents, generators: Sequence[torch.Generator] | None = None
+) -> Generator[PipelineStep, None, None]:
+    """The steps of a plan. One expert after the other takes x down its part of the sigmas. The noise comes from the
+    plan's seeds, or from generators in place of them.
+    """
+    shape = model.info.config.vae.latent_channels, *plan.latent_size
+    noise = Noise(generators or seeded(plan.seeds), len(plan.seeds), shape, model.placement.device)
     report("start", _summary(plan, model), total=plan.steps, level=logging.INFO)
     start = make_start(plan, latents, noise)
     x, index = start.x, 0
@@ -65,7 +71,7 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         conditionings = expert.condition(plan)
     model.release(expert.text)
     for each in conditionings.values():
-        for tensor in (each.context, each.vector):
+        for tensor in (*each.groups, each.vector):
             check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
     unet = expert.unet()
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps)

@@ -24,16 +24,17 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
-    if plan.embeddings:
-        model["embeddings"] = [each.record() for each in plan.embeddings]
     hashes = plan.sources.fingerprints(count)
-    images = []
+    images: list[dict[str, Any]] = []
     for i, seed in enumerate(plan.seeds):
+        words = plan.embeddings[i // request.num_images] if plan.embeddings else ()
         own: dict[str, Any] = {"seed": seed, "num_images": 1}
         for name in TEXTS:
             texts = request.texts(name)
             own[name] = None if texts is None else texts[i // request.num_images]
         own |= {name: each[i] for name, each in hashes.items()}
-        version = f"sdxl {__version__}"
-        images.append({"version": version, "torch": torch.__version__, "model": model, "request": common | own})
+        image: dict[str, Any] = {"version": f"sdxl {__version__}", "torch": torch.__version__}
+        image["model"] = model | ({"embeddings": [each.record() for each in words]} if words else {})
+        image["request"] = common | own
+        images.append(image | ({"lora_hashes": dict(plan.lora_hashes)} if plan.lora_hashes else {}))
     return images

@@ -25,7 +25,10 @@ DEFAULT_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 class ModelRequest:
     """Which model, from where, and how it is kept in memory; see `Pipeline.from_pretrained`."""
 
-    model: AnyPath = option(f"a file, a folder, a hub id, or miniature (default: {DEFAULT_MODEL})", DEFAULT_MODEL)
+    model: AnyPath = option(
+        f"a file, a folder, a hub id or address, a name in SDXL_MODELS_DIR, or miniature (default: {DEFAULT_MODEL})",
+        DEFAULT_MODEL,
+    )
     refiner: AnyPath | None = option("a refiner that takes over at the end: a file, a folder, or a hub id")
     unet: AnyPath | None = option(
         "take the UNet from this file, folder or hub id; it also sets the prediction type if its file states it"
@@ -58,6 +61,9 @@ class ModelRequest:
         choices=OFFLOADS,
     )
     int8: bool = option("8-bit transformer blocks on a CPU: faster, an approximation", False, type=bool)
+    trainable: bool = option(
+        "plain layers that own their weights, through which gradients flow", False, type=bool, flag=None, recorded=False
+    )
     max_memory: float | None = option(
         "let auto stay within so many GB", type=float, metavar="GB", recorded=False
     )  # in bytes here
@@ -67,7 +73,7 @@ class ModelRequest:
         """What a PNG records of it, beside dtype and arithmetic: the names, with the `variant` that was read."""
         names = {name: getattr(self, name) for name in ("model", "refiner", "unet", "vae", "revision")}
         recorded = {name: str(value) for name, value in (names | {"variant": variant}).items() if value}
-        return recorded | ({"int8": True} if self.int8 else {})
+        return recorded | {name: True for name in ("int8", "trainable") if getattr(self, name)}
 
 
 RECORDED = tuple(each.name for each in fields(ModelRequest) if each.metadata["option"].recorded)

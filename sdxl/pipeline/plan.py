@@ -9,8 +9,8 @@ import math
 import re
 import secrets
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,7 @@ from ..sampling.schedule import Schedule, make_schedule
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
 from .idle import warn_of_idle
+from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 
@@ -55,8 +56,14 @@ class Plan:
     schedule: Schedule
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
-    guider: Guider
-    embeddings: tuple[Embedding, ...] = ()  # whose words the prompts have
+    branches: Branches
+    embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
+    lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
+
+    @property
+    def guider(self) -> Guider:
+        """What combines the outputs of its branches."""
+        return self.branches.guider
 
     @property
     def steps(self) -> int:
@@ -73,6 +80,11 @@ class Plan:
         sigmas, first, handoff = self.schedule.sigmas, self.first, max(self.handoff, self.first)
         parts = [(0, sigmas[first : handoff + 1]), (1, sigmas[handoff:])]
         return [(expert, part) for expert, part in parts if len(part) > 1]
+
+    @property
+    def source_count(self) -> int:
+        """How many canvases differ."""
+        return len({*map(id, self.canvases)})
 
     @property
     def from_noise(self) -> bool:
@@ -119,7 +131,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         refine_at=refine_at,
     )
     conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
-    interval = request.guidance_interval or (0.0, math.inf)
+    guidance = Guidance(request.guidance_scale, request.guidance_rescale, request.guidance_interval or (0.0, math.inf))
     plan = Plan(
         request=resolved,
         sources=sources,
@@ -132,7 +144,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         schedule=schedule,
         first=request.steps - steps,
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
-        guider=Guidance(request.guidance_scale, request.guidance_rescale, interval),
+        branches=make_branches(resolved, guidance, schedule.sigmas[request.steps - steps :]),
     )
     warn_of_idle(plan, request, tuple(each.config.kind for each in (info, refiner) if each))
     return plan

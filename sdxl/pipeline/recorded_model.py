@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..weights import hub, library
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 SOURCES = ("model", "refiner", "unet", "vae")
 """The fields of `ModelRequest` that name files."""
 
@@ -37,12 +39,13 @@ def find_recorded(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> Iter
     where it was is looked for by its hash, in the user's cache of hashes and in `SDXL_MODELS_DIR`. Raises
     `CheckpointError` if it is not found.
     """
-    hashes = recorded.get("sha256")
-    for field_ in SOURCES:
-        name, sha256 = recorded.get(field_), hashes.get(field_) if isinstance(hashes, Mapping) else None
-        if field_ in given or not isinstance(name, str) or not isinstance(sha256, str) or not sha256:
+    hashes: Any = recorded.get("sha256")
+    for field_ in SOURCES if isinstance(hashes, Mapping) else ():
+        name, sha256 = recorded.get(field_), hashes.get(field_)
+        if field_ in given or not isinstance(name, str) or not isinstance(sha256, str):
             continue
-        yield field_, RecordedModel(name, sha256, _find(field_, name, sha256))
+        if _SHA256.fullmatch(sha256):
+            yield field_, RecordedModel(name, sha256, _find(field_, name, sha256))
 
 
 def _find(field_: str, name: str, sha256: str) -> Path | None:

@@ -14,6 +14,7 @@ from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
+from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .option import option
 from .solver_names import translate
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..images.image import Picture
 
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
-_MOST_SEED = 2**63 - 1
+MOST_SEED = 2**63 - 1
 T = TypeVar("T")
 Size = tuple[int, int]
 Borders = tuple[int, int, int, int]
@@ -67,6 +68,19 @@ class Request:
     prompt_2: str | Sequence[str] | None = option("another prompt for the second text encoder", repeated=True)
     negative_prompt_2: str | Sequence[str] | None = option(
         "another negative prompt for the second text encoder", repeated=True
+    )
+    prompt_syntax: str = option(
+        f"how prompts are read: {', '.join(SYNTAXES)}; plain: every character is text",
+        "plain",
+        choices=SYNTAXES,
+    )
+    emphasis: str | None = option(
+        f"how weights in prompts act: {', '.join(EMPHASES)} (default: the syntax's own)", choices=EMPHASES
+    )
+    long_prompt: str = option(
+        "a prompt of more than 75 tokens: chunk encodes it in pieces, truncate cuts it off",
+        "chunk",
+        choices=LONG_PROMPTS,
     )
     width: int | None = option(
         "in pixels, a multiple of 8 (default: the image's, else the model's native size)", type=int
@@ -203,12 +217,12 @@ class Request:
             return None
         several = isinstance(self.seed, Sequence)
         seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else [self.seed]
-        if isinstance(seeds, str) or not all(_is_whole(seed, 0, _MOST_SEED) for seed in seeds):
+        if isinstance(seeds, str) or not all(_is_whole(seed, 0, MOST_SEED) for seed in seeds):
             raise ArgumentError(
                 f"seed is {brief(self.seed)}; it must be a whole number from 0 to 2^63 - 1, or a list of them; leave "
                 "it out for a random one"
             )
-        if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > _MOST_SEED:
+        if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > MOST_SEED:
             raise ArgumentError(
                 f"seed is {self.seed}, and the seeds of the next images are the next numbers; they must be at most "
                 "2^63 - 1, give a lower one"
@@ -216,9 +230,15 @@ class Request:
         return [int(seed) for seed in seeds] if several else int(seeds[0])
 
     def _check_names(self) -> None:
-        for name, known in (("sampler", sorted(SAMPLERS)), ("schedule", list(SCHEDULES))):
+        for name, known, optional in (
+            ("sampler", sorted(SAMPLERS), True),
+            ("schedule", list(SCHEDULES), True),
+            ("prompt_syntax", SYNTAXES, False),
+            ("emphasis", EMPHASES, True),
+            ("long_prompt", LONG_PROMPTS, False),
+        ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or value not in known):
+            if not (optional and value is None) and (not isinstance(value, str) or value not in known):
                 raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}{translate(value)}")
 
     def _check_sources(self) -> None:

@@ -103,7 +103,7 @@ class Graphs:
         """A conditioned UNet as a network that replays a graph, for latents of `shape` (B, C, h, w)."""
         size = tuple(shape)
         self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] == size}
-        key = (size, id(conditioned.unet), conditioned.branches, _signature(conditioned.memories))
+        key = (size, id(conditioned.unet), len(conditioned.branches), _signature(conditioned.memories))
         return partial(self._graphs.setdefault(key, Graph()).run, conditioned)
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..models.clip import Insert, TextEncoder
 from ..models.layers import sinusoidal
+from .chunks import Chunk, Reading, make_chunks, padded
 from .tokenizer import Tokenizer
 
 
@@ -37,28 +38,56 @@ class TextStage:
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
 
     def encode(self, texts: Sequence[str], clip_skip: int) -> tuple[Tensor, Tensor | None]:
-        """Context (B, 77, D) and pooled (B, P) or None, float32."""
+        """Context (B, 77, D) and pooled (B, P) or None, float32, of texts that are cut off at 77 tokens."""
+        contexts, pooled = self.encode_chunks([self.chunks(text, Reading()) for text in texts], clip_skip)
+        return torch.stack(contexts), pooled
+
+    def chunks(self, text: str, reading: Reading) -> list[Chunk]:
+        """The chunks of a text, at least one."""
+        words = {word: (self.tokenizer.ids(word), len(vectors)) for word, vectors in self.embeddings.items()}
+        return make_chunks(self.tokenizer, text, reading, words)
+
+    def encode_chunks(
+        self, prompts: Sequence[Sequence[Chunk]], clip_skip: int, emphasis: str = "none"
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The contexts (L, D) of B prompts, 77 tokens for each chunk, and pooled (B, P) or None, of the first chunks;
+        float32. Each chunk is encoded alone. `emphasis` says how the weights of tokens act.
+        """
         layers = len(self.encoder.layers)
         if not 0 <= clip_skip < layers:
             raise ArgumentError(
                 f"clip_skip is {clip_skip}; expected 0 to {layers - 1} for a text encoder of {layers} layers"
             )
-        rows, inserts = self._tokens(texts)
-        ids = torch.tensor(rows, device=self.encoder.token_embed.weight.device)
+        rows = [chunk for chunks in prompts for chunk in chunks]
+        context, pooled = self._encode(rows, clip_skip)
+        if emphasis != "none" and any(weight != 1 for row in rows for weight in row.weights):
+            context = self._weighted(context, rows, clip_skip, emphasis)
+        counts = [len(chunks) for chunks in prompts]
+        contexts = [part.flatten(0, 1) for part in context.split(counts)]
+        firsts = [sum(counts[:n]) for n in range(len(counts))]
+        return contexts, pooled if pooled is None or len(rows) == len(prompts) else pooled[firsts]
+
+    def _encode(self, rows: Sequence[Chunk], clip_skip: int) -> tuple[Tensor, Tensor | None]:
+        ids = torch.tensor([row.ids for row in rows], device=self.encoder.token_embed.weight.device)
+        inserts = [
+            Insert(number, start, self.embeddings[word][:count])
+            for number, row in enumerate(rows)
+            for word, start, count in row.inserts
+        ]
         context, pooled = self.encoder(ids, clip_skip, inserts)
         return context.float(), None if pooled is None else pooled.float()
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], list[Insert]]:
-        """The ids of each text, and the learned vectors to insert for its words."""
-        if not self.embeddings:
-            return self.tokenizer(texts), []
-        words = {word: (self.tokenizer.ids(word), len(vectors)) for word, vectors in self.embeddings.items()}
-        rows, inserts = [], []
-        for number, text in enumerate(texts):
-            ids, found = self.tokenizer.replace(text, words)
-            rows.append(ids)
-            inserts += [Insert(number, start, self.embeddings[word][:count]) for word, start, count in found]
-        return rows, inserts
+    def _weighted(self, context: Tensor, rows: Sequence[Chunk], clip_skip: int, emphasis: str) -> Tensor:
+        """The contexts (N, 77, D) of chunks, with each token's weight in effect."""
+        weights = torch.tensor([row.weights for row in rows]).to(context)[..., None]
+        if emphasis == "comfyui":  # towards and away from the empty prompt
+            empty, _ = self._encode(self.chunks("", Reading()), clip_skip)
+            return torch.where(weights == 1, context, empty + weights * (context - empty))
+        weighted = context * weights
+        if emphasis == "original":  # the mean of each chunk is what it was without weights
+            weighted = weighted * (context.mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True))
+        is_plain = (weights == 1).all(dim=1, keepdim=True)
+        return torch.where(is_plain, context, weighted)
 
 
 def with_tokens(stage: TextStage, embeddings: Mapping[str, Tensor]) -> TextStage:
@@ -76,19 +105,37 @@ def with_tokens(stage: TextStage, embeddings: Mapping[str, Tensor]) -> TextStage
     return replace(stage, embeddings={**stage.embeddings, **embeddings})
 
 
+def encode_prompts(
+    stages: Sequence[TextStage], prompts: Sequence[str], prompts_2: Sequence[str], clip_skip: int, reading: Reading
+) -> tuple[list[Tensor], Tensor]:
+    """The contexts (L, D) of B prompts, 77 tokens for each chunk, and pooled (B, P), float32.
+
+    The contexts of both encoders are concatenated along D; the pooled embedding is the last encoder's. With two
+    encoders the second encodes `prompts_2`; the shorter of both has empty chunks at its end. With one (the refiner)
+    that encodes `prompts`, and `prompts_2` is not used.
+    """
+    texts = [prompts, prompts_2][: len(stages)]
+    chunks = [[stage.chunks(text, reading) for text in own] for stage, own in zip(stages, texts, strict=True)]
+    counts = [max(map(len, same)) for same in zip(*chunks, strict=True)]
+    encoded = [
+        stage.encode_chunks(
+            [padded(own, count, stage.tokenizer) for own, count in zip(rows, counts, strict=True)],
+            clip_skip,
+            reading.emphasis,
+        )
+        for stage, rows in zip(stages, chunks, strict=True)
+    ]
+    pooled = encoded[-1][1]
+    assert pooled is not None, "ModelConfig checks that the last text encoder has a projection"
+    return [torch.cat(same, dim=-1) for same in zip(*(contexts for contexts, _ in encoded), strict=True)], pooled
+
+
 def encode_text(
     stages: Sequence[TextStage], prompts: Sequence[str], prompts_2: Sequence[str], clip_skip: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Context (B, 77, D) and pooled (B, P) of B prompts, float32.
-
-    The contexts are concatenated along D; the pooled embedding is the last encoder's. With two encoders the second
-    encodes `prompts_2`. With one (the refiner) that encodes `prompts`, and `prompts_2` is not used.
-    """
-    texts = [prompts, prompts_2][: len(stages)]
-    encoded = [stage.encode(text, clip_skip) for stage, text in zip(stages, texts, strict=True)]
-    pooled = encoded[-1][1]
-    assert pooled is not None, "ModelConfig checks that the last text encoder has a projection"
-    return torch.cat([context for context, _ in encoded], dim=-1), pooled
+    """Context (B, 77, D) and pooled (B, P) of B prompts that are cut off at 77 tokens: see `encode_prompts`."""
+    contexts, pooled = encode_prompts(stages, prompts, prompts_2, clip_skip, Reading())
+    return torch.stack(contexts), pooled
 
 
 class TextCache:
@@ -96,21 +143,30 @@ class TextCache:
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
-        self._rows: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+        self._rows: dict[tuple[str, str, int, Reading], tuple[Tensor, Tensor]] = {}
 
     def encode(
-        self, stages: Callable[[], Sequence[TextStage]], prompts: Sequence[str], prompts_2: Sequence[str], skip: int
-    ) -> tuple[Tensor, Tensor]:
-        """As `encode_text`; `stages` is only called for texts that are not in the cache."""
-        rows = []
-        for key in zip(prompts, prompts_2, [skip] * len(prompts), strict=True):
+        self,
+        stages: Callable[[], Sequence[TextStage]],
+        prompts: Sequence[str],
+        prompts_2: Sequence[str],
+        skip: int,
+        reading: Reading,
+    ) -> tuple[list[Tensor], Tensor]:
+        """As `encode_prompts`; `stages` is only called for texts that are not in the cache."""
+        contexts, pooled = [], []
+        for first, second in zip(prompts, prompts_2, strict=True):
+            key = first, second, skip, reading
             row = self._rows.pop(key, None)
-            self._rows[key] = row or encode_text(stages(), [key[0]], [key[1]], skip)  # the most recent is last
-            rows.append(self._rows[key])
+            if row is None:
+                (context,), own = encode_prompts(stages(), [first], [second], skip, reading)
+                row = context, own
+            self._rows[key] = row  # the most recent is last
+            contexts.append(row[0])
+            pooled.append(row[1])
             if len(self._rows) > self._most:
                 del self._rows[next(iter(self._rows))]
-        contexts, pooled = zip(*rows, strict=True)
-        return torch.cat(contexts), torch.cat(pooled)
+        return contexts, torch.cat(pooled)
 
     def clear(self) -> None:
         """Empty the cache, after the text encoders have changed."""

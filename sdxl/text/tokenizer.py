@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
@@ -15,6 +16,20 @@ from .vocabulary import TokenizerConfig, Vocabulary, clip_vocabulary
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 _MANY = 2**15  # characters, far more than a text encoder takes tokens
+MOST_CHUNKS = 32  # of a prompt that is encoded in pieces
+Words = Mapping[str, tuple[Sequence[int], int]]
+"""Learned words: the ids that stand for each in a text, and how many places its vectors take."""
+NO_WORDS: Words = {}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token's id and its place in the text; a learned `word` takes `count` places, with the id 0."""
+
+    id: int
+    start: int
+    word: str | None = None
+    count: int = 1
 
 
 def make_backend(vocabulary: Vocabulary, unknown: str) -> Backend:
@@ -59,56 +74,68 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text: start, at most `length` - 2 tokens, end, pads. Warns of the text that it cuts off."""
-        return [self.replace(text, {})[0] for text in texts]
+        return [self.framed([token.id for token in self.cut(text, self.read(text), stacklevel=3)]) for text in texts]
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """Ids between start and end, filled up with pads."""
+        return [self.bos, *ids, self.eos] + [self.pad] * (self.length - 2 - len(ids))
 
     def ids(self, text: str) -> list[int]:
         """The ids of a text alone, without start, end and pads."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
-    def replace(
-        self, text: str, words: Mapping[str, tuple[Sequence[int], int]]
-    ) -> tuple[list[int], list[tuple[str, int, int]]]:
-        """The ids of a text, start to pads, with `words` replaced: each has the ids to find and the number of zeros to
-        replace them. The longest word wins. Also word, position and number of zeros of each replacement; the number is
-        smaller if the text is cut off there.
+    @property
+    def room(self) -> int:
+        """How many tokens there are between start and end."""
+        return self.length - 2
+
+    def read(self, text: str, words: Words = NO_WORDS) -> list[Token]:
+        """The tokens of a text, with those of `words` as one token each; the longest word wins. Of a huge text as many
+        as there is room for, and some more.
         """
         taken = _beginning(text, _MANY)
-        ids, starts, found = self._replace(taken, words)
-        room = self.length - 2
-        while len(ids) <= room and len(taken) < len(text):  # mostly spaces
+        tokens = self._read(taken, words)
+        while len(tokens) <= MOST_CHUNKS * self.room and len(taken) < len(text):  # mostly spaces
             taken = _beginning(text, 2 * len(taken))
-            ids, starts, found = self._replace(taken, words)
-        if len(ids) > room:
-            more = "more than " if len(taken) < len(text) else ""
-            warnings.warn(
-                f"the prompt has {more}{len(ids)} tokens and the text encoder takes {room}; this part was cut off: "
-                f"{brief(text[starts[room] :])}",
-                SDXLWarning,
-                stacklevel=5,
-            )
-        kept = [self.bos, *ids[:room], self.eos]
-        return kept + [self.pad] * (self.length - len(kept)), found
+            tokens = self._read(taken, words)
+        return tokens
 
-    def _replace(
-        self, text: str, words: Mapping[str, tuple[Sequence[int], int]]
-    ) -> tuple[list[int], list[int], list[tuple[str, int, int]]]:
-        """All ids of a text with `words` replaced, the position in the text of each, and the replacements."""
+    def _read(self, text: str, words: Words) -> list[Token]:
         encoding = self._backend.encode(text, add_special_tokens=False)
-        plain, offsets = encoding.ids, encoding.offsets  # each of them is a new list whenever it is asked for
+        ids, offsets = encoding.ids, encoding.offsets  # each of them is a new list whenever it is asked for
         order = sorted(words, key=lambda word: -len(words[word][0]))
-        ids: list[int] = []
-        starts: list[int] = []
-        found: list[tuple[str, int, int]] = []
-        i, room = 0, self.length - 2
-        while i < len(plain):
-            word = next((w for w in order if plain[i : i + len(words[w][0])] == list(words[w][0])), None)
-            count = 1 if word is None else words[word][1]
-            if word is not None and len(ids) < room:
-                found.append((word, len(ids) + 1, min(count, room - len(ids))))
-            ids += [plain[i]] if word is None else [0] * count
-            starts += [offsets[i][0]] * count
-            i += 1 if word is None else len(words[word][0])
-        return ids, starts, found
+        tokens, at = [], 0
+        while at < len(ids):
+            word = next((w for w in order if ids[at : at + len(words[w][0])] == list(words[w][0])), None)
+            if word is None:
+                tokens.append(Token(ids[at], offsets[at][0]))
+                at += 1
+            else:
+                tokens.append(Token(0, offsets[at][0], word, words[word][1]))
+                at += len(words[word][0])
+        return tokens
+
+    def cut(self, text: str, tokens: Sequence[Token], stacklevel: int = 2) -> list[Token]:
+        """As many tokens of a text as there is room for, the last perhaps with fewer places. Warns of the rest."""
+        kept, room = [], self.room
+        for number, token in enumerate(tokens):
+            if token.count > room:
+                if room:
+                    kept.append(replace(token, count=room))
+                total = sum(each.count for each in tokens)
+                more = "more than " if len(text) > _MANY else ""
+                after = tokens[number + bool(room) :]
+                rest = text[after[0].start :] if after else ""
+                warnings.warn(
+                    f"the prompt has {more}{total} tokens and the text encoder takes {self.room}; this part was cut "
+                    f"off: {brief(rest)}",
+                    SDXLWarning,
+                    stacklevel=stacklevel + 1,
+                )
+                break
+            kept.append(token)
+            room -= token.count
+        return kept
 
 
 def _beginning(text: str, length: int) -> str:

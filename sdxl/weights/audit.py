@@ -86,8 +86,10 @@ def _inspect_folder(path: Path, variant: str | None) -> Report:
 
 
 def _whole(checkpoint: Checkpoint) -> str:
-    prediction = ", v-prediction" if checkpoint.info.schedule.prediction == "v_prediction" else ""
-    return _MODELS[checkpoint.info.config.kind] + prediction
+    schedule = checkpoint.info.schedule
+    prediction = ", v-prediction" if schedule.prediction == "v_prediction" else ""
+    ending = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
+    return _MODELS[checkpoint.info.config.kind] + prediction + ending
 
 
 def _report(path: Path, kind: str, components: dict[str, Component], notes: Sequence[str] = ()) -> Report:

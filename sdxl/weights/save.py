@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import OutputError, SDXLWarning
 from . import diffusers_config, hub, tokenizer_files
-from .checkpoint import open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .container import save_tensors
 from .info import METADATA_KEY, ModelInfo
 from .keymap import CLIP_L_PREFIX, TEXT, TEXT_2, UNET, VAE, clip_g_prefix, component_rows, match
@@ -26,16 +26,26 @@ State = Mapping[str, Mapping[str, Tensor]]
 """Our names and tensors, by component."""
 
 
-def convert(source: str | Path, target: str | Path, variant: str | None = None) -> None:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    variant: str | None = None,
+    changes: Callable[[Checkpoint], Mapping[str, Callable[[Tensor], Tensor]]] = lambda checkpoint: {},
+) -> None:
     """Write a single file as a diffusers folder, or a folder as a single file (`target` ends in .safetensors).
 
-    Weights are copied bit for bit and keep their dtypes.
+    Weights are copied bit for bit and keep their dtypes, also those that `changes` computes in float32: functions by
+    the name of the component and ours of the weight, such as unet.conv_in.weight.
     """
     target = Path(target).expanduser()
     checkpoint = open_checkpoint(hub.on_disk(source), variant)
     for note in checkpoint.info.schedule.notes:
         warnings.warn(f"{note} ({target} states the default)", SDXLWarning, stacklevel=2)
     state = {name: dict(component.tensors()) for name, component in checkpoint.components.items()}
+    for name, change in changes(checkpoint).items():
+        component, _, own = name.partition(".")
+        weight = state[component][own]
+        state[component][own] = change(weight.float()).to(weight.dtype)
     if target.suffix == ".safetensors":
         save_single(target, checkpoint.info, state)
     else:

@@ -241,7 +241,7 @@ def test_flags_that_change_nothing_are_named(tiny_folder: Path, single: Path) ->
         (tiny_folder, ["--variant", "fp16"], "--variant fp16 has no effect: .* has no such files"),
         (single, ["--variant", "fp16"], "--variant fp16 has no effect: .* is a single file"),
         (tiny_folder, ["--guidance-scale", "1", "--negative-prompt", "dog"], "negative_prompt has no effect: guidance"),
-        (tiny_folder, ["--aesthetic-score", "3"], "aesthetic_score has no effect: only a refiner"),
+        (tiny_folder, ["--aesthetic-score", "3"], "aesthetic_score has no effect: no refiner is loaded"),
     ):
         with pytest.warns(SDXLWarning, match=reason):
             assert run(["generate", "cat", "--model", str(model), *OUT, *flag]) == 0

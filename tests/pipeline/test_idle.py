@@ -53,7 +53,9 @@ VALUES: dict[str, Any] = {
     "refine_at": 0.2,
     "aesthetic_score": 2.0,
     "negative_aesthetic_score": 5.0,
+    "emphasis": "comfyui",
 }
+
 # the model, and the arguments beside prompt, seed and steps
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "text": ("base", {}),
@@ -102,7 +104,12 @@ def run(pipe: sdxl.Pipeline, arguments: dict[str, Any]) -> tuple[bytes | None, l
 
 
 def test_every_argument_has_a_value() -> None:
-    assert VALUES.keys() == {each.name for each in fields(sdxl.Request)} - {"num_images", "loras"}
+    assert VALUES.keys() == {each.name for each in fields(sdxl.Request)} - {
+        "num_images",
+        "loras",
+        "prompt_syntax",
+        "long_prompt",
+    }
 
 
 @pytest.mark.parametrize("task", [*QUICK, *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS if t not in QUICK)])

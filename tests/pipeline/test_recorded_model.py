@@ -150,7 +150,7 @@ def _change(tensors: dict[str, Any]) -> None:
 def test_an_old_image_has_no_hash_to_look_for(place: Path, recwarn: pytest.WarningsRecorder) -> None:
     with Image.open("a.png") as image:
         parameters = json.loads(image.info["sdxl"])
-    for spoilt in (None, "abc", {"model": 5}, {"model": ""}):
+    for spoilt in (None, "abc", {"model": 5}, {"model": ""}, {"model": "\x1b[2J" * 20}):
         parameters["model"]["sha256"] = spoilt
         sdxl.save_png(Image.new("RGB", (64, 64)), "a.png", parameters)
         assert again() == 0

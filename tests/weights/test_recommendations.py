@@ -135,6 +135,7 @@ def test_zero_terminal_snr_begins_at_the_last_timestep(bare: Path, tmp_path: Pat
     both = marked(bare, tmp_path / "both.safetensors", "v_pred", "ztsnr")
     unet = marked(bare, tmp_path / "unet.safetensors", "v_pred", "ztsnr", only="model.diffusion_model.")
     plain = marked(bare, tmp_path / "plain.safetensors", "v_pred")
+    assert sdxl.inspect(both).kind == "SDXL base, v-prediction, zero terminal SNR, single file"
     assert schedules(opened(both)) == ("trailing", 999)
     assert opened(both).plan(sdxl.Request("cat", steps=30)).sigmas[0] == pytest.approx(4096, rel=1e-6)
     assert schedules(opened(bare, unet=unet)) == ("trailing", 999)

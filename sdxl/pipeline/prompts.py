@@ -1,0 +1,93 @@
+"""A request's prompts as guidance branches: which texts each of them has, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..sampling.composition import Composition, Timeline
+from ..sampling.guidance import NEGATIVE, POSITIVE, Guidance, Guider
+from ..text.chunks import Reading
+from ..text.editing import Stretch, split_and, stretches
+from .request import Request
+
+EMPHASIS = {"plain": "none", "a1111": "original", "comfyui": "comfyui"}
+"""How weights act unless the request says otherwise, by syntax."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a branch says: a text for each prompt, and for the second text encoder."""
+
+    prompts: tuple[str, ...]
+    prompts_2: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The guider of a request, and the texts of its branches; a negative prompt that was not given has none."""
+
+    guider: Guider
+    texts: Mapping[str, Texts]
+    negatives: frozenset[str]
+
+
+def reading_of(request: Request) -> Reading:
+    """How the prompts of a request are read."""
+    syntax = request.prompt_syntax
+    return Reading(syntax, request.long_prompt == "truncate", request.emphasis or EMPHASIS[syntax])
+
+
+def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float]) -> Branches:
+    """The branches of a request whose steps are at `sigmas`."""
+    steps = max(len(sigmas) - 1, 1)
+    parts, texts = [], dict[str, Texts]()
+    for number, (own, weights) in enumerate(_parts(request)):
+        name = POSITIVE if number == 0 else f"{POSITIVE} {number + 1}"
+        timeline, more = _timeline(name, own, request.texts("prompt_2"), request, steps)
+        parts.append((timeline, tuple(weight for weight in weights for _ in range(request.num_images))))
+        texts |= more
+    negative = Timeline((NEGATIVE,), (steps,))
+    negatives, second = request.texts("negative_prompt"), request.texts("negative_prompt_2")
+    if negatives is not None or second is not None:
+        negatives = negatives if negatives is not None else [""] * len(request.prompts)
+        negative, more = _timeline(NEGATIVE, negatives, second, request, steps)
+        texts |= more
+    is_plain = len(parts) == 1 and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
+    guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas))
+    return Branches(guider, texts, frozenset(negative.names))
+
+
+def _parts(request: Request) -> list[tuple[list[str], list[float]]]:
+    """The texts and weights of each prompt between its ANDs. A prompt of fewer parts than others has its first again,
+    of weight 0.
+    """
+    if request.prompt_syntax != "a1111":
+        return [(request.prompts, [1.0] * len(request.prompts))]
+    split = [split_and(text) for text in request.prompts]
+    count = max(map(len, split))
+    rows = [[each[k] if k < len(each) else (each[0][0], 0.0) for each in split] for k in range(count)]
+    return [([text for text, _ in row], [weight for _, weight in row]) for row in rows]
+
+
+def _timeline(
+    name: str, prompts: Sequence[str], prompts_2: Sequence[str] | None, request: Request, steps: int
+) -> tuple[Timeline, dict[str, Texts]]:
+    """The branches that follow each other where some of the prompts change."""
+    rows = [_stretches(text, request, steps) for text in prompts]
+    rows_2 = rows if prompts_2 is None else [_stretches(text, request, steps) for text in prompts_2]
+    lasts = sorted({stretch.last for row in (*rows, *rows_2) for stretch in row})
+    names = [name, *(f"{name} from step {last + 1}" for last in lasts[:-1])]
+    texts = {
+        own: Texts(tuple(_at(row, last) for row in rows), tuple(_at(row, last) for row in rows_2))
+        for own, last in zip(names, lasts, strict=True)
+    }
+    return Timeline(tuple(names), tuple(lasts)), texts
+
+
+def _stretches(text: str, request: Request, steps: int) -> list[Stretch]:
+    return stretches(text, steps) if request.prompt_syntax == "a1111" else [Stretch(text, steps)]
+
+
+def _at(row: Sequence[Stretch], step: int) -> str:
+    return next(stretch.text for stretch in row if step <= stretch.last)

@@ -1,0 +1,72 @@
+"""Guidance by prompts that change from step to step, and by several prompts at once (AND)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .guidance import NEGATIVE, POSITIVE, Guidance
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Which branch is in force: `names[i]` up to step `lasts[i]`, counted from 1."""
+
+    names: tuple[str, ...]
+    lasts: tuple[int, ...]
+
+    def at(self, step: int) -> str:
+        """The branch of a step."""
+        return next((name for name, last in zip(self.names, self.lasts, strict=True) if step <= last), self.names[-1])
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A `Guider` whose positive prediction is u + sum of w (c - u) over its parts (Liu et al. 2022, arXiv 2206.01714),
+    each with a weight for each image; `guidance` then acts on it as on a prompt's. `sigmas` are those of the steps.
+    """
+
+    guidance: Guidance
+    parts: tuple[tuple[Timeline, tuple[float, ...]], ...]
+    negative: Timeline
+    sigmas: tuple[float, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All branches: the negative ones first."""
+        negative = self.negative.names if self._needs_negative or NEGATIVE in self.guidance.names else ()
+        return (*negative, *(name for timeline, _ in self.parts for name in timeline.names))
+
+    @property
+    def _needs_negative(self) -> bool:
+        """Whether the weights of some image do not add up to 1."""
+        return any(abs(sum(weights) - 1) > 1e-9 for weights in zip(*(own for _, own in self.parts), strict=True))
+
+    def branches(self, sigma: float) -> tuple[str, ...]:
+        """Those of the step that begins at this sigma, or at the next higher one."""
+        step = max(1, sum(each >= sigma for each in self.sigmas[:-1]))
+        needed = self._needs_negative or NEGATIVE in self.guidance.branches(sigma)
+        negative = (self.negative.at(step),) if needed else ()
+        return (*negative, *(timeline.at(step) for timeline, _ in self.parts))
+
+    def combine(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The parts as one prediction, and guidance away from the negative one where it acts."""
+        own = {name: output for name, output in outputs.items() if name in self.negative.names}
+        negative = next(iter(own.values()), None)
+        positives = [output for name, output in outputs.items() if name not in own]
+        positive = self._composed(positives, negative)
+        if negative is None or NEGATIVE not in self.guidance.names:
+            return self.guidance.combine({POSITIVE: positive})
+        return self.guidance.combine({NEGATIVE: negative, POSITIVE: positive})
+
+    def _composed(self, positives: Sequence[Tensor], negative: Tensor | None) -> Tensor:
+        if len(positives) == 1 and not self._needs_negative:
+            return positives[0]
+        total = torch.zeros_like(positives[0]) if negative is None else negative
+        for output, (_, own) in zip(positives, self.parts, strict=True):
+            weight = torch.tensor(own).to(output).reshape(-1, 1, 1, 1)
+            total = total + weight * (output if negative is None else output - negative)
+        return total

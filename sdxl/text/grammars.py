@@ -1,0 +1,5 @@
+"""The names of what can be asked of prompts. Imports nothing, so that the command line's help needs no tokenizer."""
+
+SYNTAXES = ("plain", "a1111", "comfyui")
+LONG_PROMPTS = ("chunk", "truncate")
+EMPHASES = ("original", "no_norm", "comfyui", "none")

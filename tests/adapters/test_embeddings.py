@@ -1,0 +1,193 @@
+"""Textual inversion in every layout: the vectors of a word in place of its tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adapter_files import save
+from torch import Tensor
+
+import sdxl
+from sdxl.images import read_parameters, save_png
+
+LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
+
+
+def vectors(pipe: sdxl.Pipeline, *words: str) -> dict[str, Tensor]:
+    """The vectors of known words, one each, for both text encoders: clip_l and clip_g."""
+    found = {}
+    for key, stage in zip(("clip_l", "clip_g"), pipe.text, strict=True):
+        ids = [stage.tokenizer.ids(word)[0] for word in words]
+        found[key] = stage.encoder.token_embed.weight[ids].clone()
+    return found
+
+
+@pytest.fixture
+def pipe(tiny_folder: Path) -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+
+
+def latents(pipe: sdxl.Pipeline, prompt: str, **more: Any) -> Tensor:
+    images = pipe(prompt, **(LATENT | more)).images
+    assert isinstance(images, Tensor)
+    return images
+
+
+def spell(layout: str, found: dict[str, Tensor], folder: Path) -> Any:
+    """The file or files of an embedding in a layout."""
+    first, second = found["clip_l"], found["clip_g"]
+    if layout == "clip_l":
+        return save(found, folder / "mecha.safetensors")
+    if layout == "text_encoders":
+        return save({"text_encoders_0": first, "text_encoders_1": second}, folder / "mecha.safetensors")
+    names = folder / "learned_embeds.safetensors", folder / "learned_embeds_2.safetensors"
+    one = first[0] if len(first) == 1 else first
+    save({"mecha": one}, names[0])
+    save({"mecha": second}, names[1])
+    return names if layout == "two files" else names[::-1]
+
+
+@pytest.mark.parametrize("layout", ["clip_l", "text_encoders", "two files", "two files, exchanged"])
+@pytest.mark.parametrize("words", ["cat", "photo of cat"])
+def test_every_layout(layout: str, words: str, pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    """With the vectors of known words the image is that of those words."""
+    file = spell(layout, vectors(pipe, *words.split()), tmp_path)
+    wanted, before = latents(pipe, f"a red {words} in style"), latents(pipe, "a red mecha in style")
+    pipe.set_embeddings([file])
+    assert [(each.word, each.count) for each in pipe.embeddings.values()] == [("mecha", len(words.split()))]
+    assert torch.equal(latents(pipe, "a red mecha in style"), wanted)
+    assert torch.equal(
+        latents(pipe, "a dog", negative_prompt="red mecha"), latents(pipe, "a dog", negative_prompt=f"red {words}")
+    )
+    assert not torch.equal(wanted, before)
+    pipe.set_embeddings([])
+    assert torch.equal(latents(pipe, "a red mecha in style"), before)
+
+
+def test_words_of_the_callers_choice(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    file = save(vectors(pipe, "cat"), tmp_path / "x.safetensors")
+    pipe.set_embeddings({"robot dog": file, "favela": file})
+    for text in ("a robot dog", "a favela", "the FAVELA in the favela"):
+        plain = text.lower().replace("robot dog", "cat").replace("favela", "cat")
+        with_words, pipe_words = latents(pipe, text), pipe.embeddings
+        pipe.set_embeddings([])
+        assert torch.equal(with_words, latents(pipe, plain))
+        pipe.set_embeddings({word: each.embedding.file for word, each in pipe_words.items()})
+
+
+def test_the_record_has_the_words_of_the_prompt_alone(pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path) -> None:
+    cat, dog = (
+        save(vectors(pipe, name), tmp_path / f"{word}.safetensors")
+        for name, word in (("cat", "mecha"), ("dog", "robot"))
+    )
+    pipe.set_embeddings([cat, dog])
+    assert "embeddings" not in pipe("a dog", steps=1, progress=False).parameters[0]["model"]
+    result = pipe("a robot", steps=1, seed=2, progress=False)
+    (recorded,) = result.parameters[0]["model"]["embeddings"]
+    assert recorded["word"] == "robot" and recorded["file"] == str(dog)
+    save_png(result.images[0], tmp_path / "a.png", result.parameters[0])
+    again = sdxl.Pipeline.from_pretrained(
+        tiny_folder,
+        dtype="float32",
+        device="cpu",
+        embeddings=read_parameters(tmp_path / "a.png")["model"]["embeddings"],
+    )
+    assert again.embeddings.keys() == {"robot"}
+    assert again("a robot", steps=1, seed=2, progress=False).images[0].tobytes() == result.images[0].tobytes()  # type: ignore[union-attr]
+    save(vectors(pipe, "cat"), dog)
+    with pytest.raises(sdxl.CheckpointError, match="is not the file that is asked for: its hash begins with"):
+        again.set_embeddings([recorded])
+
+
+def test_a_folder_of_embeddings(pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("robot", "favela"):
+        save(vectors(pipe, "cat"), tmp_path / f"{name}.safetensors")
+    save({"emb_params": torch.zeros(2, 768)}, tmp_path / "old.safetensors")
+    with pytest.warns(
+        sdxl.SDXLWarning, match=r"1 files of the folder of embeddings are not used, such as: .*Stable Diffusion 1"
+    ):
+        known = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", embedding_dir=tmp_path)
+    assert known.embeddings.keys() == {"robot", "favela"}
+    assert torch.equal(latents(known, "a robot"), latents(pipe, "a cat"))
+    (recorded,) = known("a robot", steps=1, progress=False).parameters[0]["model"]["embeddings"]
+    assert recorded["file"] == "robot.safetensors", "no folder that nobody typed"
+
+
+def test_embeddings_that_a_lora_brings_with_it(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    state = {f"bundle_emb.robot.{key}": value for key, value in vectors(pipe, "cat").items()}
+    state |= {"lora_unet_out_2.diff_b": torch.zeros(4), "bundle_emb.robot.clip_g_out": torch.zeros(1, 32)}
+    wanted = latents(pipe, "a cat")
+    pipe.set_loras([save(state, tmp_path / "lora.safetensors")])
+    assert torch.equal(latents(pipe, "a robot"), wanted)
+    pipe.set_loras([])
+    assert not torch.equal(latents(pipe, "a robot"), wanted)
+
+
+def test_with_a_refiner_and_with_less_memory(
+    tiny_folder: Path, refiner_folder: Path, pipe: sdxl.Pipeline, tmp_path: Path
+) -> None:
+    file = save(vectors(pipe, "cat"), tmp_path / "mecha.safetensors")
+    for offload in ("stage", "block"):
+        both = sdxl.Pipeline.from_pretrained(
+            tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu", offload=offload, embeddings=[file]
+        )
+        more = {"refine_at": 0.5, "steps": 4}
+        assert torch.equal(latents(both, "a mecha", **more), latents(both, "a cat", **more))
+
+
+BAD: list[tuple[str, dict[str, Tensor], str]] = [
+    (
+        "SD 1.x",
+        {"emb_params": torch.zeros(2, 768)},
+        r"is an embedding for Stable Diffusion 1\.x: emb_params .* width 768",
+    ),
+    ("SD 2.x", {"emb_params": torch.zeros(2, 1024)}, r"for Stable Diffusion 2\.x"),
+    ("one encoder", {"cat": torch.zeros(16)}, r"for one text encoder: cat has vectors of width 16"),
+    ("no first", {"clip_g": torch.zeros(1, 32)}, r"has no vectors for the text_encoder of width 16"),
+    (
+        "widths",
+        {"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 32)},
+        r"shape \[1, 8\]; expected up to 75 of width 16",
+    ),
+    ("counts", {"clip_l": torch.zeros(2, 16), "clip_g": torch.zeros(1, 32)}, "different numbers of vectors"),
+    ("too many", {"clip_l": torch.zeros(76, 16), "clip_g": torch.zeros(76, 32)}, "expected up to 75"),
+    ("none", {"clip_l": torch.zeros(0, 16), "clip_g": torch.zeros(0, 32)}, "expected up to 75"),
+    ("NaN", {"clip_l": torch.zeros(1, 16), "clip_g": torch.full((1, 32), float("nan"))}, "has NaN or infinite numbers"),
+    ("a LoRA", {f"lora_unet_x.{n}": torch.zeros(1) for n in range(9)}, "is no embedding"),
+]
+
+
+@pytest.mark.parametrize(("state", "message"), [each[1:] for each in BAD], ids=[each[0] for each in BAD])
+def test_files_that_are_none(state: dict[str, Tensor], message: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(sdxl.CheckpointError, match=message):
+        tiny_pipe.set_embeddings([save(state, tmp_path / "bad.safetensors")])
+    assert not tiny_pipe.embeddings
+
+
+def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    for value, message in (
+        (3, "embeddings is 3; expected a list of files"),
+        ([3], "the file of an embedding is 3"),
+        ([{"files": "x"}], "is no embedding; its values are file, word, hash"),
+        ({"": tmp_path}, "the word of embedding .* is ''"),
+    ):
+        with pytest.raises(sdxl.ArgumentError, match=message):
+            tiny_pipe.set_embeddings(value)
+    with pytest.raises(sdxl.CheckpointError, match=r"the embedding nothing.safetensors does not exist"):
+        tiny_pipe.set_embeddings(["nothing.safetensors"])
+    file = save({"clip_l": torch.zeros(1, 16), "clip_g": torch.zeros(1, 32)}, tmp_path / "x.safetensors")
+    with pytest.raises(sdxl.ArgumentError, match="two embeddings have the word 'x'"):
+        tiny_pipe.set_embeddings([file, file])
+    mine = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    with pytest.raises(sdxl.ArgumentError, match="takes no LoRAs and no embeddings; load it with from_pretrained"):
+        mine.set_embeddings([file])
+    assert not mine.embeddings and not mine.loras
+
+
+def test_each_prompt_of_a_call_records_its_own_words(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    pipe.set_embeddings({"robot": save(vectors(pipe, "cat"), tmp_path / "x.safetensors")})
+    result = pipe(["a robot", "a dog"], steps=1, num_images=2, progress=False)
+    assert ["embeddings" in each["model"] for each in result.parameters] == [True, True, False, False]
