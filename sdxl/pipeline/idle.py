@@ -48,7 +48,7 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         yield _STEPS, "strength is 0, so no step runs; raise strength"
         return
     if request.guidance_scale <= 1:
-        why = f"guidance_scale is {request.guidance_scale}, which turns guidance off; give more than 1"
+        why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
         yield (*_NEGATIVE, "guidance_interval"), why
     elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
         yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
