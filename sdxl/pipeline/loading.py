@@ -16,10 +16,11 @@ from ..errors import ArgumentError
 from ..models.clip import TextEncoder
 from ..models.unet import UNet
 from ..models.vae import VAE
-from ..runtime.device import choose_device, choose_dtype
+from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
 from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
+from ..runtime.precision import Precision
 from ..runtime.settle import settle
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage
@@ -42,7 +43,7 @@ of a refiner behind `refiner.`."""
 @dataclass(frozen=True)
 class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
-    applied to their weights.
+    applied to their weights. Without an `arithmetic` it is the fastest for `dtype`.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -50,10 +51,15 @@ class Loader:
     dtype: torch.dtype
     int8: bool = False
     changes: Changes = field(default_factory=dict)
+    arithmetic: torch.dtype | None = None
+
+    def placement(self, streamed: bool = False) -> Placement:
+        """Where the UNet lies."""
+        return choose_placement(self.device, self.dtype, streamed, self.int8, self.arithmetic)
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
-        at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
+        at = self.placement(streamed=offload == "block")
         stream_text = offload in ("text", "block")
         caches = caches or [None] * len(self.checkpoints)
         experts = [
@@ -90,7 +96,7 @@ class Loader:
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        is_packed = choose_placement(self.device, self.dtype, int8=self.int8).packed
+        is_packed = self.placement().packed
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
         return [
             weight_bytes(each.shapes(), self.dtype, is_packed, self.int8 and each.name == UNET) for each in components
@@ -132,12 +138,16 @@ def load(component: Component, placement: Placement, changes: Mapping[str, Chang
     return model
 
 
-def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
+def open_loader(request: ModelRequest, precision: Precision | None = None) -> tuple[Loader, str | None]:
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
-    their files.
+    their files. A `precision` is taken as it is, fast or not.
     """
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device)
+    if precision is not None:
+        if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
+            raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
+        dtype = DTYPES[precision.dtype]
     exact = request.dtype is not None and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     path = hub.resolve(request.model, request.revision, variant, check=check_folder)
@@ -151,12 +161,13 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
         path = hub.resolve(request.refiner, None, variant, check=check_folder)
         checkpoints.append(open_checkpoint(path, variant, needs_vae=False))
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
-    return Loader(checkpoints, device, dtype, request.int8), variant
+    arithmetic = None if precision is None else DTYPES[precision.arithmetic]
+    return Loader(checkpoints, device, dtype, request.int8, arithmetic=arithmetic), variant
 
 
 def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     """The way to keep the model in memory; and the loader, with a dtype of half the size if "auto" finds too little
-    memory for float32 and the caller has not asked for it.
+    memory for float32 and nobody has asked for it.
     """
 
     def decide(loader: Loader) -> str:
@@ -164,10 +175,19 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
         return choose_offload(request.offload, loader.bytes(), loader.text_bytes(), loader.device, most, request.int8)
 
     offload = decide(loader)
-    if request.dtype is None and offload == "block" != request.offload and loader.dtype is torch.float32:
+    is_free = request.dtype is None and loader.arithmetic is None
+    if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
         loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
         offload = decide(loader)
     return loader, offload
+
+
+def choose_precision(request: ModelRequest) -> Precision:
+    """What this machine would load a model in. The files are opened, and downloaded where they must be; no weights are
+    loaded.
+    """
+    loader, _ = choose(open_loader(request)[0], request)
+    return loader.placement().precision
 
 
 def _check_refiner(name: str | Path, refiner: ModelInfo, base: ModelInfo) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,9 +17,11 @@ from ..images.pixels import to_pil
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy
+from ..runtime.locks import Turns
 from ..runtime.memory import is_out_of_memory
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
+from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
@@ -64,7 +65,7 @@ class Pipeline:
     def __init__(self, residency: Residency, source: dict[str, Any] | None = None) -> None:
         """`source` says how the model was loaded, for the record of its images."""
         self.residency, self.source = residency, source or {}
-        self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
+        self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
     def from_pretrained(
@@ -114,13 +115,17 @@ class Pipeline:
         return cls.from_request(request)
 
     @classmethod
-    def from_request(cls, request: ModelRequest) -> Pipeline:
-        """Load the model that a request names. Raises `SDXLError`."""
-        loader, variant = open_loader(request)
+    def from_request(cls, request: ModelRequest, precision: Precision | None = None) -> Pipeline:
+        """Load the model that a request names; with a `precision`, such as a recorded one, in that, fast or not. Raises
+        `SDXLError`.
+        """
+        loader, variant = open_loader(request, precision)
         loader, offload = choose(loader, request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        residency.retry(lambda model: model.load())
-        return cls(residency, request.record(variant))
+        pipe = cls(residency, request.record(variant))
+        with pipe._lock:
+            residency.retry(lambda model: model.load())
+        return pipe
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
