@@ -1,7 +1,8 @@
-"""Locks, and what a fork leaves of them. A child of `os.fork` has one thread: a lock that another one held stays locked for
-ever, in Python as in torch's libraries, and the threads that torch computed with are gone.
+"""Locks, and what a fork leaves of them.
 
-What can work in a child works. What would wait for ever is a `ForkError`.
+A child of `os.fork` has one thread. A lock that another one held stays locked for ever, in Python as in torch's
+libraries, and the threads that torch computed with are gone. What can work in a child works. What would wait for ever
+is a `ForkError`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The dtype of a model's weights and that of its arithmetic, as a value that is recorded and asked for. Imports no torch.
+"""The dtype of a model's weights and that of its arithmetic, as a value that is recorded and asked for.
 
-A machine chooses both by a trial of its speed. So another machine, or the same one on a busy day, may choose others, and
-its images then differ by more than rounding.
+A machine chooses both by a trial of its speed. So another machine, or the same one on a busy day, may choose others,
+and its images then differ by more than rounding. Imports no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Precision:
             raise ArgumentError(f"dtype is {brief(self.dtype)}; it must be one of {', '.join(NAMES)}")
         if self.arithmetic not in (self.dtype, "float32"):
             raise ArgumentError(
-                f"arithmetic is {brief(self.arithmetic)}; for weights in {self.dtype} it must be {self.dtype} or float32"
+                f"arithmetic is {brief(self.arithmetic)} for weights in {self.dtype}; it must be the same, or float32"
             )
 
     def __str__(self) -> str:
