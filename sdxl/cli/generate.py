@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,7 +19,9 @@ from .batch import add_batch_flags, generate_batch
 from .options import add_flag, add_request_flags, given_model, given_request, open_pipeline, read_file
 
 if TYPE_CHECKING:
+    from ..pipeline.pipeline import Pipeline
     from ..pipeline.sources import Sources
+    from ..runtime.precision import Precision
 
 
 def add_generate(commands: Any) -> None:
@@ -54,7 +57,9 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> None:
     hashes: dict[str, str] = {}
+    precision = None
     if options.source:
+        precision = None if "dtype" in model else _recorded_precision(options.source)
         given, model, hashes = _replay(options.source, given, model)
     if "prompt" not in given:
         raise ArgumentError('there is nothing to generate; give --prompt "..." or --from picture.png')
@@ -69,7 +74,9 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     check_writable(outputs[-1])
     if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
         raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
-    pipe = open_pipeline(options, model)
+    pipe = open_pipeline(options, model, precision)
+    if precision is not None:
+        _compare_precision(precision, pipe)
     result = pipe(**(given | sources.arguments()), progress=not options.quiet)
     for path, image, parameters, seed in zip(outputs, result.images, result.parameters, result.seeds, strict=True):
         save_png(image, path, parameters)
@@ -123,6 +130,21 @@ def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]
                 f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
             )
     return model
+
+
+def _recorded_precision(source: Path) -> Precision | None:
+    from ..images.png import read_parameters
+    from ..runtime.precision import recorded_precision
+
+    return recorded_precision(read_parameters(source)["model"])
+
+
+def _compare_precision(precision: Precision, pipe: Pipeline) -> None:
+    """Say so where this machine would have chosen another precision than an image has."""
+    from ..runtime.placement import fastest
+
+    if (own := fastest(pipe.device)) != precision:
+        print(f"{precision}, as recorded; this machine would choose {own}", file=sys.stderr)
 
 
 def _compare(sources: Sources, hashes: dict[str, str]) -> None:
