@@ -32,8 +32,8 @@ def add_batch_flags(group: Any) -> None:
         type=read_file,
         metavar="FILE",
         help="a file of JSON lines, or - for the standard input: each line is an object with the arguments of images, "
-        "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command resumes a job that was "
-        "stopped; several processes may work on one job",
+        "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command "
+        "resumes a job that was stopped; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
@@ -76,7 +76,7 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     # a wrong flag is one error, not one for each line
     checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
     Request(**{"prompt": "", "seed": first_seed, **checked})
-    job = _read(options.batch, defaults, model, first_seed)
+    job = _read(options, defaults, model, first_seed)
     with open_folder(options.output_dir, job, first_seed) as folder:
         for line, error in job.faults.items():
             print(_report([line], options, error), file=sys.stderr)
@@ -92,17 +92,18 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     return 1 if failed else 0
 
 
-def _read(path: Path, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
+def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
     """The job in a file, or in the standard input."""
+    path, lora_dir = options.batch, getattr(options, "lora_dir", None)
     from ..jobs.job import identity, parse_job, read_job
 
     if str(path) != _STDIN:
-        return read_job(path, defaults, identity(model, first_seed))
+        return read_job(path, defaults, identity(model, first_seed), lora_dir)
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except (OSError, AttributeError, UnicodeDecodeError) as error:  # it has no buffer, or is None, where it is closed
         raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
-    return parse_job(text, Path(), defaults, identity(model, first_seed))
+    return parse_job(text, Path(), defaults, identity(model, first_seed), lora_dir)
 
 
 def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError) -> str:

@@ -18,6 +18,7 @@ from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
 from .claims import Range
+from .content import by_content, embedding_records, lora_records
 
 _DIGITS = 5  # of the number in a file's name, at least
 _LONGEST = 100  # letters of a name that is compared with those of arguments
@@ -47,7 +48,8 @@ class WorkItem:
     @property
     def settings(self) -> str:
         """Equal for items that can share a batch: all arguments except texts and seeds are the same."""
-        shared = {name: value for name, value in self.arguments.items() if name not in (*TEXTS, "seed")}
+        own = by_content(self.arguments)
+        shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
         absent = [self.arguments.get(name) is None for name in TEXTS]
         return json.dumps([shared, absent, self.line if self.alone else None], sort_keys=True)
 
@@ -111,7 +113,7 @@ class Job:
         if not batch.items or batch.files != tuple(files):
             return None
         # an older version recorded whole batches under the key of all their files, so there may be several items
-        return _hash([self.model, batch.files, batch.arguments])
+        return _hash([self.model, batch.files, by_content(batch.arguments)])
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -148,11 +150,17 @@ def _hash(data: Any) -> str:
 def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]:
     """The values beside the lines that decide what the images of a job are, of the given arguments of its model. How
     the model is kept in memory is none. A file that is known by its content belongs here by its hash, not its path.
+    Raises `SDXLError` for embeddings that are not found.
     """
-    return {"seed": first_seed, **{name: value for name, value in model.items() if name != "offload"}}
+    own: dict[str, Any] = {name: value for name, value in model.items() if name != "offload"}
+    if own.get("embeddings"):
+        own["embeddings"] = embedding_records(own["embeddings"], [])
+    return {"seed": first_seed, **own}
 
 
-def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any]) -> Job:
+def read_job(
+    path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], lora_dir: str | Path | None = None
+) -> Job:
     """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
     `ArgumentError` if the file cannot be read.
     """
@@ -160,13 +168,22 @@ def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any]) 
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
-    return parse_job(text, path.parent, defaults, model)
+    return parse_job(text, path.parent, defaults, model, lora_dir)
 
 
-def parse_job(text: str, root: Path, defaults: Mapping[str, Any], model: Mapping[str, Any]) -> Job:
+def parse_job(
+    text: str,
+    root: Path,
+    defaults: Mapping[str, Any],
+    model: Mapping[str, Any],
+    lora_dir: str | Path | None = None,
+) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
-    `model` is the `identity` of the model. Errors of lines go to `faults`.
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`. Errors of lines go to `faults`.
     """
+    folders = [] if lora_dir is None else [Path(lora_dir)]
+    if defaults.get("loras"):
+        defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -177,7 +194,7 @@ def parse_job(text: str, root: Path, defaults: Mapping[str, Any], model: Mapping
         if not line.strip():
             continue
         try:
-            new = list(_items(number, _arguments(line, defaults, root), f"{number:0{digits}}.png", first))
+            new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
                     raise ArgumentError(f"output is {file}, as in line {other}; give it another name")
@@ -186,10 +203,10 @@ def parse_job(text: str, root: Path, defaults: Mapping[str, Any], model: Mapping
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    return Job(_numbered(items), faults, _hash([text, dict(defaults), dict(model)]), _hash(dict(model)))
+    return Job(_numbered(items), faults, _hash([text, by_content(defaults), dict(model)]), _hash(dict(model)))
 
 
-def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -203,6 +220,8 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, 
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
+    if data.get("loras") is not None:
+        arguments["loras"] = lora_records(data["loras"], root, folders)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
