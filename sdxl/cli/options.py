@@ -21,6 +21,7 @@ from .idle import warn_of_idle_flags
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
+    from ..runtime.precision import Precision
 
 
 _GROUPS = {
@@ -212,10 +213,20 @@ def default_model() -> dict[str, Any]:
     return {"model": os.path.expanduser(name)} if name else {}
 
 
-def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipeline:
-    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image."""
+def open_pipeline(options: argparse.Namespace, given: dict[str, Any], precision: Precision | None = None) -> Pipeline:
+    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image, and so is `precision`."""
     from ..pipeline.pipeline import Pipeline
 
+    request = model_request(options, given)
+    warn_of_idle_flags(options, request.model)
+    pipe = Pipeline.from_request(request, precision=precision)
+    if options.compile:
+        pipe.compile()
+    return pipe
+
+
+def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRequest:
+    """What the flags ask for, with the recorded arguments `given`."""
     local: dict[str, Any] = {}
     if (most := getattr(options, "max_memory", None)) is not None:
         if not math.isfinite(most):
@@ -223,9 +234,4 @@ def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipelin
         local["max_memory"] = int(1e9 * most)
     if hasattr(options, "device"):
         local["device"] = options.device
-    request = ModelRequest(**{"offload": "auto", **given, **local})
-    warn_of_idle_flags(options, request.model)
-    pipe = Pipeline.from_request(request)
-    if options.compile:
-        pipe.compile()
-    return pipe
+    return ModelRequest(**{"offload": "auto", **given, **local})
