@@ -125,7 +125,7 @@ def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError)
 
 
 def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> tuple[set[int], bool]:
-    """Generate the pending images of a job and show the progress; the lines that failed, and whether all was printed."""
+    """Generate the pending images of a job, with progress; the lines that failed, and whether all could be printed."""
     from ..jobs.engine import work
 
     failed: set[int] = set()
