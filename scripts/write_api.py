@@ -127,7 +127,7 @@ def _folded(name: str, parameters: list[str], ending: str = "") -> str:
 
 
 def _parameters(parameters: list[inspect.Parameter]) -> Iterator[str]:
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    stars: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     has_star = False
     for each in parameters:
         has_star |= each.kind is inspect.Parameter.VAR_POSITIONAL
