@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
+from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import SOURCES, WITH_IMAGE, Request
+from .console import UNPRINTED, note, show
 from .options import open_pipeline, read_file
+from .progress import count, reporting
 
 if TYPE_CHECKING:
     from ..jobs.engine import Engine
     from ..jobs.job import Batch
     from ..jobs.journal import JobFolder
     from ..pipeline.pipeline import Pipeline
+
+
+JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
+"""The flags that need --batch."""
 
 
 def add_batch_flags(group: Any) -> None:
@@ -36,15 +42,13 @@ def add_batch_flags(group: Any) -> None:
     group.add_argument(
         "--batch-size",
         type=int,
-        default=1,
         metavar="N",
-        help="images with the same settings generated together (default: %(default)s)",
+        help="images with the same settings generated together (default: 1)",
     )
     group.add_argument(
         "--engine",
         choices=("local", "ray"),
-        default="local",
-        help="where to generate: in this process or on a Ray cluster",
+        help="where to generate: in this process or on a Ray cluster (default: local)",
     )
     group.add_argument(
         "--workers",
@@ -56,6 +60,8 @@ def add_batch_flags(group: Any) -> None:
 
 def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     """Run a job and print the result; the exit status is 1 if lines failed."""
+    options.batch_size = 1 if options.batch_size is None else options.batch_size
+    options.engine = options.engine or "local"
     if options.output_dir is None or options.output or options.source:
         raise ArgumentError("--batch FILE requires --output-dir DIR and excludes --output and --from; change the flags")
     if options.batch_size < 1:
@@ -73,37 +79,33 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     job = read_job(options.batch, defaults, _identity(first_seed, model), options.batch_size)
     folder = open_folder(options.output_dir, job, options.batch_size, first_seed)
     for line, error in job.faults.items():
-        print(f"line {line} of {options.batch}: {error}", file=sys.stderr)
+        note(f"line {line} of {options.batch}: {error}")
     batches, failed = job.batches(options.batch_size, folder.first_seed), set(job.faults)
     try:
         if folder.count_done(batches) < len(job.files):
             failed |= _work(options, model, batches, folder)
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes the job", file=sys.stderr)
+        note("interrupted; the same command resumes the job")
         return 130
-    note = f"; {len(failed)} lines failed" if failed else ""
-    print(f"{folder.count_done(batches)} of {len(job.files)} images are in {folder.folder}{note}")
-    return 1 if failed else 0
+    rest = f"; {len(failed)} lines failed" if failed else ""
+    done = show(f"{folder.count_done(batches)} of {len(job.files)} images are in {folder.folder}{rest}")
+    return 1 if failed else 0 if done else UNPRINTED
 
 
 def _work(options: argparse.Namespace, model: dict[str, Any], batches: Sequence[Batch], folder: JobFolder) -> set[int]:
     """Generate the pending images of a job and show the progress; return the lines that failed."""
-    from tqdm import tqdm
-
     from ..jobs.engine import work
 
     failed: set[int] = set()
-    total, engine = sum(len(batch.files) for batch in batches), _engine(options, model)
-    done = folder.count_done(batches)
-    with tqdm(total=total, initial=done, unit="image", disable=options.quiet) as bar:
-        for progress in work(batches, folder, engine):
-            bar.update(progress.done - done)
-            done = progress.done
+    total = sum(len(batch.files) for batch in batches)
+    with reporting(options.quiet, options.verbose, str(model.get("model", DEFAULT_MODEL)), counted="images"):
+        for progress in work(batches, folder, _engine(options, model)):
+            count("images", progress.done, total)
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
                 where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
-                tqdm.write(f"{where}: {progress.error}", file=sys.stderr)
+                note(f"{where}: {progress.error}")
     return failed
 
 
