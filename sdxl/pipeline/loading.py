@@ -65,33 +65,31 @@ class Loader:
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
+        caches = caches or [None] * len(self.checkpoints)
+        experts = [self._expert(number, offload, cache) for number, cache in enumerate(caches)]
+        load_vae = self._load(VAE_NAME, 0, offload)
+        return Model(tuple(experts), Lazy(cast("Callable[[], VAE]", load_vae)), offload)
+
+    def _placement(self, name: str, offload: str) -> Placement:
+        """Where the weights of a component lie."""
         at = Placement(self.device, self.dtype, self.dtype)
         if not self.trainable:
             at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
-        stream_text = offload in ("text", "block")
-        caches = caches or [None] * len(self.checkpoints)
-        experts = [
-            self._expert(number, checkpoint, at, stream_text, cache)
-            for number, (checkpoint, cache) in enumerate(zip(self.checkpoints, caches, strict=True))
-        ]
-        vae = self.checkpoints[0].components[VAE_NAME]
-        load_vae = self._load(vae, vae_placement(at), number=0)
-        return Model(tuple(experts), Lazy(cast("Callable[[], VAE]", load_vae)), offload)
-
-    def _expert(
-        self, number: int, checkpoint: Checkpoint, at: Placement, stream_text: bool, cache: TextCache | None
-    ) -> Expert:
-        components, info = checkpoint.components, checkpoint.info
+        if name == VAE_NAME:
+            return vae_placement(at)
         # a text encoder runs once for an image: to prepack it costs more than it saves
-        once = replace(at, packed=False, streamed=stream_text)
+        return at if name == UNET else replace(at, packed=False, streamed=offload in ("text", "block"))
+
+    def _expert(self, number: int, offload: str, cache: TextCache | None) -> Expert:
+        components, info = self.checkpoints[number].components, self.checkpoints[number].info
 
         def load_text() -> list[TextStage]:
             info.check_ids()
             names = [name for name in (TEXT, TEXT_2) if name in components]
-            encoders = [cast(TextEncoder, self._load(components[name], once, number)()) for name in names]
+            encoders = [cast(TextEncoder, self._load(name, number, offload)()) for name in names]
             return self.stages(number, encoders)
 
-        load_unet = self._load(components[UNET], at, number)
+        load_unet, at = self._load(UNET, number, offload), self._placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
     def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
@@ -105,7 +103,9 @@ class Loader:
             for name, encoder in zip(names, encoders, strict=True)
         ]
 
-    def _load(self, component: Component, at: Placement, number: int) -> Callable[[], nn.Module]:
+    def _load(self, name: str, number: int, offload: str) -> Callable[[], nn.Module]:
+        component = self.checkpoints[number].components[name]
+        at = self._placement(name, offload)
         return partial(load, component, at, self._own_changes(component, number), self.trainable)
 
     def _own_changes(self, component: Component, number: int) -> dict[str, Change]:
@@ -122,16 +122,11 @@ class Loader:
 
     def load_again(self, name: str, number: int, network: nn.Module, offload: str, weights: Collection[str]) -> None:
         """Bring the layers of a loaded network that have these weights to their places again."""
-        component = self.checkpoints[number].components[name]
-        at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
-        if name in (TEXT, TEXT_2):
-            at = replace(at, packed=False, streamed=offload in ("text", "block"))
-        elif name == VAE_NAME:
-            at = vae_placement(at)
-        prefix = f"{PREFIXES[number]}{name}."
+        component, prefix = self.checkpoints[number].components[name], f"{PREFIXES[number]}{name}."
         own = [each.removeprefix(prefix) for each in weights if each.startswith(prefix)]
         if own:
-            load_again(component, at, self._own_changes(component, number), network, own)
+            changes = self._own_changes(component, number)
+            load_again(component, self._placement(name, offload), changes, network, own)
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
