@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.embedding import Embedding, read_flag
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
@@ -93,6 +94,8 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return partial(_read_numbers, example=flag.example, type=flag.type)
     if flag.type is Path:
         return read_file
+    if flag.type is Embedding:
+        return read_flag
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 
@@ -234,4 +237,5 @@ def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRe
         local["max_memory"] = int(1e9 * most)
     if hasattr(options, "device"):
         local["device"] = options.device
+    local |= {name: getattr(options, name) for name in ("lora_dir", "embedding_dir") if hasattr(options, name)}
     return ModelRequest(**{"offload": "auto", **given, **local})

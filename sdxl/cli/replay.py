@@ -43,9 +43,9 @@ def replay(
 
 def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     model = {name: value for name, value in recorded.items() if name in RECORDED}
-    types = {each.name: each.metadata["option"].type for each in fields(ModelRequest)}
+    options = {each.name: each.metadata["option"] for each in fields(ModelRequest)}
     for name, value in model.items():
-        if type(value) is not types[name]:
+        if type(value) is not (list if options[name].repeated else options[name].type):
             raise ArgumentError(
                 f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
             )

@@ -203,7 +203,9 @@ def parse_job(
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    return Job(_numbered(items), faults, _hash([text, by_content(defaults), dict(model)]), _hash(dict(model)))
+    content = [by_content(item.arguments)["loras"] for item in items if item.arguments.get("loras")]
+    parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
+    return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
 def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
