@@ -17,7 +17,7 @@ from ..images.pixels import to_pil
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy
-from ..runtime.locks import Turns
+from ..runtime.locks import Turns, check_fork
 from ..runtime.memory import is_out_of_memory
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
@@ -283,6 +283,7 @@ class Pipeline:
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
+        check_fork()  # here too, since what opens an image computes with torch
         return make_plan(request, *(expert.info for expert in self.experts))
 
     @_with_request_arguments
