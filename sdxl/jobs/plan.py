@@ -32,7 +32,9 @@ class JobPlan:
 
     def __post_init__(self) -> None:
         if type(self.job) is not str or type(self.first_seed) is not int or self.first_seed < 0:
-            raise ArgumentError(f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}")
+            raise ArgumentError(
+                f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}; they must be a text and a whole number"
+            )
         if self.dtype is not None or self.arithmetic is not None:
             Precision(self.dtype or "", self.arithmetic or "")
 
@@ -59,6 +61,8 @@ def read_plan(path: Path) -> JobPlan:
                 "that wrote it, or choose another --output-dir"
             )
         return JobPlan(**data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror}); choose another --output-dir") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{path} is damaged ({brief(str(error))}); choose another --output-dir") from error
 

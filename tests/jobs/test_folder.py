@@ -274,6 +274,13 @@ def test_a_damaged_plan(text: str, sentence: str, tmp_path: Path) -> None:
     assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
 
 
+def test_a_plan_that_is_gone(tmp_path: Path) -> None:
+    with open_folder(tmp_path, job_of("a"), 7) as folder:
+        (tmp_path / "job/plan.json").unlink()
+        with pytest.raises(OutputError, match=r"plan\.json cannot be read \(No such file or directory\)"):
+            next(folder.claim(folder.batches(1)))
+
+
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     for plan in (JobPlan("a", 2), JobPlan("a", 2, "bfloat16", "float32")):
         write_plan(plan, tmp_path / "plan.json")
