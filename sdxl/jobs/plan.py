@@ -33,7 +33,7 @@ class JobPlan:
     def __post_init__(self) -> None:
         if type(self.job) is not str or type(self.first_seed) is not int or self.first_seed < 0:
             raise ArgumentError(
-                f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}; they must be a text and a whole number"
+                f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}; expected a text and a whole number"
             )
         if self.dtype is not None or self.arithmetic is not None:
             Precision(self.dtype or "", self.arithmetic or "")

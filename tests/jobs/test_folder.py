@@ -170,6 +170,8 @@ def test_a_batch_is_claimed_whole(tmp_path: Path) -> None:
         return next(folder.claim(folder.batches(2))), kept.append(folder)
 
     kept: list[object] = []
+    with open_folder(tmp_path / "alone", job, 7) as folder:
+        assert folder.claims.claim([0, 1, 3]) == [(0, 4)], "in one step"
     with another_process(claim_first), open_folder(tmp_path, job, 7) as folder:
         assert [batch.files for batch in folder.claim(folder.batches(2))] == [names(2, 4), names(5, 7), names(6, 8)]
 
