@@ -21,7 +21,6 @@ from .claims import Range
 from .content import by_content, embedding_records, lora_records
 
 _DIGITS = 5  # of the number in a file's name, at least
-_LONGEST = 100  # letters of a name that is compared with those of arguments
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,7 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequ
         raise ArgumentError(f"the line is not an object; it must be one like {_EXAMPLE}")
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
-        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0][:_LONGEST], known)}")
+        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0], known)}")
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")

@@ -61,6 +61,8 @@ def read_plan(path: Path) -> JobPlan:
                 "that wrote it, or choose another --output-dir"
             )
         return JobPlan(**data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror}); choose another --output-dir") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{path} is damaged ({brief(str(error))}); choose another --output-dir") from error
 
