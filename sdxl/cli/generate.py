@@ -98,6 +98,7 @@ def _replay(
     """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
     from ..images.png import read_parameters
     from ..pipeline.recorded_model import find_recorded
+    from ..pipeline.tags import untagged_loras
 
     recorded = read_parameters(source)
     known = {each.name for each in fields(Request)}
@@ -108,6 +109,8 @@ def _replay(
             raise ArgumentError(
                 f"{source} was made from {name}, which it does not contain; give it again with --{name}"
             )
+    if "prompt" in given and "loras" in request:
+        request["loras"] = untagged_loras(request)
     found = dict(find_recorded(recorded["model"], model))
     return request | given, _recorded_model(source, recorded["model"]) | found | model, hashes
 

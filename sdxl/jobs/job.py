@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.tags import requested_loras
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -41,10 +42,12 @@ class WorkItem:
 
     @property
     def key(self) -> str:
-        """Equal for items that can share a batch: all arguments except texts and seeds are the same."""
+        """Equal for items that can share a batch: all arguments except texts and seeds are the same, and the LoRAs that
+        their prompts ask for."""
         shared = {name: value for name, value in self.arguments.items() if name not in (*TEXTS, "seed")}
         absent = [self.arguments.get(name) is None for name in TEXTS]
-        return json.dumps([shared, absent, self.line if self.alone else None], sort_keys=True)
+        tags = [lora.record() for lora in requested_loras(self.arguments)]
+        return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..adapters.adapter import read_adapter, sidecar
 from ..adapters.changes import make_changes
 from ..adapters.embedding import Embedding
 from ..adapters.inversion import Inversion, read_bundled, read_inversion
-from ..adapters.lookup import adapter_files, find_by_hash, find_file
+from ..adapters.lookup import adapter_files, find_by_hash, find_file, find_named
 from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
 from ..adapters.report import AdapterReport, report_adapter
@@ -82,8 +82,24 @@ class Adapters:
         """
         return tuple(self._resolve(lora) for lora in loras)
 
+    def resolve_named(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
+        """The same for names in prompts, which only the folders are searched for. Raises `ArgumentError` too."""
+        if loras and not self._lora_folders:
+            raise ArgumentError(
+                f"the prompt asks for the LoRA {loras[0].file}, and no folder of LoRAs is given; give lora_dir"
+            )
+        paths = []
+        for lora in loras:
+            try:
+                paths.append(find_named(str(lora.file), self._lora_folders, "LoRA"))
+            except CheckpointError as error:
+                raise ArgumentError(f"{error}; the prompt asks for it") from error
+        return tuple(self._opened(lora, path) for lora, path in zip(loras, paths, strict=True))
+
     def _resolve(self, lora: LoRA) -> LoRA:
-        path = _find(lora.file, lora.hash, self._lora_folders, "LoRA")
+        return self._opened(lora, _find(lora.file, lora.hash, self._lora_folders, "LoRA"))
+
+    def _opened(self, lora: LoRA, path: Path) -> LoRA:
         hash = _checked_hash(path, lora.hash)
         beside = sidecar(path)
         if hash not in self._matches or self._matches[hash][0] != beside:

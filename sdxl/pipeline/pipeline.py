@@ -41,6 +41,7 @@ from .plan import Plan, make_plan
 from .request import TEXTS, Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
+from .tags import missing_loras
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -379,6 +380,8 @@ class Pipeline:
         for what does not fit.
         """
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
+        if named := missing_loras(replace(request, loras=loras)):
+            loras = (*loras, *self._open_adapters().resolve_named(named))
         plan = make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
         if self._adapters is None:
             return plan
