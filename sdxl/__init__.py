@@ -1,4 +1,5 @@
-"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `Request`, `inspect`, `convert`, `save_png`, the errors.
+"""Stable Diffusion XL, hand-written in PyTorch: `Pipeline`, `Request`, `inspect`, `convert`, `save_image`, the
+errors.
 
 Networks, samplers and the loader are public too, in `sdxl.models`, `sdxl.sampling`, `sdxl.weights` and the other
 packages. Names are imported when they are first used, so `import sdxl` and the command line's help need no torch.
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
     from .errors import DrawError as DrawError
+    from .errors import ForkError as ForkError
     from .errors import HubError as HubError
     from .errors import NonFiniteError as NonFiniteError
     from .errors import OutOfMemoryError as OutOfMemoryError
     from .errors import OutputError as OutputError
     from .errors import SDXLError as SDXLError
     from .errors import SDXLWarning as SDXLWarning
-    from .images.png import save_png as save_png
+    from .errors import UnsupportedError as UnsupportedError
+    from .images.record import read_parameters as read_parameters
+    from .images.record import save_image as save_image
+    from .images.record import save_png as save_png
     from .pipeline.model_request import ModelRequest as ModelRequest
     from .pipeline.pipeline import Pipeline as Pipeline
     from .pipeline.request import Request as Request
@@ -43,14 +48,16 @@ __getattr__, __dir__, __all__ = exports(
             "CheckpointError",
             "ConfigError",
             "DrawError",
+            "ForkError",
             "HubError",
             "NonFiniteError",
             "OutOfMemoryError",
             "OutputError",
             "SDXLError",
             "SDXLWarning",
+            "UnsupportedError",
         ),
-        "images.png": ("save_png",),
+        "images.record": ("read_parameters", "save_image", "save_png"),
         "pipeline.model_request": ("ModelRequest",),
         "pipeline.pipeline": ("Pipeline",),
         "pipeline.request": ("Request",),

@@ -16,6 +16,10 @@ class ArgumentError(SDXLError, ValueError):
     """An argument of the caller is out of range, of the wrong type, or contradicts another one."""
 
 
+class UnsupportedError(SDXLError, AttributeError):
+    """Something that pipelines of diffusers have or do and this one does not: a method, an attribute, a copy."""
+
+
 class CheckpointError(SDXLError):
     """A file or folder cannot be read as the model that was asked for."""
 
@@ -42,6 +46,10 @@ class OutOfMemoryError(SDXLError, MemoryError):
 
 class DrawError(SDXLError, RuntimeError):
     """An image of a job could not be generated, for a reason that this package does not know."""
+
+
+class ForkError(SDXLError, RuntimeError):
+    """A forked process cannot compute: what torch needs did not survive the fork."""
 
 
 class SDXLWarning(UserWarning):

@@ -166,3 +166,33 @@ def test_offloading_changes_nothing(pipe: sdxl.Pipeline, offload: Any) -> None:
     first, second = (each("a red circle on a blue background", **settings).images for each in (pipe, other))
     assert isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
     assert (first - second).abs().max() < 0.02
+
+
+def test_a_pipeline_moves_there_and_back(reference: sdxl.Pipeline, error: Any) -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    there = draw(pipe.to("cuda"), "a red circle", steps=4)
+    assert pipe.unet.conv_in.weight.device.type == "cuda"
+    assert error(there, draw(reference, "a red circle", steps=4)) < BOUNDS["float32"]
+    assert torch.equal(draw(pipe.to("cpu"), "a red circle", steps=4), draw(reference, "a red circle", steps=4))
+
+
+def test_a_generator_of_the_gpu() -> None:
+    """It draws there, and no seed stands for it."""
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda")
+    images = [
+        pipe("a red circle", generator=torch.Generator("cuda").manual_seed(3), steps=4, output="latent", progress=False)
+        for _ in range(2)
+    ]
+    assert torch.equal(images[0].images, images[1].images)
+    assert images[0].seeds == [None]
+    start = torch.randn((1, 4, 16, 16), generator=torch.Generator("cuda").manual_seed(3), device="cuda")
+    given = pipe("a red circle", latents=start, steps=4, output="latent", progress=False)
+    assert torch.equal(given.images, images[0].images)
+
+
+def test_a_trainable_model_has_gradients_there() -> None:
+    pipe = sdxl.Pipeline.from_pretrained("miniature", trainable=True, device="cpu").to("cuda")
+    text = pipe.encode_prompt("a red circle")
+    x, t = torch.randn(1, 4, 16, 16, device="cuda"), torch.tensor([500.0], device="cuda")
+    pipe.unet(x, t, text.context.cuda(), text.vector.cuda()).square().mean().backward()
+    assert all(each.grad is not None and each.grad.is_cuda for each in pipe.unet.parameters())

@@ -56,6 +56,12 @@ def read_embeddings(values: Any) -> tuple[Embedding, ...]:
     return tuple(map(_read, values))
 
 
+def read_flag(text: str) -> Embedding:
+    """An embedding from [WORD=]FILE, as on the command line; a file of that name is taken as it is."""
+    word, equals, file = text.partition("=")
+    return Embedding(file, word) if equals and not Path(text).is_file() else Embedding(text)
+
+
 def _read(value: Any) -> Embedding:
     if isinstance(value, Embedding):
         return value

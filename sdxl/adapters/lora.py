@@ -67,7 +67,9 @@ def read_lora(value: Any) -> LoRA:
 
 
 def read_loras(values: Any) -> tuple[LoRA, ...]:
-    """A list of LoRAs. Raises `ArgumentError`."""
-    if isinstance(values, (str, Path, LoRA, Mapping)) or not isinstance(values, Sequence):
+    """A list of LoRAs, or one. Raises `ArgumentError`."""
+    if isinstance(values, (str, Path, LoRA, Mapping)):
+        return (read_lora(values),)
+    if not isinstance(values, Sequence):
         raise ArgumentError(f"loras is {brief(values)}; expected a list such as ['style.safetensors']")
     return tuple(map(read_lora, values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,7 +19,9 @@ from .batch import add_batch_flags, generate_batch
 from .options import add_flag, add_request_flags, given_model, given_request, open_pipeline, read_file
 
 if TYPE_CHECKING:
+    from ..pipeline.pipeline import Pipeline
     from ..pipeline.sources import Sources
+    from ..runtime.precision import Precision
 
 
 def add_generate(commands: Any) -> None:
@@ -54,7 +57,9 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> None:
     hashes: dict[str, str] = {}
+    precision = None
     if options.source:
+        precision = None if "dtype" in model else _recorded_precision(options.source)
         given, model, hashes = _replay(options.source, given, model)
     if "prompt" not in given:
         raise ArgumentError('there is nothing to generate; give --prompt "..." or --from picture.png')
@@ -69,7 +74,9 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     check_writable(outputs[-1])
     if taken := {path.resolve() for path in outputs} & {path.resolve() for path in files}:
         raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
-    pipe = open_pipeline(options, model)
+    pipe = open_pipeline(options, model, precision)
+    if precision is not None:
+        _compare_precision(precision, pipe)
     result = pipe(**(given | sources.arguments()), progress=not options.quiet)
     for path, image, parameters, seed in zip(outputs, result.images, result.parameters, result.seeds, strict=True):
         save_png(image, path, parameters)
@@ -97,12 +104,15 @@ def _replay(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
     from ..images.png import read_parameters
+    from ..pipeline.defaults import recorded_request
     from ..pipeline.recorded_model import find_recorded
+    from ..pipeline.replay import check_replay
     from ..pipeline.tags import untagged_loras
 
     recorded = read_parameters(source)
+    check_replay(recorded, source, {*given, *model})
     known = {each.name for each in fields(Request)}
-    request = {name: value for name, value in recorded["request"].items() if name in known}
+    request = {name: value for name, value in recorded_request(recorded).items() if name in known}
     hashes = {name: str(value) for name in SOURCES if (value := request.pop(name, None)) is not None}
     for name in hashes:
         if name not in given:
@@ -124,6 +134,21 @@ def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]
                 f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
             )
     return model
+
+
+def _recorded_precision(source: Path) -> Precision | None:
+    from ..images.png import read_parameters
+    from ..runtime.precision import recorded_precision
+
+    return recorded_precision(read_parameters(source)["model"])
+
+
+def _compare_precision(precision: Precision, pipe: Pipeline) -> None:
+    """Say so where this machine would have chosen another precision than an image has."""
+    from ..runtime.placement import fastest
+
+    if (own := fastest(pipe.device)) != precision:
+        print(f"{precision}, as recorded; this machine would choose {own}", file=sys.stderr)
 
 
 def _compare(sources: Sources, hashes: dict[str, str]) -> None:

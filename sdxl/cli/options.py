@@ -19,6 +19,7 @@ from ..pipeline.request import Request
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
+    from ..runtime.precision import Precision
 
 
 def add_request_flags(group: Any) -> None:
@@ -109,18 +110,24 @@ def given_model(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in RECORDED if hasattr(options, name)}
 
 
-def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipeline:
-    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image."""
+def open_pipeline(options: argparse.Namespace, given: dict[str, Any], precision: Precision | None = None) -> Pipeline:
+    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image, and so is `precision`."""
     from ..pipeline.pipeline import Pipeline
 
+    pipe = Pipeline.from_request(model_request(options, given), precision=precision)
+    if options.compile:
+        pipe.compile()
+    return pipe
+
+
+def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRequest:
+    """What the flags ask for, with the recorded arguments `given`."""
     local: dict[str, Any] = {}
     if (most := getattr(options, "max_memory", None)) is not None:
         if not math.isfinite(most):
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
         local["max_memory"] = int(1e9 * most)
-    if hasattr(options, "device"):
-        local["device"] = options.device
-    pipe = Pipeline.from_request(ModelRequest(**{"offload": "auto", **given, **local}))
-    if options.compile:
-        pipe.compile()
-    return pipe
+    local |= {
+        name: getattr(options, name) for name in ("device", "lora_dir", "embedding_dir") if hasattr(options, name)
+    }
+    return ModelRequest(**{"offload": "auto", **given, **local})

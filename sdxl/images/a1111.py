@@ -52,7 +52,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     if embeddings:
         facts["TI hashes"] = ", ".join(f"{each['word']}: {each['hash'][:12]}" for each in embeddings)
     facts["Version"] = parameters["version"]
-    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items()))
+    lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
 
 

@@ -82,3 +82,8 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """The files of `count` images; several get numbers."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(count)]

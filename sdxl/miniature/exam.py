@@ -63,7 +63,7 @@ def paint(pipeline: Pipeline, scenes: Sequence[Scene], batch: int = 25, **argume
     images: list[Pixels] = []
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
-        own = {k: v[start : start + batch] if isinstance(v, list) else v for k, v in settings.items()}
+        own: dict[str, Any] = {k: v[start : start + batch] if isinstance(v, list) else v for k, v in settings.items()}
         result = pipeline([caption(scene) for scene in some], seed=start, output="tensor", progress=False, **own)
         assert isinstance(result.images, Tensor)
         images += list(result.images.permute(0, 2, 3, 1).cpu().numpy())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import UnsupportedError
 from .config import VAEConfig
 from .layers import Attention, Conv2d, ResBlock, Upsample
 
@@ -123,8 +125,19 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
+_OF_DIFFUSERS = ("enable_tiling", "disable_tiling", "enable_slicing", "disable_slicing")
+
+
 class VAE(nn.Module):
     """The whole autoencoder, between images and *scaled* latents, those that the UNet works on."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_DIFFUSERS:
+            raise UnsupportedError(
+                f"the VAE has no {name}; a pipeline decodes images one at a time, and in strips by itself where memory "
+                "is short"
+            )
+        return super().__getattr__(name)
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

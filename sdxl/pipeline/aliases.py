@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from .diffusers_names import CALL, LOAD
+
 _OURS = {
     "cfg": "guidance_scale",
     "cfg_scale": "guidance_scale",
     "clip_stop_at_last_layers": "clip_skip",
-    "crops_coords_top_left": "crop_top_left",
     "denoise": "strength",
     "denoising_end": "refine_at",
     "denoising_start": "refine_at",
@@ -17,17 +18,12 @@ _OURS = {
     "generator": "seed",
     "init_image": "image",
     "mask_blur": "feather",
-    "mask_image": "mask",
     "negative": "negative_prompt",
-    "num_images_per_prompt": "num_images",
-    "num_inference_steps": "steps",
-    "output_type": "output",
-    "padding_mask_crop": "mask_padding",
     "refiner_switch_at": "refine_at",
     "sampler_name": "sampler",
     "scheduler": "sampler",
-    "torch_dtype": "dtype",
-}
+} | {name: foreign.ours for table in (CALL, LOAD) for name, foreign in table.items() if foreign.ours}
+_LIKENESS = 0.75  # below that a guess leads astray more often than not
 
 
 def guess(name: str, known: Iterable[str]) -> str | None:
@@ -35,11 +31,17 @@ def guess(name: str, known: Iterable[str]) -> str | None:
     known = list(known)
     if (ours := _OURS.get(name)) in known:
         return ours
-    return next(iter(get_close_matches(name, known, n=1)), None)
+    if name in CALL or name in LOAD:
+        return None
+    return next(iter(get_close_matches(name, known, n=1, cutoff=_LIKENESS)), None)
 
 
 def advice(name: str, known: Iterable[str]) -> str:
-    """What an unknown argument is called here, if that can be guessed; else which ones there are."""
+    """What an unknown argument is called here, if that can be guessed, or does not exist here; else which ones there
+    are.
+    """
     known = sorted(known)
-    ours = guess(name, known)
-    return f"perhaps {ours} is meant" if ours else f"there are {', '.join(known)}"
+    if ours := guess(name, known):
+        return f"perhaps {ours} is meant"
+    sentence = CALL[name].sentence if name in CALL else ""
+    return sentence or f"there are {', '.join(known)}"

@@ -14,7 +14,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Encoding:
     """The text of B images, float32: `contexts` (L, D) for the cross-attention, one for each image; `pooled` (B, P),
-    and `vector` (B, V), the pooled text with the embedded sizes behind it. `is_zero`: both texts are zeros.
+    and `vector` (B, V), the pooled text with the embedded sizes behind it. `is_zero`: contexts and pooled text are
+    zeros.
     """
 
     contexts: tuple[Tensor, ...]
@@ -44,8 +45,8 @@ def of_one_length(contexts: Sequence[Tensor]) -> list[Tensor]:
 @dataclass(frozen=True)
 class EncodedPrompt:
     """The result of `Pipeline.encode_prompt`: `context` (B, L, D), `pooled` (B, P) and `vector` (B, V), as in
-    `Encoding`, of the prompt and of the negative prompt. Contexts of several lengths are repeated as a
-    whole to a common one.
+    `Encoding`, of the prompt and of the negative prompt. Contexts of several lengths are repeated as a whole to a
+    common one.
     """
 
     context: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 
 import torch
@@ -14,18 +14,24 @@ from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Step
 from ..sampling.samplers import SAMPLERS
 from .finite import check_finite
+from .generators import seeded
 from .latents import Latents
 from .model import Model
+from .noise import Noise
 from .plan import Plan
 from .result import PipelineStep
-from .start import Noise, Start, make_start
+from .start import Start, make_start
 
 
 @torch.no_grad()
-def run(plan: Plan, model: Model, latents: Latents) -> Iterator[PipelineStep]:
-    """The steps of a plan. One expert after the other takes x down its part of the sigmas."""
-    channels = model.info.config.vae.latent_channels
-    noise = Noise(plan.seeds, (channels, *plan.latent_size), model.placement.device)
+def run(
+    plan: Plan, model: Model, latents: Latents, generators: Sequence[torch.Generator] | None = None
+) -> Generator[PipelineStep, None, None]:
+    """The steps of a plan. One expert after the other takes x down its part of the sigmas. The noise comes from the
+    plan's seeds, or from generators in place of them.
+    """
+    shape = model.info.config.vae.latent_channels, *plan.latent_size
+    noise = Noise(generators or seeded(plan.seeds), len(plan.seeds), shape, model.placement.device)
     start = make_start(plan, latents, noise)
     x, index = start.x, 0
     if not plan.steps:  # strength 0: the image as it is

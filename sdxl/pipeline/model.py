@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from ..models.vae import VAE
 from ..runtime.cuda_graph import Graphs, compile_blocks
 from ..runtime.lazy import Lazy
 from ..runtime.memory import trim
-from ..runtime.placement import Placement
+from ..runtime.placement import Placement, vae_placement
 from ..weights.info import ModelInfo
 from .expert import Expert
 
@@ -76,6 +79,20 @@ class Model:
     def free_all(self) -> None:
         """Release all components."""
         self.free(*(part for expert in self.experts for part in (expert.unet, expert.text)), self.vae)
+
+    def moved(self, device: torch.device, dtype: torch.dtype) -> Model:
+        """The same with its networks, which are in memory, on a device and in a dtype. Raises `ArgumentError` for
+        prepacked ones.
+        """
+        at = Placement(device, dtype, dtype)
+        networks: list[tuple[nn.Module, torch.dtype]] = [(self.vae(), vae_placement(at).dtype)]
+        for expert in self.experts:
+            networks += [(expert.unet(), dtype), *((stage.encoder, dtype) for stage in expert.text())]
+        for network, _ in networks:
+            list(network.parameters())  # raises before any is moved
+        for network, its_dtype in networks:
+            network.to(device, its_dtype)
+        return replace(self, experts=tuple(replace(expert, placement=at) for expert in self.experts))
 
     def compiled(self) -> Model:
         """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""

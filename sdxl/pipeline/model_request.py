@@ -61,6 +61,9 @@ class ModelRequest:
         choices=OFFLOADS,
     )
     int8: bool = option("8-bit transformer blocks on a CPU: faster, an approximation", False, type=bool)
+    trainable: bool = option(
+        "plain layers that own their weights, through which gradients flow", False, type=bool, flag=None, recorded=False
+    )
     max_memory: float | None = option(
         "let auto stay within so many GB", type=float, metavar="GB", recorded=False
     )  # in bytes here
@@ -70,7 +73,7 @@ class ModelRequest:
         """What a PNG records of it, beside dtype and arithmetic: the names, with the `variant` that was read."""
         names = {name: getattr(self, name) for name in ("model", "refiner", "unet", "vae", "revision")}
         recorded = {name: str(value) for name, value in (names | {"variant": variant}).items() if value}
-        return recorded | ({"int8": True} if self.int8 else {})
+        return recorded | {name: True for name in ("int8", "trainable") if getattr(self, name)}
 
 
 RECORDED = tuple(each.name for each in fields(ModelRequest) if each.metadata["option"].recorded)

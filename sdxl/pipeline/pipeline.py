@@ -2,65 +2,51 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedError
 from ..images.image import check_latents, check_pixels
-from ..images.pixels import to_pil
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy
-from ..runtime.memory import is_out_of_memory
+from ..runtime.locks import Turns
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
+from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
 from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
-from .aliases import advice
+from .arguments import call_arguments, load_arguments, with_request_arguments
+from .call import Call, Callback
 from .encoding import EncodedPrompt
 from .expert import Expert
+from .generators import read_generators
 from .latents import Latents
 from .loading import Changes, choose, open_loader
-from .loop import run
-from .metadata import describe
+from .members import DiffusersNames
 from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
+from .overview import overview
 from .plan import Plan, make_plan
 from .request import TEXTS, Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
+from .saving import save
 from .tags import missing_loras
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _with_request_arguments(method: Method) -> Method:
-    """Show `Request`'s fields in help() and notebooks where a method takes them as **arguments."""
-    shown = inspect.signature(method)
-    own = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    taken = {each.name for each in own}
-    more = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-        for each in fields(Request)
-        if each.name not in taken
-    ]
-    method.__signature__ = shown.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    return method
+from .target import read_target
 
 
-class Pipeline:
+class Pipeline(DiffusersNames):
     """A model in memory. Call it with a prompt; `steps` is the generator underneath.
 
     Calls share nothing: the same arguments give the same image. Threads may share a pipeline: they take turns.
@@ -80,12 +66,12 @@ class Pipeline:
         self._adapters = adapters
         self._loras: tuple[LoRA, ...] = ()
         self._embeddings: tuple[ActiveEmbedding, ...] = ()
-        self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
+        self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        model: str | Path | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         refiner: str | Path | None = None,
@@ -100,6 +86,8 @@ class Pipeline:
         lora_dir: str | Path | None = None,
         embeddings: Sequence[Any] | Mapping[str, Any] = (),
         embedding_dir: str | Path | None = None,
+        trainable: bool = False,
+        **diffusers_names: Any,
     ) -> Pipeline:
         """Load a model.
 
@@ -117,12 +105,16 @@ class Pipeline:
         their turn comes and releases them after it; "block" fetches every layer's weights when they are needed, which
         takes least memory and most time; "auto" chooses one that fits into the free memory, or into `max_memory` bytes.
         `int8` computes the transformer blocks of the UNet in 8 bits, on CPUs that are fast in them: an approximation.
+        With `trainable` all layers are plain ones, whose weights can be read, changed and trained: gradients flow. It
+        keeps them in memory, in float32 if no `dtype` is given.
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
         `lora_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
-        known by their names. Raises `SDXLError`.
+        known by their names. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
+        `SDXLError`.
         """
-        request = ModelRequest(
+        arguments = load_arguments(
+            diffusers_names,
             model=model,
             refiner=refiner,
             unet=unet,
@@ -138,13 +130,16 @@ class Pipeline:
             lora_dir=lora_dir,
             embeddings=embeddings,
             embedding_dir=embedding_dir,
+            trainable=trainable,
         )
-        return cls.from_request(request)
+        return cls.from_request(ModelRequest(**arguments))
 
     @classmethod
-    def from_request(cls, request: ModelRequest) -> Pipeline:
-        """Load the model that a request names. Raises `SDXLError`."""
-        loader, variant = open_loader(request)
+    def from_request(cls, request: ModelRequest, precision: Precision | None = None) -> Pipeline:
+        """Load the model that a request names; with a `precision`, such as a recorded one, in that, fast or not. Raises
+        `SDXLError`.
+        """
+        loader, variant = open_loader(request, precision)
         folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
         adapters = Adapters(loader.checkpoints, *folders)
         loras = adapters.resolve(read_loras(request.loras))
@@ -152,9 +147,10 @@ class Pipeline:
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        residency.retry(lambda model: model.load())
         pipe = cls(residency, request.record(variant), loader.hashes, adapters)
         pipe._loras, pipe._embeddings = loras, embeddings
+        with pipe._lock:
+            residency.retry(lambda model: model.load())
         return pipe
 
     @classmethod
@@ -164,6 +160,33 @@ class Pipeline:
         placement = Placement(weight.device, weight.dtype, weight.dtype)
         expert = Expert(info, Lazy(lambda: unet), Lazy(lambda: list(text)), placement)
         return cls(Residency(Model((expert,), Lazy(lambda: vae))))
+
+    def __repr__(self) -> str:
+        return overview(type(self).__name__, self.residency, self.source)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise UnsupportedError(
+            "a pipeline cannot be pickled or copied; send its ModelRequest and load it there with "
+            "Pipeline.from_request. Calls share nothing, so one pipeline is enough for all threads"
+        )
+
+    def to(self, *target: Any, device: Any = None, dtype: Any = None) -> Pipeline:
+        """Move the model to a device, a dtype, or both, as in `pipe.to("cuda", torch.float16)`; gives itself. It is
+        loaded again from its files. Networks in memory (`from_networks`, `trainable`) are moved themselves. Raises
+        `ArgumentError`.
+        """
+        place = read_target(target, device, dtype)
+        with self._lock:
+            self.residency.move(*place)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a diffusers folder, or as a single file if `path` ends in .safetensors: the present
+        weights of networks in memory (`from_networks`, `trainable`), else those of the files, with `change_weights`.
+        Raises `OutputError`.
+        """
+        with self._lock:
+            save(self.residency, Path(path).expanduser())
 
     def compile(self) -> None:
         """Make every image after the first of its size faster on CUDA: compiled blocks, replayed as a CUDA graph.
@@ -297,83 +320,60 @@ class Pipeline:
         """The dtype of the UNet's weights."""
         return self.residency.model.placement.dtype
 
-    @_with_request_arguments
+    @with_request_arguments
     def __call__(
-        self, prompt: str | Sequence[str], *, output: Output = "pil", progress: bool = True, **arguments: Any
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        output: Output | None = None,
+        progress: bool = True,
+        callback: Callback | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **arguments: Any,
     ) -> Result:
         """Generate images. The arguments are `Request`'s fields: negative_prompt, width, height, steps, seed, ...
 
         Text to image, with `image` image to image, with `mask` or `outpaint` too inpainting. `prompt` may be a list and
         `seed` too, one per image; there are prompts x `num_images` images, in the order of the prompts. `output` is
-        "pil", "tensor" (float32, 0..1) or "latent" (float32, as the UNet sees them). Raises `ArgumentError` before any
-        work is done, and `NonFiniteError` rather than giving a black image.
+        "pil" (the default), "tensor" (float32, 0..1) or "latent" (float32, as the UNet sees them).
+
+        `callback` gets every step, as `steps` gives them. If it returns True, the call ends with the step's guess of
+        the images. Where memory runs out and less of the model is kept, the steps begin again. `generator`, in place of
+        `seed`, is a list of one torch generator for each image, or a single one that draws the whole batch at once.
+        diffusers' names of equal meaning, such as `num_inference_steps`, are taken with a warning.
+
+        Raises `ArgumentError` before any work is done, and `NonFiniteError` rather than giving a black image.
         """
-        plan = self.plan(_request(prompt, arguments))
-        _check_output(plan, output)
-        with self._lock:
-            self._adapt(read_loras(plan.request.loras or ()))
-            self.residency.fit(plan)
-            return self.residency.retry(lambda model: self._generate(model, plan, output, progress))
+        given = call_arguments(arguments, output=output)
+        output = given.pop("output", "pil")
+        return self._call(prompt, given, generator).result(output, progress, callback)
 
-    def _generate(self, model: Model, plan: Plan, output: Output, progress: bool) -> Result:
-        from tqdm import tqdm
-
-        latents = Latents(model, self.residency.room)
-        final = torch.empty(0)
-        with tqdm(total=plan.steps, disable=not progress, unit="step") as bar:
-            for step in run(plan, model, latents):
-                final = step.latents
-                bar.update(step.total > 0)
-        return self._finish(model, plan, final, output)
-
-    def _finish(self, model: Model, plan: Plan, latents: Tensor, output: Output) -> Result:
-        source = self.source | self.hashes.record()
-        parameters, seeds = describe(plan, source, model.placement), list(plan.seeds)
-        if output == "latent":
-            return Result(latents, seeds, parameters)
-        images = Latents(model, self.residency.room).finish(plan, latents)
-        if output == "tensor":
-            return Result(torch.stack(images), seeds, parameters)
-        return Result([to_pil(image[None])[0] for image in images], seeds, parameters)
-
-    @_with_request_arguments
-    def steps(self, prompt: str | Sequence[str], **arguments: Any) -> Iterator[PipelineStep]:
+    @with_request_arguments
+    def steps(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **arguments: Any,
+    ) -> Iterator[PipelineStep]:
         """The generator under a call, with the same arguments. Each step has a `preview()` and a `result()`: that of
         the last one is the call's; `decode` turns any step's latents into pixels.
         """
-        plan = self.plan(_request(prompt, arguments))
-        with self._lock:
+        return self._call(prompt, call_arguments(arguments), generator).steps()
+
+    def _call(self, prompt: Any, arguments: dict[str, Any], generator: Any) -> Call:
+        request = Request(prompt, **arguments)
+        generators = None if generator is None else read_generators(generator, request.count)
+        if generators is not None:
+            if request.seed is not None:
+                raise ArgumentError("generator and seed are both given; give one of them")
+            request = replace(request, seed=generators.seeds)
+        plan = self.plan(request)
+
+        def prepare() -> None:
             self._adapt(read_loras(plan.request.loras or ()))
-            self.residency.fit(plan)
-        model = self.residency.model
-        return self._locked(plan, run(plan, model, Latents(model, self.residency.room)))
 
-    def _locked(self, plan: Plan, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
-        """The same steps with their results, none at the same time as another thread's; `OutOfMemoryError` for all of
-        torch's words for it.
-        """
-
-        def finish(latents: Tensor, output: Output) -> Result:
-            _check_output(plan, output)
-            with self._lock:
-                return self.residency.retry(lambda model: self._finish(model, plan, latents, output))
-
-        revision = self.residency.revision
-        while True:
-            try:
-                with self._lock:
-                    if self.residency.revision != revision:
-                        raise ArgumentError(
-                            "LoRAs or change_weights have changed the weights since these steps began; begin again"
-                        )
-                    step = next(steps, None)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise self.residency.shortage(error) from error
-            if step is None:
-                return
-            yield replace(step, finish=finish, vae=self.info.config.vae)
+        return Call(plan, self.residency, lambda: self.source | self.hashes.record(), prepare, self._lock, generators)
 
     def plan(self, request: Request) -> Plan:
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
@@ -389,15 +389,18 @@ class Pipeline:
         used = tuple(self._adapters.used(self._embeddings, own) for own in zip(*texts, strict=True))
         return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
 
-    @_with_request_arguments
-    def encode_prompt(self, prompt: str | Sequence[str], *, refiner: bool = False, **arguments: Any) -> EncodedPrompt:
+    @with_request_arguments
+    def encode_prompt(
+        self, prompt: str | Sequence[str] | None = None, *, refiner: bool = False, **arguments: Any
+    ) -> EncodedPrompt:
         """The UNet's input from text and sizes, float32: `context` (B, L, D), `pooled` (B, P), `vector` (B, V), and the
         same of the negative prompt. The arguments are those of a call; `refiner` asks for the refiner's. Raises
         `ArgumentError`.
         """
         if refiner and len(self.experts) == 1:
             raise ArgumentError("refiner is True but no refiner is loaded; load one with refiner=")
-        plan = self.plan(_request(prompt, arguments))
+        given: dict[str, Any] = {"prompt": prompt, **call_arguments(arguments)}
+        plan = self.plan(Request(**given))
 
         def encode(model: Model) -> EncodedPrompt:
             expert = model.experts[int(refiner)]
@@ -438,18 +441,3 @@ class Pipeline:
         check_latents(latents, "latents", self.info.config.vae.latent_channels)
         with self._lock:
             return self.residency.retry(lambda model: Latents(model, self.residency.room).decode(latents))
-
-
-def _check_output(plan: Plan, output: Output) -> None:
-    if output not in get_args(Output):
-        raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
-    if output == "tensor" and len(sizes := {canvas.result_size for canvas in plan.canvases}) > 1:
-        raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
-
-
-def _request(prompt: str | Sequence[str], arguments: dict[str, Any]) -> Request:
-    known = {each.name for each in fields(Request)}
-    if unknown := [name for name in arguments if name not in known]:
-        hint = advice(unknown[0], known | {"output", "progress"})
-        raise ArgumentError(f"{unknown[0]} is not an argument; {hint}")
-    return Request(prompt, **arguments)

@@ -27,6 +27,7 @@ from ..sampling.schedule import Schedule, make_schedule
 from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
+from .idle import warn_of_idle_arguments
 from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
@@ -79,6 +80,11 @@ class Plan:
         return [(expert, part) for expert, part in parts if len(part) > 1]
 
     @property
+    def source_count(self) -> int:
+        """How many canvases differ."""
+        return len({*map(id, self.canvases)})
+
+    @property
     def from_noise(self) -> bool:
         """Whether inpainting starts from noise alone."""
         return self.request.repaints and self.request.strength == 1
@@ -110,6 +116,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     _warn_of_size(request, sources, info.config, size)
     _warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
+    warn_of_idle_arguments(request, info, refiner)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(

@@ -38,6 +38,11 @@ def reading_of(request: Request) -> Reading:
     return Reading(syntax, request.long_prompt == "truncate", request.emphasis or EMPHASIS[syntax])
 
 
+def is_composed(request: Request) -> bool:
+    """Whether a prompt has parts (AND), whose weights act on the negative prompt too, also without guidance."""
+    return len(_parts(request)) > 1
+
+
 def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float]) -> Branches:
     """The branches of a request whose steps are at `sigmas`."""
     steps = max(len(sigmas) - 1, 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..images.image import Picture
 
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
-_MOST_SEED = 2**63 - 1
+MOST_SEED = 2**63 - 1
 T = TypeVar("T")
 Size = tuple[int, int]
 Borders = tuple[int, int, int, int]
@@ -216,12 +216,12 @@ class Request:
             return None
         several = isinstance(self.seed, Sequence)
         seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else [self.seed]
-        if isinstance(seeds, str) or not all(_is_whole(seed, 0, _MOST_SEED) for seed in seeds):
+        if isinstance(seeds, str) or not all(_is_whole(seed, 0, MOST_SEED) for seed in seeds):
             raise ArgumentError(
                 f"seed is {brief(self.seed)}; it must be a whole number from 0 to 2^63 - 1, or a list of them; leave "
                 "it out for a random one"
             )
-        if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > _MOST_SEED:
+        if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > MOST_SEED:
             raise ArgumentError(
                 f"seed is {self.seed}, and the seeds of the next images are the next numbers; they must be at most "
                 "2^63 - 1, give a lower one"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
+
 from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used
 from ..runtime.offload import next_smaller
@@ -128,6 +130,30 @@ class Residency:
             )
         self.use(self.loader.with_changes(changes))
 
+    def move(self, device: torch.device | None, dtype: torch.dtype | None) -> None:
+        """Bring the model to a device or a dtype, or both: from its files, but networks in memory themselves. Raises
+        `ArgumentError` and `OutOfMemoryError`.
+        """
+        at = self.model.placement
+        device, dtype = device or at.device, dtype or at.dtype
+        if (device, dtype) == (at.device, at.dtype):
+            return
+        if self.loader is not None and not self.loader.trainable:
+            offload, loader = self.model.offload, replace(self.loader, device=device, dtype=dtype)
+            if device != at.device:
+                offload = loader.choose_offload("auto" if self.may_shrink else offload, self.max_memory)
+            self.revision += 1
+            self._exchange(offload, loader)
+            for expert in self.model.experts:
+                if expert.cache is not None:
+                    expert.cache.clear()
+            self.retry(lambda model: model.load())
+            return
+        self.revision += 1
+        self.model = self.model.moved(device, dtype)
+        if self.loader is not None:
+            self.loader = replace(self.loader, device=device, dtype=dtype)
+
     def use(self, loader: Loader) -> None:
         """Go on with a loader of the same checkpoints that changes other weights: the layers that it changes otherwise
         are loaded again, of the components that are loaded.
@@ -137,6 +163,8 @@ class Residency:
         names = {*old.changes, *old.adapted, *loader.changes, *loader.adapted}
         weights = {name for name in names if old.change(name) != loader.change(name)}
         has_other_words = old.embeddings is not loader.embeddings
+        if weights and old.trainable:
+            raise ArgumentError("a trainable model is not read from its files again; change its weights in place")
         self.loader = loader
         if not weights and not has_other_words:
             return
@@ -180,13 +208,14 @@ class Residency:
         self._exchange(offload)
         self.model.load()
 
-    def _exchange(self, offload: str, keep: bool = False) -> None:
+    def _exchange(self, offload: str, loader: Loader | None = None, keep: bool = False) -> None:
         """Free the present model, unless its networks go on in the new one, which is not loaded yet."""
-        assert self.loader is not None
-        old = self.model
+        loader, old = loader or self.loader, self.model
+        assert loader is not None
+        new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        self.model = self.loader.model(offload, [expert.cache for expert in old.experts])
+        self.loader, self.model = loader, new
         if old.graphs is not None and offload != "block":
             self.compile()
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
+from ..images.a1111 import parameters_text
+from ..images.output import image_format, numbered
 from ..images.pixels import to_pil
+from ..images.record import save_image
 from ..models.config import VAEConfig
+from .notebook import html, png, strip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,19 +24,68 @@ if TYPE_CHECKING:
 Output = Literal["pil", "tensor", "latent"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """`images` as asked for: PIL images, a tensor (B, 3, H, W) in 0..1, or latents (B, 4, H/8, W/8).
 
-    `seeds[i]` and `parameters[i]` belong to image i: all that is needed to make it again.
+    `seeds[i]` and `parameters[i]` belong to image i: all that is needed to make it again. The seed of an image from a
+    `generator` that no seed stands for is None. `result[i]`, `len(result)` and a loop give the images. A notebook shows
+    them.
     """
 
     images: list[Image] | Tensor
-    seeds: list[int]
+    seeds: list[int | None]
     parameters: list[dict[str, Any]]
 
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the images with their parameters, as PNG, JPEG or WebP by the suffix of `path`; several get numbers, as
+        in x-1.png. Gives the files. Raises `OutputError`, and `ArgumentError` for latents.
+        """
+        images = self._as_pil()
+        if images is None:
+            raise ArgumentError("output is 'latent', and latents are no images; expected output='pil' or 'tensor'")
+        image_format(Path(path))  # an error before anything is written
+        paths = numbered(Path(path), len(images))
+        for image, file, parameters in zip(images, paths, self.parameters, strict=True):
+            save_image(image, file, parameters)
+        return paths
 
-def _no_pipeline(latents: Tensor, output: Output) -> Result:
+    def _as_pil(self) -> list[Image] | None:
+        """The images as PIL images; None for latents."""
+        if isinstance(self.images, list):
+            return self.images
+        return to_pil(self.images) if self.images.shape[1] == 3 else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.images)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.images[number]
+
+    def __repr__(self) -> str:
+        if isinstance(self.images, list):
+            what = ", ".join(sorted({f"{image.width} x {image.height}" for image in self.images}))
+        else:
+            what = f"tensor of {list(self.images.shape)}"
+        return f"Result({len(self)} image{'s' * (len(self) > 1)}, {what}, seeds {self.seeds})"
+
+    def _repr_html_(self) -> str | None:
+        """The images, for a notebook."""
+        images = self._as_pil()
+        return None if images is None else html(images, [f"seed {seed}" for seed in self.seeds])
+
+
+def with_text(images: list[Image], parameters: list[dict[str, Any]]) -> list[Image]:
+    """The images, in whose `info["parameters"]` AUTOMATIC1111's text is, as if they came from a file."""
+    for image, each in zip(images, parameters, strict=True):
+        image.info["parameters"] = parameters_text(each, image.size)
+    return images
+
+
+def _no_pipeline(step: PipelineStep, output: Output) -> Result:
     raise ArgumentError("this step belongs to no pipeline, so it has no result; take it from Pipeline.steps")
 
 
@@ -40,15 +94,15 @@ class PipelineStep:
     """The state after step `index` of `total`: `latents` at noise level `sigma`, and the guess of the clean ones.
 
     Both are (B, 4, H/8, W/8), float32; after the last step `latents` are the finished ones. The next steps start from
-    `latents`, so a change of them in place changes what follows.
+    `latents`, so a change of them in place changes what follows. A notebook shows the preview.
     """
 
     index: int
     total: int
     sigma: float
-    latents: Tensor
-    denoised: Tensor
-    finish: Callable[[Tensor, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
+    latents: Tensor = field(repr=False)
+    denoised: Tensor = field(repr=False)
+    finish: Callable[[PipelineStep, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
     vae: VAEConfig | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -60,7 +114,7 @@ class PipelineStep:
         """The images of this step, decoded, with the parts that a mask keeps pasted back: after the last step the
         call's result, before it the present guess.
         """
-        return self.finish(self.latents if self.is_last else self.denoised, output)
+        return self.finish(self, output)
 
     def preview(self) -> list[Image]:
         """The present guess as PIL images of the size of the latents, one product of matrices each, without the VAE.
@@ -73,3 +127,8 @@ class PipelineStep:
         matrix, bias = torch.tensor(colours[:-1]), torch.tensor(colours[-1])
         pixels = torch.einsum("bchw,cr->brhw", z, matrix) + bias[:, None, None]
         return to_pil((pixels / 2 + 0.5).clamp(0, 1))
+
+    def _repr_png_(self) -> bytes | None:
+        """The previews side by side, for a notebook."""
+        images = self.preview()
+        return png(strip(images)) if images else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,27 +10,9 @@ from torch import Tensor
 from ..images.pixels import to_tensor
 from ..sampling.inpaint import InpaintRegion
 from .latents import Latents
+from .noise import Noise
 from .plan import Plan
 from .request import spread
-
-
-class Noise:
-    """Standard normal tensors, each image's from a CPU float32 generator of its own: an image depends neither on the
-    others of its batch nor on the device.
-    """
-
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], device: torch.device) -> None:
-        self.shape, self.device = shape, device
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def draw(self) -> Tensor:
-        """The next tensor (B, C, h, w)."""
-        draws = [torch.randn((1, *self.shape), generator=g, dtype=torch.float32) for g in self._generators]
-        return torch.cat(draws).to(self.device)
-
-    def __call__(self, sigma: float, to: float) -> Tensor:
-        """The noise of a step from `sigma` to `to`: the next tensor."""
-        return self.draw()
 
 
 @dataclass(frozen=True)
@@ -67,12 +48,12 @@ def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
         return Start(x)
     mask, channels = _mask(plan, latents, noise.device), None
     if is_inpainting:
-        masked = latents.encode([canvas.masked_image for canvas in plan.canvases], noise.draw())
+        masked = latents.encode([canvas.masked_image for canvas in plan.canvases], noise.draw(plan.source_count))
         channels = torch.cat([(mask >= 0.5).float(), masked], dim=1)
         if len(latents.model.experts) == 1:
             return Start(x, channels=channels)
     elif plan.canvases:
-        noise.draw()  # drawn for a 4-channel model too, which does not use it
+        noise.draw(plan.source_count)  # drawn for a 4-channel model too, which does not use it
     z = _source(plan, latents, noise) if z is None else z  # not for the 9 channels, but for the refiner's 4
     region = InpaintRegion(z, first, mask, plan.sigmas, plan.from_noise)
     return Start(x if is_inpainting else region.start(plan.schedule.start_scale), region, channels)
@@ -82,7 +63,7 @@ def _source(plan: Plan, latents: Latents, noise: Noise) -> Tensor:
     """The latents of each image's source."""
     given = plan.sources.image_latents
     if given is None:
-        return latents.encode([canvas.pixels for canvas in plan.canvases], noise.draw())
+        return latents.encode([canvas.pixels for canvas in plan.canvases], noise.draw(plan.source_count))
     return given.to(noise.device, torch.float32).repeat_interleave(len(plan.seeds) // len(given), dim=0)
 
 

@@ -20,10 +20,16 @@ def tagged_loras(request: Request) -> tuple[LoRA, ...]:
     """The LoRAs that the prompts of a request ask for, by name and without hashes; those of `prompt_2` behind those of
     `prompt`. Raises `ArgumentError` if the prompts ask for different ones.
     """
-    if request.prompt_syntax != "a1111":
+    return requested_loras({name: getattr(request, name) for name in ("prompt_syntax", *_TEXTS)})
+
+
+def requested_loras(arguments: Mapping[str, Any]) -> tuple[LoRA, ...]:
+    """The same from the arguments of a request."""
+    if arguments.get("prompt_syntax") != "a1111":
         return ()
-    texts = [request.texts(name) or [""] * len(request.prompts) for name in _TEXTS]
-    rows = [_of_texts(own) for own in zip(*texts, strict=True)]
+    texts = [_listed(arguments.get(name)) for name in _TEXTS]
+    count = max(map(len, texts))
+    rows = [_of_texts(own) for own in zip(*(each * (count // len(each)) for each in texts), strict=True)]
     if other := [row for row in rows if row != rows[0]]:
         raise ArgumentError(
             f"the prompts ask for different LoRAs, {_names(rows[0])} and {_names(other[0])}, and images of one call "
@@ -32,16 +38,13 @@ def tagged_loras(request: Request) -> tuple[LoRA, ...]:
     return rows[0]
 
 
+def _listed(text: str | Sequence[str] | None) -> list[str]:
+    return [text or ""] if text is None or isinstance(text, str) else list(text)
+
+
 def missing_loras(request: Request) -> tuple[LoRA, ...]:
     """Those of the tags that are not among the request's LoRAs already, as they are in the record of an image."""
     return _difference(tagged_loras(request), read_loras(request.loras or ()))
-
-
-def requested_loras(arguments: Mapping[str, Any]) -> tuple[LoRA, ...]:
-    """Those that the single prompt of a request asks for, from its arguments."""
-    if arguments.get("prompt_syntax") != "a1111":
-        return ()
-    return _of_texts([str(arguments.get(name) or "") for name in _TEXTS])
 
 
 def untagged_loras(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,13 +140,21 @@ def test_errors(pipe: sdxl.Pipeline, draw: Draw, tiny_pipe: sdxl.Pipeline, folde
         tiny_pipe("<lora:ink:1>", prompt_syntax="a1111")
 
 
-def test_images_of_different_tags_share_no_batch_of_a_job(tmp_path: Path) -> None:
-    prompts = ["a", "b <lora:ink:1>", "c", "d <lora:ink:1>", "e <lora:ink:0.5>"]
-    lines = [json.dumps({"prompt": prompt, "prompt_syntax": "a1111"}) for prompt in prompts]
+def test_images_of_different_tags_share_no_batch_of_a_job(pipe: sdxl.Pipeline, folder: Path, tmp_path: Path) -> None:
+    """A LoRA belongs to its image by its content: another file under the name would be another image."""
+    prompts = ["a", "b <lora:ink:1>", "c", "d <lora:ink:1>", "e <lora:ink:0.5>", "f <lora:none:1>"]
+    lines = [json.dumps({"prompt": prompt, "prompt_syntax": "a1111", "steps": 1}) for prompt in prompts]
     (tmp_path / "job.jsonl").write_text("\n".join(lines))
-    batches = read_job(tmp_path / "job.jsonl", {}, {}, 8).batches(8, 0)
+    job = read_job(tmp_path / "job.jsonl", {}, {}, folder)
+    assert list(job.faults) == [6]
+    assert "the LoRA none does not exist" in str(job.faults[6])
+    batches = job.batches(8, 0)
     assert [batch.arguments["prompt"] for batch in batches] == [["a", "c"], [prompts[1], prompts[3]], prompts[4]]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for batch in batches:
-            tagged_loras(sdxl.Request(**batch.arguments))
+    assert [[each["weight"] for each in batch.arguments.get("loras", [])] for batch in batches] == [[], [1], [0.5]]
+    for batch in batches:
+        result = pipe(**batch.arguments, progress=False)
+        assert len(result.parameters[0]["request"]["loras"] or []) == len(batch.arguments.get("loras", []))
+    (folder / "styles/ink.safetensors").write_bytes((folder / "x.safetensors").read_bytes())
+    again = read_job(tmp_path / "job.jsonl", {}, {}, folder)
+    same = [job.key([file], 0) == again.key([file], 0) for file in job.files]
+    assert same == [True, False, True, False, False]

@@ -44,9 +44,10 @@ def test_alone_and_in_a_batch(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
 
 
 def test_noise_is_the_same_alone_and_in_a_batch() -> None:
-    from sdxl.pipeline.start import Noise
+    from sdxl.pipeline.generators import seeded
+    from sdxl.pipeline.noise import Noise
 
-    batch, alone = (Noise(seeds, (4, 8, 8), torch.device("cpu")) for seeds in ([3, 7], [7]))
+    batch, alone = (Noise(seeded(each), len(each), (4, 8, 8), torch.device("cpu")) for each in ([3, 7], [7]))
     for _ in range(3):
         assert torch.equal(batch.draw()[1:], alone.draw())
 
@@ -169,7 +170,6 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"latents": torch.zeros(2, 4, 8, 8)}, "latents have shape [2, 4, 8, 8]; they must be [1, 4, 8, 8]"),
         ({"width": 80000, "height": 80000}, "80000 x 80000 is more than"),
         ({"stepz": 3}, "stepz is not an argument; perhaps steps is meant"),
-        ({"num_inference_steps": 3}, "num_inference_steps is not an argument; perhaps steps is meant"),
         ({"negative_prompt": np.zeros((4, 4))}, "it must be a text or a list of texts"),
         ({"sampler": np.zeros((4, 4))}, "it must be one of ddim, dpmpp_2m"),
         ({"qqq": 3}, "qqq is not an argument; there are aesthetic_score, clip_skip, "),
@@ -307,3 +307,43 @@ def test_loading_copies_nothing_where_the_dtype_matches(tiny_folder: Path) -> No
     read = dict(part.tensors())
     model = load_network(part, Placement(torch.device("cpu"), torch.float32, torch.float32))
     assert all(model.state_dict()[name].data_ptr() == value.data_ptr() for name, value in read.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "sentence"),
+    [
+        (
+            "base",
+            {"negative_prompt": "dog", "guidance_scale": 1},
+            "negative_prompt has no effect: guidance_scale 1 turns",
+        ),
+        (
+            "base",
+            {"guidance_rescale": 0.7, "guidance_scale": 0.5},
+            "guidance_rescale has no effect: guidance_scale 0.5",
+        ),
+        ("base", {"guidance_interval": (0.3, 5), "guidance_scale": 1}, "guidance_interval has no effect"),
+        ("base", {"negative_target_size": (8, 8), "guidance_scale": 1}, "negative_target_size has no effect"),
+        ("base", {"aesthetic_score": 7.0}, "aesthetic_score has no effect: no refiner is loaded"),
+        (
+            "refiner",
+            {"prompt_2": "dog", "image": Image.new("RGB", (64, 64))},
+            "prompt_2 has no effect: a refiner has one",
+        ),
+        ("base", {"negative_prompt": "", "guidance_scale": 1}, None),
+        ("base", {"negative_prompt": "dog", "aesthetic_score": 6.0}, None),
+        ("refiner", {"aesthetic_score": 7.0, "image": Image.new("RGB", (64, 64))}, None),
+    ],
+)
+def test_what_has_no_effect_is_said(
+    model: str, arguments: dict[str, Any], sentence: str | None, tiny_folder: Path, refiner_folder: Path
+) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(
+        tiny_folder if model == "base" else refiner_folder, device="cpu", offload="stage"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SDXLWarning)
+        pipe.plan(sdxl.Request("cat", **arguments))
+    said = [str(each.message) for each in caught if each.category is SDXLWarning]
+    assert len(said) == (sentence is not None)
+    assert all(sentence is not None and sentence in each for each in said)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 from torch import Tensor
 
 import sdxl
@@ -137,14 +138,13 @@ def test_in_a_job(offload: Any, tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
     pipe.prepare_for_many()
-    job = read_job(file, {}, {}, 4)
-    for progress in work(job.batches(4, 5), open_folder(tmp_path / "out", job, 4, 5), local(pipe)):
-        assert progress.error is None
+    job = read_job(file, {}, {})
+    with open_folder(tmp_path / "out", job, 5) as folder:
+        for progress in work(folder.batches(4), folder, local(pipe)):
+            assert progress.error is None
     for n, line in enumerate(lines):
         alone = tiny_pipe(**line, seed=5 + n, progress=False).images[0]
         assert not isinstance(alone, Tensor)
-        from PIL import Image, ImageChops
-
         with Image.open(tmp_path / f"out/{n + 1:05}.png") as written:
             assert max(high for _, high in ImageChops.difference(written, alone).getextrema()) <= 1
 
@@ -216,8 +216,11 @@ def test_and_with_the_refiner(tiny_folder: Path, refiner_folder: Path, error: An
     assert error(latents(pipe, "a [cat:dog:1.0]", **arguments), latents(pipe, "a cat", **arguments)) < 1e-5
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_guidance_of_one_composes_too(guidance: float, tiny_pipe: sdxl.Pipeline, error: Any) -> None:
-    arguments = A1111 | {"seed": 2, "negative_prompt": "red", "guidance_scale": guidance}
+def test_parts_without_guidance(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
+    """They are composed too; where their weights do not add up to 1, with the negative prompt."""
+    arguments = A1111 | {"seed": 2, "guidance_scale": 1.0}
     one = latents(tiny_pipe, "a cat :0.5 AND a cat :0.5", **arguments)
     assert error(one, latents(tiny_pipe, "a cat", **arguments)) < 1e-4
+    three = latents(tiny_pipe, "a cat :1.5 AND a cat :1.5", negative_prompt="red", **arguments)
+    guided = arguments | {"guidance_scale": 3.0, "negative_prompt": "red"}
+    assert error(three, latents(tiny_pipe, "a cat", **guided)) < 1e-4

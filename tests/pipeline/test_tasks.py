@@ -323,10 +323,8 @@ def test_every_task_passes_through_the_one_loop(
     tiny_folder: Path, refiner_folder: Path, inpainting_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []
-    loop = sdxl.pipeline.pipeline.run
-    monkeypatch.setattr(
-        "sdxl.pipeline.pipeline.run", lambda plan, *more: calls.append(plan.stages()) or loop(plan, *more)
-    )
+    loop = sdxl.pipeline.call.run
+    monkeypatch.setattr("sdxl.pipeline.call.run", lambda plan, *more: calls.append(plan.stages()) or loop(plan, *more))
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     alone = sdxl.Pipeline.from_pretrained(refiner_folder, dtype="float32", device="cpu")
     source = {"image": picture(), "mask": box_mask((8, 8, 40, 40))}

@@ -54,7 +54,7 @@ def test_packed_layers_refuse_gradients() -> None:
     ):
         quick = packed(layer, torch.float32)
         assert quick is not None
-        with pytest.raises(ArgumentError, match="no gradients pass; load the model with offload block"):
+        with pytest.raises(ArgumentError, match="no gradients pass; load the model with trainable=True"):
             quick(torch.ones(shape, requires_grad=True))
         assert not quick(torch.ones(shape)).requires_grad
         with torch.no_grad():

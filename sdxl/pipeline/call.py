@@ -1,0 +1,140 @@
+"""One call of a pipeline: its plan is carried out, and its steps become images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import torch
+
+from ..errors import ArgumentError
+from ..images.pixels import to_pil
+from ..runtime.memory import is_out_of_memory
+from .generators import Generators
+from .latents import Latents
+from .loop import run
+from .metadata import describe
+from .model import Model
+from .plan import Plan
+from .replay import with_notes
+from .residency import Residency
+from .result import Output, PipelineStep, Result, with_text
+
+Callback = Callable[[PipelineStep], object]
+"""Gets each step; True stops the call."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """`plan` is what to generate on the model in `residency`; `source` says how that was loaded, and `prepare` has its
+    weights changed as the plan asks for. `generators` draw the
+    noise in place of the plan's seeds. The thread that holds the `lock` may use the
+    model.
+    """
+
+    plan: Plan
+    residency: Residency
+    source: Callable[[], Mapping[str, Any]]
+    prepare: Callable[[], None]
+    lock: AbstractContextManager[Any]
+    generators: Generators | None = None
+
+    def result(self, output: Output, progress: bool, callback: Callback | None) -> Result:
+        """All steps, and the images. Raises `ArgumentError` before any work is done, and what the callback raises."""
+        self._check_output(output)
+        with self.lock:
+            self.prepare()
+            self.residency.fit(self.plan)
+            outcome = self.residency.retry(lambda model: self._generate(model, output, progress, callback))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def steps(self) -> Iterator[PipelineStep]:
+        """The steps with their results, none at the same time as another thread's; `OutOfMemoryError` for all of
+        torch's words for it.
+        """
+        with self.lock:
+            self.prepare()
+            self.residency.fit(self.plan)
+        return self._locked(self._run(self.residency.model))
+
+    def _locked(self, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
+        revision = self.residency.revision
+        while True:
+            try:
+                with self.lock:
+                    if self.residency.revision != revision:
+                        raise ArgumentError(
+                            "LoRAs, change_weights or to have changed the weights since these steps began; begin again"
+                        )
+                    step = next(steps, None)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise self.residency.shortage(error) from error
+            if step is None:
+                return
+            yield self._with_result(step)
+
+    def _run(self, model: Model) -> Generator[PipelineStep, None, None]:
+        generators = None if self.generators is None else self.generators.each
+        return run(self.plan, model, Latents(model, self.residency.room), generators)
+
+    def _generate(self, model: Model, output: Output, progress: bool, callback: Callback | None) -> Result | Exception:
+        """The result; or an exception of the callback, which is no reason to try again with less in memory."""
+        from tqdm.auto import tqdm
+
+        if self.generators is not None:
+            self.generators.rewind()
+        steps = self._run(model)
+        with closing(steps), tqdm(total=self.plan.steps, disable=not progress, unit="step") as bar:
+            for step in steps:
+                bar.update(step.total > 0)
+                try:
+                    if callback is not None and _stops(callback(self._with_result(step))):
+                        break
+                except Exception as error:
+                    return error
+        return self._finish(model, step, output)
+
+    def _with_result(self, step: PipelineStep) -> PipelineStep:
+        return replace(step, finish=self._result, vae=self.residency.model.info.config.vae)
+
+    def _result(self, step: PipelineStep, output: Output) -> Result:
+        """The result of a step, whenever the caller asks for it."""
+        self._check_output(output)
+        with self.lock:
+            return self.residency.retry(lambda model: self._finish(model, step, output))
+
+    def _finish(self, model: Model, step: PipelineStep, output: Output) -> Result:
+        """The images of a step: the finished ones, or the guess of the clean ones."""
+        plan, given = self.plan, self.generators
+        latents, stopped = (step.latents, None) if step.is_last else (step.denoised, step.index + 1)
+        reason = None if given is None else given.reason
+        parameters = with_notes(describe(plan, self.source(), model.placement), stopped, reason)
+        seeds = [None if reason else seed for seed in plan.seeds]
+        if output == "latent":
+            return Result(latents, seeds, parameters)
+        images = Latents(model, self.residency.room).finish(plan, latents)
+        if output == "tensor":
+            return Result(torch.stack(images), seeds, parameters)
+        return Result(with_text([to_pil(image[None])[0] for image in images], parameters), seeds, parameters)
+
+    def _check_output(self, output: Output) -> None:
+        if output not in get_args(Output):
+            raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
+        if output == "tensor" and len(sizes := {canvas.result_size for canvas in self.plan.canvases}) > 1:
+            raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
+
+
+def _stops(answer: object) -> bool:
+    """Whether a callback asks to stop."""
+    if isinstance(answer, dict):
+        raise ArgumentError(
+            "callback gave a dict, as diffusers' callbacks do; expected True to stop, else nothing. Try a change in "
+            "place, such as step.latents.add_(...)"
+        )
+    return answer is True

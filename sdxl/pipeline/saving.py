@@ -1,0 +1,35 @@
+"""Writes the model of a pipeline to disk."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import SDXLWarning
+from ..weights.keymap import UNET, VAE
+from ..weights.save import save_folder, save_single
+from .model import Model
+from .residency import Residency
+
+
+def save(residency: Residency, path: Path) -> None:
+    """Write the model as a folder, or as a single file if `path` ends in .safetensors. Raises `OutputError`."""
+    model = residency.model
+    if len(model.experts) > 1:
+        warnings.warn("the refiner is not saved; load it alone and save that too", SDXLWarning, stacklevel=3)
+    loader = residency.loader
+    state = _present(model) if loader is None or loader.trainable else loader.state()
+    write = save_single if path.suffix == ".safetensors" else save_folder
+    write(path, model.info, state)
+
+
+def _present(model: Model) -> dict[str, dict[str, Tensor]]:
+    """The weights of networks in memory, by component. Raises `ArgumentError` for prepacked ones."""
+    expert = model.experts[0]
+    encoders = dict(zip(expert.info.encoders, (stage.encoder for stage in expert.text()), strict=True))
+    networks = {UNET: expert.unet(), VAE: model.vae(), **encoders}
+    return {
+        name: {key: value.detach().cpu() for key, value in each.state_dict().items()} for name, each in networks.items()
+    }

@@ -1,0 +1,251 @@
+"""The model of a pipeline: shown, moved, trained, saved."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sdxl
+from sdxl.errors import ArgumentError, OutputError, SDXLWarning, UnsupportedError
+
+LATENT: dict[str, Any] = {"steps": 2, "seed": 1, "progress": False, "output": "latent"}
+CPU: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
+
+
+def latents(pipe: sdxl.Pipeline, **arguments: Any) -> torch.Tensor:
+    images = pipe("a red cat", **(LATENT | arguments)).images
+    assert isinstance(images, torch.Tensor)
+    return images
+
+
+# ---- repr ------------------------------------------------------------------------------------------------------------
+
+
+def test_repr_shows_the_model(tiny_folder: Path, refiner_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, offload="stage", **CPU)
+    lines = dict(line.strip().split(": ", 1) for line in repr(pipe).splitlines()[1:-1])
+    assert lines["model"] == f"{tiny_folder} and {refiner_folder}"
+    assert lines["kind"] == "base and refiner"
+    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 3.0M, vae 0.4M, refiner.")
+    assert (lines["dtype"], lines["device"], lines["offload"]) == ("float32", "cpu", "stage")
+    assert lines["memory"].startswith("at most ")
+    mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
+    assert "networks in memory" in repr(mine)
+
+
+# ---- to --------------------------------------------------------------------------------------------------------------
+
+
+def test_to_another_dtype_and_back(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    expected = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="bfloat16", device="cpu")
+    assert pipe.to("cpu", torch.bfloat16) is pipe
+    assert pipe.dtype is torch.bfloat16
+    assert torch.equal(latents(pipe), latents(expected))
+    assert pipe.to(torch.float32).dtype is torch.float32
+    assert torch.equal(latents(pipe), latents(tiny_pipe))
+
+
+def test_to_where_it_is_loads_nothing(tiny_pipe: sdxl.Pipeline) -> None:
+    unet = tiny_pipe.unet
+    for pipe in (tiny_pipe.to("cpu"), tiny_pipe.to(torch.float32), tiny_pipe.to(device="cpu", dtype="float32")):
+        assert pipe.unet is unet
+
+
+def test_to_keeps_the_changes(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    pipe.change_weights({"unet.conv_out.bias": lambda weight: weight + 1})
+    changed = latents(pipe)
+    assert torch.equal(latents(pipe.to("bfloat16").to("float32")), changed)
+
+
+def test_to_forgets_the_texts_of_the_old_dtype(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    pipe.prepare_for_many()
+    latents(pipe)
+    plain = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="bfloat16", device="cpu")
+    assert torch.equal(latents(pipe.to("bfloat16")), latents(plain))
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ((), "there is no target"),
+        ((3,), "the target is 3; expected a device"),
+        (("cuda:99",), "device 'cuda:99' cannot be used"),
+        (("cpu", "cuda"), "device is given twice"),
+        ((torch.int8,), "dtype is torch.int8; it must be one of"),
+    ],
+)
+def test_where_it_cannot_go(target: tuple[Any, ...], sentence: str, tiny_pipe: sdxl.Pipeline) -> None:
+    unet = tiny_pipe.unet
+    with pytest.raises(ArgumentError, match=sentence):
+        tiny_pipe.to(*target)
+    assert tiny_pipe.unet is unet
+
+
+def test_steps_end_where_the_model_is_moved(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    steps = pipe.steps("cat", steps=3, seed=1)
+    next(steps)
+    pipe.to("bfloat16")
+    with pytest.raises(ArgumentError, match="to have changed the weights since these steps began"):
+        next(steps)
+
+
+def test_networks_in_memory_are_moved_themselves(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
+    unet = mine.unet
+    assert mine.to("float16").unet is unet
+    assert unet.conv_in.weight.dtype is torch.float16
+    assert mine.vae.quant_conv.weight.dtype is torch.float32, "in float16 the VAE would overflow"
+    assert mine.dtype is torch.float16
+    assert latents(mine).isfinite().all()
+    packed = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    theirs = sdxl.Pipeline.from_networks(packed.info, packed.unet, packed.vae, packed.text)
+    with pytest.raises(ArgumentError, match="prepacked"):
+        theirs.to("bfloat16")
+    assert theirs.dtype is torch.float32
+
+
+# ---- trainable -------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_flow_through_every_network(tiny_folder: Path, tiny_pipe: sdxl.Pipeline, error: Any) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    assert error(latents(pipe), latents(tiny_pipe)) < 1e-5
+    text = pipe.encode_prompt("cat")
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([500.0])
+    pipe.unet(x, t, text.context, text.vector).square().mean().backward()
+    pipe.vae.decode(x).square().mean().backward()
+    context, pooled = pipe.text[1].encode(["cat"], 0)
+    assert pooled is not None
+    (context.square().mean() + pooled.square().mean()).backward()
+    for network in (pipe.unet, pipe.vae.decoder, pipe.text[1].encoder):
+        parameters = dict(network.named_parameters())
+        assert all(each.requires_grad for each in parameters.values())
+        without = [name for name, each in parameters.items() if each.grad is None]
+        assert not [name for name in without if not name.startswith("layers.3.")], without
+    names = {row.ours for row in pipe.residency.loader.checkpoints[0].components["unet"].rows}  # type: ignore[union-attr]
+    assert {name for name, _ in pipe.unet.named_parameters()} == names
+
+
+def test_training_changes_the_images_and_no_file(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, device="cpu")
+    assert pipe.dtype is torch.float32, "the default where nothing is asked for"
+    optimizer = torch.optim.SGD(pipe.unet.parameters(), lr=0.1)
+    text = pipe.encode_prompt("cat")
+    pipe.unet(torch.randn(1, 4, 8, 8), torch.tensor([500.0]), text.context, text.vector).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(latents(pipe), latents(tiny_pipe))
+    again = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    assert torch.equal(latents(again), latents(tiny_pipe))
+
+
+def test_a_copy_of_a_trainable_network_is_its_own(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    average = copy.deepcopy(pipe.unet)
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.zero_()
+    assert average.conv_in.weight.any()
+    assert pickle.loads(pickle.dumps(average)).conv_in.weight.equal(average.conv_in.weight)
+
+
+def test_the_parameters_of_a_repacked_network_are_an_error(tiny_pipe: sdxl.Pipeline) -> None:
+    for use in (
+        lambda: list(tiny_pipe.unet.parameters()),
+        lambda: dict(tiny_pipe.vae.named_parameters()),
+        lambda: tiny_pipe.unet.requires_grad_(True),
+        lambda: tiny_pipe.unet.zero_grad(),
+        lambda: pickle.dumps(tiny_pipe.unet),
+        lambda: copy.deepcopy(tiny_pipe.unet),
+        lambda: tiny_pipe.unet.state_dict(),
+    ):
+        with pytest.raises(ArgumentError, match="load the model with trainable=True"):
+            use()
+
+
+def test_a_trainable_model_stays_in_memory_and_is_not_read_again(tiny_folder: Path) -> None:
+    for options in ({"offload": "stage"}, {"offload": "auto"}, {"int8": True}):
+        with pytest.raises(ArgumentError, match="trainable is True with offload"):
+            sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU, **options)
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    with pytest.raises(ArgumentError, match="change its weights in place"):
+        pipe.change_weights({"unet.conv_out.bias": lambda weight: weight + 1})
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(1)
+    changed = pipe.unet.conv_out.bias.clone()
+    assert pipe.to("bfloat16").to("float32").unet.conv_out.bias.allclose(changed, atol=1e-2), "it keeps its weights"
+
+
+# ---- save ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["folder", "file.safetensors"])
+def test_a_saved_model_gives_the_same_images(name: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    tiny_pipe.save(tmp_path / name)
+    again = sdxl.Pipeline.from_pretrained(tmp_path / name, **CPU)
+    assert torch.equal(latents(again), latents(tiny_pipe))
+    with pytest.raises(OutputError, match="exists"):
+        tiny_pipe.save(tmp_path / name)
+
+
+def test_changes_and_replaced_components_are_saved(tiny_folder: Path, tmp_path: Path) -> None:
+    import tiny
+
+    tiny.unet(seed=8).save_pretrained(tmp_path / "unet")
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, unet=tmp_path / "unet", **CPU)
+    pipe.change_weights({"unet.conv_out.bias": lambda weight: weight + 1})
+    pipe.save(tmp_path / "saved")
+    again = sdxl.Pipeline.from_pretrained(tmp_path / "saved", **CPU)
+    assert torch.equal(latents(again), latents(pipe))
+
+
+def test_present_weights_are_saved(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(1)
+        pipe.text[0].encoder.token_embed.weight.mul_(2)
+        pipe.vae.decoder.conv_out.bias.add_(1)
+    mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
+    for number, each in enumerate((pipe, mine)):
+        each.save(tmp_path / f"{number}.safetensors")
+        again = sdxl.Pipeline.from_pretrained(tmp_path / f"{number}.safetensors", trainable=True, **CPU)
+        assert torch.equal(latents(again), latents(pipe))
+        assert torch.equal(again.vae.decoder.conv_out.bias, pipe.vae.decoder.conv_out.bias)
+
+
+def test_what_is_not_saved(tiny_folder: Path, refiner_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    both = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, **CPU)
+    with pytest.warns(SDXLWarning, match="the refiner is not saved") as caught:
+        both.save(tmp_path / "base.safetensors")
+    assert caught[0].filename == __file__
+    packed = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    with pytest.raises(ArgumentError, match="prepacked"):
+        packed.save(tmp_path / "packed.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["base.safetensors"]
+
+
+# ---- copies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_neither_pickled_nor_copied(tiny_pipe: sdxl.Pipeline) -> None:
+    for use in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(
+            UnsupportedError, match=r"send its ModelRequest and load it there with Pipeline\.from_request"
+        ):
+            use(tiny_pipe)
+
+
+def test_results_and_requests_are_pickled(tiny_pipe: sdxl.Pipeline) -> None:
+    result = tiny_pipe("cat", **LATENT)
+    again = pickle.loads(pickle.dumps(result))
+    assert torch.equal(again.images, result.images)
+    assert again.parameters == result.parameters
+    assert pickle.loads(pickle.dumps(sdxl.ModelRequest("miniature"))) == sdxl.ModelRequest("miniature")
