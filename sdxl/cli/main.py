@@ -19,6 +19,7 @@ from ..version import __version__
 from .bench import add_bench
 from .checkpoints import add_convert, add_inspect
 from .generate import add_generate
+from .tokens import add_tokens
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,4 +69,5 @@ def _parser() -> argparse.ArgumentParser:
     add_inspect(commands)
     add_convert(commands)
     add_bench(commands)
+    add_tokens(commands)
     return parser

@@ -19,6 +19,7 @@ from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
 from ..adapters.report import AdapterReport, report_adapter
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
 from ..weights.hashes import file_hash, tensor_hash
@@ -197,14 +198,28 @@ class Adapters:
                 vectors[name][inversion.word] = inversion.vectors[name]
         return vectors if any(vectors.values()) else {}
 
-    def used(self, embeddings: Sequence[ActiveEmbedding], texts: Sequence[str]) -> tuple[Embedding, ...]:
-        """Those whose words are in the texts."""
-        if not embeddings:
-            return ()
+    def counts(self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA]) -> dict[str, int]:
+        """How many vectors each word has."""
+        return {word: len(own) for word, own in self.words(embeddings, loras).get(TEXT_2, {}).items()}
+
+    def used(
+        self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA], texts: Sequence[str], reading: Reading
+    ) -> tuple[Embedding, ...]:
+        """Those whose words are in the texts of a prompt. Warns of names that are no words, of LoRAs neither."""
         info = self._checkpoints[0].info
         self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
-        words = {each.word: (self._tokenizer.ids(each.word), each.count) for each in embeddings}
-        present = {token.word for text in texts for token in self._tokenizer.read(text, words) if token.word}
+        counts = self.counts(embeddings, loras)
+        words = {word: (self._tokenizer.ids(word), count) for word, count in counts.items()}
+        for name in dict.fromkeys(name for text in texts for name in unknown_names(text, reading, words)):
+            known = ", ".join(sorted(words)) or "none"
+            warnings.warn(
+                f"embedding:{name} in the prompt is left out: there is no embedding of that name, known are {known}",
+                SDXLWarning,
+                stacklevel=2,
+            )
+        if not words:
+            return ()
+        present = {word for text in texts for word in words_of(self._tokenizer, text, reading, words)}
         if present:
             _LOG.info("embeddings in the prompts: %s", ", ".join(sorted(present)))
         return tuple(each.embedding for each in embeddings if each.word in present)

@@ -114,7 +114,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     schedule = make_schedule(info.schedule, schedule_name, request.steps, sampler)
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
-    _warn_of_syntax(request)
+    warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
     warn_of_idle_arguments(request, info, refiner)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
@@ -296,7 +296,7 @@ def _warn_of_size(request: Request, sources: Sources, config: ModelConfig, size:
         )
 
 
-def _warn_of_syntax(request: Request) -> None:
+def warn_of_syntax(request: Request) -> None:
     """One warning for all that the syntax of the request takes for words."""
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for name in TEXTS:

@@ -31,6 +31,10 @@ class Branches:
     texts: Mapping[str, Texts]
     negatives: frozenset[str]
 
+    def texts_of(self, number: int) -> list[str]:
+        """All texts that a prompt has in some branch."""
+        return [own[number] for each in self.texts.values() for own in (each.prompts, each.prompts_2)]
+
 
 def reading_of(request: Request) -> Reading:
     """How the prompts of a request are read."""
