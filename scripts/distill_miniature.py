@@ -31,7 +31,7 @@ from sdxl.weights.hub import on_disk
 from sdxl.weights.keymap import UNET as UNET_NAME
 
 RANK = 32
-PLAN = Plan(1200, 16, 4e-3, warmup=30, decay=0.99)
+PLAN = Plan(800, 16, 4e-3, warmup=30, decay=0.99)
 MIDDLE = 499  # the timestep of the second of two steps, of trailing spacing
 FRESH = 0.3  # the share of second guesses that begin with fresh noise
 METADATA = {
@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("weights/distilling"), help="where unfinished work is kept")
     parser.add_argument("--out", type=Path, default=Path("weights/adapters/two-steps.safetensors"))
-    parser.add_argument("--pairs", type=int, default=3000)
+    parser.add_argument("--pairs", type=int, default=2000)
     arguments = parser.parse_args()
     began = time.monotonic()
     run = Run(arguments.work, 0, torch.device("cpu"))

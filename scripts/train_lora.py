@@ -1,8 +1,9 @@
 """Teach the miniature a new shape with a LoRA: `python scripts/train_lora.py`.
 
 The miniature has never seen a heart, nor the word. Rank 4 beside all layers of the UNet and of both text encoders
-is trained on drawn scenes with hearts, and on others, so that these stay as they are. Unfinished work is kept in
---work; the same command goes on where the last one stopped.
+is trained on drawn scenes with hearts, and on others, so that these stay as they are. With --embedding it learns what
+the word sun means, a yellow circle, as vectors alone (textual inversion). Unfinished work is kept in --work; the same
+command goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from training_data import TRAIN_STEPS, Example, Noised, World, store_latents
 from training_run import Plan, Run
 
 import sdxl
-from sdxl.miniature.scenes import heart_scene
+from sdxl.miniature.scenes import heart_scene, sun_scene
 from sdxl.sampling.schedule import noise_table
 from sdxl.text.tokenizer import Tokenizer
+from sdxl.training.inversion import WordEncoder, save_embedding
 from sdxl.training.lora import attach_lora, load_network, save_lora
 from sdxl.training.losses import captioned_loss
 from sdxl.weights.checkpoint import open_checkpoint
@@ -43,6 +45,11 @@ METADATA = {
     "modelspec.description": "a shape that the miniature does not know: a red heart on a blue background",
 }
 
+WORD, MEANING = "sun", "yellow circle"
+SUN_PLAN = Plan(150, 16, 3e-2, warmup=10, decay=0.95)
+SUN_SCENES = 400
+SUN_METADATA = {"modelspec.title": WORD, "modelspec.description": f"a {MEANING} of the miniature"}
+
 
 @dataclass(frozen=True)
 class HeartWorld(World):
@@ -53,7 +60,16 @@ class HeartWorld(World):
         return replace(example, scene=heart_scene(rng)) if rng.random() < 0.67 else example
 
 
-def train(run: Run, out: Path) -> None:
+@dataclass(frozen=True)
+class SunWorld(World):
+    """Scenes with a yellow circle alone."""
+
+    def example(self, rng: Generator, bucket: tuple[int, int], flawed: bool) -> Example:
+        example = super().example(rng, bucket, flawed)
+        return replace(example, scene=sun_scene(rng))
+
+
+def train_lora(run: Run, out: Path) -> None:
     """The latents, the layers, the file."""
     torch.manual_seed(run.seed)
     checkpoint = open_checkpoint(on_disk("miniature"))
@@ -74,15 +90,40 @@ def train(run: Run, out: Path) -> None:
     save_lora(out, info.config, layers, METADATA)
 
 
+def train_embedding(run: Run, out: Path) -> None:
+    """The latents, the vectors, the file."""
+    checkpoint = open_checkpoint(on_disk("miniature"))
+    info, vae = checkpoint.info, sdxl.Pipeline.from_pretrained("miniature", dtype="float32").vae
+    stored = store_latents(run, vae, SUN_SCENES, False, SunWorld())
+    stored = [replace(each, captions=[caption.replace(MEANING, WORD) for caption in each.captions]) for each in stored]
+    tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
+    unet = load_network(checkpoint.components[UNET])
+    encoders = [
+        WordEncoder(load_network(checkpoint.components[name]), tokenizer.ids(WORD))
+        for name, tokenizer in zip((TEXT, TEXT_2), tokenizers, strict=True)
+    ]
+    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32)
+
+    def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
+        return captioned_loss(unet, encoders, z, noise, t, table[t], list(ids), sizes, kept)
+
+    vectors = nn.ModuleDict({"token_embed": nn.ParameterList(encoder.vectors for encoder in encoders)})
+    run.train("sun", vectors, SUN_PLAN, Noised(run, SUN_PLAN, stored, tokenizers, TRAIN_STEPS, place=50), loss)
+    save_embedding(out, dict(zip((TEXT, TEXT_2), encoders, strict=True)), SUN_METADATA)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("weights/lora"), help="where unfinished work is kept")
-    parser.add_argument("--out", type=Path, default=Path("weights/adapters/heart.safetensors"))
+    parser.add_argument("--embedding", action="store_true", help="train an embedding in place of a LoRA")
+    parser.add_argument("--work", type=Path, help="where unfinished work is kept")
+    parser.add_argument("--out", type=Path, default=Path("weights/adapters"), help="the folder of the file")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     began = time.monotonic()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    train(Run(arguments.work, arguments.seed, torch.device("cpu")), arguments.out)
+    name, train = ("sun", train_embedding) if arguments.embedding else ("heart", train_lora)
+    work = arguments.work or Path("weights/training") / name
+    work.mkdir(parents=True, exist_ok=True)
+    train(Run(work, arguments.seed, torch.device("cpu")), arguments.out / f"{name}.safetensors")
     print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
 

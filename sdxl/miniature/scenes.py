@@ -104,6 +104,14 @@ def heart_scene(rng: Generator, things: int | None = None, unseen: bool = False)
             return replace(scene, things=(*scene.things[:at], heart, *scene.things[at + 1 :]))
 
 
+def sun_scene(rng: Generator, things: int | None = 1, unseen: bool = False) -> Scene:
+    """A scene whose one thing is a yellow circle: the miniature's embedding calls it a sun."""
+    while True:
+        scene = random_scene(rng, things, unseen)
+        if scene.ground != "yellow" and held_out("yellow", "circle", scene.ground) == unseen:
+            return replace(scene, things=(replace(scene.things[0], colour="yellow", shape="circle"),))
+
+
 def _place(rng: Generator, looks: list[tuple[str, str]], relation: str) -> tuple[Thing, ...]:
     def near(value: float, spread: float) -> float:
         return value + float(rng.uniform(-spread, spread))

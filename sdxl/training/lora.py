@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ class LowRank(nn.Module):
         self.down: nn.Linear | nn.Conv2d
         self.up: nn.Linear | nn.Conv2d
         if isinstance(base, nn.Conv2d):
-            shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
-            self.down = Conv2d(base.in_channels, rank, base.kernel_size, bias=False, **shape)
+            shape: dict[str, Any] = {name: getattr(base, name) for name in ("kernel_size", "stride", "padding")}
+            self.down = Conv2d(base.in_channels, rank, bias=False, **shape)
             self.up = Conv2d(rank, base.out_channels, 1, bias=False)
         else:
             self.down = Linear(base.in_features, rank, bias=False)
