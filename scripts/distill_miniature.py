@@ -31,7 +31,7 @@ from sdxl.weights.hub import on_disk
 from sdxl.weights.keymap import UNET as UNET_NAME
 
 RANK = 32
-PLAN = Plan(800, 16, 4e-3, warmup=30, decay=0.99)
+PLAN = Plan(480, 16, 4e-3, warmup=30, decay=0.99, fall=800)
 MIDDLE = 499  # the timestep of the second of two steps, of trailing spacing
 FRESH = 0.3  # the share of second guesses that begin with fresh noise
 METADATA = {
