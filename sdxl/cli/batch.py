@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, SDXLError, SDXLWarning
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import SOURCES, WITH_IMAGE, Request
 from .console import UNPRINTED, note, show
-from .options import open_pipeline, read_file
+from .options import model_request, open_pipeline, read_file
 from .progress import count, reporting
 
 if TYPE_CHECKING:
     from ..jobs.engine import Engine
-    from ..jobs.job import Batch
-    from ..jobs.journal import JobFolder
+    from ..jobs.folder import JobFolder
+    from ..jobs.job import Job
     from ..pipeline.pipeline import Pipeline
+    from ..runtime.precision import Precision
+
+_STDIN = "-"
+_LONGEST = 2000  # letters of a message
 
 
 JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
@@ -32,9 +38,9 @@ def add_batch_flags(group: Any) -> None:
         "--batch",
         type=read_file,
         metavar="FILE",
-        help="a file of JSON lines: each line is an object with the arguments of images, such as negative_prompt, and "
-        "optionally output, a file name; other flags apply to all lines. The same command resumes a job that was "
-        "stopped; several processes may work on one job",
+        help="a file of JSON lines, or - for the standard input: each line is an object with the arguments of images, "
+        "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command "
+        "resumes a job that was stopped; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
@@ -69,64 +75,91 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     first_seed = given.pop("seed", None)
     if isinstance(first_seed, list):
         raise ArgumentError("--seed is given several times; with --batch it is the seed of the first image")
-    from ..jobs.job import read_job
-    from ..jobs.journal import open_folder
+    if options.workers is not None and options.engine == "local":
+        warnings.warn("--workers has no effect with --engine local; give --engine ray too", SDXLWarning, stacklevel=2)
+    from ..jobs.folder import open_folder
 
     defaults = {name: _absolute(value) for name, value in given.items()}
     # a wrong flag is one error, not one for each line
     checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
     Request(**{"prompt": "", "seed": first_seed, **checked})
-    job = read_job(options.batch, defaults, _identity(first_seed, model), options.batch_size)
-    folder = open_folder(options.output_dir, job, options.batch_size, first_seed)
-    for line, error in job.faults.items():
-        note(f"line {line} of {options.batch}: {error}")
-    batches, failed = job.batches(options.batch_size, folder.first_seed), set(job.faults)
-    try:
-        if folder.count_done(batches) < len(job.files):
-            failed |= _work(options, model, batches, folder)
-    except KeyboardInterrupt:
-        note("interrupted; the same command resumes the job")
-        return 130
-    rest = f"; {len(failed)} lines failed" if failed else ""
-    done = show(f"{folder.count_done(batches)} of {len(job.files)} images are in {folder.folder}{rest}")
+    job = _read(options, defaults, model, first_seed)
+    with open_folder(options.output_dir, job, first_seed) as folder:
+        note(*(_report([line], options, error) for line, error in job.faults.items()))
+        failed = set(job.faults)
+        try:
+            if folder.count_done() < len(job.files):
+                failed |= _work(options, model, folder)
+        except KeyboardInterrupt:
+            note("interrupted; the same command resumes the job")
+            return 130
+        rest = f"; {len(failed)} lines failed" if failed else ""
+        done = show(f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}")
     return 1 if failed else 0 if done else UNPRINTED
 
 
-def _work(options: argparse.Namespace, model: dict[str, Any], batches: Sequence[Batch], folder: JobFolder) -> set[int]:
+def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
+    """The job in a file, or in the standard input."""
+    path, lora_dir = options.batch, getattr(options, "lora_dir", None)
+    from ..jobs.job import identity, parse_job, read_job
+
+    if str(path) != _STDIN:
+        return read_job(path, defaults, identity(model, first_seed), lora_dir)
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except (OSError, AttributeError, UnicodeDecodeError) as error:  # it has no buffer, or is None, where it is closed
+        raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
+    return parse_job(text, Path(), defaults, identity(model, first_seed), lora_dir)
+
+
+def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError) -> str:
+    """The message for lines that failed, of a bounded length."""
+    where = "the standard input" if str(options.batch) == _STDIN else options.batch
+    text = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {where}: {error}"
+    return text[:_LONGEST] + "..." * (len(text) > _LONGEST)
+
+
+def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> set[int]:
     """Generate the pending images of a job and show the progress; return the lines that failed."""
     from ..jobs.engine import work
 
     failed: set[int] = set()
-    total = sum(len(batch.files) for batch in batches)
+    total = len(folder.job.files)
     with reporting(options.quiet, options.verbose, str(model.get("model", DEFAULT_MODEL)), counted="images"):
-        for progress in work(batches, folder, _engine(options, model)):
+        engine = _engine(options, model, folder)
+        for progress in work(folder.batches(options.batch_size), folder, engine):
             count("images", progress.done, total)
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
-                where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
-                note(f"{where}: {progress.error}")
+                note(_report(lines, options, progress.error))
     return failed
 
 
-def _identity(first_seed: int | None, model: dict[str, Any]) -> dict[str, Any]:
-    """The values that distinguish a job from another one, in addition to its lines."""
-    return {"seed": first_seed, **{name: value for name, value in model.items() if name != "offload"}}
-
-
-def _engine(options: argparse.Namespace, model: dict[str, Any]) -> Engine:
+def _engine(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> Engine:
     """The engine of a job."""
+    from ..jobs.opening import Opening, open_local
+
+    opening = Opening(
+        partial(_choose, options, model), partial(_open_for_many, options, model), getattr(options, "dtype", None)
+    )
     if options.engine == "ray":
         from ..jobs.ray_engine import ray_engine
 
-        return ray_engine(partial(_open_for_many, options, model), options.workers)
+        return ray_engine(opening, folder, options.workers)
     from ..jobs.engine import local
 
-    return local(_open_for_many(options, model))
+    return local(open_local(opening, folder))
 
 
-def _open_for_many(options: argparse.Namespace, model: dict[str, Any]) -> Pipeline:
-    pipe = open_pipeline(options, model)
+def _choose(options: argparse.Namespace, model: dict[str, Any]) -> Precision:
+    from ..pipeline.loading import choose_precision
+
+    return choose_precision(model_request(options, model))
+
+
+def _open_for_many(options: argparse.Namespace, model: dict[str, Any], precision: Precision) -> Pipeline:
+    pipe = open_pipeline(options, model, precision)
     pipe.prepare_for_many()
     return pipe
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
+from ..pipeline.model_request import ModelRequest
+from ..pipeline.request import Request
+from .adapter_report import adapter_lines
 from .console import UNPRINTED, as_json, show
 from .idle import warn_of_variant
 from .image_report import IMAGES, image_report
-from .options import read_file
+from .options import add_flag, read_file
 from .parser import Parser, command
 
 if TYPE_CHECKING:
@@ -21,7 +24,8 @@ def inspect_parser() -> Parser:
     """The command and its flags."""
     parser = command(
         "inspect",
-        "Identify a model file or folder: its model, components and keys. Or show the parameters of an image.",
+        "Identify a model, a LoRA or an embedding: what it is for, its components and keys. Or show the parameters of "
+        "an image.",
         usage="FILE [--json] [--variant TEXT]",
     )
     parser.add_argument("file", type=read_file, metavar="FILE", help="a .safetensors file, a folder, or an image")
@@ -35,13 +39,16 @@ def convert_parser() -> Parser:
     """The command and its flags."""
     parser = command(
         "convert",
-        "Write SRC as a single file (DST ends in .safetensors) or as a diffusers folder.",
-        usage="SRC DST [--variant TEXT]",
+        "Write SRC as a single file (DST ends in .safetensors) or as a diffusers folder, with LoRAs merged in.",
+        usage="SRC DST [--variant TEXT] [--lora FILE]",
     )
     parser.add_argument("source", type=read_file, metavar="SRC")
     parser.add_argument("target", type=read_file, metavar="DST")
     parser.add_argument("--variant", help="which files of a folder to read, such as fp16")
-    parser.set_defaults(run=_convert)
+    for each in (*fields(Request), *fields(ModelRequest)):
+        if each.name in ("loras", "lora_dir") and each.metadata["option"].flag is not None:
+            add_flag(parser, each)
+    parser.set_defaults(run=_convert, loras=[], lora_dir=None)
     return parser
 
 
@@ -53,10 +60,13 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _model(options: argparse.Namespace) -> list[str]:
-    from ..weights.audit import inspect
+    from ..adapters.inspection import inspect
+    from ..weights.audit import Report
 
     report = inspect(options.file, options.variant)
-    return as_json(asdict(report), indent=2).split("\n") if options.json else [*_report(report)]
+    if options.json:
+        return as_json(asdict(report), indent=2).split("\n")
+    return [*(_report(report) if isinstance(report, Report) else adapter_lines(report))]
 
 
 def _report(report: Report) -> Iterator[str]:
@@ -75,9 +85,9 @@ def _report(report: Report) -> Iterator[str]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from ..weights.save import convert
+    from ..adapters.merging import convert
 
     if options.variant is not None:
         warn_of_variant(options.variant, options.source)
-    convert(options.source, options.target, options.variant)
+    convert(options.source, options.target, options.variant, options.loras, options.lora_dir)
     return 0 if show(str(options.target)) else UNPRINTED

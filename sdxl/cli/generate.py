@@ -14,6 +14,7 @@ from ..errors import ArgumentError, SDXLWarning
 from ..pipeline.model_request import DEFAULT_MODEL, RECORDED, ModelRequest
 from ..pipeline.request import SOURCES, Request
 from .batch import JOB_FLAGS, add_batch_flags, generate_batch
+from .console import note
 from .options import (
     add_flags,
     default_model,
@@ -26,7 +27,9 @@ from .progress import reporting
 from .saving import choose_outputs, save
 
 if TYPE_CHECKING:
+    from ..pipeline.pipeline import Pipeline
     from ..pipeline.sources import Sources
+    from ..runtime.precision import Precision
 
 
 _EPILOG = """\
@@ -67,7 +70,9 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     hashes: dict[str, str] = {}
+    precision = None
     if options.source:
+        precision = None if "dtype" in model else _recorded_precision(options.source)
         given, model, hashes = _replay(options.source, given, model)
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")
@@ -80,7 +85,9 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     outputs = choose_outputs(options.output, request)
     title = str(model.get("model", DEFAULT_MODEL))
     with reporting(options.quiet, options.verbose, title):
-        pipe = open_pipeline(options, model)
+        pipe = open_pipeline(options, model, precision)
+        if precision is not None:
+            _compare_precision(precision, pipe)
         began = time.perf_counter()
         result = pipe(**(given | sources.arguments()), progress=False)
     return save(result, outputs, time.perf_counter() - began, options.json)
@@ -110,13 +117,28 @@ def _replay(
 
 def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
     model = {name: value for name, value in recorded.items() if name in RECORDED}
-    types = {each.name: each.metadata["option"].type for each in fields(ModelRequest)}
+    options = {each.name: each.metadata["option"] for each in fields(ModelRequest)}
     for name, value in model.items():
-        if type(value) is not types[name]:
+        if type(value) is not (list if options[name].repeated else options[name].type):
             raise ArgumentError(
                 f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
             )
     return model
+
+
+def _recorded_precision(source: Path) -> Precision | None:
+    from ..images.png import read_parameters
+    from ..runtime.precision import recorded_precision
+
+    return recorded_precision(read_parameters(source)["model"])
+
+
+def _compare_precision(precision: Precision, pipe: Pipeline) -> None:
+    """Say so where this machine would have chosen another precision than an image has."""
+    from ..runtime.placement import fastest
+
+    if (own := fastest(pipe.device)) != precision:
+        note(f"{precision}, as recorded; this machine would choose {own}")
 
 
 def _compare(sources: Sources, hashes: dict[str, str]) -> None:

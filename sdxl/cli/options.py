@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.embedding import Embedding, read_flag
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
@@ -21,6 +22,7 @@ from .idle import warn_of_idle_flags
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
+    from ..runtime.precision import Precision
 
 
 _GROUPS = {
@@ -92,6 +94,8 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return partial(_read_numbers, example=flag.example, type=flag.type)
     if flag.type is Path:
         return read_file
+    if flag.type is Embedding:
+        return read_flag
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 
@@ -212,10 +216,20 @@ def default_model() -> dict[str, Any]:
     return {"model": os.path.expanduser(name)} if name else {}
 
 
-def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipeline:
-    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image."""
+def open_pipeline(options: argparse.Namespace, given: dict[str, Any], precision: Precision | None = None) -> Pipeline:
+    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image, and so is `precision`."""
     from ..pipeline.pipeline import Pipeline
 
+    request = model_request(options, given)
+    warn_of_idle_flags(options, request.model)
+    pipe = Pipeline.from_request(request, precision=precision)
+    if options.compile:
+        pipe.compile()
+    return pipe
+
+
+def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRequest:
+    """What the flags ask for, with the recorded arguments `given`."""
     local: dict[str, Any] = {}
     if (most := getattr(options, "max_memory", None)) is not None:
         if not math.isfinite(most):
@@ -223,9 +237,5 @@ def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipelin
         local["max_memory"] = int(1e9 * most)
     if hasattr(options, "device"):
         local["device"] = options.device
-    request = ModelRequest(**{"offload": "auto", **given, **local})
-    warn_of_idle_flags(options, request.model)
-    pipe = Pipeline.from_request(request)
-    if options.compile:
-        pipe.compile()
-    return pipe
+    local |= {name: getattr(options, name) for name in ("lora_dir", "embedding_dir") if hasattr(options, name)}
+    return ModelRequest(**{"offload": "auto", **given, **local})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import IO, NoReturn
+from typing import Any, NoReturn
 
 from .console import UNPRINTED, note, show
 from .hints import unknown_flags
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         note(f"error: {message}; {self.prog} --help shows all flags")
         self.exit(2)
 
-    def _print_message(self, message: str, file: IO[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         """Of argparse: help, version."""
         lines = message.rstrip("\n").split("\n")
         if file is not None and file is sys.stderr:

@@ -74,7 +74,7 @@ def save(result: Result, outputs: Sequence[Path], seconds: float, in_json: bool)
 
     assert isinstance(result.images, list)
     lines: list[str] = []
-    lost: list[int] = []
+    lost: list[int | None] = []
     failure: OutputError | None = None
     for n, (path, image, parameters) in enumerate(zip(outputs, result.images, result.parameters, strict=True)):
         try:
@@ -107,5 +107,5 @@ def _line(path: Path, image: Image, parameters: Mapping[str, Any], seconds: floa
     return as_json({"file": str(path), "seed": request["seed"], **size, **facts, **made})
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def _seeds(seeds: Sequence[int | None]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

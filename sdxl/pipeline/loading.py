@@ -16,10 +16,11 @@ from ..errors import ArgumentError, brief
 from ..models.clip import TextEncoder
 from ..models.unet import UNet
 from ..models.vae import VAE
-from ..runtime.device import choose_device, choose_dtype
+from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
 from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
+from ..runtime.precision import Precision
 from ..runtime.settle import settle, settle_again
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
@@ -50,7 +51,7 @@ class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
     applied to their weights, and then `adapted`, those of LoRAs. `embeddings` are learned vectors for words, by the
     name of the text encoder. `hashes` are those of the files. With `trainable` the layers are plain ones, which own
-    their weights.
+    their weights. Without an `arithmetic` it is the fastest for `dtype`.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -62,6 +63,7 @@ class Loader:
     embeddings: Embeddings = field(default_factory=dict)
     hashes: ModelHashes = field(default_factory=ModelHashes)
     trainable: bool = False
+    arithmetic: torch.dtype | None = None
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
@@ -70,11 +72,11 @@ class Loader:
         load_vae = self._load(VAE_NAME, 0, offload)
         return Model(tuple(experts), Lazy(cast("Callable[[], VAE]", load_vae)), offload)
 
-    def _placement(self, name: str, offload: str) -> Placement:
+    def placement(self, name: str, offload: str) -> Placement:
         """Where the weights of a component lie."""
         at = Placement(self.device, self.dtype, self.dtype)
         if not self.trainable:
-            at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
+            at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic)
         if name == VAE_NAME:
             return vae_placement(at)
         # a text encoder runs once for an image: to prepack it costs more than it saves
@@ -89,7 +91,7 @@ class Loader:
             encoders = [cast(TextEncoder, self._load(name, number, offload)()) for name in names]
             return self.stages(number, encoders)
 
-        load_unet, at = self._load(UNET, number, offload), self._placement(UNET, offload)
+        load_unet, at = self._load(UNET, number, offload), self.placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
     def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
@@ -105,7 +107,7 @@ class Loader:
 
     def _load(self, name: str, number: int, offload: str) -> Callable[[], nn.Module]:
         component = self.checkpoints[number].components[name]
-        at = self._placement(name, offload)
+        at = self.placement(name, offload)
         return partial(load, component, at, self._own_changes(component, number), self.trainable)
 
     def _own_changes(self, component: Component, number: int) -> dict[str, Change]:
@@ -126,11 +128,11 @@ class Loader:
         own = [each.removeprefix(prefix) for each in weights if each.startswith(prefix)]
         if own:
             changes = self._own_changes(component, number)
-            load_again(component, self._placement(name, offload), changes, network, own)
+            load_again(component, self.placement(name, offload), changes, network, own)
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        is_packed = not self.trainable and choose_placement(self.device, self.dtype, int8=self.int8).packed
+        is_packed = self.placement(UNET, "none").packed
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
         return [
             weight_bytes(each.shapes(), self.dtype, is_packed, self.int8 and each.name == UNET) for each in components
@@ -225,9 +227,9 @@ def load_again(
         component.weights.close()
 
 
-def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
+def open_loader(request: ModelRequest, precision: Precision | None = None) -> tuple[Loader, str | None]:
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
-    their files.
+    their files. A `precision` is taken as it is, fast or not.
     """
     trainable = request.trainable
     if trainable and (request.offload != "none" or request.int8):
@@ -237,6 +239,10 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
         )
     device = choose_device(request.device)
     dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
+    if precision is not None:
+        if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
+            raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
+        dtype = DTYPES[precision.dtype]
     exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
@@ -250,8 +256,9 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
         paths["refiner"] = hub.resolve(request.refiner, None, variant, check=check_folder)
         checkpoints.append(open_checkpoint(paths["refiner"], variant, needs_vae=False))
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
-    hashes = _start_hashing(request, paths, variant)
-    return Loader(checkpoints, device, dtype, request.int8, hashes=hashes, trainable=trainable), variant
+    arithmetic = None if precision is None else DTYPES[precision.arithmetic]
+    loader = Loader(checkpoints, device, dtype, request.int8, trainable=trainable, arithmetic=arithmetic)
+    return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
 
 
 def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: str | None) -> ModelHashes:
@@ -264,14 +271,23 @@ def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: st
 
 def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     """The way to keep the model in memory; and the loader, with a dtype of half the size if "auto" finds too little
-    memory for float32 and the caller has not asked for it.
+    memory for float32 and nobody has asked for it.
     """
 
     offload = loader.choose_offload(request.offload, request.max_memory)
-    if request.dtype is None and offload == "block" != request.offload and loader.dtype is torch.float32:
+    is_free = request.dtype is None and loader.arithmetic is None
+    if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
         loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
         offload = loader.choose_offload(request.offload, request.max_memory)
     return loader, offload
+
+
+def choose_precision(request: ModelRequest) -> Precision:
+    """What this machine would load a model in. The files are opened, and downloaded where they must be; no weights are
+    loaded.
+    """
+    loader, _ = choose(open_loader(request)[0], request)
+    return loader.placement(UNET, "none").precision
 
 
 def _check_refiner(name: AnyPath, refiner: ModelInfo, base: ModelInfo) -> None:

@@ -160,7 +160,8 @@ def files(folder: Path, tiny_folder: Path) -> dict[str, Path]:
     (folder / "model.ckpt").write_bytes(b"anything at all")
     old = {"cond_stage_model.transformer.text_model.final_layer_norm.weight": torch.zeros(1)}
     save_file(old | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, folder / "sd15.safetensors")
-    save_file({"lora_unet_x.lora_down.weight": torch.zeros(1)}, folder / "lora.safetensors")
+    module, pair = "lora_unet_input_blocks_4_1_proj_in", {"up": torch.zeros(64, 1), "down": torch.zeros(1, 64)}
+    save_file({f"{module}.lora_{end}.weight": value for end, value in pair.items()}, folder / "lora.safetensors")
     no_vae = {key: value for key, value in whole.items() if not key.startswith("first_stage_model.")}
     save_file(no_vae, folder / "no_vae.safetensors")
     unet = {key: value for key, value in whole.items() if key.startswith("model.diffusion_model.")}
@@ -257,7 +258,7 @@ def test_inspect(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         tiny_folder: "SDXL base, diffusers folder",
         tiny_folder / "vae/diffusion_pytorch_model.safetensors": "VAE only, folder layout",
         tiny_folder / "unet/diffusion_pytorch_model.safetensors": "SDXL UNet only, folder layout",
-        paths["lora"]: "a LoRA",
+        paths["lora"]: "LoRA of SDXL",
         paths["sd15"]: "Stable Diffusion 1.x",
     }
     for path, report_kind in expected.items():
