@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_docs import PAGES, ROOT, blocks
 
 import sdxl
 from sdxl.cli.main import main
+from sdxl.sampling import SAMPLERS, SCHEDULES
 from sdxl.weights import open_checkpoint
 
 MODEL = ROOT / "weights/miniature/base"
@@ -85,10 +87,15 @@ def lora(checkpoint: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def _here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDXL_MODEL", "miniature")
+    own = [(table, dict(table)) for table in (SAMPLERS, SCHEDULES)]  # pages put entries in
+    yield
+    for table, entries in own:
+        table.clear()
+        table.update(entries)  # type: ignore[arg-type]
 
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
