@@ -15,7 +15,7 @@ from test_rooms import ALLOWED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("weights/README.md")),
     *sorted(ROOT.glob("weights/miniature/README.md")),
