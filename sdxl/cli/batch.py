@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, SDXLError, SDXLWarning
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import SOURCES, WITH_IMAGE, Request
-from .console import UNPRINTED, note, show
+from .console import UNPRINTED, as_json, note, show
 from .options import model_request, open_pipeline, read_file
 from .progress import count, reporting
 
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
     from ..runtime.precision import Precision
 
-_STDIN = "-"
-_LONGEST = 2000  # letters of a message
-
-
 JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
 """The flags that need --batch."""
+
+_STDIN = "-"
+_LONGEST = 2000  # letters of a message
 
 
 def add_batch_flags(group: Any) -> None:
@@ -40,7 +39,7 @@ def add_batch_flags(group: Any) -> None:
         metavar="FILE",
         help="a file of JSON lines, or - for the standard input: each line is an object with the arguments of images, "
         "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command "
-        "resumes a job that was stopped; several processes may work on one job",
+        "resumes a job that was stopped, also with another batch size; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
@@ -85,17 +84,23 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     Request(**{"prompt": "", "seed": first_seed, **checked})
     job = _read(options, defaults, model, first_seed)
     with open_folder(options.output_dir, job, first_seed) as folder:
-        note(*(_report([line], options, error) for line, error in job.faults.items()))
-        failed = set(job.faults)
+        for line, error in job.faults.items():
+            note(_report([line], options, error))
+        failed, printed = set(job.faults), True
         try:
             if folder.count_done() < len(job.files):
-                failed |= _work(options, model, folder)
+                more, printed = _work(options, model, folder)
+                failed |= more
         except KeyboardInterrupt:
             note("interrupted; the same command resumes the job")
             return 130
         rest = f"; {len(failed)} lines failed" if failed else ""
-        done = show(f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}")
-    return 1 if failed else 0 if done else UNPRINTED
+        summary = f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}"
+    if options.json:
+        note(summary)
+    else:
+        printed &= show(summary)
+    return 1 if failed else 0 if printed else UNPRINTED
 
 
 def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
@@ -119,21 +124,24 @@ def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError)
     return text[:_LONGEST] + "..." * (len(text) > _LONGEST)
 
 
-def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> set[int]:
-    """Generate the pending images of a job and show the progress; return the lines that failed."""
+def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> tuple[set[int], bool]:
+    """Generate the pending images of a job, with progress; the lines that failed, and whether all could be printed."""
     from ..jobs.engine import work
 
     failed: set[int] = set()
-    total = len(folder.job.files)
+    printed, total = True, len(folder.job.files)
     with reporting(options.quiet, options.verbose, str(model.get("model", DEFAULT_MODEL)), counted="images"):
         engine = _engine(options, model, folder)
         for progress in work(folder.batches(options.batch_size), folder, engine):
             count("images", progress.done, total)
+            if options.json and progress.error is None and progress.batch is not None:
+                pairs = zip(progress.batch.files, progress.batch.arguments["seed"], strict=True)
+                printed &= show(*(as_json({"file": str(folder.path / file), "seed": seed}) for file, seed in pairs))
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
                 note(_report(lines, options, progress.error))
-    return failed
+    return failed, printed
 
 
 def _engine(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> Engine:

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ArgumentError, SDXLWarning
-from ..pipeline.model_request import DEFAULT_MODEL, RECORDED, ModelRequest
-from ..pipeline.request import SOURCES, Request
+from ..errors import ArgumentError
+from ..pipeline.model_request import DEFAULT_MODEL
+from ..pipeline.request import Request
 from .batch import JOB_FLAGS, add_batch_flags, generate_batch
-from .console import note
-from .options import (
-    add_flags,
-    default_model,
-    given_model,
-    given_request,
-    open_pipeline,
-)
+from .options import add_flags, default_model, given_model, given_request, open_pipeline
 from .parser import Parser, command
 from .progress import reporting
+from .replay import compare_precision, compare_sources, replay, replay_precision
 from .saving import choose_outputs, save
-
-if TYPE_CHECKING:
-    from ..pipeline.pipeline import Pipeline
-    from ..pipeline.sources import Sources
-    from ..runtime.precision import Precision
-
 
 _EPILOG = """\
 examples:
@@ -72,8 +56,8 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     hashes: dict[str, str] = {}
     precision = None
     if options.source:
-        precision = None if "dtype" in model else _recorded_precision(options.source)
-        given, model, hashes = _replay(options.source, given, model)
+        precision = None if "dtype" in model else replay_precision(options.source)
+        given, model, hashes = replay(options.source, given, model)
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")
     model = default_model() | model
@@ -81,74 +65,13 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
 
     request = Request(**given)
     sources = read_sources(request)  # before the model is loaded: a wrong image costs no time
-    _compare(sources, hashes)
+    compare_sources(sources, hashes)
     outputs = choose_outputs(options.output, request)
     title = str(model.get("model", DEFAULT_MODEL))
     with reporting(options.quiet, options.verbose, title):
         pipe = open_pipeline(options, model, precision)
         if precision is not None:
-            _compare_precision(precision, pipe)
+            compare_precision(precision, pipe)
         began = time.perf_counter()
         result = pipe(**(given | sources.arguments()), progress=False)
     return save(result, outputs, time.perf_counter() - began, options.json)
-
-
-def _replay(
-    source: Path, given: dict[str, Any], model: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
-    from ..images.png import read_parameters
-    from ..pipeline.recorded_model import find_recorded
-    from ..pipeline.replay import check_replay
-
-    recorded = read_parameters(source)
-    check_replay(recorded, source, {*given, *model})
-    known = {each.name for each in fields(Request)}
-    request = {name: value for name, value in recorded["request"].items() if name in known}
-    hashes = {name: str(value) for name in SOURCES if (value := request.pop(name, None)) is not None}
-    for name in hashes:
-        if name not in given:
-            raise ArgumentError(
-                f"{source} was made from {name}, which it does not contain; give it again with --{name}"
-            )
-    found = dict(find_recorded(recorded["model"], model))
-    return request | given, _recorded_model(source, recorded["model"]) | found | model, hashes
-
-
-def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    model = {name: value for name, value in recorded.items() if name in RECORDED}
-    options = {each.name: each.metadata["option"] for each in fields(ModelRequest)}
-    for name, value in model.items():
-        if type(value) is not (list if options[name].repeated else options[name].type):
-            raise ArgumentError(
-                f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
-            )
-    return model
-
-
-def _recorded_precision(source: Path) -> Precision | None:
-    from ..images.png import read_parameters
-    from ..runtime.precision import recorded_precision
-
-    return recorded_precision(read_parameters(source)["model"])
-
-
-def _compare_precision(precision: Precision, pipe: Pipeline) -> None:
-    """Say so where this machine would have chosen another precision than an image has."""
-    from ..runtime.placement import fastest
-
-    if (own := fastest(pipe.device)) != precision:
-        note(f"{precision}, as recorded; this machine would choose {own}")
-
-
-def _compare(sources: Sources, hashes: dict[str, str]) -> None:
-    """Warn if an image is generated again from another source than the first time."""
-    from ..images.image import fingerprint
-
-    for name, recorded in hashes.items():
-        if fingerprint(sources.arguments()[name][0]) != recorded:
-            warnings.warn(
-                f"--{name} is not the one that the recorded image was made from; the result will differ",
-                SDXLWarning,
-                stacklevel=2,
-            )

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
@@ -15,6 +15,7 @@ from .vocabulary import TokenizerConfig, Vocabulary, clip_vocabulary
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_END, _LETTERS = "</w>", decoders.ByteLevel()
 _MANY = 2**15  # characters, far more than a text encoder takes tokens
 MOST_CHUNKS = 32  # of a prompt that is encoded in pieces
 Words = Mapping[str, tuple[Sequence[int], int]]
@@ -39,7 +40,7 @@ def make_backend(vocabulary: Vocabulary, unknown: str) -> Backend:
             vocab=dict(vocabulary.ids),
             merges=list(vocabulary.merges),
             continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
+            end_of_word_suffix=_END,
             fuse_unk=False,
             unk_token=unknown,
         )
@@ -83,6 +84,14 @@ class Tokenizer:
     def ids(self, text: str) -> list[int]:
         """The ids of a text alone, without start, end and pads."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def spell(self, number: int) -> str:
+        """A token as text: as in its word, with a blank at the word's end. A part of a letter is shown as \ufffd."""
+        token = self._backend.id_to_token(number) or ""
+        if token in (self.config.bos, self.config.eos, self.config.pad, *self.config.special):
+            return token
+        word = token.removesuffix(_END)
+        return _LETTERS.decode([word]) + (" " if word != token else "")
 
     @property
     def room(self) -> int:

@@ -251,3 +251,18 @@ def test_a_long_prompt_in_a_jpeg_costs_no_work(tiny_folder: Path, capsys: pytest
     flags = ["--model", str(tiny_folder), *OUT, "--output", "a.jpg"]
     assert run(["generate", "cat " * 10_000, *flags]) == 2
     assert "a JPEG cannot record so many; give a .png" in capsys.readouterr().err
+
+
+def test_a_job_in_json(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("job.jsonl").write_text(
+        '{"prompt": "a", "seed": 7}\n{"prompt": "b", "output": "\\u00e9.png"}\n{"prompt": 1}\n'
+    )
+    flags = ["--model", str(tiny_folder), "--steps", "1", "--device", "cpu", "--seed", "-1", "--json"]
+    assert run(["generate", "--batch", "job.jsonl", "--output-dir", "out", *flags]) == 1
+    shown = capsys.readouterr()
+    first, second = map(json.loads, shown.out.splitlines())
+    assert (first["file"], first["seed"], second["file"]) == ("out/00001.png", 7, "out/é.png")
+    assert all(Path(each["file"]).is_file() for each in (first, second))
+    assert "line 3 of job.jsonl: prompt is 1; " in shown.err
+    assert "images: 2 of 2" in shown.err
+    assert shown.err.endswith("2 of 2 images are in out; 1 lines failed\n")
