@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, SDXLError, SDXLWarning
+from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import SOURCES, WITH_IMAGE, Request
+from .console import UNPRINTED, as_json, note, show
 from .options import model_request, open_pipeline, read_file
+from .progress import count, reporting
 
 if TYPE_CHECKING:
     from ..jobs.engine import Engine
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from ..jobs.job import Job
     from ..pipeline.pipeline import Pipeline
     from ..runtime.precision import Precision
+
+JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
+"""The flags that need --batch."""
 
 _STDIN = "-"
 _LONGEST = 2000  # letters of a message
@@ -33,7 +39,7 @@ def add_batch_flags(group: Any) -> None:
         metavar="FILE",
         help="a file of JSON lines, or - for the standard input: each line is an object with the arguments of images, "
         "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command "
-        "resumes a job that was stopped; several processes may work on one job",
+        "resumes a job that was stopped, also with another batch size; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
@@ -41,15 +47,13 @@ def add_batch_flags(group: Any) -> None:
     group.add_argument(
         "--batch-size",
         type=int,
-        default=1,
         metavar="N",
-        help="images with the same settings generated together (default: %(default)s)",
+        help="images with the same settings generated together (default: 1)",
     )
     group.add_argument(
         "--engine",
         choices=("local", "ray"),
-        default="local",
-        help="where to generate: in this process or on a Ray cluster",
+        help="where to generate: in this process or on a Ray cluster (default: local)",
     )
     group.add_argument(
         "--workers",
@@ -61,6 +65,8 @@ def add_batch_flags(group: Any) -> None:
 
 def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     """Run a job and print the result; the exit status is 1 if lines failed."""
+    options.batch_size = 1 if options.batch_size is None else options.batch_size
+    options.engine = options.engine or "local"
     if options.output_dir is None or options.output or options.source:
         raise ArgumentError("--batch FILE requires --output-dir DIR and excludes --output and --from; change the flags")
     if options.batch_size < 1:
@@ -79,17 +85,22 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     job = _read(options, defaults, model, first_seed)
     with open_folder(options.output_dir, job, first_seed) as folder:
         for line, error in job.faults.items():
-            print(_report([line], options, error), file=sys.stderr)
-        failed = set(job.faults)
+            note(_report([line], options, error))
+        failed, printed = set(job.faults), True
         try:
             if folder.count_done() < len(job.files):
-                failed |= _work(options, model, folder)
+                more, printed = _work(options, model, folder)
+                failed |= more
         except KeyboardInterrupt:
-            print("interrupted; the same command resumes the job", file=sys.stderr)
+            note("interrupted; the same command resumes the job")
             return 130
-        note = f"; {len(failed)} lines failed" if failed else ""
-        print(f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{note}")
-    return 1 if failed else 0
+        rest = f"; {len(failed)} lines failed" if failed else ""
+        summary = f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}"
+    if options.json:
+        note(summary)
+    else:
+        printed &= show(summary)
+    return 1 if failed else 0 if printed else UNPRINTED
 
 
 def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
@@ -107,30 +118,30 @@ def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str
 
 
 def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError) -> str:
-    """The message for lines that failed, of a bounded length, and without letters that a terminal obeys."""
+    """The message for lines that failed, of a bounded length."""
     where = "the standard input" if str(options.batch) == _STDIN else options.batch
     text = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {where}: {error}"
-    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_LONGEST])
-    return plain + "..." * (len(text) > _LONGEST)
+    return text[:_LONGEST] + "..." * (len(text) > _LONGEST)
 
 
-def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> set[int]:
-    """Generate the pending images of a job and show the progress; return the lines that failed."""
-    from tqdm import tqdm
-
+def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> tuple[set[int], bool]:
+    """Generate the pending images of a job, with progress; the lines that failed, and whether all could be printed."""
     from ..jobs.engine import work
 
     failed: set[int] = set()
-    engine, done = _engine(options, model, folder), folder.count_done()
-    with tqdm(total=len(folder.job.files), initial=done, unit="image", disable=options.quiet) as bar:
+    printed, total = True, len(folder.job.files)
+    with reporting(options.quiet, options.verbose, str(model.get("model", DEFAULT_MODEL)), counted="images"):
+        engine = _engine(options, model, folder)
         for progress in work(folder.batches(options.batch_size), folder, engine):
-            bar.update(progress.done - done)
-            done = progress.done
+            count("images", progress.done, total)
+            if options.json and progress.error is None and progress.batch is not None:
+                pairs = zip(progress.batch.files, progress.batch.arguments["seed"], strict=True)
+                printed &= show(*(as_json({"file": str(folder.path / file), "seed": seed}) for file, seed in pairs))
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
-                tqdm.write(_report(lines, options, progress.error), file=sys.stderr)
-    return failed
+                note(_report(lines, options, progress.error))
+    return failed, printed
 
 
 def _engine(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> Engine:

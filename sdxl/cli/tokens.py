@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError
 from ..text.grammars import LONG_PROMPTS, SYNTAXES
+from .console import UNPRINTED, show
 from .options import read_file
+from .parser import Parser, command
 
 if TYPE_CHECKING:
     from ..pipeline.tokens import Tokens
@@ -17,18 +19,17 @@ if TYPE_CHECKING:
 _STEPS = 30
 
 
-def add_tokens(commands: Any) -> None:
+def tokens_parser() -> Parser:
     """The command and its flags."""
-    parser = commands.add_parser(
-        "tokens", help="show the tokens of a prompt", description="Show the chunks, tokens and weights of a prompt."
-    )
-    parser.add_argument("prompt", metavar="PROMPT", help="the prompt")
+    parser = command("tokens", "Show the chunks, tokens and weights of a prompt.", usage="PROMPT [flags]")
+    parser.add_argument("prompt", metavar="PROMPT", help="the prompt, in quotes")
     parser.add_argument("--model", metavar="MODEL", help="whose tokenizer (default: SDXL's, which is CLIP's)")
     parser.add_argument("--prompt-syntax", choices=SYNTAXES, default="plain", help="how it is read (default: plain)")
     parser.add_argument("--long-prompt", choices=LONG_PROMPTS, default="chunk", help="as for images (default: chunk)")
     parser.add_argument("--steps", type=int, default=_STEPS, metavar="N", help="for prompts that change (default: 30)")
     parser.add_argument("--embedding-dir", type=read_file, metavar="DIR", help="a folder with learned words")
     parser.set_defaults(run=_show)
+    return parser
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -43,15 +44,17 @@ def _show(options: argparse.Namespace) -> int:
     warn_of_syntax(request)
     tokenizers, counts = _open(options)
     own = variants(options.prompt, syntax, request.steps)
-    for lora in tagged_loras(request):
-        print(f"LoRA {lora.file}, weight {lora.weight:g}, of the text encoders {lora.strength('text_encoder'):g}")
+    lines = [
+        f"LoRA {lora.file}, weight {lora.weight:g}, of the text encoders {lora.strength('text_encoder'):g}"
+        for lora in tagged_loras(request)
+    ]
     for each in own:
         if len(own) > 1:
-            print(f"part {each.part}, weight {each.weight:g}, up to step {each.last} of {request.steps}: {each.text}")
-        reading = reading_of(request)
-        for line in _lines(tokenize(tokenizers, each.text, reading, counts)):
-            print(line)
-    return 0
+            lines.append(
+                f"part {each.part}, weight {each.weight:g}, up to step {each.last} of {request.steps}: {each.text}"
+            )
+        lines += _lines(tokenize(tokenizers, each.text, reading_of(request), counts))
+    return 0 if show(*lines) else UNPRINTED
 
 
 def _open(options: argparse.Namespace) -> tuple[dict[str, Tokenizer], dict[str, int]]:

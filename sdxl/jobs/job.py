@@ -22,7 +22,6 @@ from .claims import Range
 from .content import by_content, embedding_records, lora_records, with_requested
 
 _DIGITS = 5  # of the number in a file's name, at least
-_LONGEST = 100  # letters of a name that is compared with those of arguments
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,9 @@ def parse_job(
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    return Job(_numbered(items), faults, _hash([text, by_content(defaults), dict(model)]), _hash(dict(model)))
+    content = [by_content(item.arguments)["loras"] for item in items if item.arguments.get("loras")]
+    parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
+    return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
 def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequ
         raise ArgumentError(f"the line is not an object; it must be one like {_EXAMPLE}")
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
-        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0][:_LONGEST], known)}")
+        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0], known)}")
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")

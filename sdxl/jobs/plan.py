@@ -35,7 +35,9 @@ class JobPlan:
 
     def __post_init__(self) -> None:
         if type(self.job) is not str or type(self.first_seed) is not int or self.first_seed < 0:
-            raise ArgumentError(f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}")
+            raise ArgumentError(
+                f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}; expected a text and a whole number"
+            )
         if type(self.defaults) is not int or not 0 <= self.defaults <= NUMBER:
             raise ArgumentError(f"defaults is {brief(self.defaults)}; expected 0 to {NUMBER}")
         if self.dtype is not None or self.arithmetic is not None:
@@ -64,6 +66,8 @@ def read_plan(path: Path) -> JobPlan:
                 "that wrote it, or choose another --output-dir"
             )
         return JobPlan(**data)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror}); choose another --output-dir") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{path} is damaged ({brief(str(error))}); choose another --output-dir") from error
 

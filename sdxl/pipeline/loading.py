@@ -37,6 +37,7 @@ from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
 from .recorded_model import RecordedModel
+from .stages import stage
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""
@@ -199,7 +200,8 @@ def load(
     """
     model = component.build()
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    settle(model, component.state(shapes), placement, component.weights.forget, changes)
+    with stage("loading", placement, component.name):
+        settle(model, component.state(shapes), placement, component.weights.forget, changes)
     if trainable:
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()  # those of a file are not the model's own

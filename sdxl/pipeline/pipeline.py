@@ -17,7 +17,7 @@ from ..images.image import check_latents, check_pixels
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy
-from ..runtime.locks import Turns
+from ..runtime.locks import Turns, check_fork
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
 from ..runtime.precision import Precision
@@ -381,6 +381,7 @@ class Pipeline(DiffusersNames):
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
+        check_fork()  # here too, since what opens an image computes with torch
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
         if named := missing_loras(replace(request, loras=loras)):
             loras = (*loras, *self._open_adapters().resolve_named(named))

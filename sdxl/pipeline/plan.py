@@ -27,7 +27,7 @@ from ..sampling.schedule import Schedule, make_schedule
 from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
-from .idle import warn_of_idle_arguments
+from .idle import warn_of_idle
 from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
@@ -116,7 +116,6 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     _warn_of_size(request, sources, info.config, size)
     warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
-    warn_of_idle_arguments(request, info, refiner)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -131,7 +130,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     )
     conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
     guidance = Guidance(request.guidance_scale, request.guidance_rescale, request.guidance_interval or (0.0, math.inf))
-    return Plan(
+    plan = Plan(
         request=resolved,
         sources=sources,
         seeds=seeds,
@@ -145,6 +144,8 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
         branches=make_branches(resolved, guidance, schedule.sigmas[request.steps - steps :]),
     )
+    warn_of_idle(plan, request, tuple(each.config.kind for each in (info, refiner) if each))
+    return plan
 
 
 def _check_task(request: Request, config: ModelConfig, refiner: ModelInfo | None) -> None:
