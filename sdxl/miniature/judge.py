@@ -61,6 +61,11 @@ def look(pixels: Pixels, shapes: Sequence[str] = SHAPES) -> View:
     return View(list(COLOURS)[ground], tuple(things))
 
 
+def area(pixels: Pixels, colour: str) -> float:
+    """The part of an image (H, W, 3) in 0..1 that has a colour, edges between others left out."""
+    return float(_solid(_nearest_colour(pixels) == list(COLOURS).index(colour)).mean())
+
+
 def agrees(view: View, scene: Scene) -> bool:
     """Whether an image shows the scene: ground, things, their colours and shapes, their relation, and nothing else."""
     if view.ground != scene.ground or len(view.things) != len(scene.things):
