@@ -6,6 +6,7 @@ import warnings
 from dataclasses import fields
 
 from ..errors import SDXLWarning
+from ..sampling.samplers import SAMPLERS
 from ..weights.info import ModelInfo
 from .request import Request
 
@@ -23,7 +24,7 @@ _SECOND = ("prompt_2", "negative_prompt_2")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
 
 
-def warn_of_idle_arguments(request: Request, info: ModelInfo, refiner: ModelInfo | None) -> None:
+def warn_of_idle_arguments(request: Request, info: ModelInfo, refiner: ModelInfo | None, sampler: str) -> None:
     """Warn of arguments that this model, or another argument, leaves without effect."""
     kinds = {each.config.kind for each in (info, refiner) if each is not None}
     reasons: dict[str, str] = {}
@@ -31,7 +32,7 @@ def warn_of_idle_arguments(request: Request, info: ModelInfo, refiner: ModelInfo
         reasons |= dict.fromkeys(_AESTHETIC, "no refiner is loaded, and it alone is conditioned on that")
     if kinds == {"refiner"}:
         reasons |= dict.fromkeys(_SECOND, "a refiner has one text encoder")
-    if request.guidance_scale <= 1:
+    if request.guidance_scale <= 1 and not SAMPLERS[sampler].with_pair:
         reasons |= dict.fromkeys(_GUIDED, f"guidance_scale {request.guidance_scale} turns guidance off")
     for name, reason in reasons.items():
         if getattr(request, name) not in (_DEFAULTS[name], ""):
