@@ -39,7 +39,7 @@ def add_batch_flags(group: Any) -> None:
         metavar="FILE",
         help="a file of JSON lines, or - for the standard input: each line is an object with the arguments of images, "
         "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command "
-        "resumes a job that was stopped; several processes may work on one job",
+        "resumes a job that was stopped, also with another batch size; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"

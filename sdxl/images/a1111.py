@@ -20,7 +20,8 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     """AUTOMATIC1111's text for an image of (width, height), from an entry of `Result.parameters`."""
     request = parameters["request"]
     loras, embeddings = request.get("loras") or [], parameters["model"].get("embeddings") or []
-    lines = [" ".join([request["prompt"], *map(_lora_tag, loras)])]
+    tags = [_lora_tag(lora) for lora in loras if not _is_tagged(lora, request)]
+    lines = [" ".join([request["prompt"], *tags])]
     if request.get("negative_prompt"):
         lines.append(f"Negative prompt: {request['negative_prompt']}")
     facts = {
@@ -40,10 +41,11 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         facts["Refiner switch at"] = request["refine_at"]
     if request.get("clip_skip"):
         facts["Clip skip"] = request["clip_skip"] + 2  # AUTOMATIC1111's 2 is SDXL's default, the last layer but one
-    if request.get("eta"):
-        facts["Eta DDIM"] = request["eta"]
+    facts |= _sampler_facts(request)
     if request.get("guidance_rescale"):
         facts["CFG Rescale phi"] = request["guidance_rescale"]
+    if emphasis := _emphasis(request):
+        facts["Emphasis"] = emphasis
     if hashes := parameters.get("lora_hashes"):
         facts["Lora hashes"] = ", ".join(f"{name}: {hash}" for name, hash in hashes.items())
     if embeddings:
@@ -51,6 +53,43 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts["Version"] = parameters["version"]
     lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _emphasis(request: Mapping[str, Any]) -> str | None:
+    """AUTOMATIC1111's option for brackets as they were read here; None where that is its own way, or it has none."""
+    if not re.search(r"[(\[]", request["prompt"] + (request.get("negative_prompt") or "")):
+        return None
+    if request.get("prompt_syntax", "plain") == "plain":
+        return "None"
+    return {"no_norm": "No norm", "none": "Ignore"}.get(request.get("emphasis") or "")
+
+
+def _is_tagged(lora: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether the prompt itself asks for a LoRA."""
+    asked = re.findall(r"<(?:lora|lyco):\s*([^<>:]*?)\s*[:>]", request["prompt"])
+    return request.get("prompt_syntax") == "a1111" and str(lora["file"]) in asked
+
+
+_FIELDS = {
+    "s_churn": "Sigma churn",
+    "s_tmin": "Sigma tmin",
+    "s_tmax": "Sigma tmax",
+    "s_noise": "Sigma noise",
+    "rho": "Schedule rho",
+    "alpha": "Beta schedule alpha",
+    "beta": "Beta schedule beta",
+    "order": "UniPC order",
+}
+
+
+def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler's options where they are not its defaults, under AUTOMATIC1111's names."""
+    record, eta = SAMPLERS.get(request["sampler"]), request.get("eta")
+    default = record.options.get("eta", 0.0) if record else 0.0
+    name = "Eta DDIM" if request["sampler"] == "ddim" else "Eta"
+    facts = {name: eta} if eta not in (None, default) else {}
+    given = request.get("sampler_options") or {}
+    return facts | {_FIELDS[each]: value for each, value in given.items() if each in _FIELDS}
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:
@@ -66,9 +105,9 @@ def _model_hash(hashes: Any) -> dict[str, str]:
     return {"Model hash": sha256[:10]} if isinstance(sha256, str) else {}
 
 
-def _a1111_name(table: Mapping[str, Any], name: str) -> str:
-    """AUTOMATIC1111's name for a sampler or schedule; ours where it has none."""
-    return (table[name].a1111 if name in table else None) or name
+def _a1111_name(table: Mapping[str, Any], name: str | None) -> str | None:
+    """AUTOMATIC1111's name for a sampler or schedule; ours where it has none, None for noise levels of one's own."""
+    return (table[name].a1111 or name) if name is not None and name in table else name
 
 
 def _quote(value: str) -> str:

@@ -17,11 +17,11 @@ from typing import Any
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, embedding_records, lora_records
+from .content import by_content, embedding_records, lora_records, with_requested
 
 _DIGITS = 5  # of the number in a file's name, at least
-_LONGEST = 100  # letters of a name that is compared with those of arguments
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,14 @@ class WorkItem:
 
     @property
     def settings(self) -> str:
-        """Equal for items that can share a batch: all arguments except texts and seeds are the same."""
+        """Equal for items that can share a batch: all arguments except texts and seeds are the same, and so are the
+        LoRAs that their prompts ask for.
+        """
         own = by_content(self.arguments)
         shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
         absent = [self.arguments.get(name) is None for name in TEXTS]
-        return json.dumps([shared, absent, self.line if self.alone else None], sort_keys=True)
+        tags = [lora.record() for lora in requested_loras(self.arguments)]
+        return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def parse_job(
             continue
         try:
             new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
+            new = [replace(item, arguments=with_requested(item.arguments, folders)) for item in new]
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
                     raise ArgumentError(f"output is {file}, as in line {other}; give it another name")
@@ -218,7 +222,7 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequ
         raise ArgumentError(f"the line is not an object; it must be one like {_EXAMPLE}")
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
-        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0][:_LONGEST], known)}")
+        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0], known)}")
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")

@@ -41,6 +41,11 @@ class Worker:
             os._exit(1)
 
 
+def _choose(opening: Opening) -> Precision:
+    """What a worker's machine would choose, whatever the one of this process would."""
+    return opening.choose()
+
+
 def ray_engine(opening: Opening, folder: JobFolder, workers: int | None = None) -> Engine:
     """An engine of `workers` actors, each with a GPU or its share of the cores; None: one for each GPU, else one. If no
     process has chosen the precision of the job yet, a worker does.
@@ -59,7 +64,8 @@ def ray_engine(opening: Opening, folder: JobFolder, workers: int | None = None) 
     together = math.ceil(count / gpus) if gpus else 0
     share = {"num_gpus": 1 / together if gpus else 0, "num_cpus": 0 if gpus else max(1, min(most, int(cores // count)))}
     try:
-        precision = folder.agree(lambda: ray.get(ray.remote(max_retries=RETRIES, **share)(opening.choose).remote()))
+        task = ray.remote(max_retries=RETRIES, **share)(_choose)
+        precision = folder.agree(lambda: ray.get(task.remote(opening)))
         actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
         actors = [actor.remote(opening, precision) for _ in range(count)]
         warn_of_others(precision, ray.get([each.ready.remote() for each in actors]))

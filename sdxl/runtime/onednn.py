@@ -23,12 +23,13 @@ _ops: Any = torch.ops.mkldnn
 def can_pack(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
     """Whether this torch and device have packed layers that compute in `dtype`."""
     has_onednn: bool = torch.backends.mkldnn.is_available()
-    if device.type != "cpu" or not has_onednn or not hasattr(_ops, "_linear_pointwise"):
-        return False
-    if dtype is torch.float32:
-        return True
-    able = getattr(_ops, "_is_mkldnn_bf16_supported" if dtype is torch.bfloat16 else "_is_mkldnn_fp16_supported", None)
-    return able is not None and bool(able())
+    return device.type == "cpu" and has_onednn and hasattr(_ops, "_linear_pointwise") and can_compute(dtype)
+
+
+def can_compute(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in `dtype` on this processor."""
+    tests = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return dtype not in tests or bool(getattr(_ops, tests[dtype], lambda: False)())
 
 
 def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:

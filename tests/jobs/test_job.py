@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli.main import main
-from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputError
+from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputError, SDXLWarning
 from sdxl.jobs.engine import Engine, Outcome, draw, local, work
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Batch, Job, read_job
@@ -114,12 +115,23 @@ def test_flags_apply_to_lines_that_do_not_override_them(tmp_path: Path) -> None:
         ({"prompt": "a", "output": ".a.png"}, "must be a plain file name"),
         ({"prompt": "a", "output": 3}, "must be a plain file name"),
         ({"prompt": "a", "output": "Good.PNG".lower()}, "output is good.png, as in line 1"),
+        ({"prompt": "a", "output": "\x1b[31mred.png"}, r"output is '\x1b[31mred.png'"),
+        ({"prompt": "a", "\x1b[31mred": 1}, r"'\x1b[31mred' is not an argument"),
+        ({"prompt": "a", "x" * 10**6: 1}, "is not an argument"),
+        ({"prompt": "a", "output": "x" * 10**6}, "must be a plain file name"),
+        ({"prompt": "a", "image": ["x"] * 10**5}, "image has 100000 entries for 1 prompts"),
+        ({"prompt": ["x" * 10**6, 3]}, "it must be a text or a list of texts"),
+        ({"prompt": "a", "steps": "9" * 10**6}, "steps is"),
+        ("x" * 10**6, "not JSON"),
+        ('"' + "x" * 10**6, "not JSON"),
+        ('{"prompt": "a", "seed": ' + "9" * 10**6 + "}", "not JSON"),
     ],
 )
 def test_a_bad_line_is_reported_and_the_others_continue(line: Any, sentence: str, tmp_path: Path) -> None:
     job = job_of(tmp_path, {"prompt": "a", "output": "GOOD.png"}, line, {"prompt": "b"})
     assert list(job.faults) == [2]
     assert isinstance(job.faults[2], ArgumentError) and sentence in str(job.faults[2])
+    assert len(str(job.faults[2])) < 1000 and str(job.faults[2]).isprintable()
     assert job.files == ["GOOD.png", "00003.png"]
 
 
@@ -311,6 +323,64 @@ def test_a_job_generates_the_images_of_single_commands(
             assert json.loads(ours.text["sdxl"])["request"] == json.loads(alone.text["sdxl"])["request"]
 
 
+def test_a_job_from_the_standard_input(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the same job as that of a file in this folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("black.png")
+    lines = [{"prompt": "a"}, {"prompt": "b", "image": "black.png", "strength": 0.9}, {"prompt": "c", "width": 63}]
+    arguments = ["--steps", "2", "--num-images", "1"]
+
+    def run(job: str) -> tuple[int, str]:
+        return main(command(Path("out"), Path(job), *arguments, model=str(tiny_folder))), capsys.readouterr().err
+
+    def give(data: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    write_lines(Path("job.jsonl"), lines)
+    give(Path("job.jsonl").read_bytes())
+    status, printed = run("-")
+    assert (status, "line 3 of the standard input: width is 63" in printed) == (1, True)
+    images = images_of(Path("out"))
+    assert sorted(images) == ["00001.png", "00002.png"]
+    assert run("job.jsonl")[0] == 1
+    assert images_of(Path("out")) == images
+    assert len(Path("out/job/done.jsonl").read_text().splitlines()) == 2, "nothing was generated again"
+    give(b"\xff")
+    assert run("-") == (
+        2,
+        "error: the standard input cannot be read ('utf-8' codec can't decode byte 0xff in position "
+        "0: invalid start byte); give JSON lines in UTF-8\n",
+    )
+    monkeypatch.setattr("sys.stdin", None)  # it is closed
+    status, printed = run("-")
+    assert (status, "the standard input cannot be read" in printed) == (2, True)
+
+
+def test_what_fails_is_printed_in_plain_letters(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Terminals obey some of them, and a path may be of any length."""
+    lines = [
+        {"prompt": "a", "image": "\x1b[31mred\u202e.png"},
+        {"prompt": "a", "image": "x" * 10**5 + ".png"},
+        {"prompt": "a", "mask": "\x1b[31m" * 10**4, "image": "none.png"},
+        {"prompt": "a", "width": 64, "sampler": "\x1b[31m" * 10**5},
+    ]
+    job = write_lines(tmp_path / "job.jsonl", lines)
+    assert main(command(tmp_path / "out", job, "--steps", "2", model=str(tiny_folder))) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 4 and all(map(str.isprintable, printed)) and max(map(len, printed)) < 2100
+    assert any(r"\x1b[31mred\u202e.png does not exist" in line for line in printed)
+
+
+def test_workers_without_ray(tiny_folder: Path, tmp_path: Path) -> None:
+    job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
+    with pytest.warns(SDXLWarning, match="--workers has no effect"):
+        main(command(tmp_path / "out", job, "--steps", "1", "--workers", "2", model=str(tiny_folder)))
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -349,7 +419,7 @@ def start(folder: Path, job: Path, *more: str, most: int | None = None) -> subpr
 def wait_for(folder: Path, batches: int, process: subprocess.Popen[str]) -> None:
     """Until so many batches are recorded."""
     journal = folder / "job/done.jsonl"
-    while not journal.exists() or len(journal.read_text().splitlines()) < batches:
+    while not journal.exists() or len(journal.read_text().splitlines()) < 2 * batches:
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.02)
 
@@ -395,7 +465,8 @@ def test_two_processes_of_which_one_is_killed(long_job: tuple[Path, dict[str, by
     assert second.wait() == 0, "the other process finishes the job"
     assert images_of(tmp_path / "out") == images
     journal = (tmp_path / "out/job/done.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["batch"] for line in journal) == list(range(12)), "each batch once"
+    files = [file for line in journal for file in json.loads(line)["files"]]
+    assert sorted(files) == sorted(images), "each image once"
 
 
 @pytest.mark.slow
