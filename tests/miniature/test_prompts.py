@@ -1,4 +1,4 @@
-"""Weights, changes and parts of prompts on the miniature, judged from the pixels (scripts/proof_prompts.py has more)."""
+"""Weights, changes and parts of prompts on the miniature, judged from the pixels."""
 
 from __future__ import annotations
 
