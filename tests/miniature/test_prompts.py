@@ -1,4 +1,4 @@
-"""Weights, changes and parts of prompts on the miniature, judged from the pixels."""
+"""Weights, changes and parts of prompts on the miniature, judged from the pixels (more in scripts/proof_prompts.py)."""
 
 from __future__ import annotations
 
