@@ -50,7 +50,7 @@ def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
         raise CheckpointError(f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; rename one")
     if not folders:
         raise CheckpointError(f"the {what} {name} is a name in a folder, and none is given; give one")
-    raise CheckpointError(f"the {what} {name} does not exist{_hint(name, folders, what)}")
+    raise CheckpointError(f"the {what} {name} does not exist; {_hint(name, folders, what)}")
 
 
 def _is_of_hub(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[s
     """
     records = []
     for lora in read_loras(value):
-        beside = root / Path(lora.file).expanduser()
-        path = find_file(beside if beside.is_file() else lora.file, folders, "LoRA")
+        beside = root / os.path.expanduser(lora.file)
+        path = find_file(beside if os.path.isfile(beside) else lora.file, folders, "LoRA")
         records.append(lora.record() | {"file": str(path.absolute()), "hash": lora.hash or file_hash(path)})
     return records
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..errors import SDXLWarning
+from ..sampling.samplers import SAMPLERS
 from .prompts import is_composed
 from .request import Request
 
@@ -48,7 +49,8 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     if not running:
         yield _STEPS, "strength is 0, so no step runs; raise strength"
         return
-    if request.guidance_scale <= 1 and not is_composed(request):
+    is_pair = SAMPLERS[str(request.sampler)].with_pair  # which needs both predictions at every scale
+    if request.guidance_scale <= 1 and not is_composed(request) and not is_pair:
         why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
         yield (*_NEGATIVE, "guidance_interval"), why
     elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):

@@ -23,7 +23,9 @@ from ..models.config import ModelConfig
 from ..models.schedule_config import ScheduleConfig
 from ..sampling.guidance import Guidance, Guider
 from ..sampling.samplers import SAMPLERS
-from ..sampling.schedule import Schedule, make_schedule
+from ..sampling.schedule import Schedule, make_schedule, schedule_of_sigmas, schedule_of_timesteps
+from ..sampling.schedules import SCHEDULES
+from ..sampling.settings import CUSTOM, Value, check_options
 from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
@@ -35,6 +37,7 @@ from .sources import Sources, read_sources
 REFINE_AT = 0.8
 STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
 _MANY_TIMES = 5
+_MOST_CFG_PP = 3
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Plan:
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
     branches: Branches
+    settings: Mapping[str, Value] = field(default_factory=dict)  # of the sampler: all of its options
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
 
@@ -96,9 +100,10 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     sources, count = read_sources(request), request.count
     _check_images(request, sources, info.config)
     strength = request.strength
-    if request.image is not None and strength is None:
+    if request.image is not None and strength is None and request.levels is None:
         strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
-    steps = _steps_left(request.steps, strength)
+    total = request.steps if request.levels is None else len(request.levels) - (request.sigmas is not None)
+    steps = _steps_left(total, strength)
     canvases = _canvases(request, sources, info.config, steps)
     size, factor = _size(request, sources, info.config, canvases), info.config.vae.factor
     latent_size = size[0] // factor, size[1] // factor
@@ -107,15 +112,16 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     _check_image_latents(request, sources, size, shape)
     _check_clip_skip(request, [each.config for each in (info, refiner) if each])
     sampler = request.sampler or info.schedule.sampler
-    if request.eta and "eta" not in SAMPLERS[sampler].options:
-        able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
-        raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
-    schedule_name = request.schedule or info.schedule.schedule
-    schedule = make_schedule(info.schedule, schedule_name, request.steps, sampler)
+    eta = _eta(request, sampler)
+    schedule_name = CUSTOM if request.levels is not None else request.schedule or info.schedule.schedule
+    given = request.sampler_options or {}
+    check_options(given, sampler, schedule_name, eta)
+    schedule = _schedule(request, info.schedule, schedule_name, total, sampler)
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
     warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
+    _warn_of_cfg_pp(request, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -123,13 +129,21 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         height=size[0] if request.image is None else request.height,
         width=size[1] if request.image is None else request.width,
         sampler=sampler,
-        schedule=schedule_name,
+        schedule=None if schedule_name == CUSTOM else schedule_name,
+        steps=total,
+        eta=eta,
         seed=list(seeds),
         strength=strength,
         refine_at=refine_at,
     )
     conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
-    guidance = Guidance(request.guidance_scale, request.guidance_rescale, request.guidance_interval or (0.0, math.inf))
+    guidance = Guidance(
+        request.guidance_scale,
+        request.guidance_rescale,
+        request.guidance_interval or (0.0, math.inf),
+        always=SAMPLERS[sampler].with_pair,
+    )
+    settings = {name: given.get(name, value) for name, value in SAMPLERS[sampler].options.items()}
     plan = Plan(
         request=resolved,
         sources=sources,
@@ -140,12 +154,33 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         sizes=tuple(sizes for sizes, _ in conditioning),
         negative_sizes=tuple(negative for _, negative in conditioning),
         schedule=schedule,
-        first=request.steps - steps,
+        first=total - steps,
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
-        branches=make_branches(resolved, guidance, schedule.sigmas[request.steps - steps :]),
+        branches=make_branches(resolved, guidance, schedule.sigmas[total - steps :]),
+        settings=settings | ({"eta": eta} if "eta" in settings else {}),
     )
     warn_of_idle(plan, request, tuple(each.config.kind for each in (info, refiner) if each))
     return plan
+
+
+def _eta(request: Request, sampler: str) -> float:
+    """The share of noise that is drawn again: the request's, else the sampler's own."""
+    options = SAMPLERS[sampler].options
+    if request.eta and "eta" not in options:
+        able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
+        raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
+    return float(options.get("eta", 0.0)) if request.eta is None else request.eta
+
+
+def _schedule(request: Request, config: ScheduleConfig, name: str, steps: int, sampler: str) -> Schedule:
+    """The noise levels of all steps: the request's own, else those of the schedule of that name."""
+    if request.sigmas is not None:
+        return schedule_of_sigmas(config, request.sigmas, sampler)
+    if request.timesteps is not None:
+        return schedule_of_timesteps(config, request.timesteps, sampler)
+    own = SCHEDULES[name].options if name in SCHEDULES else {}
+    options = {each: value for each, value in (request.sampler_options or {}).items() if each in own}
+    return make_schedule(config, name, steps, sampler, options)
 
 
 def _check_task(request: Request, config: ModelConfig, refiner: ModelInfo | None) -> None:
@@ -320,9 +355,21 @@ def warn_of_syntax(request: Request) -> None:
 
 def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
     """The model's files may recommend a sampler or a schedule that is not supported."""
-    notes = ((request.sampler, config.sampler_note), (request.schedule, config.schedule_note))
+    schedule = request.schedule or request.levels
+    notes = ((request.sampler, config.sampler_note), (schedule, config.schedule_note))
     for note in [note for given, note in notes if note and not given]:
         warnings.warn(note, SDXLWarning, stacklevel=2)
+
+
+def _warn_of_cfg_pp(request: Request, sampler: str) -> None:
+    """The guidance of CFG++ is of another scale."""
+    if SAMPLERS[sampler].with_pair and request.guidance_scale > _MOST_CFG_PP:
+        warnings.warn(
+            f"guidance_scale is {request.guidance_scale:g} and the sampler is {sampler}, whose guidance is stronger; "
+            "give 1 to 2",
+            SDXLWarning,
+            stacklevel=2,
+        )
 
 
 def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:

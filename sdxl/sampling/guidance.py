@@ -32,7 +32,8 @@ class Guider(Protocol):
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (CFG; Ho & Salimans 2022, arXiv 2207.12598). At a `scale` of at most 1 it is off.
+    """Classifier-free guidance (CFG; Ho & Salimans 2022, arXiv 2207.12598). At a `scale` of at most 1 it is off, unless
+    it is `always` on: CFG++ needs the negative branch, and takes scales from 0.
 
     Outside of `interval`, from the lowest sigma to the highest, it is off too (Kynkaanniemi et al. 2024, arXiv
     2404.07724). `rescale` is phi of Lin et al. 2023 (arXiv 2305.08891, equations 15 and 16).
@@ -41,11 +42,12 @@ class Guidance:
     scale: float = 1.0
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, math.inf)
+    always: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The negative and the positive branch, or the positive one alone."""
-        return (NEGATIVE, POSITIVE) if self.scale > 1 else (POSITIVE,)
+        return (NEGATIVE, POSITIVE) if self.scale > 1 or self.always else (POSITIVE,)
 
     def branches(self, sigma: float) -> tuple[str, ...]:
         """Both within the interval."""

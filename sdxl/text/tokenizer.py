@@ -75,7 +75,10 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text: start, at most `length` - 2 tokens, end, pads. Warns of the text that it cuts off."""
-        return [self.framed([token.id for token in self.cut(text, self.read(text), stacklevel=3)]) for text in texts]
+        return [
+            self.framed([token.id for token in self.cut(text, self.read(text, chunks=1), stacklevel=3)])
+            for text in texts
+        ]
 
     def framed(self, ids: Sequence[int]) -> list[int]:
         """Ids between start and end, filled up with pads."""
@@ -98,13 +101,13 @@ class Tokenizer:
         """How many tokens there are between start and end."""
         return self.length - 2
 
-    def read(self, text: str, words: Words = NO_WORDS) -> list[Token]:
+    def read(self, text: str, words: Words = NO_WORDS, chunks: int = MOST_CHUNKS) -> list[Token]:
         """The tokens of a text, with those of `words` as one token each; the longest word wins. Of a huge text as many
-        as there is room for, and some more.
+        as `chunks` have room for, and some more.
         """
         taken = _beginning(text, _MANY)
         tokens = self._read(taken, words)
-        while len(tokens) <= MOST_CHUNKS * self.room and len(taken) < len(text):  # mostly spaces
+        while len(tokens) <= chunks * self.room and len(taken) < len(text):  # mostly spaces
             taken = _beginning(text, 2 * len(taken))
             tokens = self._read(taken, words)
         return tokens
