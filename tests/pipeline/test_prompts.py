@@ -58,7 +58,8 @@ def batch_equals_each_alone(pipe: sdxl.Pipeline, error: Any, **more: Any) -> Non
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_batch_of_unequal_lengths_with_every_sampler(sampler: str, tiny_pipe: sdxl.Pipeline, error: Any) -> None:
-    batch_equals_each_alone(tiny_pipe, error, sampler=sampler)
+    scale = 1.5 if SAMPLERS[sampler].with_pair else 5.0
+    batch_equals_each_alone(tiny_pipe, error, sampler=sampler, guidance_scale=scale)
 
 
 def test_the_lengths_of_that_batch(tiny_pipe: sdxl.Pipeline) -> None:
@@ -250,3 +251,11 @@ def test_parts_without_guidance(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
     three = latents(tiny_pipe, "a cat :1.5 AND a cat :1.5", negative_prompt="red", **arguments)
     guided = arguments | {"guidance_scale": 3.0, "negative_prompt": "red"}
     assert error(three, latents(tiny_pipe, "a cat", **guided)) < 1e-4
+
+
+def test_parts_and_an_interval(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
+    arguments = A1111 | {"seed": 2, "guidance_interval": (1.0, 4.0), "negative_prompt": "red"}
+    one = latents(tiny_pipe, "a cat :0.5 AND a cat :0.5", **arguments)
+    assert error(one, latents(tiny_pipe, "a cat", **arguments)) < 1e-4
+    with pytest.raises(sdxl.ArgumentError, match=r"parts \(AND\) do not add up to 1"):
+        latents(tiny_pipe, "a cat AND a cat", **arguments)
