@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import SDXLWarning
 from ..sampling.samplers import SAMPLERS
-from .prompts import is_composed
 from .request import Request
 
 if TYPE_CHECKING:
@@ -50,11 +49,12 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         yield _STEPS, "strength is 0, so no step runs; raise strength"
         return
     is_pair = SAMPLERS[str(request.sampler)].with_pair  # which needs both predictions at every scale
-    if request.guidance_scale <= 1 and not is_composed(request) and not is_pair:
-        why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
-        yield (*_NEGATIVE, "guidance_interval"), why
-    elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
-        yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
+    if not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
+        if request.guidance_scale <= 1 and not is_pair:
+            why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
+            yield (*_NEGATIVE, "guidance_interval"), why
+        else:
+            yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
     if "refiner" not in running:
         why = "no step is left for the refiner" if "refiner" in kinds else "no refiner is loaded"
         yield _SCORES, f"{why}, and it alone is conditioned on that"

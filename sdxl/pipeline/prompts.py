@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..errors import ArgumentError
 from ..sampling.composition import Composition, Timeline
 from ..sampling.guidance import NEGATIVE, POSITIVE, Guidance, Guider
 from ..text.chunks import Reading
@@ -42,11 +43,6 @@ def reading_of(request: Request) -> Reading:
     return Reading(syntax, request.long_prompt == "truncate", request.emphasis or EMPHASIS[syntax])
 
 
-def is_composed(request: Request) -> bool:
-    """Whether a prompt has parts (AND), whose weights act on the negative prompt too, also without guidance."""
-    return len(_parts(request)) > 1
-
-
 def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float]) -> Branches:
     """The branches of a request whose steps are at `sigmas`."""
     steps = max(len(sigmas) - 1, 1)
@@ -64,6 +60,11 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float])
         texts |= more
     is_plain = len(parts) == 1 and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
     guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas))
+    if request.guidance_interval is not None and isinstance(guider, Composition) and guider.needs_negative:
+        raise ArgumentError(
+            f"guidance_interval is {request.guidance_interval}, and the weights of a prompt's parts (AND) do not add "
+            "up to 1, so that every step needs the negative prompt; leave the interval out, or give weights of sum 1"
+        )
     return Branches(guider, texts, frozenset(negative.names))
 
 

@@ -37,18 +37,18 @@ class Composition:
     @property
     def names(self) -> tuple[str, ...]:
         """All branches: the negative ones first."""
-        negative = self.negative.names if self._needs_negative or NEGATIVE in self.guidance.names else ()
+        negative = self.negative.names if self.needs_negative or NEGATIVE in self.guidance.names else ()
         return (*negative, *(name for timeline, _ in self.parts for name in timeline.names))
 
     @property
-    def _needs_negative(self) -> bool:
+    def needs_negative(self) -> bool:
         """Whether the weights of some image do not add up to 1."""
         return any(abs(sum(weights) - 1) > 1e-9 for weights in zip(*(own for _, own in self.parts), strict=True))
 
     def branches(self, sigma: float) -> tuple[str, ...]:
         """Those of the step that begins at this sigma, or at the next higher one."""
         step = max(1, sum(each >= sigma for each in self.sigmas[:-1]))
-        needed = self._needs_negative or NEGATIVE in self.guidance.branches(sigma)
+        needed = self.needs_negative or NEGATIVE in self.guidance.branches(sigma)
         negative = (self.negative.at(step),) if needed else ()
         return (*negative, *(timeline.at(step) for timeline, _ in self.parts))
 
@@ -63,7 +63,7 @@ class Composition:
         return self.guidance.combine({NEGATIVE: negative, POSITIVE: positive})
 
     def _composed(self, positives: Sequence[Tensor], negative: Tensor | None) -> Tensor:
-        if len(positives) == 1 and not self._needs_negative:
+        if len(positives) == 1 and not self.needs_negative:
             return positives[0]
         total = torch.zeros_like(positives[0]) if negative is None else negative
         for output, (_, own) in zip(positives, self.parts, strict=True):
