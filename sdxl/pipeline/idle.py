@@ -24,7 +24,17 @@ _NEGATIVE = (
     "guidance_rescale",
 )
 _SIZES = ("original_size", "crop_top_left", "target_size")
-_STEPS = (*_NEGATIVE, *_SIZES, "guidance_interval", "prompt_2", "clip_skip", "eta", "latents", "aesthetic_score")
+_STEPS = (
+    *_NEGATIVE,
+    *_SIZES,
+    "guidance_interval",
+    "prompt_2",
+    "clip_skip",
+    "eta",
+    "latents",
+    "aesthetic_score",
+    "emphasis",
+)
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
 

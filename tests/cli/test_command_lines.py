@@ -25,6 +25,16 @@ WORKS: dict[str, tuple[list[str], tuple[int, int]]] = {
     "a size": (["generate", "cat", "--size", "48x80", "--model", "MODEL", *OUT], (48, 80)),
     "a side": (["generate", "cat", "--size", "48", "--model", "MODEL", *OUT], (48, 48)),
     "a random seed": (["generate", "cat", "--seed", "-1", "--model", "MODEL", *OUT], (64, 64)),
+    "AUTOMATIC1111's sampler": (
+        ["--prompt", "cat", "--sampler", "DPM++ 2M Karras", "--model", "MODEL", *OUT, "--steps", "2"],
+        (64, 64),
+    ),
+    "stable-diffusion.cpp's sampler": (["--prompt", "cat", "--sampler", "dpm++2m", "--model", "MODEL", *OUT], (64, 64)),
+    "diffusers' class": (
+        ["--prompt", "cat", "--sampler", "EulerDiscreteScheduler", "--model", "MODEL", *OUT],
+        (64, 64),
+    ),
+    "ComfyUI's schedule": (["--prompt", "cat", "--schedule", "sgm_uniform", "--model", "MODEL", *OUT], (64, 64)),
     "a value behind =": (["generate", "cat", "--seed=7", "--model=MODEL", *OUT], (64, 64)),
 }
 HELPS: dict[str, tuple[str, str]] = {
@@ -41,13 +51,11 @@ HELPS: dict[str, tuple[str, str]] = {
     "sd.cpp's threads": ("generate cat -t 8", "-t is OMP_NUM_THREADS=N in the environment here"),
     "sd.cpp's type": ("generate cat --type f16", "--type is --dtype here"),
     "sd.cpp's tiling": ("generate cat --vae-tiling", "automatic: the VAE is tiled where memory is short"),
-    "sd.cpp's sampler name": ("generate cat --sampler dpm++2m", "that is sampler dpmpp_2m"),
     # AUTOMATIC1111
     "its scale": ("generate cat --cfg-scale 7", "perhaps --guidance-scale is meant"),
     "its memory": ("generate cat --medvram", "--medvram is --offload stage here"),
     "its little memory": ("generate cat --lowvram --xformers", "--lowvram is --offload block here, --xformers is the"),
     "its precision": ("generate cat --no-half", "--no-half is --dtype float32 here"),
-    "its sampler": ("generate cat --sampler 'DPM++ 2M Karras'", "that is sampler dpmpp_2m with schedule karras"),
     "its checkpoint": ("generate cat --ckpt x.safetensors", "--ckpt is --model here"),
     "its strength": ("generate cat --denoising-strength 0.5", "perhaps --strength is meant"),
     "its batch": ("generate cat --batch-size 4", "--num-images is the number of images"),
@@ -55,11 +63,9 @@ HELPS: dict[str, tuple[str, str]] = {
     # ComfyUI
     "its CPU": ("generate cat --cpu", "--cpu is --device cpu here"),
     "its folder": ("generate cat --output-directory out", "--output-directory is --output-dir here"),
-    "its schedule": ("generate cat --schedule sgm_uniform", "that is schedule sgm"),
     # diffusers and the scripts of CompVis
     "its steps": ("generate cat --num_inference_steps 25", "perhaps --steps is meant"),
     "its underscore": ("generate cat --guidance_scale 7", "perhaps --guidance-scale is meant"),
-    "its class": ("generate cat --sampler EulerDiscreteScheduler", "that is sampler euler"),
     "its fp16": ("generate cat --fp16", "--fp16 is --dtype float16 here"),
     "its offload": ("generate cat --enable_model_cpu_offload", "is --offload stage here"),
     "txt2img.py": (
