@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the pages speak of: a checkpoint, images, LoRAs, an embedding, a job."""
     folder = tmp_path_factory.mktemp("pages")
     sdxl.convert(MODEL, folder / "sd_xl_base_1.0.safetensors")
-    (folder / "weights").mkdir()
+    shutil.copytree(ROOT / "weights/adapters", folder / "weights/adapters")
     for name in ("some_checkpoint", "weights/random_base"):
         shutil.copy(folder / "sd_xl_base_1.0.safetensors", folder / f"{name}.safetensors")
     for name in ("photo.jpg", "lion.png", "picture.png"):

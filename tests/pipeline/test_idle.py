@@ -76,7 +76,17 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 QUICK = ("text", "no guidance")
 # which is no fault: strength 0 gives the image back, and without sigmas every part of them is the same
 ALWAYS = {
-    "strength 0": {"seed", "steps", "sampler", "sampler_options", "schedule", "guidance_scale", "prompt", "mask", "mask_padding"},
+    "strength 0": {
+        "seed",
+        "steps",
+        "sampler",
+        "sampler_options",
+        "schedule",
+        "guidance_scale",
+        "prompt",
+        "mask",
+        "mask_padding",
+    },
     "both, of which the base never runs": {"refine_at"},
 }
 
