@@ -221,6 +221,19 @@ def test_messages_in_pages_are_those_of_the_package() -> None:
         assert not is_of_the_package(other, known), other
 
 
+def test_samplers_and_schedules_of_the_pages_are_those_of_the_tables() -> None:
+    from sdxl.sampling import SAMPLERS, SCHEDULES
+
+    for name, table in (("samplers", SAMPLERS), ("schedules", SCHEDULES)):
+        (row,) = re.findall(rf"^\| {name} \| (.*) \|$", text(ROOT / "README.md"), re.MULTILINE)
+        assert len(named := set(re.findall(r"`(\w+)`", row))) >= 5 and named <= table.keys()
+    page = text(ROOT / "docs/coming-from.md")
+    for flag, table in (("sampler", SAMPLERS), ("schedule", SCHEDULES)):
+        _, _, rest = page.partition(f"| `--{flag}` |\n|---|---|\n")
+        rows = re.findall(r"^\| (.+) \| `(\w+)` \|$", rest.partition("\n\n")[0], re.MULTILINE)
+        assert {*rows} == {(each.a1111, name) for name, each in table.items() if each.a1111}, flag
+
+
 def test_the_citation_is_of_this_version() -> None:
     from sdxl.version import __version__
 

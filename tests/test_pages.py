@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the pages speak of: a checkpoint, images, LoRAs, an embedding, a job."""
     folder = tmp_path_factory.mktemp("pages")
     sdxl.convert(MODEL, folder / "sd_xl_base_1.0.safetensors")
-    (folder / "weights").mkdir()
+    shutil.copytree(ROOT / "weights/adapters", folder / "weights/adapters")
     for name in ("some_checkpoint", "weights/random_base"):
         shutil.copy(folder / "sd_xl_base_1.0.safetensors", folder / f"{name}.safetensors")
     for name in ("photo.jpg", "lion.png", "picture.png"):
@@ -120,8 +120,8 @@ def test_the_commands_of_a_page(name: str, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.filterwarnings("default::sdxl.errors.SDXLWarning")
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_the_python_of_a_page(name: str) -> None:
-    """All blocks of a page in one namespace, as a reader would type them."""
-    names: dict[str, Any] = {"sdxl": sdxl, "torch": torch}
+    """All blocks of a page in one namespace, as a reader would type them who has a pipeline."""
+    names: dict[str, Any] = {"sdxl": sdxl, "torch": torch, "pipe": sdxl.Pipeline.from_pretrained("miniature")}
     for code in blocks(ROOT / name, "python"):
         exec(compile(smaller(code), name, "exec"), names)
 
