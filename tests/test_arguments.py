@@ -31,6 +31,7 @@ from sdxl.images.png import read_parameters
 from sdxl.jobs.job import read_job
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedules import SCHEDULES
+from sdxl.text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 
 EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "200"))
 settings.register_profile(
@@ -45,7 +46,8 @@ settings.load_profile("sdxl")
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
-texts = st.sampled_from([*["a red cat", "", "!", "wörter 猫 🐈", "a " * 100, "\0", "<|endoftext|>"] * 4, "\ud800"])
+words = ["a red cat", "", "!", "wörter 猫 🐈", "a " * 100, "\0", "<|endoftext|>", "(red:1.3) [cat:dog:0.5] AND a"]
+texts = st.sampled_from([*words * 4, "\ud800"])
 sides = st.one_of(*[st.sampled_from([8, 16, 40, 64, 64, 64, 128, 256])] * 5, st.integers(1, 256))
 sizes = st.tuples(sides, sides)
 nonsense = st.sampled_from(
@@ -104,6 +106,13 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "negative_prompt": texts,
     "prompt_2": texts,
     "negative_prompt_2": texts,
+    "prompt_syntax": st.sampled_from(SYNTAXES),
+    "emphasis": st.sampled_from(EMPHASES),
+    "long_prompt": st.sampled_from(LONG_PROMPTS),
+    "loras": st.just([]),
+    "sampler_options": st.sampled_from([{}, {"s_churn": 2.0}, {"noise": "fresh"}, {"r": 0.4}]),
+    "sigmas": st.sampled_from([[5.0, 1.0, 0.0], [3.0, 1.0]]),
+    "timesteps": st.sampled_from([[800, 300], [999]]),
     "width": sides,
     "height": sides,
     "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),
@@ -238,7 +247,7 @@ def test_any_lines_of_a_job(tmp_path_factory: pytest.TempPathFactory, data: st.D
     line = {"prompt": "a"} | data.draw(st.dictionaries(names, st.one_of(values, nonsense_of_json), max_size=4))
     path = tmp_path_factory.mktemp("job", numbered=True) / "job.jsonl"
     path.write_text(json.dumps(line) + "\n" + json.dumps({"prompt": "b"}) + "\n")
-    job = read_job(path, {}, {}, 2)
+    job = read_job(path, {}, {})
     assert bool(job.faults) != any(item.line == 1 for item in job.items)
     assert sum(len(batch.files) for batch in job.batches(2, 0)) == len(job.files)
 

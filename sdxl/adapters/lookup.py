@@ -35,7 +35,22 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         return found[0]
     if _is_of_hub(path):
         return hub.resolve(str(name))
-    raise CheckpointError(f"the {what} {name} does not exist{_hint(str(name), folders, what)}")
+    raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
+
+
+def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
+    """The file of a name in one of the folders, and nowhere else: for names in prompts, which others may have written.
+    Raises `CheckpointError`.
+    """
+    is_path = ".." in Path(name).parts or Path(name).is_absolute()
+    found = [] if is_path else _in_folders(name, folders)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; rename one")
+    if not folders:
+        raise CheckpointError(f"the {what} {name} is a name in a folder, and none is given; give one")
+    raise CheckpointError(f"the {what} {name} does not exist; {_hint(name, folders, what)}")
 
 
 def _is_of_hub(path: Path) -> bool:
@@ -87,6 +102,6 @@ def _hint(name: str, folders: Sequence[Path], what: str) -> str:
     names = [path.stem for path in adapter_files(folders)]
     close = get_close_matches(Path(name).stem, names, n=3)
     if close:
-        return f"; perhaps {' or '.join(close)} is meant"
-    where = f"; there is none of this name in {', '.join(map(str, folders))}" if folders else ""
-    return f"{where}; give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"
+        return f"perhaps {' or '.join(close)} is meant"
+    where = f"there is none of this name in {', '.join(map(str, folders))}, " if folders else ""
+    return f"{where}give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"

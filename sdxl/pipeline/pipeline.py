@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,10 @@ from ..images.image import check_latents, check_pixels
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy
+from ..runtime.locks import Turns, check_fork
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
+from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
@@ -37,11 +38,14 @@ from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
 from .plan import Plan, make_plan
-from .request import TEXTS, Request
+from .prompts import reading_of
+from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
 from .saving import save
+from .tags import missing_loras
 from .target import read_target
+from .tokens import Tokens, tokenize, tokenizers_of
 
 
 class Pipeline(DiffusersNames):
@@ -64,7 +68,7 @@ class Pipeline(DiffusersNames):
         self._adapters = adapters
         self._loras: tuple[LoRA, ...] = ()
         self._embeddings: tuple[ActiveEmbedding, ...] = ()
-        self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
+        self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
     def from_pretrained(
@@ -133,9 +137,11 @@ class Pipeline(DiffusersNames):
         return cls.from_request(ModelRequest(**arguments))
 
     @classmethod
-    def from_request(cls, request: ModelRequest) -> Pipeline:
-        """Load the model that a request names. Raises `SDXLError`."""
-        loader, variant = open_loader(request)
+    def from_request(cls, request: ModelRequest, precision: Precision | None = None) -> Pipeline:
+        """Load the model that a request names; with a `precision`, such as a recorded one, in that, fast or not. Raises
+        `SDXLError`.
+        """
+        loader, variant = open_loader(request, precision)
         folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
         adapters = Adapters(loader.checkpoints, *folders)
         loras = adapters.resolve(read_loras(request.loras))
@@ -143,9 +149,10 @@ class Pipeline(DiffusersNames):
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        residency.retry(lambda model: model.load())
         pipe = cls(residency, request.record(variant), loader.hashes, adapters)
         pipe._loras, pipe._embeddings = loras, embeddings
+        with pipe._lock:
+            residency.retry(lambda model: model.load())
         return pipe
 
     @classmethod
@@ -374,13 +381,28 @@ class Pipeline(DiffusersNames):
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
+        check_fork()  # here too, since what opens an image computes with torch
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
+        if named := missing_loras(replace(request, loras=loras)):
+            loras = (*loras, *self._open_adapters().resolve_named(named))
         plan = make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
         if self._adapters is None:
             return plan
-        texts = [request.texts(name) or [""] * len(request.prompts) for name in TEXTS]
-        used = tuple(self._adapters.used(self._embeddings, own) for own in zip(*texts, strict=True))
+        reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]
+        used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
         return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
+
+    def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
+        """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
+        included. Words are those of the pipeline's embeddings. Nothing is loaded. Raises `ArgumentError`, also for a
+        prompt that changes from step to step or has several parts, which is several texts.
+        """
+        request = Request(text, prompt_syntax=prompt_syntax, long_prompt=long_prompt)
+        if self._adapters is None:
+            counts = {word: len(own) for word, own in self.text[-1].embeddings.items()}
+        else:
+            counts = self._adapters.counts(self._embeddings, self._loras)
+        return tokenize(tokenizers_of(self.info), text, reading_of(request), counts)
 
     @with_request_arguments
     def encode_prompt(

@@ -6,7 +6,6 @@ Everything that can be wrong with the arguments is an error here or in `Request`
 from __future__ import annotations
 
 import math
-import re
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,9 +26,10 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule, make_schedule, schedule_of_sigmas, schedule_of_timesteps
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import CUSTOM, Value, check_options
+from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
-from .idle import warn_of_idle_arguments
+from .idle import warn_of_idle
 from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
@@ -38,8 +38,6 @@ REFINE_AT = 0.8
 STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
 _MANY_TIMES = 5
 _MOST_CFG_PP = 3
-# syntax that AUTOMATIC1111 and ComfyUI do not read as words
-_SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*(\d(\.\d+)?|\.\d+)\s*\)|\bBREAK\b|\bembedding:\S+")
 
 
 @dataclass(frozen=True)
@@ -121,10 +119,9 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     schedule = _schedule(request, info.schedule, schedule_name, total, sampler)
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
-    _warn_of_syntax(request)
+    warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
     _warn_of_cfg_pp(request, sampler)
-    warn_of_idle_arguments(request, info, refiner, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -147,7 +144,7 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         always=SAMPLERS[sampler].with_pair,
     )
     settings = {name: given.get(name, value) for name, value in SAMPLERS[sampler].options.items()}
-    return Plan(
+    plan = Plan(
         request=resolved,
         sources=sources,
         seeds=seeds,
@@ -162,6 +159,8 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         branches=make_branches(resolved, guidance, schedule.sigmas[total - steps :]),
         settings=settings | ({"eta": eta} if "eta" in settings else {}),
     )
+    warn_of_idle(plan, request, tuple(each.config.kind for each in (info, refiner) if each))
+    return plan
 
 
 def _eta(request: Request, sampler: str) -> float:
@@ -333,15 +332,25 @@ def _warn_of_size(request: Request, sources: Sources, config: ModelConfig, size:
         )
 
 
-def _warn_of_syntax(request: Request) -> None:
+def warn_of_syntax(request: Request) -> None:
+    """One warning for all that the syntax of the request takes for words."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
     for name in TEXTS:
         for text in request.texts(name) or ():
-            if found := _SYNTAX.search(text):
-                warnings.warn(
-                    f"{name} contains {brief(found[0])}, which is syntax of other programs; here it is read as words",
-                    SDXLWarning,
-                    stacklevel=2,
-                )
+            for each in find_constructs(text, request.prompt_syntax, negative=name.startswith("negative")):
+                more = f" and {each.count - 1} more" if each.count > 1 else ""
+                found.setdefault(each.readers, {})[f"{brief(each.example)}{more}"] = None
+    if not found:
+        return
+    parts = []
+    for readers, examples in found.items():
+        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no switch reads"
+        parts.append(f"{read} {', '.join(examples)}")
+    warnings.warn(
+        f"the prompts have syntax that is words in prompt_syntax {request.prompt_syntax}: {'; '.join(parts)}",
+        SDXLWarning,
+        stacklevel=2,
+    )
 
 
 def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
