@@ -41,7 +41,10 @@ _GROUPS = {
         "--from",
     ),
     "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
-    "sampling": ("sampler", "schedule", "eta", "guidance_rescale", "guidance_interval", "latents"),
+    "sampling": (
+        *("sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
+        *("guidance_rescale", "guidance_interval", "latents"),
+    ),
     "text and size conditioning": ("prompt_2", "negative_prompt_2", "clip_skip", "_size", "_top_left"),
     "refiner": ("refiner", "refine_at", "aesthetic_score", "negative_aesthetic_score"),
     "the model, and where it is computed": (),  # and all others
