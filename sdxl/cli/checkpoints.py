@@ -52,6 +52,8 @@ def _inspect(options: argparse.Namespace) -> None:
     for label, keys in (("missing", report.missing), ("unexpected", report.unexpected), ("ignored", report.ignored)):
         if keys:
             print(f"  {label} {len(keys)}: {summarize(keys)}")
+    if (family := getattr(report, "family", None)) is not None:
+        print(f"  preset: {family}")
     for sentence in report.wrong:
         print(f"  wrong: {sentence}")
     for sentence in report.notes:

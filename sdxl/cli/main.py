@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.formatwarning = _format_warning
     warnings.simplefilter("default", SDXLWarning)  # each message once
+    _print_presets()
     try:
         status: int = options.run(options) or 0
         sys.stdout.flush()
@@ -42,6 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _print_presets() -> None:
+    """Print which preset is taken, and why: once for all images of a job."""
+    log, printed = logging.getLogger("sdxl.preset"), set[str]()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        return not (line in printed or printed.add(line))
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(is_new)
+    log.setLevel(logging.INFO)
+    log.handlers, log.propagate = [handler], False
 
 
 class _Parser(argparse.ArgumentParser):

@@ -375,7 +375,9 @@ class Pipeline(DiffusersNames):
         for what does not fit.
         """
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
-        plan = make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
+        families = [] if self._adapters is None else self._adapters.families(loras)
+        infos = [expert.info for expert in self.experts]
+        plan = make_plan(replace(request, loras=loras or None), *infos, families=families)
         if self._adapters is None:
             return plan
         texts = [request.texts(name) or [""] * len(request.prompts) for name in TEXTS]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
+from ..sampling.guiders import NamedGuider, read_guider
+from ..sampling.presets import NO_PRESET, PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
 MOST_SEED = 2**63 - 1
+_MOST_GUIDANCE = 1000
 T = TypeVar("T")
 Size = tuple[int, int]
 Borders = tuple[int, int, int, int]
@@ -31,7 +34,6 @@ Borders = tuple[int, int, int, int]
 # names of arguments with their least and their highest value
 _WHOLE = {"steps": 1, "num_images": 1, "feather": 0, "width": 1, "height": 1, "clip_skip": 0, "mask_padding": 0}
 _NUMBERS = {
-    "guidance_scale": 1000,
     "guidance_rescale": 1,
     "eta": 1,
     "strength": 1,
@@ -39,7 +41,17 @@ _NUMBERS = {
     "aesthetic_score": 100,
     "negative_aesthetic_score": 100,
 }
-_OPTIONAL = ("width", "height", "clip_skip", "mask_padding", "feather", "strength", "refine_at")
+_OPTIONAL = (
+    "steps",
+    "guidance_rescale",
+    "width",
+    "height",
+    "clip_skip",
+    "mask_padding",
+    "feather",
+    "strength",
+    "refine_at",
+)
 TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 SOURCES = ("image", "mask", "latents")
 WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
@@ -94,9 +106,26 @@ class Request:
         repeated=True,
         flag="lora",
     )
-    steps: int = option("number of sampler steps", 30, type=int)
-    guidance_scale: float = option("how strongly to follow the prompt (CFG); 1 or less turns it off", 5.0, type=float)
-    guidance_rescale: float = option("0 to 1, against overexposure (phi in arXiv 2305.08891)", 0.0, type=float)
+    preset: str | None = option(
+        f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
+        "files show)",
+        metavar="NAME",
+    )
+    steps: int | None = option("number of sampler steps (default: the preset's, else 30)", type=int)
+    guidance_scale: float | Sequence[float] | None = option(
+        "how strongly to follow the prompt (CFG); 1 or less turns it off; several times: one for each step (default: "
+        "the preset's, else 5)",
+        type=float,
+        repeated=True,
+    )
+    guidance_rescale: float | None = option(
+        "0 to 1, against overexposure (phi in arXiv 2305.08891) (default: the preset's, else 0)", type=float
+    )
+    guider: NamedGuider | str | Mapping[str, Any] | None = option(
+        "apg[,eta=0][,norm_threshold=15][,momentum=-0.5]: CFG that oversaturates less (APG); "
+        "pag[,scale=3][,layers=mid]: also away from a prediction with perturbed attention (PAG), a pass more",
+        metavar="NAME[,VALUE]",
+    )
     guidance_interval: tuple[float, float] | None = option(
         "LOW,HIGH sigmas between which guidance acts; other steps take half the time (default: everywhere)",
         type=float,
@@ -152,7 +181,8 @@ class Request:
         for name in TEXTS:
             self._check_text(name)
         # numpy's numbers, which JSON does not know, become Python's; lists, from JSON, become tuples
-        plain = self._numbers() | self._tuples() | {"seed": self._seed()}
+        plain = self._numbers() | self._tuples() | {"seed": self._seed(), "guidance_scale": self._guidance_scale()}
+        plain |= {} if self.guider is None else {"guider": read_guider(self.guider)}
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
         self._check_names()
@@ -211,6 +241,19 @@ class Request:
             )
         return tuple(map(int, value))
 
+    def _guidance_scale(self) -> float | tuple[float, ...] | None:
+        scale: Any = self.guidance_scale
+        several = isinstance(scale, Sequence) and not isinstance(scale, str)
+        scales = list(scale) if several else [scale]
+        if scale is None:
+            return None
+        if not scales or not all(_is_number(each, _MOST_GUIDANCE) for each in scales):
+            raise ArgumentError(
+                f"guidance_scale is {brief(scale)}; it must be a number from 0 to {_MOST_GUIDANCE}, or a list of one "
+                "for each step"
+            )
+        return tuple(map(_plain, scales)) if several else _plain(scale)
+
     def _seed(self) -> int | list[int] | None:
         if self.seed is None:
             return None
@@ -230,6 +273,7 @@ class Request:
 
     def _check_names(self) -> None:
         for name, known, optional in (
+            ("preset", [NO_PRESET, *PRESETS], True),
             ("sampler", sorted(SAMPLERS), True),
             ("schedule", list(SCHEDULES), True),
             ("prompt_syntax", SYNTAXES, False),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .guidance import Guider
-from .sampler import Denoiser
+from .guidance import NEGATIVE, Guider
+from .prediction import Point, make_point
 from .schedule import Schedule
 
 
@@ -26,20 +26,54 @@ Networks = Callable[[tuple[str, ...]], Network]
 """The network of some guidance branches: its batch holds the rows of each branch, one branch after the other."""
 
 
-def make_denoiser(
-    networks: Networks, schedule: Schedule, prediction: str, guider: Guider, dtype: torch.dtype
-) -> Denoiser:
-    """A `Denoiser` over float32 x. The network runs in `dtype`, everything else in float32."""
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """A `PairDenoiser` over float32 x. The networks run in `dtype`, everything else in float32; `negatives` are the
+    branches of the negative prompt. `prediction` and `sigma_data` say what an output means: see `make_point`. `memory`
+    is what the guider keeps from call to call.
+    """
 
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        scale = 1 / math.sqrt(sigma**2 + 1)
-        scaled, t = (x * scale).to(dtype), schedule.timestep(sigma)
-        branches = guider.branches(sigma)
+    networks: Networks
+    schedule: Schedule
+    prediction: str
+    guider: Guider
+    dtype: torch.dtype
+    negatives: Collection[str] = (NEGATIVE,)
+    sigma_data: float = 1.0
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        point = self._point(x, sigma)
+        return point.denoised(self.guider.combine(self._outputs(point), point))
+
+    def pair(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """The guess, and the one for the negative prompt alone; the same twice where guidance is off."""
+        point = self._point(x, sigma)
+        outputs = self._outputs(point)
+        guess = point.denoised(self.guider.combine(outputs, point))
+        negatives = [output for name, output in outputs.items() if name in self.negatives]
+        return guess, point.denoised(negatives[0]) if negatives else guess
+
+    def _point(self, x: Tensor, sigma: float) -> Point:
+        return make_point(x, sigma, self.prediction, self.sigma_data, self.memory)
+
+    def _outputs(self, point: Point) -> Mapping[str, Tensor]:
+        """The raw output for each of the branches that the step needs."""
+        scaled, t = (point.x * point.scale).to(self.dtype), self.schedule.timestep(point.sigma)
+        branches = self.guider.branches(point.sigma)
         batch = torch.cat([scaled] * len(branches)) if len(branches) > 1 else scaled
-        outputs = networks(branches)(batch, t).to(x.dtype).chunk(len(branches))
-        output = guider.combine(dict(zip(branches, outputs, strict=True)))
-        if prediction == "v_prediction":  # Salimans & Ho 2022, arXiv 2202.00512, appendix D, in sigma space
-            return x * scale**2 - output * (sigma * scale)
-        return x - output * sigma
+        outputs = self.networks(branches)(batch, t).to(point.x.dtype).chunk(len(branches))
+        return dict(zip(branches, outputs, strict=True))
 
-    return denoise
+
+def make_denoiser(
+    networks: Networks,
+    schedule: Schedule,
+    prediction: str,
+    guider: Guider,
+    dtype: torch.dtype,
+    negatives: Collection[str] = (NEGATIVE,),
+    sigma_data: float = 1.0,
+) -> NetworkDenoiser:
+    """A denoiser over float32 x. The network runs in `dtype`, everything else in float32."""
+    return NetworkDenoiser(networks, schedule, prediction, guider, dtype, negatives, sigma_data)

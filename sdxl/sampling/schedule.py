@@ -23,11 +23,12 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
-    space).
+    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one.
     """
 
     sigmas: Array = field(repr=False, compare=False)
     steps_offset: int = 0
+    edm: bool = False
 
     def sigma(self, timesteps: Sequence[float]) -> Array:
         """The noise levels at timesteps, linear between whole ones."""
@@ -36,6 +37,13 @@ class NoiseTable:
     def timestep(self, sigmas: Array) -> Array:
         """The timesteps at noise levels, linear between the logarithms of the training's, as in k-diffusion."""
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self.sigmas)))
+
+    def network_timestep(self, sigma: float) -> float:
+        """The network's input at any noise level: its timestep; of EDM ln(sigma) / 4."""
+        sigma = max(sigma, float(self.sigmas[0]))
+        if self.edm:
+            return math.log(sigma) / 4
+        return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,14 @@ class Schedule:
         """The UNet's timestep at a noise level: at one of the first n its own, at any other by interpolation."""
         if sigma in self.sigmas[:-1]:
             return self.timesteps[self.sigmas.index(sigma)]
-        levels = self.table.sigmas
-        return float(np.interp(math.log(max(sigma, levels[0])), np.log(levels), np.arange(len(levels))))
+        return self.table.network_timestep(sigma)
 
 
 def noise_table(config: ScheduleConfig) -> NoiseTable:
     """The noise levels that a model was trained on."""
+    if config.edm is not None:
+        sigmas = np.geomspace(config.edm.sigma_min, config.edm.sigma_max, config.train_steps)
+        return NoiseTable(sigmas, config.steps_offset, edm=True)
     if config.beta_schedule == "scaled_linear":
         betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.train_steps) ** 2
     else:
@@ -94,6 +104,8 @@ def make_schedule(config: ScheduleConfig, schedule: str, steps: int, sampler: st
     if not 1 <= steps <= most:
         raise ArgumentError(f"steps is {steps}; with the {schedule} schedule it must be 1 to {most}")
     sigmas, timesteps = choose(table, steps)
+    if table.edm:
+        timesteps = [table.network_timestep(float(sigma)) for sigma in sigmas]
     final = 0.0 if record.ends_at_zero or config.final_alpha_one else float(table.sigmas[0])
     start_scale = record.start_scale(float(sigmas[0]), schedule)
     return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), start_scale, table)
