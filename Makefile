@@ -2,6 +2,7 @@
 # make test      sets up .venv and runs the quick tests, also against diffusers and transformers: minutes
 # make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
 # make check     format, lint, types and words
+# make docs      writes docs/api from the docstrings
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
@@ -16,7 +17,7 @@ OUTPUT ?= picture.png
 UNTYPED := arg-type attr-defined call-overload func-returns-value index no-untyped-call operator union-attr unused-ignore
 export PROMPT OUTPUT
 
-.PHONY: generate test test-all check format miniature smoke pictures clean
+.PHONY: generate test test-all check format docs miniature smoke pictures clean
 
 # bytecode is written when a module is first imported: for all modules it would take as long as the rest
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -52,6 +53,9 @@ check: $(TESTED)
 format: $(TESTED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python scripts/write_api.py
 
 miniature: $(TESTED)
 	$(BIN)/python scripts/train_miniature.py

@@ -1,7 +1,7 @@
 """Time by stage against the limit: `python scripts/plot_benchmarks.py docs/benchmarks/cuda.jsonl OUT.png`.
 
 Bars are medians of what `scripts/benchmark.py --out` kept; the line across each group is the stage's operations at the
-matrix rate that the same runs measured. Needs matplotlib (`pip install sdxl[plots]`).
+matrix rate that the same runs measured. Needs matplotlib (`pip install ".[plots]"`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The loss curves of a training run: `python scripts/plot_losses.py weights/training/losses.csv OUT.png`.
 
-Needs matplotlib (`pip install sdxl[plots]`).
+Needs matplotlib (`pip install ".[plots]"`).
 """
 
 from __future__ import annotations

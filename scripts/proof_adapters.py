@@ -3,8 +3,8 @@
     make proof-adapters            # makes a checkpoint of 7 GB in a temporary folder
     python scripts/proof_adapters.py weights/random_base.safetensors
 
-In stage and in block: the time to set it, one step at 512 x 512 with it, and to remove it; the peak of memory with it and
-without; and after its removal the latents of before, bit for bit. Then 2,000 damaged adapter files (`fuzz_adapter.py`).
+In stage and in block: the time to set it, one step at 512 x 512 with it, and to remove it; the peak of memory with it
+and without; and after its removal the latents of before, bit for bit. Then 2,000 damaged adapter files (`fuzz_adapter.py`).
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def main() -> None:
         print(json.dumps(measure(*sys.argv[2:])))
         return
     print(
-        f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+        f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}"
     )
     scripts = Path(__file__).parent
     with tempfile.TemporaryDirectory() as name:

@@ -44,23 +44,24 @@ def run(job: Path, folder: Path, model: str, *more: str) -> float:
     return time.monotonic() - began
 
 
-def recorded(folder: Path) -> list[int]:
-    """The batches in the order in which they were recorded."""
+def recorded(folder: Path) -> list[str]:
+    """The files of the pictures in the order in which they were recorded."""
     path = folder / "job/done.jsonl"
-    return [json.loads(line)["batch"] for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [file for line in lines for file in json.loads(line)["files"]]
 
 
 def compare(folder: Path, reference: Path, what: str) -> None:
-    """The same files with the same bytes, nothing else, and every batch recorded once."""
+    """The same files with the same bytes, nothing else, and every picture recorded once."""
     ours, theirs = (
         {path.name: path.read_bytes() for path in each.iterdir() if path.is_file()} for each in (folder, reference)
     )
     assert ours.keys() == theirs.keys(), f"{what}: other files {sorted(ours.keys() ^ theirs.keys())}"
     other = [name for name in ours if ours[name] != theirs[name]]
     assert not other, f"{what}: {len(other)} pictures differ, such as {other[0]}"
-    twice = [batch for batch, count in Counter(recorded(folder)).items() if count > 1]
-    assert not twice, f"{what}: batches {twice} were made twice after they were recorded"
-    print(f"{what}: {len(ours)} pictures, the same bytes as uninterrupted, every batch recorded once", flush=True)
+    twice = [file for file, count in Counter(recorded(folder)).items() if count > 1]
+    assert not twice, f"{what}: {twice} were made twice after they were recorded"
+    print(f"{what}: {len(ours)} pictures, the same bytes as uninterrupted, every picture recorded once", flush=True)
 
 
 def kill_one(job: Path, folder: Path, model: str, kills: int, span: tuple[float, float], rng: random.Random) -> None:
@@ -72,7 +73,7 @@ def kill_one(job: Path, folder: Path, model: str, kills: int, span: tuple[float,
         process.kill()
         process.wait()
         counts.append(len(recorded(folder)))
-    print(f"batches recorded at each kill: {counts}", flush=True)
+    print(f"pictures recorded at each kill: {counts}", flush=True)
     run(job, folder, model)
 
 
@@ -86,14 +87,14 @@ def kill_two(job: Path, folder: Path, model: str, kills: int, span: tuple[float,
         processes[n % 2].wait()
         counts.append(len(recorded(folder)))
         processes[n % 2] = start(job, folder, model)
-    print(f"batches recorded at each kill: {counts}", flush=True)
+    print(f"pictures recorded at each kill: {counts}", flush=True)
     assert [process.wait() for process in processes] == [0, 0]
 
 
 def kill_worker(job: Path, folder: Path, model: str) -> None:
     """A Ray cluster of two workers, of which one is killed in the middle."""
     process = start(job, folder, model, "--engine", "ray", "--workers", "2")
-    while len(recorded(folder)) < 4:
+    while len(recorded(folder)) < 12:
         assert process.poll() is None, "the job ended before a worker could be killed"
         time.sleep(0.05)
     found = subprocess.run(["pgrep", "-f", "^ray::Worker"], capture_output=True, text=True, check=False).stdout.split()
@@ -101,7 +102,7 @@ def kill_worker(job: Path, folder: Path, model: str) -> None:
     os.kill(int(found[0]), signal.SIGKILL)
     at = len(recorded(folder))
     assert process.wait() == 0
-    print(f"a worker was killed after {at} batches, {len(recorded(folder))} in the end", flush=True)
+    print(f"a worker was killed after {at} pictures, {len(recorded(folder))} in the end", flush=True)
 
 
 def prove(model: str, pictures: int, steps: int, kills: int) -> None:
@@ -111,7 +112,7 @@ def prove(model: str, pictures: int, steps: int, kills: int) -> None:
         job, reference = Path(root) / "job.jsonl", Path(root) / "reference"
         write_job(job, pictures, steps)
         seconds = run(job, reference, model)
-        print(f"{pictures} pictures uninterrupted: {seconds:.1f} s, {len(recorded(reference))} batches", flush=True)
+        print(f"{pictures} pictures uninterrupted: {seconds:.1f} s", flush=True)
         begin = 1.5  # importing and loading take about so long
         span = begin, begin + 2 + seconds / max(kills, 1)
         kill_one(job, Path(root) / "one", model, kills, span, rng)

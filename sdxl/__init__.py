@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
     from .errors import DrawError as DrawError
+    from .errors import ForkError as ForkError
     from .errors import HubError as HubError
     from .errors import NonFiniteError as NonFiniteError
     from .errors import OutOfMemoryError as OutOfMemoryError
@@ -47,6 +48,7 @@ __getattr__, __dir__, __all__ = exports(
             "CheckpointError",
             "ConfigError",
             "DrawError",
+            "ForkError",
             "HubError",
             "NonFiniteError",
             "OutOfMemoryError",

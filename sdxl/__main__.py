@@ -1,12 +1,30 @@
-"""`python -m sdxl`."""
+"""`python -m sdxl`, and the command `sdxl`."""
+
+from __future__ import annotations
 
 import os
 import sys
 
-from .cli.main import main
+from .cli.interrupts import install, uninstall
 
-if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
-    # read by torch when it is first imported: GPU memory in segments that grow, so that little is lost between tensors
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-sys.exit(main())
+def run() -> int:
+    """Run the command line in a process of its own; the exit status, which `sdxl --help` explains."""
+    try:
+        install()
+        if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
+            # read by torch when it is first imported: GPU memory in segments that grow, so that little of it is lost
+            os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        from .cli.main import main
+
+        return main()
+    except KeyboardInterrupt:  # outside of the work itself
+        uninstall()
+        os.write(2, b"interrupted\n")
+        return 130
+    finally:
+        uninstall()
+
+
+if __name__ == "__main__":
+    sys.exit(run())

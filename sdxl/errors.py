@@ -48,6 +48,10 @@ class DrawError(SDXLError, RuntimeError):
     """An image of a job could not be generated, for a reason that this package does not know."""
 
 
+class ForkError(SDXLError, RuntimeError):
+    """A forked process cannot compute: what torch needs did not survive the fork."""
+
+
 class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""
 

@@ -232,7 +232,7 @@ def test_any_lines_of_a_job(tmp_path_factory: pytest.TempPathFactory, data: st.D
     line = {"prompt": "a"} | data.draw(st.dictionaries(names, st.one_of(values, nonsense_of_json), max_size=4))
     path = tmp_path_factory.mktemp("job", numbered=True) / "job.jsonl"
     path.write_text(json.dumps(line) + "\n" + json.dumps({"prompt": "b"}) + "\n")
-    job = read_job(path, {}, {}, 2)
+    job = read_job(path, {}, {})
     assert bool(job.faults) != any(item.line == 1 for item in job.items)
     assert sum(len(batch.files) for batch in job.batches(2, 0)) == len(job.files)
 

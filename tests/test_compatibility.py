@@ -18,7 +18,7 @@ from PIL import Image
 
 FIXTURES = Path(__file__).parent / "fixtures/0.1.0"
 COMMON = ["--model", "miniature", "--dtype", "float32", "--device", "cpu", "--steps", "4", "--quiet"]
-JOB = ["--batch", "job.jsonl", "--output-dir", "out", "--batch-size", "2", "--seed", "7"]
+JOB = ["--batch", "job.jsonl", "--output-dir", "out", "--seed", "7", "--batch-size"]
 
 
 @pytest.fixture
@@ -63,11 +63,13 @@ def images(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.slow
-def test_a_job_is_resumed(folder: Path) -> None:
+@pytest.mark.parametrize("batch_size", ["2", "3"])
+def test_a_job_is_resumed(batch_size: str, folder: Path) -> None:
+    """With its batch size, or with another one."""
     out, wanted = folder / "job/out", json.loads((FIXTURES / "finished.json").read_text())["job"]
     old, journal = images(out), (out / "job/done.jsonl").read_text()
     assert 0 < len(old) < len(wanted)
-    status, output = generate(folder / "job", *COMMON, *JOB)
+    status, output = generate(folder / "job", *COMMON, *JOB, batch_size)
     assert (status, "line 4 of job.jsonl: " in output) == (1, True), output
     assert f"{len(wanted)} of {len(wanted)} " in output
     new, whole = images(out), (out / "job/done.jsonl").read_text()
@@ -78,6 +80,11 @@ def test_a_job_is_resumed(folder: Path) -> None:
     assert whole.startswith(journal)
     written = [file for line in whole.splitlines() for file in json.loads(line)["files"]]
     assert sorted(written) == sorted(wanted), "an image was generated twice"
-    again = generate(folder / "job", *COMMON, *JOB)
+    plan = json.loads((out / "job/plan.json").read_text())
+    old_plan = json.loads((FIXTURES / "job/out/job/plan.json").read_text())
+    assert plan == old_plan | {"job": plan["job"], "dtype": "float32", "arithmetic": "float32"}
+    lines = [json.loads(line) for line in whole.removeprefix(journal).splitlines()]
+    assert all(len(each["files"]) == len(each["seeds"]) == len(each["lines"]) == 1 for each in lines), "image by image"
+    again = generate(folder / "job", *COMMON, *JOB, batch_size)
     assert again == (status, output), "nothing was pending"
     assert (images(out), (out / "job/done.jsonl").read_text()) == (new, whole)

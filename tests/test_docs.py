@@ -79,7 +79,9 @@ def test_the_readme_is_short() -> None:
     assert len(text(ROOT / "README.md").splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "api"], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_python_in_pages_is_python_and_its_imports_exist(page: Path) -> None:
     for code in blocks(page, "python"):
         for node in ast.walk(ast.parse(code)):
@@ -111,6 +113,30 @@ def test_commands_in_pages_have_the_flags_and_targets_that_exist() -> None:
         for target in re.findall(r"(?:^|`)make ([a-z][\w-]*\w)\b(?!-)", text(page), re.MULTILINE):
             script = ROOT / f"scripts/proof_{target.removeprefix('proof-').replace('-', '_')}.py"
             assert target in targets or (target.startswith("proof-") and script.exists()), target
+
+
+def test_the_api_reference_is_current() -> None:
+    import write_api
+
+    assert not write_api.stale(), "run make docs"
+
+
+def test_the_api_reference_has_every_public_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import write_api
+
+    with_names = {path.parent.name for path in ROOT.glob("sdxl/*/__init__.py") if "exports(" in text(path)}
+    assert {package.rpartition(".")[2] for package in write_api.PACKAGES} == {*with_names, "sdxl"}
+    for package in write_api.PACKAGES:
+        page, linked = write_api.page(package), write_api.page(write_api.TOP)
+        for name in {*import_module(package).__all__} - {"__version__"}:
+            entry = linked if f"](sdxl.md#{name.lower()})" in page else page
+            _, heading, rest = entry.partition(f"\n## {name}\n")
+            assert heading and len(rest.partition("\n## ")[0]) > 40, (package, name)
+    monkeypatch.setattr(write_api, "PAGES", tmp_path)
+    (tmp_path / "old.md").touch()
+    assert write_api.main() == 0
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in write_api.pages()}
+    assert write_api.stale() == []
 
 
 def test_the_picture_of_the_rooms_is_current() -> None:

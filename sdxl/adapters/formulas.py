@@ -177,6 +177,7 @@ FORMULAS = (
     _formula("OFT", _oft, "oft_blocks", "alpha rescale"),
     _formula("OFT", _ready_rotations, "oft_diag", "alpha"),
 )
+"""Every kind of adapter; a module is of the first whose roles it has."""
 BIASES = ("diff_b", "b_norm")
 """Roles that change the bias of a layer or a norm, beside or without a change of its weight."""
 

@@ -35,7 +35,7 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         return found[0]
     if _is_of_hub(path):
         return hub.resolve(str(name))
-    raise CheckpointError(f"the {what} {name} does not exist{_hint(str(name), folders, what)}")
+    raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
 
 
 def _is_of_hub(path: Path) -> bool:
@@ -87,6 +87,6 @@ def _hint(name: str, folders: Sequence[Path], what: str) -> str:
     names = [path.stem for path in adapter_files(folders)]
     close = get_close_matches(Path(name).stem, names, n=3)
     if close:
-        return f"; perhaps {' or '.join(close)} is meant"
-    where = f"; there is none of this name in {', '.join(map(str, folders))}" if folders else ""
-    return f"{where}; give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"
+        return f"perhaps {' or '.join(close)} is meant"
+    where = f"there is none of this name in {', '.join(map(str, folders))}, " if folders else ""
+    return f"{where}give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"

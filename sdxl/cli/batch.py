@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, SDXLError, SDXLWarning
+from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import SOURCES, WITH_IMAGE, Request
-from .options import open_pipeline, read_file
+from .console import UNPRINTED, as_json, note, show
+from .options import model_request, open_pipeline, read_file
+from .progress import count, reporting
 
 if TYPE_CHECKING:
     from ..jobs.engine import Engine
-    from ..jobs.job import Batch
-    from ..jobs.journal import JobFolder
+    from ..jobs.folder import JobFolder
+    from ..jobs.job import Job
     from ..pipeline.pipeline import Pipeline
+    from ..runtime.precision import Precision
+
+JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
+"""The flags that need --batch."""
+
+_STDIN = "-"
+_LONGEST = 2000  # letters of a message
 
 
 def add_batch_flags(group: Any) -> None:
@@ -26,9 +37,9 @@ def add_batch_flags(group: Any) -> None:
         "--batch",
         type=read_file,
         metavar="FILE",
-        help="a file of JSON lines: each line is an object with the arguments of images, such as negative_prompt, and "
-        "optionally output, a file name; other flags apply to all lines. The same command resumes a job that was "
-        "stopped; several processes may work on one job",
+        help="a file of JSON lines, or - for the standard input: each line is an object with the arguments of images, "
+        "such as negative_prompt, and optionally output, a file name; other flags apply to all lines. The same command "
+        "resumes a job that was stopped, also with another batch size; several processes may work on one job",
     )
     group.add_argument(
         "--output-dir", type=read_file, metavar="DIR", help="the folder of the images and of the job's state"
@@ -36,15 +47,13 @@ def add_batch_flags(group: Any) -> None:
     group.add_argument(
         "--batch-size",
         type=int,
-        default=1,
         metavar="N",
-        help="images with the same settings generated together (default: %(default)s)",
+        help="images with the same settings generated together (default: 1)",
     )
     group.add_argument(
         "--engine",
         choices=("local", "ray"),
-        default="local",
-        help="where to generate: in this process or on a Ray cluster",
+        help="where to generate: in this process or on a Ray cluster (default: local)",
     )
     group.add_argument(
         "--workers",
@@ -56,6 +65,8 @@ def add_batch_flags(group: Any) -> None:
 
 def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     """Run a job and print the result; the exit status is 1 if lines failed."""
+    options.batch_size = 1 if options.batch_size is None else options.batch_size
+    options.engine = options.engine or "local"
     if options.output_dir is None or options.output or options.source:
         raise ArgumentError("--batch FILE requires --output-dir DIR and excludes --output and --from; change the flags")
     if options.batch_size < 1:
@@ -63,68 +74,100 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
     first_seed = given.pop("seed", None)
     if isinstance(first_seed, list):
         raise ArgumentError("--seed is given several times; with --batch it is the seed of the first image")
-    from ..jobs.job import read_job
-    from ..jobs.journal import open_folder
+    if options.workers is not None and options.engine == "local":
+        warnings.warn("--workers has no effect with --engine local; give --engine ray too", SDXLWarning, stacklevel=2)
+    from ..jobs.folder import open_folder
 
     defaults = {name: _absolute(value) for name, value in given.items()}
     # a wrong flag is one error, not one for each line
     checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
     Request(**{"prompt": "", "seed": first_seed, **checked})
-    job = read_job(options.batch, defaults, _identity(first_seed, model), options.batch_size)
-    folder = open_folder(options.output_dir, job, options.batch_size, first_seed)
-    for line, error in job.faults.items():
-        print(f"line {line} of {options.batch}: {error}", file=sys.stderr)
-    batches, failed = job.batches(options.batch_size, folder.first_seed), set(job.faults)
+    job = _read(options, defaults, model, first_seed)
+    with open_folder(options.output_dir, job, first_seed) as folder:
+        for line, error in job.faults.items():
+            note(_report([line], options, error))
+        failed, printed = set(job.faults), True
+        try:
+            if folder.count_done() < len(job.files):
+                more, printed = _work(options, model, folder)
+                failed |= more
+        except KeyboardInterrupt:
+            note("interrupted; the same command resumes the job")
+            return 130
+        rest = f"; {len(failed)} lines failed" if failed else ""
+        summary = f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}"
+    if options.json:
+        note(summary)
+    else:
+        printed &= show(summary)
+    return 1 if failed else 0 if printed else UNPRINTED
+
+
+def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
+    """The job in a file, or in the standard input."""
+    path, lora_dir = options.batch, getattr(options, "lora_dir", None)
+    from ..jobs.job import identity, parse_job, read_job
+
+    if str(path) != _STDIN:
+        return read_job(path, defaults, identity(model, first_seed), lora_dir)
     try:
-        if folder.count_done(batches) < len(job.files):
-            failed |= _work(options, model, batches, folder)
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes the job", file=sys.stderr)
-        return 130
-    note = f"; {len(failed)} lines failed" if failed else ""
-    print(f"{folder.count_done(batches)} of {len(job.files)} images are in {folder.folder}{note}")
-    return 1 if failed else 0
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except (OSError, AttributeError, UnicodeDecodeError) as error:  # it has no buffer, or is None, where it is closed
+        raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
+    return parse_job(text, Path(), defaults, identity(model, first_seed), lora_dir)
 
 
-def _work(options: argparse.Namespace, model: dict[str, Any], batches: Sequence[Batch], folder: JobFolder) -> set[int]:
-    """Generate the pending images of a job and show the progress; return the lines that failed."""
-    from tqdm import tqdm
+def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError) -> str:
+    """The message for lines that failed, of a bounded length."""
+    where = "the standard input" if str(options.batch) == _STDIN else options.batch
+    text = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {where}: {error}"
+    return text[:_LONGEST] + "..." * (len(text) > _LONGEST)
 
+
+def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> tuple[set[int], bool]:
+    """Generate the pending images of a job, with progress; the lines that failed, and whether all could be printed."""
     from ..jobs.engine import work
 
     failed: set[int] = set()
-    total, engine = sum(len(batch.files) for batch in batches), _engine(options, model)
-    done = folder.count_done(batches)
-    with tqdm(total=total, initial=done, unit="image", disable=options.quiet) as bar:
-        for progress in work(batches, folder, engine):
-            bar.update(progress.done - done)
-            done = progress.done
+    printed, total = True, len(folder.job.files)
+    with reporting(options.quiet, options.verbose, str(model.get("model", DEFAULT_MODEL)), counted="images"):
+        engine = _engine(options, model, folder)
+        for progress in work(folder.batches(options.batch_size), folder, engine):
+            count("images", progress.done, total)
+            if options.json and progress.error is None and progress.batch is not None:
+                pairs = zip(progress.batch.files, progress.batch.arguments["seed"], strict=True)
+                printed &= show(*(as_json({"file": str(folder.path / file), "seed": seed}) for file, seed in pairs))
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
-                where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {options.batch}"
-                tqdm.write(f"{where}: {progress.error}", file=sys.stderr)
-    return failed
+                note(_report(lines, options, progress.error))
+    return failed, printed
 
 
-def _identity(first_seed: int | None, model: dict[str, Any]) -> dict[str, Any]:
-    """The values that distinguish a job from another one, in addition to its lines."""
-    return {"seed": first_seed, **{name: value for name, value in model.items() if name != "offload"}}
-
-
-def _engine(options: argparse.Namespace, model: dict[str, Any]) -> Engine:
+def _engine(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> Engine:
     """The engine of a job."""
+    from ..jobs.opening import Opening, open_local
+
+    opening = Opening(
+        partial(_choose, options, model), partial(_open_for_many, options, model), getattr(options, "dtype", None)
+    )
     if options.engine == "ray":
         from ..jobs.ray_engine import ray_engine
 
-        return ray_engine(partial(_open_for_many, options, model), options.workers)
+        return ray_engine(opening, folder, options.workers)
     from ..jobs.engine import local
 
-    return local(_open_for_many(options, model))
+    return local(open_local(opening, folder))
 
 
-def _open_for_many(options: argparse.Namespace, model: dict[str, Any]) -> Pipeline:
-    pipe = open_pipeline(options, model)
+def _choose(options: argparse.Namespace, model: dict[str, Any]) -> Precision:
+    from ..pipeline.loading import choose_precision
+
+    return choose_precision(model_request(options, model))
+
+
+def _open_for_many(options: argparse.Namespace, model: dict[str, Any], precision: Precision) -> Pipeline:
+    pipe = open_pipeline(options, model, precision)
     pipe.prepare_for_many()
     return pipe
 

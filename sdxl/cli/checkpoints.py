@@ -1,67 +1,95 @@
-"""`inspect` and `convert`: identify a model file, and write the model in the other layout."""
+"""`inspect` and `convert`: identify a file, and write a model in the other layout."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING
 
-from .options import read_file
+from ..pipeline.model_request import ModelRequest
+from ..pipeline.request import Request
+from .adapter_report import adapter_lines
+from .console import UNPRINTED, as_json, show
+from .idle import warn_of_variant
+from .image_report import IMAGES, image_report
+from .options import add_flag, read_file
+from .parser import Parser, command
+
+if TYPE_CHECKING:
+    from ..weights.audit import Report
 
 
-def add_inspect(commands: Any) -> None:
+def inspect_parser() -> Parser:
     """The command and its flags."""
-    parser = commands.add_parser(
+    parser = command(
         "inspect",
-        help="identify a model file",
-        description="Identify a file or folder: its model, components and keys.",
+        "Identify a model, a LoRA or an embedding: what it is for, its components and keys. Or show the parameters of "
+        "an image.",
+        usage="FILE [--json] [--variant TEXT]",
     )
-    parser.add_argument("file", type=read_file, metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("file", type=read_file, metavar="FILE", help="a .safetensors file, a folder, or an image")
+    parser.add_argument("--json", action="store_true", help="print the report, or the parameters, as JSON")
     parser.add_argument("--variant", help="which files of a folder to read, such as fp16")
     parser.set_defaults(run=_inspect)
+    return parser
 
 
-def add_convert(commands: Any) -> None:
+def convert_parser() -> Parser:
     """The command and its flags."""
-    parser = commands.add_parser(
+    parser = command(
         "convert",
-        help="write a single file as a folder, or a folder as a single file",
-        description="Write SRC as a single file (DST ends in .safetensors) or as a diffusers folder.",
+        "Write SRC as a single file (DST ends in .safetensors) or as a diffusers folder, with LoRAs merged in.",
+        usage="SRC DST [--variant TEXT] [--lora FILE]",
     )
     parser.add_argument("source", type=read_file, metavar="SRC")
     parser.add_argument("target", type=read_file, metavar="DST")
     parser.add_argument("--variant", help="which files of a folder to read, such as fp16")
-    parser.set_defaults(run=_convert)
+    for each in (*fields(Request), *fields(ModelRequest)):
+        if each.name in ("loras", "lora_dir") and each.metadata["option"].flag is not None:
+            add_flag(parser, each)
+    parser.set_defaults(run=_convert, loras=[], lora_dir=None)
+    return parser
 
 
-def _inspect(options: argparse.Namespace) -> None:
-    from ..weights.audit import inspect
-    from ..weights.keymap import summarize
+def _inspect(options: argparse.Namespace) -> int:
+    if options.variant is not None:
+        warn_of_variant(options.variant, options.file)
+    lines = image_report(options.file, options.json) if options.file.suffix.lower() in IMAGES else _model(options)
+    return 0 if show(*lines) else UNPRINTED
+
+
+def _model(options: argparse.Namespace) -> list[str]:
+    from ..adapters.inspection import inspect
+    from ..weights.audit import Report
 
     report = inspect(options.file, options.variant)
     if options.json:
-        print(json.dumps(asdict(report), default=str, indent=2))
-        return
-    print(f"{report.path}: {report.kind}")
+        return as_json(asdict(report), indent=2).split("\n")
+    return [*(_report(report) if isinstance(report, Report) else adapter_lines(report))]
+
+
+def _report(report: Report) -> Iterator[str]:
+    from ..weights.keymap import summarize
+
+    yield f"{report.path}: {report.kind}"
     for name, component in report.parts.items():
         counts = component.dtypes.items()
         dtypes = ", ".join(dtype if len(counts) == 1 else f"{n} {dtype}" for dtype, n in counts)
-        print(f"  {name:16} {component.tensors:6,} tensors {component.parameters:14,} parameters  {dtypes}")
+        yield f"  {name:16} {component.tensors:6,} tensors {component.parameters:14,} parameters  {dtypes}"
     for label, keys in (("missing", report.missing), ("unexpected", report.unexpected), ("ignored", report.ignored)):
         if keys:
-            print(f"  {label} {len(keys)}: {summarize(keys)}")
-    if (family := getattr(report, "family", None)) is not None:
-        print(f"  preset: {family}")
-    for sentence in report.wrong:
-        print(f"  wrong: {sentence}")
-    for sentence in report.notes:
-        print(f"  note: {sentence}")
+            yield f"  {label} {len(keys)}: {summarize(keys)}"
+    if report.family is not None:
+        yield f"  preset {report.family}"
+    yield from (f"  wrong: {sentence}" for sentence in report.wrong)
+    yield from (f"  note: {sentence}" for sentence in report.notes)
 
 
-def _convert(options: argparse.Namespace) -> None:
-    from ..weights.save import convert
+def _convert(options: argparse.Namespace) -> int:
+    from ..adapters.merging import convert
 
-    convert(options.source, options.target, options.variant)
-    print(options.target)
+    if options.variant is not None:
+        warn_of_variant(options.variant, options.source)
+    convert(options.source, options.target, options.variant, options.loras, options.lora_dir)
+    return 0 if show(str(options.target)) else UNPRINTED

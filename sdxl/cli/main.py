@@ -4,84 +4,125 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import re
 import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from ..errors import ArgumentError, SDXLError, SDXLWarning
-from ..pipeline.aliases import guess
-from ..pipeline.model_request import ModelRequest
-from ..pipeline.request import Request
 from ..version import __version__
-from .bench import add_bench
-from .checkpoints import add_convert, add_inspect
-from .generate import add_generate
+from .bench import bench_parser
+from .checkpoints import convert_parser, inspect_parser
+from .console import UNPRINTED, note, printable, show
+from .generate import generate_parser
+from .parser import Parser
+
+COMMANDS: dict[str, Callable[[], Parser]] = {
+    "generate": generate_parser,
+    "inspect": inspect_parser,
+    "convert": convert_parser,
+    "bench": bench_parser,
+}
+HELP = """\
+usage: sdxl COMMAND ...
+
+Stable Diffusion XL in PyTorch.
+
+commands:
+  generate  generate images; also without its name: sdxl "a red cat"
+  inspect   identify a model file, or show the parameters of an image
+  convert   write a single file as a folder, or a folder as a single file
+  bench     measure the speed of this machine
+
+examples:
+  sdxl generate "a red circle on a blue background" --model miniature
+  sdxl generate "a lighthouse in a storm" --size 1216x832 --steps 25 --seed 7
+  sdxl generate "a watercolour" --image photo.jpg --strength 0.5
+  sdxl generate --from picture.png --seed -1
+  sdxl inspect picture.png
+
+environment:
+  SDXL_MODEL       the default of --model
+  SDXL_MODELS_DIR  a folder in which models are found by their names
+
+exit status:
+  0    all is done
+  1    an error: the model, a file, memory, the network, or a line of a job
+  2    wrong arguments; nothing was done
+  3    all is done, but not all could be printed
+  130  interrupted by Ctrl-C
+
+sdxl COMMAND --help shows the flags of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 1 for an error, 2 for wrong arguments, 130 for an interruption."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; the exit status, as `HELP` lists them."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        return 0 if show(*HELP.split("\n")) else UNPRINTED
+    if given[0] == "--version":
+        return 0 if show(f"sdxl {__version__}") else UNPRINTED
     warnings.formatwarning = _format_warning
     warnings.simplefilter("default", SDXLWarning)  # each message once
     _print_presets()
     try:
-        status: int = options.run(options) or 0
-        sys.stdout.flush()
-        return status
+        name, rest = _command(given)
+        options = COMMANDS[name]().read(rest)
+        return _run(options)
     except ArgumentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return 2
     except SDXLError as error:
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of the output, such as head, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+class _Notes(logging.Handler):
+    """Prints which preset is taken, and why: each line once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record to stderr."""
+        if (line := record.getMessage()) not in self._printed:
+            self._printed.add(line)
+            note(line)
 
 
 def _print_presets() -> None:
-    """Print which preset is taken, and why: once for all images of a job."""
-    log, printed = logging.getLogger("sdxl.preset"), set[str]()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        line = record.getMessage()
-        return not (line in printed or printed.add(line))
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(is_new)
+    log = logging.getLogger("sdxl.preset")
     log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [handler], False
+    log.handlers, log.propagate = [_Notes()], False
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that prints one sentence for an error, not all flags."""
+def _run(options: argparse.Namespace) -> int:
+    status: int = options.run(options)
+    return status
 
-    def error(self, message: str) -> NoReturn:
-        """Print the error and end the process with status 2."""
-        flag = re.search(r"unrecognized arguments: --([\w-]+)", message)
-        known = [each.name for each in (*fields(Request), *fields(ModelRequest))]
-        ours = guess(flag[1].replace("-", "_"), [*known, "compile", "output", "quiet"]) if flag else None
-        hint = f"perhaps --{ours.replace('_', '-')} is meant, " if ours else ""
-        self.exit(2, f"error: {message}; {hint}{self.prog} --help shows all flags\n")
+
+def _command(given: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command and its arguments. Flags and texts of several words are `generate`'s: no command takes them."""
+    first = given[0]
+    if first in COMMANDS:
+        return first, given[1:]
+    if first.startswith("-") or " " in first.strip():
+        return "generate", given
+    close = get_close_matches(first, COMMANDS, n=1)
+    if close:
+        advice = f"perhaps {close[0]} is meant"
+    elif Path(first).exists():
+        advice = f"sdxl inspect {first} says what it is"
+    else:
+        advice = f'sdxl generate "{first}" generates it, sdxl --help shows the commands'
+    raise ArgumentError(f"{first!r} is no command; {advice}")
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> str:
-    return f"warning: {message}\n"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m sdxl", description="Stable Diffusion XL in PyTorch.")
-    parser.add_argument("--version", action="version", version=f"sdxl {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_generate(commands)
-    add_inspect(commands)
-    add_convert(commands)
-    add_bench(commands)
-    return parser
+    return f"warning: {printable(str(message))}\n"

@@ -6,25 +6,76 @@ import argparse
 import math
 import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError
+from ..adapters.embedding import Embedding, read_flag
+from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
 from ..pipeline.request import Request
+from .idle import warn_of_idle_flags
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
+    from ..runtime.precision import Precision
 
 
-def add_request_flags(group: Any) -> None:
-    """A flag for each field of `Request`."""
-    for each in fields(Request):
-        add_flag(group, each)
+_GROUPS = {
+    "the image": (
+        "prompt",
+        "negative_prompt",
+        "model",
+        "--size",
+        "width",
+        "height",
+        "steps",
+        "guidance_scale",
+        "seed",
+        "num_images",
+        "--output",
+        "--from",
+    ),
+    "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
+    "sampling": (
+        "preset",
+        "sampler",
+        "schedule",
+        "eta",
+        "guidance_rescale",
+        "guidance_interval",
+        "guider",
+        "latents",
+    ),
+    "text and size conditioning": ("prompt_2", "negative_prompt_2", "clip_skip", "_size", "_top_left"),
+    "refiner": ("refiner", "refine_at", "aesthetic_score", "negative_aesthetic_score"),
+    "the model, and where it is computed": (),  # and all others
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of `Request` and `ModelRequest`, in groups, the most common first."""
+    each_field = {each.name: each for each in (*fields(ModelRequest), *fields(Request))}
+    homes = {name: _group(name) for name in (*each_field, *_OWN)}
+    for title, names in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        mine = [name for name, home in homes.items() if home == title]
+        for name in sorted(mine, key=lambda name: names.index(name) if name in names else len(names)):
+            if name in _OWN:
+                group.add_argument(name, **_OWN[name])
+            else:
+                add_flag(group, each_field[name])
+
+
+def _group(name: str) -> str:
+    def has(names: tuple[str, ...]) -> bool:
+        return name in names or name.endswith(tuple(each for each in names if each.startswith("_")))
+
+    return next((title for title, names in _GROUPS.items() if has(names)), list(_GROUPS)[-1])
 
 
 def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
@@ -52,6 +103,8 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return partial(_read_numbers, example=flag.example, type=flag.type)
     if flag.type is Path:
         return read_file
+    if flag.type is Embedding:
+        return read_flag
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 
@@ -83,6 +136,14 @@ def read_file(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def read_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT, or the side of a square: width and height."""
+    found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 1216x832 (width x height)")
+    return int(found[1]), int(found[2] or found[1])
+
+
 def _read_numbers(text: str, example: str, type: type[int] | type[float]) -> tuple[int | float, ...]:
     try:
         numbers = tuple(type(number) for number in text.split(","))
@@ -95,13 +156,62 @@ def _read_numbers(text: str, example: str, type: type[int] | type[float]) -> tup
     return numbers
 
 
+_OWN: dict[str, dict[str, Any]] = {
+    "--size": {"type": read_size, "metavar": "WxH", "help": "width and height in one, such as 1216x832"},
+    "--output": {
+        "type": read_file,
+        "metavar": "FILE",
+        "help": "the file to write: .png, .jpg or .webp; several images get numbers; - writes a PNG to stdout "
+        "(default: picture.png, or the next free name)",
+    },
+    "--from": {
+        "type": read_file,
+        "dest": "source",
+        "metavar": "IMAGE",
+        "help": "generate this image again; other flags change it",
+    },
+    "--compile": {"action": "store_true", "help": "compile for CUDA: worth it for many images of one size"},
+}
+"""The flags that are no fields."""
+
+
 def given_request(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `Request` that were given; a repeated flag that was given once is a single value."""
     given = {each.name: getattr(options, each.name) for each in fields(Request) if hasattr(options, each.name)}
+    given |= _prompt(options) | _size(options) | _seed(options)
     for each in fields(Request):
-        if each.metadata["option"].repeated and len(given.get(each.name, ())) == 1:
-            given[each.name] = given[each.name][0]
+        several = given.get(each.name) if each.metadata["option"].repeated else None
+        if isinstance(several, list) and len(several) == 1:
+            given[each.name] = several[0]
     return given
+
+
+def _prompt(options: argparse.Namespace) -> dict[str, Any]:
+    """The prompt that stands alone."""
+    if not options.words:
+        return {}
+    if hasattr(options, "prompt"):
+        raise ArgumentError(f"{options.words[0]!r} stands beside --prompt; put a prompt of several words in quotes")
+    if len(options.words) > 1:
+        text = " ".join(options.words)
+        raise ArgumentError(f"the prompt is {len(options.words)} words without quotes; write {brief(text)} in quotes")
+    return {"prompt": options.words}
+
+
+def _size(options: argparse.Namespace) -> dict[str, Any]:
+    if options.size is None:
+        return {}
+    if beside := [name for name in ("width", "height") if hasattr(options, name)]:
+        raise ArgumentError(f"--size is given beside --{beside[0]}; give one of them")
+    return dict(zip(("width", "height"), options.size, strict=True))
+
+
+def _seed(options: argparse.Namespace) -> dict[str, Any]:
+    """The seeds; -1 is a random one."""
+    seeds = getattr(options, "seed", [])
+    if seeds == [-1]:
+        return {"seed": None}
+    return {"seed": [secrets.randbelow(2**32) if seed == -1 else seed for seed in seeds]} if seeds else {}
 
 
 def given_model(options: argparse.Namespace) -> dict[str, Any]:
@@ -109,10 +219,26 @@ def given_model(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in RECORDED if hasattr(options, name)}
 
 
-def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipeline:
-    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image."""
+def default_model() -> dict[str, Any]:
+    """The model of the environment, if it names one."""
+    name = os.environ.get("SDXL_MODEL")
+    return {"model": os.path.expanduser(name)} if name else {}
+
+
+def open_pipeline(options: argparse.Namespace, given: dict[str, Any], precision: Precision | None = None) -> Pipeline:
+    """The model that the flags ask for; `given` are the recorded ones, perhaps from an image, and so is `precision`."""
     from ..pipeline.pipeline import Pipeline
 
+    request = model_request(options, given)
+    warn_of_idle_flags(options, request.model)
+    pipe = Pipeline.from_request(request, precision=precision)
+    if options.compile:
+        pipe.compile()
+    return pipe
+
+
+def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRequest:
+    """What the flags ask for, with the recorded arguments `given`."""
     local: dict[str, Any] = {}
     if (most := getattr(options, "max_memory", None)) is not None:
         if not math.isfinite(most):
@@ -120,7 +246,5 @@ def open_pipeline(options: argparse.Namespace, given: dict[str, Any]) -> Pipelin
         local["max_memory"] = int(1e9 * most)
     if hasattr(options, "device"):
         local["device"] = options.device
-    pipe = Pipeline.from_request(ModelRequest(**{"offload": "auto", **given, **local}))
-    if options.compile:
-        pipe.compile()
-    return pipe
+    local |= {name: getattr(options, name) for name in ("lora_dir", "embedding_dir") if hasattr(options, name)}
+    return ModelRequest(**{"offload": "auto", **given, **local})

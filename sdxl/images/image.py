@@ -22,6 +22,8 @@ from .pixels import to_pil
 Picture = Image.Image | str | Path
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # PIL converts these modes only to the others
 _filters = threading.Lock()  # warning filters belong to the process: two threads would restore each other's
+if hasattr(os, "register_at_fork"):  # else it could stay locked in a child for ever
+    os.register_at_fork(before=_filters.acquire, after_in_parent=_filters.release, after_in_child=_filters.release)
 MOST_PIXELS = 2**26  # far more than SDXL can generate; against typing errors and decompression bombs
 
 

@@ -11,8 +11,8 @@ from ..images.png import encode_png
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..pipeline.sources import read_sources
+from .folder import JobFolder
 from .job import Batch
-from .journal import JobFolder, Journal
 
 PAUSE = 0.5  # seconds between looks at the progress of other processes
 
@@ -39,7 +39,9 @@ def draw(pipe: Pipeline, batch: Batch) -> Outcome:
     try:
         result = pipe(**batch.arguments, progress=False)
     except (ArgumentError, NonFiniteError, OutOfMemoryError) as error:
-        return error  # other errors, such as a missing model file, end the job
+        return error
+    except SDXLError:  # such as a missing model file: the job ends
+        raise
     except RuntimeError as error:  # from torch
         reason = str(error).strip().splitlines()[0]
         if "CUDA error" in reason:  # this process cannot generate any more
@@ -60,33 +62,32 @@ def local(pipe: Pipeline) -> Engine:
 
 
 def work(batches: Sequence[Batch], folder: JobFolder, engine: Engine) -> Iterator[Progress]:
-    """Generate the pending batches until each is finished, by this or another process, or has failed.
+    """Generate what is pending of these batches until each image is finished, by any process, or has failed.
 
     Raises `OutputError` if results cannot be written. A job can be resumed whenever it was stopped.
     """
     failed: set[int] = set()
-    with Journal(folder) as journal:
-        while pending := [batch for batch in journal.pending(batches) if batch.number not in failed]:
-            idle = True
-            for batch, outcome in _round(journal, pending, engine):
-                idle = False
-                if isinstance(outcome, SDXLError):
-                    failed.add(batch.number)
-                else:
-                    journal.finish(batch, outcome)
-                journal.release(batch)
-                yield Progress(journal.images, batch, outcome if isinstance(outcome, SDXLError) else None)
-            if idle:
-                yield Progress(journal.images)
-                time.sleep(PAUSE)
+    while pending := folder.pending(batches, failed):
+        idle = True
+        for batch, outcome in _round(folder, pending, engine):
+            idle = False
+            if isinstance(outcome, SDXLError):
+                failed |= {item.number for item in batch.items}
+            else:
+                folder.finish(batch, outcome)
+            folder.release(batch)
+            yield Progress(folder.journal.images, batch, outcome if isinstance(outcome, SDXLError) else None)
+        if idle:
+            yield Progress(folder.journal.images)
+            time.sleep(PAUSE)
 
 
-def _round(journal: Journal, pending: Sequence[Batch], engine: Engine) -> Iterator[tuple[Batch, Outcome]]:
+def _round(folder: JobFolder, pending: Sequence[Batch], engine: Engine) -> Iterator[tuple[Batch, Outcome]]:
     """The outcomes of batches that no other process has claimed. The engine gets those whose images can be opened."""
     broken: list[tuple[Batch, Outcome]] = []
 
     def opened() -> Iterator[Batch]:
-        for batch in journal.claim(pending):
+        for batch in folder.claim(pending):
             try:
                 yield _with_sources(batch)
             except SDXLError as error:

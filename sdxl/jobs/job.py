@@ -1,4 +1,4 @@
-"""A batch job: reads a file of JSON lines, and groups its images into batches.
+"""A batch job: reads JSON lines, and groups their images into batches.
 
 Each line is an object with the fields of `Request`, and may name its file with `output`.
 """
@@ -8,24 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from .claims import Range
+from .content import by_content, embedding_records, lora_records
 
 _DIGITS = 5  # of the number in a file's name, at least
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """The images that always share a batch: one image, or all images of a line that has latents.
+    """What is generated, recorded and claimed as one: an image, or all images of a line that has latents.
 
     `arguments` are those of `Request`, without a seed if the line gives none. `first` is the number of its first image
-    in the job. An item that is `alone` shares its batch with no other.
+    in the job. An item that is `alone` shares its batch with no other. `number` is the one that it is claimed by: items
+    that can share a batch have consecutive ones.
     """
 
     line: int
@@ -33,6 +37,7 @@ class WorkItem:
     arguments: dict[str, Any]
     first: int
     alone: bool = False
+    number: int = 0
 
     def seeds(self, first_seed: int) -> list[int]:
         """The seeds of its images: those of the line, else `first_seed` plus their numbers in the job."""
@@ -40,24 +45,33 @@ class WorkItem:
         return given if given is not None else [first_seed + self.first + n for n in range(len(self.files))]
 
     @property
-    def key(self) -> str:
+    def settings(self) -> str:
         """Equal for items that can share a batch: all arguments except texts and seeds are the same."""
-        shared = {name: value for name, value in self.arguments.items() if name not in (*TEXTS, "seed")}
+        own = by_content(self.arguments)
+        shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
         absent = [self.arguments.get(name) is None for name in TEXTS]
         return json.dumps([shared, absent, self.line if self.alone else None], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that are generated together: `files[i]` and `lines[i]` belong to image i of `Request(**arguments)`. Any
-    difference between batches shows in `key`.
+    """Items that are generated together: `files[i]` and `lines[i]` belong to image i of `Request(**arguments)`.
+    `ranges` are the bytes of `claims` that are locked for it.
     """
 
-    number: int
-    key: str
-    lines: tuple[int, ...]
-    files: tuple[str, ...]
+    items: tuple[WorkItem, ...]
     arguments: dict[str, Any]
+    ranges: tuple[Range, ...] = ()
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """The line of each image."""
+        return tuple(item.line for item in self.items for _ in item.files)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The file name of each image."""
+        return tuple(file for item in self.items for file in item.files)
 
 
 @dataclass(frozen=True)
@@ -75,42 +89,100 @@ class Job:
         return [file for item in self.items for file in item.files]
 
     def batches(self, size: int, first_seed: int) -> list[Batch]:
-        """Batches of at most `size` images with the same `key`, in the order of their first lines.
+        """Batches of at most `size` images with the same settings, in the order of their first lines.
 
-        They depend on the file alone, not on the images that are finished.
+        They depend on the lines alone, not on the images that are finished.
         """
         groups: list[list[WorkItem]] = []
         open_groups: dict[str, list[WorkItem]] = {}
         for item in self.items:
-            group = open_groups.get(item.key)
+            group = open_groups.get(item.settings)
             if group is None or len(group) >= size:
-                group = open_groups[item.key] = []
+                group = open_groups[item.settings] = []
                 groups.append(group)
             group.append(item)
-        return [self._batch(number, group, first_seed) for number, group in enumerate(groups)]
+        return [gather(group, first_seed) for group in groups]
 
-    def _batch(self, number: int, group: list[WorkItem], first_seed: int) -> Batch:
-        arguments = dict(group[0].arguments)
-        if len(group) > 1:
-            arguments |= {name: [each.arguments[name] for each in group] for name in TEXTS if name in arguments}
-        arguments["seed"] = [seed for each in group for seed in each.seeds(first_seed)]
-        lines = tuple(each.line for each in group for _ in each.files)
-        files = tuple(file for each in group for file in each.files)
-        return Batch(number, _hash([self.model, files, arguments]), lines, files, arguments)
+    def key(self, files: Sequence[str], first_seed: int) -> str | None:
+        """What identifies the images in these files: another image has another key. None if they are not those of whole
+        items.
+        """
+        items = list(dict.fromkeys(self._numbers.get(file) for file in files))
+        batch = gather([self._by_number[number] for number in items if number is not None], first_seed)
+        if not batch.items or batch.files != tuple(files):
+            return None
+        # an older version recorded whole batches under the key of all their files, so there may be several items
+        return _hash([self.model, batch.files, by_content(batch.arguments)])
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {file: item.number for item in self.items for file in item.files}
+
+    @cached_property
+    def _by_number(self) -> dict[int, WorkItem]:
+        return {item.number: item for item in self.items}
+
+
+def gather(items: Sequence[WorkItem], first_seed: int) -> Batch:
+    """The batch of items with the same settings."""
+    arguments = dict(items[0].arguments) if items else {}
+    if len(items) > 1:
+        arguments |= {name: [each.arguments[name] for each in items] for name in TEXTS if name in arguments}
+    arguments["seed"] = [seed for each in items for seed in each.seeds(first_seed)]
+    return Batch(tuple(items), arguments)
+
+
+def _numbered(items: Iterable[WorkItem]) -> tuple[WorkItem, ...]:
+    """The items, of which those that can share a batch have consecutive numbers."""
+    items, groups = list(items), dict[str, list[int]]()
+    for place, item in enumerate(items):
+        groups.setdefault(item.settings, []).append(place)
+    order = [place for group in groups.values() for place in group]
+    numbers = {place: number for number, place in enumerate(order)}
+    return tuple(replace(item, number=numbers[place]) for place, item in enumerate(items))
 
 
 def _hash(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], batch_size: int) -> Job:
-    """The job in a file of JSON lines. `defaults` apply to lines that do not override them; paths in the file are
-    relative to it. Errors of lines go to `faults`. Raises `ArgumentError` if the file cannot be read.
+def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]:
+    """The values beside the lines that decide what the images of a job are, of the given arguments of its model. How
+    the model is kept in memory is none. A file that is known by its content belongs here by its hash, not its path.
+    Raises `SDXLError` for embeddings that are not found.
+    """
+    own: dict[str, Any] = {name: value for name, value in model.items() if name != "offload"}
+    if own.get("embeddings"):
+        own["embeddings"] = embedding_records(own["embeddings"], [])
+    return {"seed": first_seed, **own}
+
+
+def read_job(
+    path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], lora_dir: str | Path | None = None
+) -> Job:
+    """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
+    `ArgumentError` if the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
+    return parse_job(text, path.parent, defaults, model, lora_dir)
+
+
+def parse_job(
+    text: str,
+    root: Path,
+    defaults: Mapping[str, Any],
+    model: Mapping[str, Any],
+    lora_dir: str | Path | None = None,
+) -> Job:
+    """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`. Errors of lines go to `faults`.
+    """
+    folders = [] if lora_dir is None else [Path(lora_dir)]
+    if defaults.get("loras"):
+        defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -121,7 +193,7 @@ def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], 
         if not line.strip():
             continue
         try:
-            new = list(_items(number, _arguments(line, defaults, path.parent), f"{number:0{digits}}.png", first))
+            new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
                     raise ArgumentError(f"output is {file}, as in line {other}; give it another name")
@@ -130,11 +202,12 @@ def read_job(path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], 
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    identity = [text, dict(defaults), dict(model), batch_size]
-    return Job(tuple(items), faults, _hash(identity), _hash(dict(model)))
+    content = [by_content(item.arguments)["loras"] for item in items if item.arguments.get("loras")]
+    parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
+    return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
-def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -144,10 +217,12 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path) -> dict[str, 
         raise ArgumentError(f"the line is not an object; it must be one like {_EXAMPLE}")
     known = {each.name for each in fields(Request)} | {"output"}
     if unknown := [name for name in data if name not in known]:
-        raise ArgumentError(f"{unknown[0]!r} is not an argument; {advice(unknown[0], known)}")
+        raise ArgumentError(f"{brief(unknown[0])} is not an argument; {advice(unknown[0], known)}")
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
+    if data.get("loras") is not None:
+        arguments["loras"] = lora_records(data["loras"], root, folders)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -213,5 +288,5 @@ def _file_name(name: Any) -> str:
     """`name`, if an image may have this name in the folder of the results. Raises `ArgumentError`."""
     plain = isinstance(name, str) and Path(name).name == name and "\\" not in name and name.isprintable()
     if not plain or name.startswith(".") or not name.endswith(".png") or len(name.encode()) > 200:
-        raise ArgumentError(f"output is {name!r}; it must be a plain file name such as cat.png")
+        raise ArgumentError(f"output is {brief(name)}; it must be a plain file name such as cat.png")
     return str(name)

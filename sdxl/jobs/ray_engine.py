@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 from ..errors import ArgumentError, DrawError, SDXLError
-from ..pipeline.pipeline import Pipeline
+from ..runtime.precision import Precision
 from .engine import Engine, Outcome, draw
+from .folder import JobFolder
 from .job import Batch
+from .opening import Opening, warn_of_others
 
 RETRIES = 3  # of a batch whose worker died: the batch may be the cause
 
@@ -23,11 +25,13 @@ RETRIES = 3  # of a batch whose worker died: the batch may be the cause
 class Worker:
     """An actor: a model, loaded once."""
 
-    def __init__(self, open_pipeline: Callable[[], Pipeline]) -> None:
-        self.pipe = open_pipeline()
+    def __init__(self, opening: Opening, precision: Precision) -> None:
+        self.pipe = opening.open(precision)
+        self.preferred = opening.preferred(self.pipe)
 
-    def ready(self) -> None:
-        """Returns when the model is loaded."""
+    def ready(self) -> Precision:
+        """Returns when the model is loaded, with the precision that this machine prefers."""
+        return self.preferred
 
     def draw(self, batch: Batch) -> Outcome:
         """Generate one batch. If the GPU has failed, this process ends and Ray starts another."""
@@ -37,8 +41,15 @@ class Worker:
             os._exit(1)
 
 
-def ray_engine(open_pipeline: Callable[[], Pipeline], workers: int | None = None) -> Engine:
-    """An engine of `workers` actors, each with a GPU or its share of the cores; None: one for each GPU, else one."""
+def _choose(opening: Opening) -> Precision:
+    """What a worker's machine would choose, whatever the one of this process would."""
+    return opening.choose()
+
+
+def ray_engine(opening: Opening, folder: JobFolder, workers: int | None = None) -> Engine:
+    """An engine of `workers` actors, each with a GPU or its share of the cores; None: one for each GPU, else one. If no
+    process has chosen the precision of the job yet, a worker does.
+    """
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
@@ -52,10 +63,12 @@ def ray_engine(open_pipeline: Callable[[], Pipeline], workers: int | None = None
     most = min(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])  # a worker runs on one node
     together = math.ceil(count / gpus) if gpus else 0
     share = {"num_gpus": 1 / together if gpus else 0, "num_cpus": 0 if gpus else max(1, min(most, int(cores // count)))}
-    actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
-    actors = [actor.remote(open_pipeline) for _ in range(count)]
     try:
-        ray.get([each.ready.remote() for each in actors])
+        task = ray.remote(max_retries=RETRIES, **share)(_choose)
+        precision = folder.agree(lambda: ray.get(task.remote(opening)))
+        actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, **share)(Worker)
+        actors = [actor.remote(opening, precision) for _ in range(count)]
+        warn_of_others(precision, ray.get([each.ready.remote() for each in actors]))
     except ray.exceptions.RayError as error:
         raise DrawError(
             f"the model cannot be loaded in a Ray worker ({_last_line(error)}); try it with --engine local"

@@ -71,7 +71,7 @@ class Adapters:
     ) -> None:
         self._checkpoints, self._lora_folders, self._embedding_folders = checkpoints, lora_folders, embedding_folders
         self._hosts: list[Host] = []
-        self._matches: dict[str, tuple[str, Match]] = {}  # by the hash of the file, beside what its sidecar says
+        self._matches: dict[str, tuple[tuple[Path, str], Match]] = {}  # by hash: the file, its sidecar's text, and it
         self._words: tuple[object, Embeddings] = ((), {})  # the last ones, and what they were made from
         self._tokenizer: Tokenizer | None = None
 
@@ -86,9 +86,9 @@ class Adapters:
     def _resolve(self, lora: LoRA) -> LoRA:
         path = _find(lora.file, lora.hash, self._lora_folders, "LoRA")
         hash = _checked_hash(path, lora.hash)
-        beside = sidecar(path)
-        if hash not in self._matches or self._matches[hash][0] != beside:
-            self._matches[hash] = beside, match(read_adapter(path), self._all_hosts())
+        source = path, sidecar(path)
+        if hash not in self._matches or self._matches[hash][0] != source:
+            self._matches[hash] = source, match(read_adapter(path), self._all_hosts())
         return replace(lora, hash=hash)
 
     def _all_hosts(self) -> list[Host]:

@@ -45,8 +45,8 @@ def of_one_length(contexts: Sequence[Tensor]) -> list[Tensor]:
 @dataclass(frozen=True)
 class EncodedPrompt:
     """The result of `Pipeline.encode_prompt`: `context` (B, L, D), `pooled` (B, P) and `vector` (B, V), as in
-    `Encoding`, of the prompt and of the negative prompt. Contexts of several lengths are repeated as a whole to a common
-    one.
+    `Encoding`, of the prompt and of the negative prompt. Contexts of several lengths are repeated as a whole to a
+    common one.
     """
 
     context: Tensor

@@ -1,56 +1,83 @@
-"""Arguments that are given and change nothing."""
+"""Warnings about arguments that are given and change nothing, such as a negative prompt without guidance."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from ..errors import SDXLWarning
 from ..sampling.guiders import APG, PAG
-from ..weights.info import ModelInfo
 from .request import Request
 
-_GUIDED = (
+if TYPE_CHECKING:
+    from .plan import Plan
+
+_NEGATIVE = (
     "negative_prompt",
     "negative_prompt_2",
-    "guidance_rescale",
-    "guidance_interval",
     "negative_original_size",
     "negative_crop_top_left",
     "negative_target_size",
+    "negative_aesthetic_score",
+    "guidance_rescale",
 )
-_AESTHETIC = ("aesthetic_score", "negative_aesthetic_score")
-_SECOND = ("prompt_2", "negative_prompt_2")
+_SIZES = ("original_size", "crop_top_left", "target_size")
+_STEPS = (*_NEGATIVE, *_SIZES, "guidance_interval", "prompt_2", "clip_skip", "eta", "latents", "aesthetic_score")
+_SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
 
 
-def warn_of_idle_arguments(request: Request, resolved: Request, info: ModelInfo, refiner: ModelInfo | None) -> None:
-    """Warn of arguments that this model, or another argument, leaves without effect. `resolved` is the request with the
-    defaults filled in.
+def warn_of_idle(plan: Plan, given: Request, kinds: tuple[str, ...]) -> None:
+    """Warn of the arguments of `given` that have no effect on the images of its plan. `kinds` are those of the models
+    that are loaded.
     """
-    kinds = {each.config.kind for each in (info, refiner) if each is not None}
-    reasons: dict[str, str] = {}
-    if "refiner" not in kinds:
-        reasons |= dict.fromkeys(_AESTHETIC, "no refiner is loaded, and it alone is conditioned on that")
-    if kinds == {"refiner"}:
-        reasons |= dict.fromkeys(_SECOND, "a refiner has one text encoder")
-    reasons |= _without_guidance(resolved, info)
-    for name, reason in reasons.items():
-        if getattr(request, name) not in (_DEFAULTS[name], "", 0):
-            warnings.warn(f"{name} has no effect: {reason}", SDXLWarning, stacklevel=3)
+    for names, reason in _reasons(plan, kinds):
+        if idle := [name for name in names if getattr(given, name) not in (_DEFAULTS[name], "", 0)]:
+            _warn(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {reason}")
+    used = [number for number, _ in plan.stages()]
+    if len(kinds) > len(used) > 0:
+        idle_model = "model" if used[0] else "refiner"
+        _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
 
 
-def _without_guidance(request: Request, info: ModelInfo) -> dict[str, str]:
-    """What has no effect where no step has a second pass."""
-    scale, guider = request.guidance_scale, request.guider
-    scales = scale if isinstance(scale, Sequence) else (scale or 0.0,)
-    if info.config.unet.guidance_dim is not None:
-        reason = "the UNet takes the guidance scale as an input, without a negative prompt"
-    elif max(scales) <= 1:
-        reason = f"guidance_scale {max(scales):g} turns guidance off"
-    else:
-        return {}
-    names = [*_GUIDED, *(["guider"] if isinstance(guider, APG) else [])]
-    acts = isinstance(guider, PAG) and guider.scale > 0
-    return {name: reason for name in names if not (acts and name in ("guidance_rescale", "guidance_interval"))}
+def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Arguments that change nothing in a plan, and why."""
+    request, running = plan.request, {kinds[number] for number, _ in plan.stages()}
+    if not running:
+        yield _STEPS, "strength is 0, so no step runs; raise strength"
+        return
+    perturbs = isinstance(request.guider, PAG) and request.guider.scale > 0
+    acting = ("guidance_rescale", "guidance_interval") if perturbs else ()  # on PAG too
+    if plan.embedded_scales:
+        why = "the UNet takes the guidance scale as an input, without a negative prompt"
+        yield _without(acting, (*_NEGATIVE, "guidance_interval", *_apg(request))), why
+    elif plan.branches.negatives.isdisjoint(plan.guider.names):
+        why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
+        yield _without(acting, (*_NEGATIVE, "guidance_interval", *_apg(request))), why
+    elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
+        yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
+    if "refiner" not in running:
+        why = "no step is left for the refiner" if "refiner" in kinds else "no refiner is loaded"
+        yield _SCORES, f"{why}, and it alone is conditioned on that"
+    if running == {"refiner"}:
+        yield ("prompt_2", "negative_prompt_2"), "a refiner has one text encoder; give prompt and negative_prompt"
+        yield ("target_size", "negative_target_size"), "a refiner is conditioned on aesthetic_score in place of it"
+    if request.prompt_syntax == "plain":
+        yield ("emphasis",), "prompt_syntax plain has no weights; give another syntax"
+    if plan.sources.image_latents is not None:
+        yield ("feather",), "the image is latents, into which nothing is pasted; give an image"
+
+
+def _apg(request: Request) -> tuple[str, ...]:
+    """The guider, if it needs a negative branch."""
+    return ("guider",) if isinstance(request.guider, APG) else ()
+
+
+def _without(some: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in some)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SDXLWarning, stacklevel=4)

@@ -13,6 +13,7 @@ from ..runtime.vae_strips import decode_strips, encode_strips
 from .finite import check_finite
 from .model import Model
 from .plan import Plan
+from .stages import stage
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Latents:
         weight = vae.decoder.norm_out.weight
         x = (pixels * 2 - 1).to(weight.device, weight.dtype)
         whole, strips = (lambda: vae.encode(x, noise)), (lambda: encode_strips(vae, x, noise))
-        latents = self._in_room(x.shape[2:], len(x), whole, strips).float()
+        with stage("encoding", self.model.placement):
+            latents = self._in_room(x.shape[2:], len(x), whole, strips).float()
         check_finite(latents, "the VAE's encoder", self.model.placement)
         return latents
 
@@ -55,12 +57,13 @@ class Latents:
             factor = vae.config.factor
             size = latents.shape[2] * factor, latents.shape[3] * factor
             z = latents.to(weight.device, weight.dtype)
-            pixels = self._in_room(
-                size,
-                1,
-                lambda: torch.cat([vae.decode(each[None]) for each in z]),
-                lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
-            ).float()
+            with stage("decoding", self.model.placement):
+                pixels = self._in_room(
+                    size,
+                    1,
+                    lambda: torch.cat([vae.decode(each[None]) for each in z]),
+                    lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
+                ).float()
             check_finite(pixels, "the VAE's decoder", self.model.placement)
             return (pixels / 2 + 0.5).clamp(0, 1)
 

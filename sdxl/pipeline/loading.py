@@ -16,10 +16,11 @@ from ..errors import ArgumentError, brief
 from ..models.clip import TextEncoder
 from ..models.unet import UNet
 from ..models.vae import VAE
-from ..runtime.device import choose_device, choose_dtype
+from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
 from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
+from ..runtime.precision import Precision
 from ..runtime.settle import settle, settle_again
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
@@ -36,6 +37,7 @@ from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
 from .recorded_model import RecordedModel
+from .stages import stage
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""
@@ -49,7 +51,7 @@ class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
     applied to their weights, and then `adapted`, those of LoRAs. `embeddings` are learned vectors for words, by the
     name of the text encoder. `hashes` are those of the files. With `trainable` the layers are plain ones, which own
-    their weights.
+    their weights. Without an `arithmetic` it is the fastest for `dtype`.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -61,36 +63,35 @@ class Loader:
     embeddings: Embeddings = field(default_factory=dict)
     hashes: ModelHashes = field(default_factory=ModelHashes)
     trainable: bool = False
+    arithmetic: torch.dtype | None = None
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
-        at = Placement(self.device, self.dtype, self.dtype)
-        if not self.trainable:
-            at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
-        stream_text = offload in ("text", "block")
         caches = caches or [None] * len(self.checkpoints)
-        experts = [
-            self._expert(number, checkpoint, at, stream_text, cache)
-            for number, (checkpoint, cache) in enumerate(zip(self.checkpoints, caches, strict=True))
-        ]
-        vae = self.checkpoints[0].components[VAE_NAME]
-        load_vae = self._load(vae, vae_placement(at), number=0)
+        experts = [self._expert(number, offload, cache) for number, cache in enumerate(caches)]
+        load_vae = self._load(VAE_NAME, 0, offload)
         return Model(tuple(experts), Lazy(cast("Callable[[], VAE]", load_vae)), offload)
 
-    def _expert(
-        self, number: int, checkpoint: Checkpoint, at: Placement, stream_text: bool, cache: TextCache | None
-    ) -> Expert:
-        components, info = checkpoint.components, checkpoint.info
+    def placement(self, name: str, offload: str) -> Placement:
+        """Where the weights of a component lie."""
+        at = Placement(self.device, self.dtype, self.dtype)
+        if not self.trainable:
+            at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic)
+        if name == VAE_NAME:
+            return vae_placement(at)
         # a text encoder runs once for an image: to prepack it costs more than it saves
-        once = replace(at, packed=False, streamed=stream_text)
+        return at if name == UNET else replace(at, packed=False, streamed=offload in ("text", "block"))
+
+    def _expert(self, number: int, offload: str, cache: TextCache | None) -> Expert:
+        components, info = self.checkpoints[number].components, self.checkpoints[number].info
 
         def load_text() -> list[TextStage]:
             info.check_ids()
             names = [name for name in (TEXT, TEXT_2) if name in components]
-            encoders = [cast(TextEncoder, self._load(components[name], once, number)()) for name in names]
+            encoders = [cast(TextEncoder, self._load(name, number, offload)()) for name in names]
             return self.stages(number, encoders)
 
-        load_unet = self._load(components[UNET], at, number)
+        load_unet, at = self._load(UNET, number, offload), self.placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
     def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
@@ -104,7 +105,9 @@ class Loader:
             for name, encoder in zip(names, encoders, strict=True)
         ]
 
-    def _load(self, component: Component, at: Placement, number: int) -> Callable[[], nn.Module]:
+    def _load(self, name: str, number: int, offload: str) -> Callable[[], nn.Module]:
+        component = self.checkpoints[number].components[name]
+        at = self.placement(name, offload)
         return partial(load, component, at, self._own_changes(component, number), self.trainable)
 
     def _own_changes(self, component: Component, number: int) -> dict[str, Change]:
@@ -121,20 +124,15 @@ class Loader:
 
     def load_again(self, name: str, number: int, network: nn.Module, offload: str, weights: Collection[str]) -> None:
         """Bring the layers of a loaded network that have these weights to their places again."""
-        component = self.checkpoints[number].components[name]
-        at = choose_placement(self.device, self.dtype, streamed=offload == "block", int8=self.int8)
-        if name in (TEXT, TEXT_2):
-            at = replace(at, packed=False, streamed=offload in ("text", "block"))
-        elif name == VAE_NAME:
-            at = vae_placement(at)
-        prefix = f"{PREFIXES[number]}{name}."
+        component, prefix = self.checkpoints[number].components[name], f"{PREFIXES[number]}{name}."
         own = [each.removeprefix(prefix) for each in weights if each.startswith(prefix)]
         if own:
-            load_again(component, at, self._own_changes(component, number), network, own)
+            changes = self._own_changes(component, number)
+            load_again(component, self.placement(name, offload), changes, network, own)
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        is_packed = not self.trainable and choose_placement(self.device, self.dtype, int8=self.int8).packed
+        is_packed = self.placement(UNET, "none").packed
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
         return [
             weight_bytes(each.shapes(), self.dtype, is_packed, self.int8 and each.name == UNET) for each in components
@@ -202,7 +200,8 @@ def load(
     """
     model = component.build()
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    settle(model, component.state(shapes), placement, component.weights.forget, changes)
+    with stage("loading", placement, component.name):
+        settle(model, component.state(shapes), placement, component.weights.forget, changes)
     if trainable:
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()  # those of a file are not the model's own
@@ -228,9 +227,9 @@ def load_again(
         component.weights.close()
 
 
-def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
+def open_loader(request: ModelRequest, precision: Precision | None = None) -> tuple[Loader, str | None]:
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
-    their files.
+    their files. A `precision` is taken as it is, fast or not.
     """
     trainable = request.trainable
     if trainable and (request.offload != "none" or request.int8):
@@ -240,6 +239,10 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
         )
     device = choose_device(request.device)
     dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
+    if precision is not None:
+        if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
+            raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
+        dtype = DTYPES[precision.dtype]
     exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
@@ -253,8 +256,9 @@ def open_loader(request: ModelRequest) -> tuple[Loader, str | None]:
         paths["refiner"] = hub.resolve(request.refiner, None, variant, check=check_folder)
         checkpoints.append(open_checkpoint(paths["refiner"], variant, needs_vae=False))
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
-    hashes = _start_hashing(request, paths, variant)
-    return Loader(checkpoints, device, dtype, request.int8, hashes=hashes, trainable=trainable), variant
+    arithmetic = None if precision is None else DTYPES[precision.arithmetic]
+    loader = Loader(checkpoints, device, dtype, request.int8, trainable=trainable, arithmetic=arithmetic)
+    return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
 
 
 def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: str | None) -> ModelHashes:
@@ -267,14 +271,23 @@ def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: st
 
 def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     """The way to keep the model in memory; and the loader, with a dtype of half the size if "auto" finds too little
-    memory for float32 and the caller has not asked for it.
+    memory for float32 and nobody has asked for it.
     """
 
     offload = loader.choose_offload(request.offload, request.max_memory)
-    if request.dtype is None and offload == "block" != request.offload and loader.dtype is torch.float32:
+    is_free = request.dtype is None and loader.arithmetic is None
+    if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
         loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
         offload = loader.choose_offload(request.offload, request.max_memory)
     return loader, offload
+
+
+def choose_precision(request: ModelRequest) -> Precision:
+    """What this machine would load a model in. The files are opened, and downloaded where they must be; no weights are
+    loaded.
+    """
+    loader, _ = choose(open_loader(request)[0], request)
+    return loader.placement(UNET, "none").precision
 
 
 def _check_refiner(name: AnyPath, refiner: ModelInfo, base: ModelInfo) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 
@@ -21,6 +23,7 @@ from .model import Model
 from .noise import Noise
 from .plan import Plan
 from .result import PipelineStep
+from .stages import report, report_end, stage
 from .start import Start, make_start
 
 
@@ -33,15 +36,19 @@ def run(
     """
     shape = model.info.config.vae.latent_channels, *plan.latent_size
     noise = Noise(generators or seeded(plan.seeds), len(plan.seeds), shape, model.placement.device)
+    report("start", _summary(plan, model), total=plan.steps, level=logging.INFO)
     start = make_start(plan, latents, noise)
     x, index = start.x, 0
     if not plan.steps:  # strength 0: the image as it is
         yield PipelineStep(0, 0, plan.sigmas[0], x, x)
+    began = time.perf_counter()
     for number, sigmas in plan.stages():
         for step in _stage(number, sigmas, x, plan, model, start, noise):
             x, index = step.x, index + 1
+            report("steps", f"step {index} of {plan.steps}, sigma {step.sigma:.3g}", index, plan.steps)
             result = start.result(x, plan) if index == plan.steps else x
             yield PipelineStep(index - 1, plan.steps, step.sigma, result, step.denoised)
+    report_end("sampling", time.perf_counter() - began, model.placement)
 
 
 def _stage(
@@ -61,7 +68,8 @@ def _stage(
 def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     """An expert's guess for x, with the known part of the image kept."""
     expert = model.experts[number]
-    conditionings = expert.condition(plan)
+    with stage("text", expert.placement):
+        conditionings = expert.condition(plan)
     model.release(expert.text)
     for each in conditionings.values():
         for tensor in (*each.groups, each.vector):
@@ -87,3 +95,12 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         sigma_data=config.sigma_data,
     )
     return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
+
+
+def _summary(plan: Plan, model: Model) -> str:
+    """Model, hardware and size, in a line."""
+    at, (height, width), count = model.placement, plan.size, len(plan.seeds)
+    dtypes = [str(each).removeprefix("torch.") for each in (at.dtype, at.arithmetic)]
+    dtype = dtypes[0] if at.dtype is at.arithmetic else f"{dtypes[0]} (arithmetic {dtypes[1]})"
+    work = f"{count} image{'s' * (count > 1)} of {width} x {height}, {plan.steps} steps"
+    return f"SDXL {model.info.config.kind}, {at.device}, {dtype}, offload {model.offload}, {work}"

@@ -65,7 +65,10 @@ class ModelRequest:
         "plain layers that own their weights, through which gradients flow", False, type=bool, flag=None, recorded=False
     )
     max_memory: float | None = option(
-        "let auto stay within so many GB", type=float, metavar="GB", recorded=False
+        "take at most so many GB: auto chooses what fits, and what cannot fit is an error",
+        type=float,
+        metavar="GB",
+        recorded=False,
     )  # in bytes here
     device: str | torch.device | None = option("cpu, cuda, cuda:1, mps (default: the fastest there is)", recorded=False)
 

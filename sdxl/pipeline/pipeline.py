@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,10 @@ from ..images.image import check_latents, check_pixels
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.lazy import Lazy
+from ..runtime.locks import Turns, check_fork
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
+from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
@@ -64,7 +65,7 @@ class Pipeline(DiffusersNames):
         self._adapters = adapters
         self._loras: tuple[LoRA, ...] = ()
         self._embeddings: tuple[ActiveEmbedding, ...] = ()
-        self._lock = threading.RLock()  # one image at a time, whichever thread asks for it
+        self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
     def from_pretrained(
@@ -133,9 +134,11 @@ class Pipeline(DiffusersNames):
         return cls.from_request(ModelRequest(**arguments))
 
     @classmethod
-    def from_request(cls, request: ModelRequest) -> Pipeline:
-        """Load the model that a request names. Raises `SDXLError`."""
-        loader, variant = open_loader(request)
+    def from_request(cls, request: ModelRequest, precision: Precision | None = None) -> Pipeline:
+        """Load the model that a request names; with a `precision`, such as a recorded one, in that, fast or not. Raises
+        `SDXLError`.
+        """
+        loader, variant = open_loader(request, precision)
         folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
         adapters = Adapters(loader.checkpoints, *folders)
         loras = adapters.resolve(read_loras(request.loras))
@@ -143,9 +146,10 @@ class Pipeline(DiffusersNames):
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        residency.retry(lambda model: model.load())
         pipe = cls(residency, request.record(variant), loader.hashes, adapters)
         pipe._loras, pipe._embeddings = loras, embeddings
+        with pipe._lock:
+            residency.retry(lambda model: model.load())
         return pipe
 
     @classmethod
@@ -374,6 +378,7 @@ class Pipeline(DiffusersNames):
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
+        check_fork()  # here too, since what opens an image computes with torch
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
         families = [] if self._adapters is None else self._adapters.families(loras)
         infos = [expert.info for expert in self.experts]

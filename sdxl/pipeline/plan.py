@@ -30,7 +30,7 @@ from ..sampling.schedule import Schedule, make_schedule
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
 from .defaults import noise_of, with_preset
-from .idle import warn_of_idle_arguments
+from .idle import warn_of_idle
 from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
@@ -134,7 +134,6 @@ def make_plan(
     _warn_of_size(request, sources, info.config, size)
     _warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
-    warn_of_idle_arguments(given, request, info, refiner)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -152,7 +151,7 @@ def make_plan(
     scales = _scales(request, total)
     is_embedded = info.config.unet.guidance_dim is not None
     _check_guider(request, [each.config for each in (info, refiner) if each])
-    return Plan(
+    plan = Plan(
         request=resolved,
         sources=sources,
         seeds=seeds,
@@ -168,6 +167,8 @@ def make_plan(
         noise=noise,
         embedded_scales=scales if is_embedded else (),
     )
+    warn_of_idle(plan, given, tuple(each.config.kind for each in (info, refiner) if each))
+    return plan
 
 
 def _scales(request: Request, steps: int) -> tuple[float, ...]:

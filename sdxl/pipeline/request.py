@@ -18,6 +18,7 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .option import option
+from .solver_names import translate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -282,7 +283,7 @@ class Request:
         ):
             value = getattr(self, name)
             if not (optional and value is None) and (not isinstance(value, str) or value not in known):
-                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
+                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}{translate(value)}")
 
     def _check_sources(self) -> None:
         """Raise for arguments that only mean something beside another one."""

@@ -107,7 +107,11 @@ class Residency:
         """
         if self.model.offload == "block":
             raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
-        if self.model.placement.device.type == "cuda" and self.model.graphs is None:
+        device = self.model.placement.device.type
+        if device != "cuda":
+            text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
+            warnings.warn(text, SDXLWarning, stacklevel=4)
+        elif self.model.graphs is None:
             self.model = self.model.compiled()
 
     def prepare_for_many(self) -> None:

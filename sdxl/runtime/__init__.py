@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .lazy import Lazy as Lazy
     from .placement import Placement as Placement
     from .placement import choose_placement as choose_placement
+    from .precision import Precision as Precision
     from .rewrite import rewrite as rewrite
     from .settle import settle as settle
     from .streamed import Change as Change
@@ -26,6 +27,7 @@ __getattr__, __dir__, __all__ = exports(
         "device": ("choose_device", "choose_dtype"),
         "lazy": ("Lazy",),
         "placement": ("Placement", "choose_placement"),
+        "precision": ("Precision",),
         "settle": ("settle",),
         "rewrite": ("rewrite",),
         "streamed": ("Change",),

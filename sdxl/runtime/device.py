@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from functools import cache
 from typing import cast
@@ -12,9 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import ArgumentError
+from .locks import Turns
+from .precision import NAMES
 
-_probe = threading.Lock()
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_probe = Turns()
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 
 
 def default_device() -> torch.device:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from .locks import Lock
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ class Lazy(Generic[T]):
 
     def __init__(self, load: Callable[[], T]) -> None:
         self._load = load
-        self._lock = threading.RLock()  # it is loaded once, however many threads ask
+        self._lock = Lock()  # it is loaded once, however many threads ask
         self._loaded: T | None = None
         self._changes: list[Callable[[T], object]] = []
 

@@ -20,10 +20,16 @@ from .winograd import WinogradConv2d, suits
 _ops: Any = torch.ops.mkldnn
 
 
-def can_pack(device: torch.device) -> bool:
-    """Whether this torch and device have packed layers."""
+def can_pack(device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch and device have packed layers that compute in `dtype`."""
     has_onednn: bool = torch.backends.mkldnn.is_available()
-    return device.type == "cpu" and has_onednn and hasattr(_ops, "_linear_pointwise")
+    return device.type == "cpu" and has_onednn and hasattr(_ops, "_linear_pointwise") and can_compute(dtype)
+
+
+def can_compute(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in `dtype` on this processor."""
+    tests = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    return dtype not in tests or bool(getattr(_ops, tests[dtype], lambda: False)())
 
 
 def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:

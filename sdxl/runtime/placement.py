@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import ArgumentError
-from .device import is_fast
+from .device import choose_dtype, is_fast
 from .int8 import can_quantize
 from .onednn import can_pack
+from .precision import Precision
 from .winograd import GROWTH, is_wide
 
 
@@ -30,18 +31,37 @@ class Placement:
     streamed: bool = False
     int8: bool = False
 
+    @property
+    def precision(self) -> Precision:
+        """The dtypes of weights and arithmetic, by name."""
+        dtype, arithmetic = (str(each).removeprefix("torch.") for each in (self.dtype, self.arithmetic))
+        return Precision(dtype, arithmetic)
 
-def choose_placement(device: torch.device, dtype: torch.dtype, streamed: bool = False, int8: bool = False) -> Placement:
-    """The fastest placement: arithmetic in float32 where a CPU is slower in the dtype of the weights. Raises
-    `ArgumentError` where there is no int8.
+
+def choose_placement(
+    device: torch.device,
+    dtype: torch.dtype,
+    streamed: bool = False,
+    int8: bool = False,
+    arithmetic: torch.dtype | None = None,
+) -> Placement:
+    """The fastest placement: arithmetic in float32 where a CPU is slower in the dtype of the weights, unless
+    `arithmetic` says otherwise. Raises `ArgumentError` where there is no int8.
     """
     if int8 and (streamed or not can_quantize(device)):
         raise ArgumentError(
             "int8 needs a CPU with 8-bit dot products (AVX-512 VNNI, AVX-VNNI or AMX), and no streaming; "
             "leave int8 or offload block out"
         )
-    computed = dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
-    return Placement(device, dtype, computed, computed is dtype and not streamed and can_pack(device), streamed, int8)
+    if arithmetic is None:
+        arithmetic = dtype if dtype is torch.float32 or is_fast(dtype, device) else torch.float32
+    packed = arithmetic is dtype and not streamed and can_pack(device, dtype)
+    return Placement(device, dtype, arithmetic, packed, streamed, int8)
+
+
+def fastest(device: torch.device, dtype: str | torch.dtype | None = None) -> Precision:
+    """The precision that this machine chooses by its speed, for weights of `dtype` or of any."""
+    return choose_placement(device, choose_dtype(dtype, device)).precision
 
 
 def vae_placement(placement: Placement) -> Placement:

@@ -142,4 +142,4 @@ def _close(tokenizer: Tokenizer, tokens: Sequence[tuple[Token, float]]) -> Chunk
 
 def padded(chunks: Sequence[Chunk], count: int, tokenizer: Tokenizer) -> list[Chunk]:
     """The chunks, and empty ones behind them."""
-    return [*chunks, *[_close(tokenizer, [])] * (count - len(chunks))]
+    return [*chunks, *(_close(tokenizer, []) for _ in range(count - len(chunks)))]

@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, component_of_file, read_checkpoint
 from .component import Component, Findings, find_superfluous
 from .container import TensorFile, Weights
 from .info import ModelInfo
-from .recognise import by_header, by_name, recognise
+from .recognise import recognise
 
 _MODELS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
 
@@ -62,8 +62,7 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
 def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
     if other := identify.foreign(weights):
-        family = by_header(file.metadata, of_lora=True) or by_name(file.path, of_lora=True) if "LoRA" in other else None
-        return Report(file.path, other, {"all": _count(weights, weights)}, family=family)
+        return Report(file.path, other, {"all": _count(weights, weights)})
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)

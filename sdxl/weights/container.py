@@ -383,6 +383,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
             os.chmod(temporary, permissions)  # safetensors may put another file there
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
+    finally:  # also where it is interrupted
+        if temporary is not None:
+            with suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,8 +107,11 @@ def save_folder(path: Path, info: ModelInfo, state: State) -> None:
         _write_json(path / "scheduler/scheduler_config.json", diffusers_config.write_scheduler(info.schedule))
         # last: an unfinished folder must not look like a model
         _write_json(path / "model_index.json", diffusers_config.write_index(config, info.schedule, info.zero_negative))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
+    except BaseException as error:  # an interrupt too leaves nothing behind
+        shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
+        raise
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -154,14 +154,9 @@ def test_inspect_names_the_layout(name: str, tiny_folder: Path, tmp_path: Path) 
     assert sum(report.modules.values()) == len(changes)
     assert report.kinds == {"LoRA": len(changes)} and report.ranks == {4: len(changes)}
     assert not report.unknown
-    tool = next(
-        each
-        for each in ("kohya", "PEFT", "ComfyUI", "SimpleTuner", "attention", "diffusers", "")
-        if each.lower() in name.lower()
-    )
-    assert {"SimpleTuner": "LyCORIS", "attention": "attention processors"}.get(
-        tool, tool
-    ) in report.layout or "diffusers" in report.layout
+    words = {"SimpleTuner": "LyCORIS", "ComfyUI": "ComfyUI", "processors": "attention processors", "PEFT raw": "PEFT"}
+    assert next((word for part, word in words.items() if part in name), "") in report.layout
+    assert ("kohya" in report.layout) == name.startswith(("kohya", "half"))
 
 
 def test_inspect_other_files(tiny_pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path) -> None:

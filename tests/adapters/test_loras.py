@@ -119,7 +119,7 @@ def test_the_streamed_weight_is_the_kept_one(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the same arithmetic in float32; held against plain layers, whose weights can be read."""
-    monkeypatch.setattr("sdxl.runtime.placement.can_pack", lambda device: False)
+    monkeypatch.setattr("sdxl.runtime.placement.can_pack", lambda *_: False)
     files = [save_kind(kind, tiny_folder, tmp_path / f"{kind}.safetensors", seed=n) for n, kind in enumerate(KINDS)]
     kept, streamed = (held(load(tiny_folder, mode, loras=files)) for mode in ("none", "block"))
     plain = held(load(tiny_folder))

@@ -37,5 +37,6 @@ def test_names_are_read_without_torch(work: str) -> None:
 def test_help_names_everything() -> None:
     shown = run(WORK["help"])
     assert all(name in shown for name in (*SAMPLERS, *SCHEDULES))
-    flags = [f"--{each.name.replace('_', '-')}" for each in (*fields(sdxl.Request), *fields(sdxl.ModelRequest))]
+    options = [(each.name, each.metadata["option"]) for each in (*fields(sdxl.Request), *fields(sdxl.ModelRequest))]
+    flags = [f"--{option.flag or name}".replace("_", "-") for name, option in options if option.flag is not None]
     assert all(f"\n  {flag} " in shown or f"\n  {flag}\n" in shown for flag in flags)

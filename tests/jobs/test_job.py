@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -19,17 +20,17 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli.main import main
-from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputError
+from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputError, SDXLWarning
 from sdxl.jobs.engine import Engine, Outcome, draw, local, work
+from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Batch, Job, read_job
-from sdxl.jobs.journal import Journal, open_folder
 
 
 def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None, model: str = "base") -> Job:
     """The job of a file with these lines, JSON or text."""
     path = folder / "job.jsonl"
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
-    return read_job(path, defaults or {}, {"model": model}, 2)
+    return read_job(path, defaults or {}, {"model": model})
 
 
 def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
@@ -40,8 +41,8 @@ def pretend(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
 
 def finish(job: Job, folder: Path, engine: Engine = pretend) -> list[Any]:
     """Work on a job until it is done."""
-    job_folder = open_folder(folder, job, 2, 7)
-    return list(work(job.batches(2, job_folder.first_seed), job_folder, engine))
+    with open_folder(folder, job, 7) as job_folder:
+        return list(work(job_folder.batches(2), job_folder, engine))
 
 
 # ---- lines and batches -----------------------------------------------------------------------------------------------
@@ -114,21 +115,32 @@ def test_flags_apply_to_lines_that_do_not_override_them(tmp_path: Path) -> None:
         ({"prompt": "a", "output": ".a.png"}, "must be a plain file name"),
         ({"prompt": "a", "output": 3}, "must be a plain file name"),
         ({"prompt": "a", "output": "Good.PNG".lower()}, "output is good.png, as in line 1"),
+        ({"prompt": "a", "output": "\x1b[31mred.png"}, r"output is '\x1b[31mred.png'"),
+        ({"prompt": "a", "\x1b[31mred": 1}, r"'\x1b[31mred' is not an argument"),
+        ({"prompt": "a", "x" * 10**6: 1}, "is not an argument"),
+        ({"prompt": "a", "output": "x" * 10**6}, "must be a plain file name"),
+        ({"prompt": "a", "image": ["x"] * 10**5}, "image has 100000 entries for 1 prompts"),
+        ({"prompt": ["x" * 10**6, 3]}, "it must be a text or a list of texts"),
+        ({"prompt": "a", "steps": "9" * 10**6}, "steps is"),
+        ("x" * 10**6, "not JSON"),
+        ('"' + "x" * 10**6, "not JSON"),
+        ('{"prompt": "a", "seed": ' + "9" * 10**6 + "}", "not JSON"),
     ],
 )
 def test_a_bad_line_is_reported_and_the_others_continue(line: Any, sentence: str, tmp_path: Path) -> None:
     job = job_of(tmp_path, {"prompt": "a", "output": "GOOD.png"}, line, {"prompt": "b"})
     assert list(job.faults) == [2]
     assert isinstance(job.faults[2], ArgumentError) and sentence in str(job.faults[2])
+    assert len(str(job.faults[2])) < 1000 and str(job.faults[2]).isprintable()
     assert job.files == ["GOOD.png", "00003.png"]
 
 
 def test_no_file_at_all(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="cannot be read"):
-        read_job(tmp_path / "none.jsonl", {}, {}, 1)
+        read_job(tmp_path / "none.jsonl", {}, {})
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}')
     with pytest.raises(ArgumentError, match="UTF-8"):
-        read_job(tmp_path / "latin.jsonl", {}, {}, 1)
+        read_job(tmp_path / "latin.jsonl", {}, {})
 
 
 # ---- the journal -----------------------------------------------------------------------------------------------------
@@ -136,23 +148,23 @@ def test_no_file_at_all(tmp_path: Path) -> None:
 
 def test_a_resumed_job_generates_the_missing_images_alone(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(5))), tmp_path / "out"
-    asked: list[int] = []
+    asked: list[tuple[int, ...]] = []
 
     def stopping(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
         for batch, images in pretend(batches):
-            asked.append(batch.number)
+            asked.append(batch.lines)
             if len(asked) == 2:
                 raise KeyboardInterrupt
             yield batch, images
 
     with pytest.raises(KeyboardInterrupt):
         finish(job, out, stopping)
-    assert asked == [0, 1]
+    assert asked == [(1, 2), (3, 4)]
     finish(job, out, stopping)
-    assert asked == [0, 1, 1, 2], "an image that was not recorded is generated again, the others are not"
+    assert asked[2:] == [(3, 4), (5,)], "an image that was not recorded is generated again, the others are not"
     (out / "00001.png").unlink()
     finish(job, out, stopping)
-    assert asked == [0, 1, 1, 2, 0], "an image that was removed is generated again"
+    assert asked[4:] == [(1,)], "an image that was removed is generated again, and it alone"
     assert sorted(path.name for path in out.glob("*.png")) == [f"0000{n}.png" for n in range(1, 6)]
     assert (out / "00002.png").read_text() == "00002.png ['0', '1']"
 
@@ -161,10 +173,10 @@ def test_a_line_that_a_crash_cut_off_is_ignored(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}), tmp_path / "out"
     finish(job, out)
     journal = out / "job/done.jsonl"
-    first, second = journal.read_text().splitlines()
-    journal.write_text(first + "\n" + second[:20])
-    assert [event.batch.number for event in finish(job, out)] == [1]
-    assert journal.read_text() == f"{first}\n{second[:20]}\n{second}\n"
+    *most, last = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(most) + last[:20])
+    assert [event.batch.lines for event in finish(job, out)] == [(3,)]
+    assert journal.read_text() == "".join(most) + f"{last[:20]}\n{last}"
     assert finish(job, out) == []
 
 
@@ -208,73 +220,40 @@ def test_a_job_may_grow_and_be_corrected(tmp_path: Path) -> None:
     assert [event.batch.lines for event in finish(job_of(tmp_path, *more), out)] == [(3,), (5,)]
     with pytest.raises(OutputError, match=r"holds another job: .* 00001.png would be another image"):
         finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
+    for others in (
+        job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}),
+        job_of(tmp_path, *more, model="another"),
+    ):
+        with pytest.raises(OutputError, match=r"00001\.png would be another image"):
+            open_folder(out, others, 7)
     with pytest.raises(OutputError, match=r"00001\.png would be another image"):
-        open_folder(out, job_of(tmp_path, *more, defaults={"guidance_rescale": 0.5}), 2, 7)
-    with pytest.raises(OutputError, match=r"00001\.png would be another image"):
-        open_folder(out, job_of(tmp_path, *more, model="another"), 2, 7)
-    with pytest.raises(OutputError, match=r"00001\.png would be another image"):
-        open_folder(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 2, 8)
+        open_folder(out, replace(job_of(tmp_path, *more), fingerprint="of another seed"), 8)
     (out / "00001.png").unlink()
-    assert [
-        event.batch.lines for event in finish(job_of(tmp_path, {"prompt": "other", "steps": 5}, *more[1:]), out)
-    ] == [(1, 2)]
+    other = {"prompt": "other", "steps": 5}
+    assert [event.batch.lines for event in finish(job_of(tmp_path, other, *more[1:]), out)] == [(1,)]
+    corrected = *more[1:3], {"prompt": "D"}, more[4]  # what was there under the old line counts no more
+    (out / "00004.png").unlink()
+    assert [event.batch.lines for event in finish(job_of(tmp_path, other, *corrected), out)] == [(4,)]
 
 
 def test_a_job_is_not_changed_under_another_process(tmp_path: Path) -> None:
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
-    job_folder = open_folder(out, job, 2, 1)
-    open_folder(out, job_of(tmp_path, {"prompt": "b"}), 2, 1)
-    with Journal(job_folder) as journal, pytest.raises(OutputError, match="belongs to another job now"):
-        next(journal.claim(job.batches(2, 1)))
+    with open_folder(out, job, 1) as job_folder:
+        open_folder(out, job_of(tmp_path, {"prompt": "b"}), 1).claims.close()  # in this process no lock is in its way
+        with pytest.raises(OutputError, match="belongs to another job now"):
+            next(job_folder.claim(job.batches(2, 1)))
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     """Images are written inside the folder, whatever has their names there."""
     job, out = job_of(tmp_path, {"prompt": "a"}), tmp_path / "out"
-    open_folder(out, job, 2, 1)
+    with open_folder(out, job, 1):
+        pass
     (tmp_path / "precious").write_text("mine")
     (out / "00001.png").symlink_to(tmp_path / "precious")
     finish(job, out)
     assert (tmp_path / "precious").read_text() == "mine"
     assert not (out / "00001.png").is_symlink()
-
-
-def test_a_batch_is_claimed_by_one_process(tmp_path: Path) -> None:
-    job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    job_folder = open_folder(out, job, 2, 1)
-    batches = job.batches(2, 1)
-    hold = (
-        "import sys; from pathlib import Path\n"
-        "from sdxl.jobs.job import Batch; from sdxl.jobs.journal import JobFolder, Journal\n"
-        "batch, folder = Batch(0, '', (1,), ('00001.png',), {}), JobFolder(Path(sys.argv[1]), 1, sys.argv[2])\n"
-        "journal = Journal(folder); next(journal.claim([batch]))\n"
-        "print('claimed', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(out), job.fingerprint]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "claimed\n"
-        with Journal(job_folder) as journal:
-            assert [batch.number for batch in journal.claim(batches)] == [1]
-        with pytest.raises(OutputError, match="is in use by another job"):
-            open_folder(out, job_of(tmp_path, {"prompt": "another"}), 2, 1)
-        events = work(batches, job_folder, pretend)
-        first, second = next(events), next(events)
-        assert first.batch is not None and first.batch.number == 1
-        assert second.batch is None, "the other process has the rest"
-        other.kill()
-        other.wait()
-        third = next(event for event in events if event.batch)
-        assert third.batch is not None and third.batch.number == 0, "a dead process claims nothing"
-
-
-def test_batches_that_another_process_has_finished_are_not_claimed(tmp_path: Path) -> None:
-    job, out = job_of(tmp_path, *({"prompt": str(n)} for n in range(4))), tmp_path / "out"
-    job_folder = open_folder(out, job, 2, 1)
-    with Journal(job_folder) as journal:
-        pending = journal.pending(job.batches(2, 1))
-        with Journal(job_folder) as other:
-            other.finish(pending[0], [b"1", b"2"])
-        assert [batch.number for batch in journal.claim(pending)] == [1]
 
 
 def test_the_job_continues_after_images_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -289,18 +268,18 @@ def test_the_job_continues_after_a_failed_batch(tmp_path: Path) -> None:
 
     def failing(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
         for batch, images in pretend(batches):
-            yield batch, NonFiniteError("black") if batch.number == 0 else images
+            yield batch, NonFiniteError("black") if batch.lines == (1,) else images
 
     events = finish(job, out, failing)
     assert [(event.done, str(event.error)) for event in events] == [(0, "black"), (1, "None")]
-    assert [event.batch.number for event in finish(job, out)] == [0]
+    assert [event.batch.lines for event in finish(job, out)] == [(1,)]
 
 
 def test_an_error_of_torch_is_reported() -> None:
     def broken(**_: Any) -> None:
         raise RuntimeError("shape mismatch\nstack")
 
-    outcome = draw(broken, Batch(0, "", (1,), ("a.png",), {"prompt": "a"}))  # type: ignore[arg-type]
+    outcome = draw(broken, Batch((), {"prompt": "a"}))  # type: ignore[arg-type]
     assert "shape mismatch" in str(outcome) and isinstance(outcome, sdxl.SDXLError)
 
 
@@ -344,6 +323,64 @@ def test_a_job_generates_the_images_of_single_commands(
             assert json.loads(ours.text["sdxl"])["request"] == json.loads(alone.text["sdxl"])["request"]
 
 
+def test_a_job_from_the_standard_input(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the same job as that of a file in this folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("black.png")
+    lines = [{"prompt": "a"}, {"prompt": "b", "image": "black.png", "strength": 0.9}, {"prompt": "c", "width": 63}]
+    arguments = ["--steps", "2", "--num-images", "1"]
+
+    def run(job: str) -> tuple[int, str]:
+        return main(command(Path("out"), Path(job), *arguments, model=str(tiny_folder))), capsys.readouterr().err
+
+    def give(data: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    write_lines(Path("job.jsonl"), lines)
+    give(Path("job.jsonl").read_bytes())
+    status, printed = run("-")
+    assert (status, "line 3 of the standard input: width is 63" in printed) == (1, True)
+    images = images_of(Path("out"))
+    assert sorted(images) == ["00001.png", "00002.png"]
+    assert run("job.jsonl")[0] == 1
+    assert images_of(Path("out")) == images
+    assert len(Path("out/job/done.jsonl").read_text().splitlines()) == 2, "nothing was generated again"
+    give(b"\xff")
+    assert run("-") == (
+        2,
+        "error: the standard input cannot be read ('utf-8' codec can't decode byte 0xff in position "
+        "0: invalid start byte); give JSON lines in UTF-8\n",
+    )
+    monkeypatch.setattr("sys.stdin", None)  # it is closed
+    status, printed = run("-")
+    assert (status, "the standard input cannot be read" in printed) == (2, True)
+
+
+def test_what_fails_is_printed_in_plain_letters(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Terminals obey some of them, and a path may be of any length."""
+    lines = [
+        {"prompt": "a", "image": "\x1b[31mred\u202e.png"},
+        {"prompt": "a", "image": "x" * 10**5 + ".png"},
+        {"prompt": "a", "mask": "\x1b[31m" * 10**4, "image": "none.png"},
+        {"prompt": "a", "width": 64, "sampler": "\x1b[31m" * 10**5},
+    ]
+    job = write_lines(tmp_path / "job.jsonl", lines)
+    assert main(command(tmp_path / "out", job, "--steps", "2", model=str(tiny_folder))) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 4 and all(map(str.isprintable, printed)) and max(map(len, printed)) < 2100
+    assert any(r"\x1b[31mred\u202e.png does not exist" in line for line in printed)
+
+
+def test_workers_without_ray(tiny_folder: Path, tmp_path: Path) -> None:
+    job = write_lines(tmp_path / "job.jsonl", [{"prompt": "a"}])
+    with pytest.warns(SDXLWarning, match="--workers has no effect"):
+        main(command(tmp_path / "out", job, "--steps", "1", "--workers", "2", model=str(tiny_folder)))
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -382,7 +419,7 @@ def start(folder: Path, job: Path, *more: str, most: int | None = None) -> subpr
 def wait_for(folder: Path, batches: int, process: subprocess.Popen[str]) -> None:
     """Until so many batches are recorded."""
     journal = folder / "job/done.jsonl"
-    while not journal.exists() or len(journal.read_text().splitlines()) < batches:
+    while not journal.exists() or len(journal.read_text().splitlines()) < 2 * batches:
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.02)
 
@@ -428,7 +465,8 @@ def test_two_processes_of_which_one_is_killed(long_job: tuple[Path, dict[str, by
     assert second.wait() == 0, "the other process finishes the job"
     assert images_of(tmp_path / "out") == images
     journal = (tmp_path / "out/job/done.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["batch"] for line in journal) == list(range(12)), "each batch once"
+    files = [file for line in journal for file in json.loads(line)["files"]]
+    assert sorted(files) == sorted(images), "each image once"
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from sdxl.runtime import memory
 from sdxl.runtime.cuda_graph import Graphs
 from sdxl.runtime.lazy import Lazy
 from sdxl.runtime.placement import Placement
+from sdxl.text.chunks import Reading
 from sdxl.text.encode import TextCache
 
 QUICK: dict[str, Any] = {"steps": 2, "progress": False, "seed": 3}
@@ -366,15 +367,19 @@ def test_texts_are_encoded_once_and_forgotten() -> None:
         def __init__(self) -> None:
             self.asked: list[str] = []
 
-        def encode(self, texts: list[str], _: int) -> tuple[torch.Tensor, torch.Tensor]:
-            self.asked += texts
-            value = torch.tensor([[float(len(text))] for text in texts])
-            return value[:, None], value
+        def chunks(self, text: str, _: Reading) -> list[str]:
+            self.asked.append(text)
+            return [text]
+
+        def encode_chunks(self, prompts: list[list[str]], *_: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+            value = torch.tensor([[float(len(text))] for (text,) in prompts])
+            return list(value[:, None]), value
 
     stage, memo = Stage(), TextCache(most=2)
+    stage.tokenizer = None  # type: ignore[attr-defined]
 
     def encode(*texts: str) -> list[float]:
-        return memo.encode(lambda: [stage], texts, texts, 0)[1][:, 0].tolist()  # type: ignore[list-item]
+        return memo.encode(lambda: [stage], texts, texts, 0, Reading())[1][:, 0].tolist()  # type: ignore[list-item]
 
     assert encode("a", "bb", "a") == [1, 2, 1]
     assert encode("bb") == [2]

@@ -1,0 +1,190 @@
+"""The folder of a job's images, which processes share and in which a job that was stopped goes on.
+
+Beside the images lies the folder `job` with `plan.json`, `done.jsonl` and `claims`.
+"""
+
+from __future__ import annotations
+
+import glob
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import ArgumentError, OutputError
+from ..images.png import PART, part_prefix, read_parameters, remedy, write_png
+from ..runtime.precision import Precision, recorded_precision
+from .claims import Claims
+from .job import Batch, Job, WorkItem, gather
+from .journal import Journal
+from .plan import JobPlan, read_plan, write_plan
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The folder of a job that this process works on until the end of a `with`. `plan` is the one at its beginning."""
+
+    path: Path
+    job: Job
+    plan: JobPlan
+    claims: Claims
+    journal: Journal
+
+    def __enter__(self) -> JobFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.journal.close()
+        self.claims.close()
+
+    def batches(self, size: int) -> list[Batch]:
+        """All images of the job in batches of at most `size`."""
+        return self.job.batches(size, self.plan.first_seed)
+
+    def count_done(self) -> int:
+        """The number of finished images."""
+        self.journal.refresh()
+        return len(self.journal.finished())
+
+    def agree(self, choose: Callable[[], Precision]) -> Precision:
+        """The precision of all images of the job: what the first process of all has chosen, perhaps this one."""
+        path = _plan_path(self.path)
+        if (known := self._read_plan().precision) is not None:
+            return known
+        precision = choose()  # which may take a while
+        try:
+            with self.claims.changing():
+                plan = self._read_plan()
+                if plan.precision is not None:
+                    return plan.precision
+                write_plan(plan.with_precision(precision), path)
+                return precision
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
+
+    def pending(self, batches: Iterable[Batch], failed: Collection[int] = ()) -> list[Batch]:
+        """What no process has finished of these batches, without the items whose numbers are in `failed`. An item whose
+        image was removed is pending again.
+        """
+        self.journal.refresh()
+        self.journal.forget_missing()
+        tried = ([item for item in batch.items if item.number not in failed] for batch in batches)
+        return [rest for items in tried if (rest := self._rest(items)) is not None]
+
+    def _rest(self, items: Sequence[WorkItem]) -> Batch | None:
+        """The batch of those items that are not finished, if there are any."""
+        rest = [item for item in items if not self.journal.has(item)]
+        return gather(rest, self.plan.first_seed) if rest else None
+
+    def claim(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Claim what is neither finished nor claimed by another process, a batch at each step."""
+        for batch in batches:
+            ranges = self.claims.claim([item.number for item in batch.items])
+            if not ranges:
+                continue
+            self._read_plan()
+            self.journal.refresh()
+            rest = self._rest([item for item in batch.items if any(n <= item.number < n + m for n, m in ranges)])
+            if rest is None:
+                self.claims.release(ranges)
+                continue
+            self._clean(rest)
+            yield replace(rest, ranges=tuple(ranges))
+
+    def finish(self, batch: Batch, images: Sequence[bytes]) -> None:
+        """Write the PNGs of a batch, then record its items."""
+        for file, data in zip(batch.files, images, strict=True):
+            write_png(data, self.path / file)
+        self.journal.record(batch.items)
+
+    def release(self, batch: Batch) -> None:
+        """Leave the items of a batch to other processes, if they are not finished."""
+        self.claims.release(batch.ranges)
+
+    def _read_plan(self) -> JobPlan:
+        """The present plan. Raises `OutputError` if another process has changed the folder's job."""
+        plan = read_plan(_plan_path(self.path))
+        if plan.job != self.plan.job:
+            raise OutputError(f"{self.path} belongs to another job now; choose another --output-dir")
+        return plan
+
+    def _clean(self, batch: Batch) -> None:
+        """Remove the temporary files of a batch that a killed process left."""
+        for file in batch.files:
+            for path in glob.glob(glob.escape(str(self.path / part_prefix(Path(file)))) + "*" + PART):
+                Path(path).unlink(missing_ok=True)
+
+
+def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:
+    """Begin a job in a folder or resume it, also with more lines, or with other lines if their images are not finished.
+
+    Raises `OutputError` if finished images would be different now, or if the folder has images of no job.
+    """
+    try:
+        _plan_path(folder).parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:  # closes what was opened, unless all goes well
+            claims = Claims(folder / "job/claims")
+            stack.callback(claims.close)
+            with claims.changing():
+                known = _known_plan(folder, job)
+                plan = _begin(job, first_seed) if known is None else _resume(known, job, first_seed)
+                journal = Journal(folder, job, plan.first_seed)
+                stack.callback(journal.close)
+                if known is not None and known != plan:
+                    _check_change(folder, claims, journal)
+                    plan = plan if journal.finished() else plan.with_precision(None)
+                if plan.precision is None:
+                    plan = plan.with_precision(_first_precision(folder, journal))
+                if plan != known:
+                    write_plan(plan, _plan_path(folder))
+                claims.join()
+            stack.pop_all()
+            return JobFolder(folder, job, plan, claims, journal)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}; {remedy(error)}") from error
+
+
+def _plan_path(folder: Path) -> Path:
+    return folder / "job/plan.json"
+
+
+def _known_plan(folder: Path, job: Job) -> JobPlan | None:
+    """The plan of a folder; None if it has no job yet. Raises `OutputError` for other files in the job's way."""
+    if (path := _plan_path(folder)).exists():
+        return read_plan(path)
+    if taken := [file for file in job.files if (folder / file).exists()]:
+        raise OutputError(f"{folder / taken[0]} exists already; choose an empty --output-dir")
+    return None
+
+
+def _begin(job: Job, first_seed: int | None) -> JobPlan:
+    return JobPlan(job.fingerprint, secrets.randbelow(2**32) if first_seed is None else first_seed)
+
+
+def _resume(known: JobPlan, job: Job, first_seed: int | None) -> JobPlan:
+    if known.job == job.fingerprint:
+        return known
+    return replace(known, job=job.fingerprint, first_seed=known.first_seed if first_seed is None else first_seed)
+
+
+def _check_change(folder: Path, claims: Claims, journal: Journal) -> None:
+    """Raise `OutputError` unless all finished images stay the same and no other process works on the folder."""
+    if not claims.are_all_free():
+        raise OutputError(f"{folder} is in use by another job; wait, or choose another --output-dir")
+    if lost := journal.foreign():
+        raise OutputError(
+            f"{folder} holds another job: with these lines, arguments or model {lost[0]} would be another image; "
+            "choose another --output-dir, or move that file away"
+        )
+
+
+def _first_precision(folder: Path, journal: Journal) -> Precision | None:
+    """The precision of a folder whose plan has none, of an older version: that of the first image with a record."""
+    for file in journal.finished():
+        try:
+            if precision := recorded_precision(read_parameters(folder / file)["model"]):
+                return precision
+        except ArgumentError:  # no image of ours, or a damaged one
+            continue
+    return None

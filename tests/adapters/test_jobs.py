@@ -1,0 +1,87 @@
+"""LoRAs in jobs: a job is the same wherever the file lies, and another one with another file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapter_files import save_layout
+from test_loras import save_kind
+
+import sdxl
+from sdxl.errors import OutputError
+from sdxl.jobs.engine import local, work
+from sdxl.jobs.folder import open_folder
+from sdxl.jobs.job import Job, identity, parse_job
+
+LINES = [
+    {"prompt": "a cat", "seed": 1, "steps": 2, "loras": [{"file": "ink.safetensors", "weight": 0.5}]},
+    {"prompt": "a dog", "seed": 2, "steps": 2, "loras": ["ink.safetensors"]},
+    {"prompt": "a dog", "seed": 2, "steps": 2},
+]
+
+
+def job_in(folder: Path, lora_dir: Path | None = None) -> Job:
+    return parse_job("\n".join(map(json.dumps, LINES)), folder, {}, identity({"model": "tiny"}, None), lora_dir)
+
+
+@pytest.fixture
+def files(tiny_folder: Path, tmp_path: Path) -> Path:
+    (tmp_path / "lines").mkdir()
+    save_layout("kohya sgm", tiny_folder, tmp_path / "lines/ink.safetensors")
+    return tmp_path / "lines"
+
+
+def finish(job: Job, pipe: sdxl.Pipeline, folder: Path) -> int:
+    """Work on a job until it is done; how many images were made."""
+    made = 0
+
+    def counted(batches: Iterator[Any]) -> Iterator[Any]:
+        nonlocal made
+        for batch, outcome in local(pipe)(batches):
+            made += len(batch.files)
+            yield batch, outcome
+
+    with open_folder(folder, job, 0) as opened:
+        list(work(opened.batches(2), opened, counted))
+    return made
+
+
+def test_images_of_a_job_have_their_loras(files: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    assert finish(job_in(files), tiny_pipe, tmp_path / "out") == 3
+    for line, name in zip(LINES, ("00001.png", "00002.png", "00003.png"), strict=True):
+        loras = [
+            {**each, "file": files / each["file"]} if isinstance(each, dict) else files / each
+            for each in line.get("loras", [])
+        ]  # type: ignore[attr-defined]
+        wanted = tiny_pipe(**(line | {"loras": loras}), progress=False).images[0]  # type: ignore[arg-type]
+        from PIL import Image
+
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.tobytes() == wanted.tobytes()  # type: ignore[union-attr]
+
+
+def test_a_job_goes_on_where_the_file_has_moved(
+    files: Path, tiny_pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path
+) -> None:
+    assert finish(job_in(files), tiny_pipe, tmp_path / "out") == 3
+    (tmp_path / "loras").mkdir()
+    (files / "ink.safetensors").rename(tmp_path / "loras/ink.safetensors")
+    moved = job_in(files, tmp_path / "loras")
+    assert not moved.faults
+    assert finish(moved, tiny_pipe, tmp_path / "out") == 0
+    (tmp_path / "out/00001.png").unlink()
+    assert finish(moved, tiny_pipe, tmp_path / "out") == 1
+    save_kind("OFT", tiny_folder, tmp_path / "loras/ink.safetensors")
+    with pytest.raises(OutputError, match="holds another job"):
+        finish(job_in(files, tmp_path / "loras"), tiny_pipe, tmp_path / "out")
+
+
+def test_a_line_whose_lora_is_not_found_is_a_fault(files: Path) -> None:
+    (files / "ink.safetensors").unlink()
+    job = job_in(files)
+    assert job.faults.keys() == {1, 2} and len(job.items) == 1
+    assert "the LoRA ink.safetensors does not exist" in str(job.faults[1])
