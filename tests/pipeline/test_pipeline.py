@@ -107,7 +107,7 @@ def test_help_shows_the_arguments() -> None:
 
     shown = inspect.signature(sdxl.Pipeline.__call__).parameters
     assert shown["num_images"].default == 1 and shown["steps"].default is None
-    assert shown["guidance_scale"].default == 5.0
+    assert shown["guidance_scale"].default is None
     assert {"output", "seed", "negative_target_size", "latents"} <= set(shown)
 
 
