@@ -99,6 +99,8 @@ def _shows(default: Any) -> bool:
 
 
 def _reader(flag: Option) -> Callable[[str], Any]:
+    if flag.type is dict:
+        return _read_setting
     if flag.example:
         return partial(_read_numbers, example=flag.example, type=flag.type)
     if flag.type is Path:
@@ -149,11 +151,23 @@ def _read_numbers(text: str, example: str, type: type[int] | type[float]) -> tup
         numbers = tuple(type(number) for number in text.split(","))
     except ValueError:
         numbers = ()
+    if numbers and example.endswith("..."):
+        return numbers
     if len(numbers) != example.count(",") + 1:
-        count = {2: "two", 4: "four"}[example.count(",") + 1]
+        count = "a list of" if example.endswith("...") else {2: "two", 4: "four"}[example.count(",") + 1]
         whole = "whole " if type is int else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is not {count} {whole}numbers such as {example}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {count} {whole}numbers such as {example.removesuffix('...')}"
+        )
     return numbers
+
+
+def _read_setting(text: str) -> tuple[str, float | str]:
+    """NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as s_churn=4")
+    return name, _read_part(value)
 
 
 _OWN: dict[str, dict[str, Any]] = {
@@ -181,7 +195,9 @@ def given_request(options: argparse.Namespace) -> dict[str, Any]:
     given |= _prompt(options) | _size(options) | _seed(options)
     for each in fields(Request):
         several = given.get(each.name) if each.metadata["option"].repeated else None
-        if isinstance(several, list) and len(several) == 1:
+        if each.metadata["option"].type is dict and each.name in given:
+            given[each.name] = dict(given[each.name])
+        elif isinstance(several, list) and len(several) == 1:
             given[each.name] = several[0]
     return given
 

@@ -40,8 +40,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         facts["Refiner switch at"] = request["refine_at"]
     if request.get("clip_skip"):
         facts["Clip skip"] = request["clip_skip"] + 2  # AUTOMATIC1111's 2 is SDXL's default, the last layer but one
-    if request.get("eta"):
-        facts["Eta DDIM"] = request["eta"]
+    facts |= _sampler_facts(request)
     if request.get("guidance_rescale"):
         facts["CFG Rescale phi"] = request["guidance_rescale"]
     if hashes := parameters.get("lora_hashes"):
@@ -58,6 +57,28 @@ def _first(scale: Any) -> Any:
     return scale[0] if isinstance(scale, (list, tuple)) else scale
 
 
+_FIELDS = {
+    "s_churn": "Sigma churn",
+    "s_tmin": "Sigma tmin",
+    "s_tmax": "Sigma tmax",
+    "s_noise": "Sigma noise",
+    "rho": "Schedule rho",
+    "alpha": "Beta schedule alpha",
+    "beta": "Beta schedule beta",
+    "order": "UniPC order",
+}
+
+
+def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler's options where they are not its defaults, under AUTOMATIC1111's names."""
+    record, eta = SAMPLERS.get(request["sampler"]), request.get("eta")
+    default = record.options.get("eta", 0.0) if record else 0.0
+    name = "Eta DDIM" if request["sampler"] == "ddim" else "Eta"
+    facts = {name: eta} if eta not in (None, default) else {}
+    given = request.get("sampler_options") or {}
+    return facts | {_FIELDS[each]: value for each, value in given.items() if each in _FIELDS}
+
+
 def _lora_tag(lora: Mapping[str, Any]) -> str:
     """A LoRA as AUTOMATIC1111 has it in prompts: the text encoders' weight stands first, and alone for both."""
     weight, text_weight = lora["weight"], lora.get("text_weight")
@@ -71,9 +92,9 @@ def _model_hash(hashes: Any) -> dict[str, str]:
     return {"Model hash": sha256[:10]} if isinstance(sha256, str) else {}
 
 
-def _a1111_name(table: Mapping[str, Any], name: str) -> str:
-    """AUTOMATIC1111's name for a sampler or schedule; ours where it has none."""
-    return (table[name].a1111 if name in table else None) or name
+def _a1111_name(table: Mapping[str, Any], name: str | None) -> str | None:
+    """AUTOMATIC1111's name for a sampler or schedule; ours where it has none, None for noise levels of one's own."""
+    return (table[name].a1111 or name) if name is not None and name in table else name
 
 
 def _quote(value: str) -> str:

@@ -100,6 +100,9 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
             raise TypeError("request and model must be objects")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArgumentError(f"the parameters in {path} are damaged ({error}); give another image of sdxl") from error
+    request = data["request"]
+    if "sampler_options" not in request and request.get("sampler") != "ddim":
+        request.pop("eta", None)  # 0.1.0 recorded 0 for all samplers, and had eta for ddim alone
     return dict(data)
 
 

@@ -24,15 +24,30 @@ def with_preset(request: Request, info: ModelInfo, families: Sequence[Family] = 
     """
     family = _family(request, info, families)
     preset = Preset("SDXL") if family is None else PRESETS[family.preset]
-    settings = {**DEFAULTS, **preset.settings}
-    open_fields = {name: value for name, value in settings.items() if getattr(request, name) is None}
+    open_fields = _open_fields(request, preset)
     resolved = replace(request, **open_fields | _size(request, info, preset))
     if family is None:
         return resolved
-    _LOG.info("preset %s: %s", family, _said(open_fields) or "all settings are given")
+    taken = ", ".join(f"{name} {value}" for name, value in open_fields.items() if name in preset.settings)
+    _LOG.info("preset %s: %s", family, taken or "all settings are given")
     for fault in preset.faults(resolved):
         warnings.warn(fault, SDXLWarning, stacklevel=3)
     return replace(resolved, preset=family.preset)
+
+
+def _open_fields(request: Request, preset: Preset) -> dict[str, Any]:
+    """The settings of a preset that the request leaves open: none that contradict what it says."""
+    settings = {**DEFAULTS, **preset.settings}
+    if request.levels is not None:  # they say where all steps lie
+        settings["steps"] = len(request.levels) - (request.sigmas is not None)
+    beside = (request.schedule, request.strength, request.levels)  # a list of timesteps stands alone
+    if beside != (None,) * 3 or request.steps not in (None, settings["steps"]):
+        settings.pop("timesteps", None)
+    if request.levels is not None:
+        settings.pop("schedule", None)
+    if request.sampler not in (None, settings.get("sampler")):
+        settings.pop("eta", None)
+    return {name: value for name, value in settings.items() if getattr(request, name) is None}
 
 
 def _family(request: Request, info: ModelInfo, families: Sequence[Family]) -> Family | None:
@@ -49,10 +64,6 @@ def _size(request: Request, info: ModelInfo, preset: Preset) -> dict[str, Any]:
     if preset.native_size is None or max(info.config.native_size) <= preset.native_size:
         return {}
     return dict.fromkeys(("width", "height"), preset.native_size) if stated == (None,) * 4 else {}
-
-
-def _said(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def noise_of(request: Request, info: ModelInfo) -> ScheduleConfig:

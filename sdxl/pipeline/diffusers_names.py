@@ -31,7 +31,6 @@ def _each(sentence: str, *names: str) -> dict[str, str]:
 _REFINER = "load the refiner with from_pretrained(..., refiner=...) and give refine_at, such as 0.8, for both at once"
 _EMBEDS = "give prompt and negative_prompt; for text of your own see encode_prompt and pipe.unet in docs/networks.md"
 _IP_ADAPTER = "image prompts (IP-Adapter) are not supported; give image= and strength= to start from an image"
-_SCHEDULE = "give schedule=, one of the names in sdxl.sampling.SCHEDULES; a schedule of your own can be added there"
 _CALLBACK = "give callback=, which gets each step (latents, denoised, preview()) and stops the call by returning True"
 
 CALL: dict[str, Foreign] = {
@@ -49,8 +48,6 @@ CALL: dict[str, Foreign] = {
     "return_dict": Foreign(
         "a call returns a Result; its images are result.images, the first is result[0]", idle=(True,)
     ),
-    "timesteps": Foreign(_SCHEDULE),
-    "sigmas": Foreign(_SCHEDULE),
     "denoising_end": Foreign(_REFINER),
     "denoising_start": Foreign(_REFINER),
     "prompt_embeds": Foreign(_EMBEDS),

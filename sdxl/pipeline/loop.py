@@ -15,6 +15,7 @@ from ..sampling.denoiser import Network, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Step
+from ..sampling.sampler import Noise as StepNoise
 from ..sampling.samplers import SAMPLERS
 from .finite import check_finite
 from .generators import seeded
@@ -38,12 +39,13 @@ def run(
     noise = Noise(generators or seeded(plan.seeds), len(plan.seeds), shape, model.placement.device)
     report("start", _summary(plan, model), total=plan.steps, level=logging.INFO)
     start = make_start(plan, latents, noise)
+    of_steps = noise.paths(plan.seeds, plan.schedule.sigmas) if plan.settings.get("noise") == "tree" else noise
     x, index = start.x, 0
     if not plan.steps:  # strength 0: the image as it is
         yield PipelineStep(0, 0, plan.sigmas[0], x, x)
     began = time.perf_counter()
     for number, sigmas in plan.stages():
-        for step in _stage(number, sigmas, x, plan, model, start, noise):
+        for step in _stage(number, sigmas, x, plan, model, start, of_steps):
             x, index = step.x, index + 1
             report("steps", f"step {index} of {plan.steps}, sigma {step.sigma:.3g}", index, plan.steps)
             result = start.result(x, plan) if index == plan.steps else x
@@ -52,13 +54,14 @@ def run(
 
 
 def _stage(
-    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
+    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: StepNoise
 ) -> Iterator[Step]:
     """The steps of one expert."""
     expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
-    options = {name: getattr(plan.request, name) for name in sampler.options}
+    options = {name: value for name, value in plan.settings.items() if name != "noise"}
     with model.using(expert.unet, expert.text):
-        steps = sampler(_denoiser(number, plan, model, start), x, sigmas, noise, **options)
+        denoise = _denoiser(number, plan, model, start)
+        steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)
         for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
             if not left:  # looked at once, since it makes the host wait for the GPU
                 check_finite(step.x, f"the UNet of the {expert.info.config.kind} model", expert.placement)
@@ -92,7 +95,8 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         config.prediction,
         plan.guider,
         expert.placement.arithmetic,
-        sigma_data=config.sigma_data,
+        plan.branches.negatives,
+        config.sigma_data,
     )
     return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
 

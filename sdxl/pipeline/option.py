@@ -9,9 +9,10 @@ from typing import Any
 @dataclass(frozen=True)
 class Option:
     """The flag of a field: its help, the type of its value (`str`, `int`, `float`, `bool`, or `Path` for a file), and
-    what the help calls the value. An `example` of several numbers says that the flag takes as many. A `repeated` flag
-    may be given several times. `recorded` arguments belong to the identity of an image and of a job. `flag` is its
-    name on the command line, if that is not the field's; None: it has no flag.
+    what the help calls the value. An `example` of several numbers says that the flag takes as many, one that ends with
+    "..." any number of them. A `repeated` flag may be given several times; with the type `dict` each is NAME=VALUE.
+    `recorded` arguments belong to the identity of an image and of a job. `flag` is its name on the command line, if
+    that is not the field's; None: it has no flag.
     """
 
     help: str

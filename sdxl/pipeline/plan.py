@@ -26,7 +26,9 @@ from ..sampling.guidance import Guidance, Guider, Scales
 from ..sampling.guiders import PAG, NamedGuider
 from ..sampling.presets import Family
 from ..sampling.samplers import SAMPLERS
-from ..sampling.schedule import Schedule, make_schedule
+from ..sampling.schedule import Schedule, make_schedule, schedule_of_sigmas, schedule_of_timesteps
+from ..sampling.schedules import SCHEDULES
+from ..sampling.settings import CUSTOM, Value, check_options
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
 from .defaults import noise_of, with_preset
@@ -38,6 +40,7 @@ from .sources import Sources, read_sources
 REFINE_AT = 0.8
 STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
 _MANY_TIMES = 5
+_MOST_CFG_PP = 3
 # syntax that AUTOMATIC1111 and ComfyUI do not read as words
 _SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*(\d(\.\d+)?|\.\d+)\s*\)|\bBREAK\b|\bembedding:\S+")
 
@@ -62,6 +65,7 @@ class Plan:
     branches: Branches
     noise: ScheduleConfig  # of the first expert
     embedded_scales: tuple[float, ...] = ()  # of each step, for a UNet that takes the guidance scale as an input
+    settings: Mapping[str, Value] = field(default_factory=dict)  # of the sampler: all of its options
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
 
@@ -113,7 +117,7 @@ def make_plan(
     sources, count = read_sources(request), request.count
     _check_images(request, sources, info.config)
     strength = request.strength
-    if request.image is not None and strength is None:
+    if request.image is not None and strength is None and request.levels is None:
         strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
     total = cast(int, request.steps)
     steps = _steps_left(total, strength)
@@ -125,15 +129,16 @@ def make_plan(
     _check_image_latents(request, sources, size, shape)
     _check_clip_skip(request, [each.config for each in (info, refiner) if each])
     sampler = request.sampler or info.schedule.sampler
-    if request.eta and "eta" not in SAMPLERS[sampler].options:
-        able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
-        raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
-    schedule_name = request.schedule or info.schedule.schedule
-    schedule = make_schedule(noise, schedule_name, total, sampler)
+    eta = _eta(request, sampler)
+    schedule_name = CUSTOM if request.levels is not None else request.schedule or info.schedule.schedule
+    options = request.sampler_options or {}
+    check_options(options, sampler, schedule_name, eta)
+    schedule = _schedule(request, noise, schedule_name, total, sampler)
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
     _warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
+    _warn_of_cfg_pp(request, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     seeds = _seeds(request.seed, count)
     resolved = replace(
@@ -141,7 +146,9 @@ def make_plan(
         height=size[0] if request.image is None else request.height,
         width=size[1] if request.image is None else request.width,
         sampler=sampler,
-        schedule=schedule_name,
+        schedule=None if schedule_name == CUSTOM else schedule_name,
+        steps=total,
+        eta=eta,
         seed=list(seeds),
         strength=strength,
         refine_at=refine_at,
@@ -151,6 +158,8 @@ def make_plan(
     scales = _scales(request, total)
     is_embedded = info.config.unet.guidance_dim is not None
     _check_guider(request, [each.config for each in (info, refiner) if each])
+    guidance = _guidance(request, scales[total - steps :], sigmas, is_embedded)
+    settings = {name: options.get(name, value) for name, value in SAMPLERS[sampler].options.items()}
     plan = Plan(
         request=resolved,
         sources=sources,
@@ -163,9 +172,10 @@ def make_plan(
         schedule=schedule,
         first=total - steps,
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
-        branches=make_branches(resolved, _guidance(request, scales[total - steps :], sigmas, is_embedded), sigmas),
+        branches=make_branches(resolved, replace(guidance, always=SAMPLERS[sampler].with_pair), sigmas),
         noise=noise,
         embedded_scales=scales if is_embedded else (),
+        settings=settings | ({"eta": eta} if "eta" in settings else {}),
     )
     warn_of_idle(plan, given, tuple(each.config.kind for each in (info, refiner) if each))
     return plan
@@ -211,6 +221,26 @@ def _check_guider(request: Request, configs: Sequence[ModelConfig]) -> None:
                     f"layers of pag has {brief(layer)}, and the UNet of the {config.kind} model has no self-attention "
                     f"there; expected parts of {', '.join(parts)}"
                 )
+
+
+def _eta(request: Request, sampler: str) -> float:
+    """The share of noise that is drawn again: the request's, else the sampler's own."""
+    options = SAMPLERS[sampler].options
+    if request.eta and "eta" not in options:
+        able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
+        raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
+    return float(options.get("eta", 0.0)) if request.eta is None else request.eta
+
+
+def _schedule(request: Request, config: ScheduleConfig, name: str, steps: int, sampler: str) -> Schedule:
+    """The noise levels of all steps: the request's own, else those of the schedule of that name."""
+    if request.sigmas is not None:
+        return schedule_of_sigmas(config, request.sigmas, sampler)
+    if request.timesteps is not None:
+        return schedule_of_timesteps(config, request.timesteps, sampler)
+    own = SCHEDULES[name].options if name in SCHEDULES else {}
+    options = {each: value for each, value in (request.sampler_options or {}).items() if each in own}
+    return make_schedule(config, name, steps, sampler, options)
 
 
 def _check_task(request: Request, config: ModelConfig, refiner: ModelInfo | None) -> None:
@@ -375,9 +405,21 @@ def _warn_of_syntax(request: Request) -> None:
 
 def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
     """The model's files may recommend a sampler or a schedule that is not supported."""
-    notes = ((request.sampler, config.sampler_note), (request.schedule, config.schedule_note))
+    schedule = request.schedule or request.levels
+    notes = ((request.sampler, config.sampler_note), (schedule, config.schedule_note))
     for note in [note for given, note in notes if note and not given]:
         warnings.warn(note, SDXLWarning, stacklevel=2)
+
+
+def _warn_of_cfg_pp(request: Request, sampler: str) -> None:
+    """The guidance of CFG++ is of another scale."""
+    scale = max(_scales(request, cast(int, request.steps)))
+    if SAMPLERS[sampler].with_pair and scale > _MOST_CFG_PP:
+        warnings.warn(
+            f"guidance_scale is {scale:g} and the sampler is {sampler}, whose guidance is stronger; give 1 to 2",
+            SDXLWarning,
+            stacklevel=2,
+        )
 
 
 def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:

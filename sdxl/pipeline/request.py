@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
 from ..sampling.guiders import NamedGuider, read_guider
+from ..sampling.names import read_sampler, read_schedule
 from ..sampling.presets import NO_PRESET, PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
+from ..sampling.settings import SETTINGS, Value, plain
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .option import option
-from .solver_names import translate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..images.image import Picture
 
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
+_MOST_LEVELS = 10_000
 MOST_SEED = 2**63 - 1
 _MOST_GUIDANCE = 1000
 T = TypeVar("T")
@@ -45,6 +47,7 @@ _NUMBERS = {
 _OPTIONAL = (
     "steps",
     "guidance_rescale",
+    "eta",
     "width",
     "height",
     "clip_skip",
@@ -55,6 +58,7 @@ _OPTIONAL = (
 )
 TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 SOURCES = ("image", "mask", "latents")
+LEVELS = ("sigmas", "timesteps")
 WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
 
 
@@ -114,10 +118,11 @@ class Request:
     )
     steps: int | None = option("number of sampler steps (default: the preset's, else 30)", type=int)
     guidance_scale: float | Sequence[float] | None = option(
-        "how strongly to follow the prompt (CFG); 1 or less turns it off; several times: one for each step (default: "
-        "the preset's, else 5)",
+        "how strongly to follow the prompt (CFG); 1 or less turns it off; a number, or one for each step (default: the "
+        "preset's, else 5)",
         type=float,
-        repeated=True,
+        metavar="N[,N,...]",
+        example="7,5,3...",
     )
     guidance_rescale: float | None = option(
         "0 to 1, against overexposure (phi in arXiv 2305.08891) (default: the preset's, else 0)", type=float
@@ -135,7 +140,30 @@ class Request:
     )
     sampler: str | None = option(f"{', '.join(sorted(SAMPLERS))} (default: the model's)")
     schedule: str | None = option(f"{', '.join(SCHEDULES)} (default: the model's, mostly leading)")
-    eta: float = option("0 to 1, the share of noise that ddim draws again at each step", 0.0, type=float)
+    eta: float | None = option(
+        "0 to 1, the share of noise that is drawn again at each step (default: the sampler's; ddim 0, ancestral 1)",
+        type=float,
+    )
+    sampler_options: Mapping[str, Value] | None = option(
+        "an option of the sampler or the schedule: "
+        + "; ".join(f"{name} ({setting.help})" for name, setting in SETTINGS.items() if name != "eta"),
+        type=dict,
+        metavar="NAME=VALUE",
+        repeated=True,
+        flag="sampler-option",
+    )
+    sigmas: Sequence[float] | None = option(
+        "the noise levels to visit, in place of steps and schedule: falling, with the last one, mostly 0",
+        type=float,
+        metavar="S,S,...",
+        example="14.6,7.1,2.8,0...",
+    )
+    timesteps: Sequence[float] | None = option(
+        "the timesteps at which the steps begin, in place of steps and schedule: falling",
+        type=float,
+        metavar="T,T,...",
+        example="999,749,499,249...",
+    )
     seed: int | Sequence[int] | None = option(
         "seed of the first image, the next takes seed + 1 (default: random)", type=int, repeated=True
     )
@@ -187,6 +215,7 @@ class Request:
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
         self._check_names()
+        plain |= self._sampling()
         self._check_sources()
         for name, value in plain.items():
             object.__setattr__(self, name, value)
@@ -253,7 +282,7 @@ class Request:
                 f"guidance_scale is {brief(scale)}; it must be a number from 0 to {_MOST_GUIDANCE}, or a list of one "
                 "for each step"
             )
-        return tuple(map(_plain, scales)) if several else _plain(scale)
+        return tuple(map(_plain, scales)) if len(scales) > 1 else _plain(scales[0])
 
     def _seed(self) -> int | list[int] | None:
         if self.seed is None:
@@ -272,18 +301,75 @@ class Request:
             )
         return [int(seed) for seed in seeds] if several else int(seeds[0])
 
+    def _sampling(self) -> dict[str, Any]:
+        """Sampler and schedule under our names, the sampler's options, and noise levels in place of a schedule."""
+        sampler, schedule = self._names()
+        levels = {name: self._levels(name) for name in LEVELS}
+        if given := [name for name, value in levels.items() if value is not None]:
+            self._check_beside(given, len(levels[given[0]] or ()) - (given[0] == "sigmas"), schedule)
+        return {"sampler": sampler, "schedule": schedule, "sampler_options": self._sampler_options(), **levels}
+
+    def _names(self) -> tuple[str | None, str | None]:
+        """The sampler and the schedule under our names."""
+        for name, known in (("sampler", sorted(SAMPLERS)), ("schedule", list(SCHEDULES))):
+            if not isinstance(value := getattr(self, name), (str, type(None))):
+                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
+        sampler, own = (None, None) if self.sampler is None else read_sampler(self.sampler)
+        schedule = None if self.schedule is None else read_schedule(self.schedule, sampler)
+        if own is not None and schedule not in (None, own):
+            raise ArgumentError(f"sampler is {self.sampler!r} and schedule is {self.schedule!r}; give one schedule")
+        return sampler, schedule or own
+
+    def _levels(self, name: str) -> tuple[float, ...] | None:
+        value = getattr(self, name)
+        if value is None:
+            return None
+        least = 2 if name == "sigmas" else 1
+        numbers = isinstance(value, Sequence) and not isinstance(value, str) and len(value) >= least
+        if not numbers or not all(_is_number(each, _MOST) for each in value) or sorted({*value})[::-1] != [*value]:
+            raise ArgumentError(f"{name} is {brief(value)}; expected at least {least} falling numbers of at least 0")
+        if len(value) > _MOST_LEVELS:
+            raise ArgumentError(f"{name} has {len(value)} entries; expected at most {_MOST_LEVELS}")
+        return tuple(map(_plain, value))
+
+    def _check_beside(self, given: Sequence[str], steps: int, schedule: str | None) -> None:
+        """Raise for arguments that mean nothing beside a list of noise levels."""
+        lost = [
+            name
+            for name, is_given in (
+                (given[-1], len(given) > 1),
+                ("schedule", schedule is not None),
+                ("strength", self.strength is not None),
+                ("steps", self.steps not in (None, steps)),
+            )
+            if is_given
+        ]
+        if lost:
+            raise ArgumentError(
+                f"{lost[0]} is given beside {given[0]}, which says where all steps lie; leave {lost[0]} out"
+            )
+
+    def _sampler_options(self) -> dict[str, Value] | None:
+        value = self.sampler_options
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise ArgumentError(f"sampler_options is {brief(value)}; expected names with numbers or words")
+        for name, each in value.items():
+            if not isinstance(each, str) and (not isinstance(each, Real) or isinstance(each, bool) or each != each):
+                raise ArgumentError(f"{name} is {brief(each)} in sampler_options; expected a number or a word")
+        return {name: plain(each) for name, each in value.items()} or None
+
     def _check_names(self) -> None:
         for name, known, optional in (
             ("preset", [NO_PRESET, *PRESETS], True),
-            ("sampler", sorted(SAMPLERS), True),
-            ("schedule", list(SCHEDULES), True),
             ("prompt_syntax", SYNTAXES, False),
             ("emphasis", EMPHASES, True),
             ("long_prompt", LONG_PROMPTS, False),
         ):
             value = getattr(self, name)
             if not (optional and value is None) and (not isinstance(value, str) or value not in known):
-                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}{translate(value)}")
+                raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
 
     def _check_sources(self) -> None:
         """Raise for arguments that only mean something beside another one."""
@@ -315,6 +401,11 @@ class Request:
     def count(self) -> int:
         """How many images it asks for."""
         return len(self.prompts) * self.num_images
+
+    @property
+    def levels(self) -> Sequence[float] | None:
+        """The noise levels or timesteps that are given in place of a schedule."""
+        return self.timesteps if self.sigmas is None else self.sigmas
 
     @property
     def repaints(self) -> bool:

@@ -63,7 +63,8 @@ class Scales:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance (CFG; Ho & Salimans 2022, arXiv 2207.12598). At a `scale` of at most 1 it is off.
+    """Classifier-free guidance (CFG; Ho & Salimans 2022, arXiv 2207.12598). At a `scale` of at most 1 it is off, unless
+    it is `always` on: CFG++ needs the negative branch, and takes scales from 0.
 
     Outside of `interval`, from the lowest sigma to the highest, it is off too (Kynkaanniemi et al. 2024, arXiv
     2404.07724). `rescale` is phi of Lin et al. 2023 (arXiv 2305.08891, equations 15 and 16). `guider` is APG in place
@@ -74,6 +75,7 @@ class Guidance:
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, math.inf)
     guider: NamedGuider | None = None
+    always: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class Guidance:
         return self._branches(max(scales))
 
     def _branches(self, scale: float) -> tuple[str, ...]:
-        negative = (NEGATIVE,) if scale > 1 else ()
+        negative = (NEGATIVE,) if scale > 1 or self.always else ()
         return (*negative, POSITIVE, *((PERTURBED,) if self.pag_scale else ()))
 
     @property

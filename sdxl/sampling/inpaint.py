@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from .denoiser import Network
-from .sampler import Denoiser
+from .sampler import Denoiser, PairDenoiser
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,29 @@ class InpaintRegion:
         return torch.where(self.repaint_mask(sigma), denoised, self.z)
 
 
-def blend_known(denoise: Denoiser, region: InpaintRegion) -> Denoiser:
+@dataclass(frozen=True)
+class BlendedDenoiser:
+    """A denoiser that sees and gives the known part of a region as it is."""
+
+    denoise: Denoiser
+    region: InpaintRegion
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self.region.output(self.denoise(self.region.input(x, sigma), sigma), sigma)
+
+    def pair(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """Both guesses of a `PairDenoiser`."""
+        denoise = cast(PairDenoiser, self.denoise)
+        guess, negative = denoise.pair(self.region.input(x, sigma), sigma)
+        return self.region.output(guess, sigma), self.region.output(negative, sigma)
+
+
+def blend_known(denoise: Denoiser, region: InpaintRegion) -> BlendedDenoiser:
     """A denoiser that sees and gives the known part as it is.
 
     Replacing both equals diffusers' blend after every step, for every eta; the output alone would do so only at eta 0.
     """
-
-    def blended(x: Tensor, sigma: float) -> Tensor:
-        return region.output(denoise(region.input(x, sigma), sigma), sigma)
-
-    return blended
+    return BlendedDenoiser(denoise, region)
 
 
 def with_channels(network: Network, channels: Tensor) -> Network:

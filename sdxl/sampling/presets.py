@@ -97,7 +97,7 @@ def _hyper(steps: int) -> Preset:
     return Preset(
         f"Hyper-SD of {steps} steps",
         _distilled("ddim", "trailing", steps),
-        rf"hyper_?(sd_?)?(sd)?xl_{steps}_?steps?(?!_?cfg)",
+        rf"hyper_?(sd_?)?(sd)?xl_{steps}_?steps?(_|$)(?!cfg)",
         steps=(steps, steps),
         most_guidance=1,
         schedules=FROM_THE_TOP,
@@ -140,9 +140,7 @@ PRESETS: dict[str, Preset] = {
         "TCD-LoRA", _distilled("tcd", "lcm", 4, eta=0.3), "(^|_)tcd(_|$)", (2, 50), 2, ("lcm", "trailing")
     ),
     # latent-consistency (Luo et al. 2023, arXiv 2310.04378 and 2311.05556)
-    "lcm": Preset(
-        "LCM, which takes the guidance scale as an input", _distilled("lcm", "lcm", 4, 8.0), "", (1, 8), 13, ("lcm",)
-    ),
+    "lcm": Preset("LCM with guidance as an input", _distilled("lcm", "lcm", 4, 8.0), "", (1, 8), 13, ("lcm",)),
     "lcm_lora": Preset(
         "LCM-LoRA", _distilled("lcm", "lcm", 4, 1.0), "(^|_)lcm(_|$)", (1, 8), 2, ("lcm", *FROM_THE_TOP)
     ),

@@ -6,7 +6,7 @@ Sigma is the clock; tables are float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..errors import ArgumentError
 from ..models.schedule_config import ScheduleConfig
 from .samplers import SAMPLERS
 from .schedules import SCHEDULES
+from .settings import CUSTOM, Value
 
 Array = NDArray[np.float64]
 
@@ -34,7 +35,7 @@ class NoiseTable:
         """The noise levels at timesteps, linear between whole ones."""
         return np.interp(timesteps, np.arange(len(self.sigmas)), self.sigmas)
 
-    def timestep(self, sigmas: Array) -> Array:
+    def timestep(self, sigmas: Sequence[float] | Array) -> Array:
         """The timesteps at noise levels, linear between the logarithms of the training's, as in k-diffusion."""
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self.sigmas)))
 
@@ -93,9 +94,11 @@ def _zero_terminal_snr(alphas_cumprod: Array) -> Array:
     return np.asarray(root**2)
 
 
-def make_schedule(config: ScheduleConfig, schedule: str, steps: int, sampler: str) -> Schedule:
-    """The schedule of `steps` steps; `schedule` and `sampler` are names in their tables. A schedule gives every sampler
-    the same sigmas. Raises `ArgumentError`.
+def make_schedule(
+    config: ScheduleConfig, schedule: str, steps: int, sampler: str, options: Mapping[str, Value] | None = None
+) -> Schedule:
+    """The schedule of `steps` steps; `schedule` and `sampler` are names in their tables, `options` those of the
+    schedule. A schedule gives every sampler the same sigmas. Raises `ArgumentError`.
     """
     if schedule not in SCHEDULES:
         raise ArgumentError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
@@ -103,9 +106,39 @@ def make_schedule(config: ScheduleConfig, schedule: str, steps: int, sampler: st
     most = choose.most(table)
     if not 1 <= steps <= most:
         raise ArgumentError(f"steps is {steps}; with the {schedule} schedule it must be 1 to {most}")
-    sigmas, timesteps = choose(table, steps)
+    sigmas, timesteps = choose(table, steps, **(options or {}))
     if table.edm:
-        timesteps = [table.network_timestep(float(sigma)) for sigma in sigmas]
-    final = 0.0 if record.ends_at_zero or config.final_alpha_one else float(table.sigmas[0])
+        timesteps = _edm_timesteps(table, sigmas)
     start_scale = record.start_scale(float(sigmas[0]), schedule)
+    final = _final(config, table, sampler)
     return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), start_scale, table)
+
+
+def schedule_of_sigmas(config: ScheduleConfig, sigmas: Sequence[float], sampler: str) -> Schedule:
+    """The schedule over given noise levels, falling; the last one is where the result is."""
+    table = noise_table(config)
+    begins = np.array(sigmas[:-1], dtype=np.float64)
+    timesteps = _edm_timesteps(table, begins) if table.edm else table.timestep(begins)
+    start_scale = SAMPLERS[sampler].start_scale(sigmas[0], CUSTOM)
+    return Schedule(tuple(sigmas), tuple(map(float, timesteps)), start_scale, table)
+
+
+def schedule_of_timesteps(config: ScheduleConfig, timesteps: Sequence[float], sampler: str) -> Schedule:
+    """The schedule that begins its steps at given timesteps, falling. Raises `ArgumentError`."""
+    table = noise_table(config)
+    if timesteps[0] > (last := len(table.sigmas) - 1):
+        raise ArgumentError(f"timesteps begin at {timesteps[0]:g}; the model has 0 to {last}. Try {last}")
+    sigmas = (*map(float, table.sigma(timesteps)), _final(config, table, sampler))
+    if sigmas[-2] <= sigmas[-1]:
+        raise ArgumentError(f"timesteps end at 0, where {sampler} ends; leave the 0 out")
+    inputs = _edm_timesteps(table, sigmas[:-1]) if table.edm else timesteps
+    return Schedule(sigmas, tuple(inputs), SAMPLERS[sampler].start_scale(sigmas[0], CUSTOM), table)
+
+
+def _edm_timesteps(table: NoiseTable, sigmas: Iterable[float]) -> list[float]:
+    return [table.network_timestep(float(sigma)) for sigma in sigmas]
+
+
+def _final(config: ScheduleConfig, table: NoiseTable, sampler: str) -> float:
+    """The last noise level of a sampler."""
+    return 0.0 if SAMPLERS[sampler].ends_at_zero or config.final_alpha_one else float(table.sigmas[0])

@@ -327,12 +327,10 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
         raise ConfigError(f"{where}: {name} belongs to a model whose noise differs from SDXL's; give an SDXL model")
     if name in _EDM:
         return _read_edm(data, name, where)
-    named = {record.diffusers.name: sampler for sampler, record in SAMPLERS.items() if record.diffusers}
-    sampler = named.get(name, "euler")
-    scheduler = SAMPLERS[sampler].diffusers if name in named else None
+    sampler, scheduler = _nearest(data, name)
     data = _SCHEDULER_DEFAULTS | dict(scheduler.defaults if scheduler else {}) | dict(data)
     _require(data, _NOISE_FIXED, where)
-    schedule = _schedule(data)
+    schedule = (scheduler and scheduler.schedule) or _schedule(data)
     offset = data.get("steps_offset", 0)
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise ConfigError(f"{where}: steps_offset is {brief(offset)}; it must be a whole number of at least 0")
@@ -352,6 +350,23 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
         sampler_note=_sampler_note(data, name, scheduler, sampler, where),
         schedule_note=_schedule_note(data, schedule, where),
     )
+
+
+def _nearest(data: Json, name: str) -> tuple[str, Scheduler | None]:
+    """The sampler for a class of diffusers from which its config differs least; without a class that we know, euler."""
+    named = [(sampler, record.diffusers) for sampler, record in SAMPLERS.items() if record.diffusers]
+    fitting = [(sampler, scheduler) for sampler, scheduler in named if scheduler.name == name]
+    if not fitting:
+        other = next((sampler for sampler, record in SAMPLERS.items() if name in record.names), None)
+        return ("euler", None) if other is None else (other, SAMPLERS[other].diffusers)
+    return min(fitting, key=lambda each: len(_own(dict(each[1].defaults) | dict(data), each[1])))
+
+
+def _own(data: Json, scheduler: Scheduler) -> list[str]:
+    """The fields by which diffusers' scheduler is not our sampler."""
+    fixed = {field: (value, value) for field, value in scheduler.fixed.items()}
+    own = {field: pair for field, pair in fixed.items() if field not in _NOISE_FIXED | _SCHEDULE_FIXED}
+    return list(_unsupported(data, own))
 
 
 def _read_edm(data: Json, name: str, where: str) -> ScheduleConfig:
@@ -383,9 +398,7 @@ def _sampler_note(data: Json, name: str, scheduler: Scheduler | None, sampler: s
     advice = f"the default sampler is {sampler}, choose another with sampler="
     if scheduler is None:
         return f"{where}: the scheduler {name!r} is unknown; {advice}"
-    fixed = {field: (value, value) for field, value in scheduler.fixed.items()}
-    own = {field: pair for field, pair in fixed.items() if field not in _NOISE_FIXED | _SCHEDULE_FIXED}
-    return _note(data, list(_unsupported(data, own)), where, advice)
+    return _note(data, _own(data, scheduler), where, advice)
 
 
 def _schedule_note(data: Json, schedule: str | None, where: str) -> str:
@@ -541,6 +554,7 @@ def write_scheduler(config: ScheduleConfig) -> dict[str, Any]:
         "set_alpha_to_one": config.final_alpha_one,
         "steps_offset": config.steps_offset,
         "timestep_spacing": "leading",
+        **{name: value for name, value in scheduler.fixed.items() if scheduler.defaults.get(name, value) != value},
         **flags,
         **SCHEDULES[config.schedule].diffusers,
     }

@@ -1,5 +1,5 @@
-"""Presets: what a file shows decides what a request leaves open, every field can be overridden, and the images are those
-of diffusers with the settings of the model's card.
+"""Presets: a file shows what a request leaves open, every field can be overridden, and the images are diffusers' with
+the settings of the model's card.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from adapters.adapter_files import write_lora
+from adapter_files import save_layout
 from safetensors.torch import load_file, save_file
 
 import sdxl
@@ -69,7 +69,7 @@ NAMES = {
     "TCD-SDXL-LoRA": "tcd_lora",
     "lcm-lora-sdxl": "lcm_lora",
     "LCM_LoRA_SDXL": "lcm_lora",
-    "juggernautXL_v9Rdphoto2Lightning": None,  # no word ends before it
+    "juggernautXL_v9Rdphoto2Lightning": "fast_merge",
     "Juggernaut_RunDiffusionPhoto2_Lightning_4Steps": "lightning_4",
     "DreamShaperXL_Turbo_v2_1": "fast_merge",
     "dreamshaperXL_lightningDPMSDE": "fast_merge",
@@ -142,7 +142,7 @@ def test_keys_then_shapes_then_configs_then_headers_then_names(
     assert found is None or reason in found.reason
 
 
-# ---- whole runs against diffusers, with nothing given but the prompt -----------------------------------------------------
+# ---- whole runs against diffusers, with nothing given but the prompt -------------------------------------------------
 
 
 def euler(**more: Any) -> Any:
@@ -194,12 +194,10 @@ def opened(path: Path, **arguments: Any) -> sdxl.Pipeline:
     return sdxl.Pipeline.from_pretrained(path, dtype="float32", device="cpu", **arguments)
 
 
-@pytest.fixture(scope="module")
-def bare(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model as a single file of another tool, which states no schedule."""
-    path = tmp_path_factory.mktemp("bare") / "bare.safetensors"
-    save_file(load_file(converted), path)
-    return path
+@pytest.fixture
+def bare(converted: Path) -> Path:
+    """The tiny base model as a single file, whose scheduler recommends euler and leading."""
+    return converted
 
 
 def named(bare: Path, folder: Path, name: str) -> Path:
@@ -272,9 +270,9 @@ def test_every_field_can_be_overridden(bare: Path, tmp_path: Path) -> None:
     pipe = opened(named(bare, tmp_path, "sdxl_lightning_4step"), offload="stage")
     assert str(pipe.info.family) == "lightning_4 (SDXL-Lightning of 4 steps: the name sdxl_lightning_4step)"
     assert settings_of(pipe) == LIGHTNING
-    given = {"sampler": "dpmpp_2m", "schedule": "sgm", "guidance_rescale": 0.3}
+    given = {"sampler": "dpmpp_2m", "schedule": "sgm"}
     assert settings_of(pipe, **given) == LIGHTNING | given
-    assert settings_of(pipe, preset="none") == ORDINARY
+    assert settings_of(pipe, preset="none") == ORDINARY | {"preset": "none"}
     assert settings_of(pipe, preset="turbo")["steps"] == 1
     with pytest.raises(sdxl.ArgumentError, match="preset is 'fast'; it must be one of none, lightning_1"):
         sdxl.Request(PROMPT, preset="fast")
@@ -283,11 +281,15 @@ def test_every_field_can_be_overridden(bare: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("sdxl_lightning_4step", {"schedule": "leading"}, "schedule is leading; SDXL-Lightning of 4 steps was made for"),
+        (
+            "sdxl_lightning_4step",
+            {"schedule": "leading"},
+            "schedule is leading; SDXL-Lightning of 4 steps was made for",
+        ),
         ("sdxl_lightning_4step", {"steps": 30}, "steps is 30; SDXL-Lightning of 4 steps was made for 4. Try steps=4"),
         ("sd_xl_turbo_1.0", {"guidance_scale": 7.0}, "guidance_scale is 7; SDXL Turbo was made for at most 1"),
         ("sd_xl_turbo_1.0", {"steps": 20}, "steps is 20; SDXL Turbo was made for 1 to 4"),
-        ("sd_xl_turbo_1.0", {"guidance_scale": [7.0]}, "guidance_scale is 7; SDXL Turbo"),
+        ("sd_xl_turbo_1.0", {"guidance_scale": [7.0, 1.0], "steps": 2}, "guidance_scale is 7; SDXL Turbo"),
     ],
 )
 def test_settings_that_make_noise_are_warned_of(
@@ -305,7 +307,8 @@ def test_turbo_has_its_own_size(bare: Path, tmp_path: Path) -> None:
 
     from sdxl.pipeline.defaults import with_preset
 
-    big = replace(pipe.info, config=replace(pipe.info.config, unet=replace(pipe.info.config.unet, sample_size=(128, 128))))
+    config = pipe.info.config
+    big = replace(pipe.info, config=replace(config, unet=replace(config.unet, sample_size=(128, 128))))
     for given, size in (({}, 512), ({"width": 1024}, None), ({"image": "x.png"}, None)):
         request = with_preset(sdxl.Request(PROMPT, **given), big)  # type: ignore[arg-type]
         assert request.height == size
@@ -331,7 +334,15 @@ def test_a_unet_of_a_family(bare: Path, tiny_folder: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def lora(tiny_folder: Path, tmp_path: Path) -> Path:
-    return write_lora(tmp_path / "sdxl_lightning_4step_lora.safetensors", tiny_folder)
+    return lora_file(tiny_folder, tmp_path / "sdxl_lightning_4step_lora.safetensors")
+
+
+def lora_file(model: Path, path: Path, metadata: dict[str, str] | None = None) -> Path:
+    """A LoRA of the model, in the layout that those of distilled models have."""
+    save_layout("kohya diffusers", model, path)
+    if metadata:
+        save_file(load_file(path), path, metadata)
+    return path
 
 
 def test_a_lora_of_a_family(lora: Path, bare: Path, tmp_path: Path, error: Any) -> None:
@@ -342,12 +353,13 @@ def test_a_lora_of_a_family(lora: Path, bare: Path, tmp_path: Path, error: Any) 
     assert settings_of(pipe) == ORDINARY
     explicit = {"steps": 4, "sampler": "euler", "schedule": "trailing", "guidance_scale": 0.0}
     plain = Path(shutil.copy(lora, tmp_path / "style.safetensors"))
-    assert error(pipe(PROMPT, loras=[lora], **QUIET).images, pipe(PROMPT, loras=[plain], **QUIET | explicit).images) == 0
+    wanted = pipe(PROMPT, loras=[plain], **QUIET | explicit).images
+    assert error(pipe(PROMPT, loras=[lora], **QUIET).images, wanted) == 0
     turbo = opened(named(bare, tmp_path, "sd_xl_turbo_1.0"), offload="stage", loras=[lora])
     assert settings_of(turbo) == LIGHTNING
     report = sdxl.inspect(lora)
     assert report.distilled.preset == "lightning_4"  # type: ignore[union-attr]
-    titled = write_lora(tmp_path / "a.safetensors", bare, {"modelspec.title": "Hyper-SDXL-8steps-lora"})
+    titled = lora_file(bare, tmp_path / "a.safetensors", {"modelspec.title": "Hyper-SDXL-8steps-lora"})
     assert settings_of(pipe, loras=[titled])["preset"] == "hyper_8"
 
 
@@ -359,7 +371,7 @@ def test_which_one_was_taken_and_why(
     with caplog.at_level(logging.INFO, "sdxl.preset"):
         settings_of(pipe, sampler="heun")
     line = "preset lightning_4 (SDXL-Lightning of 4 steps: the name sdxl_lightning_4step): "
-    assert caplog.messages == [f"{line}schedule trailing, steps 4, guidance_scale 0.0"]
+    assert caplog.messages == [f"{line}steps 4, guidance_scale 0.0, schedule trailing"]
     assert sdxl.inspect(model).family == pipe.info.family  # type: ignore[union-attr]
     assert main(["inspect", str(model)]) == 0
     assert "  preset lightning_4 (SDXL-Lightning" in capsys.readouterr().out
@@ -394,6 +406,6 @@ def test_the_prediction_type_belongs_to_the_preset(bare: Path, tmp_path: Path, e
     pipe = opened(bare)
     lightning = opened(named(bare, tmp_path, "sdxl_lightning_1step_x0"))
     assert error(pipe(PROMPT, preset="lightning_1", **QUIET).images, lightning(PROMPT, **QUIET).images) == 0
-    assert pipe.plan(sdxl.Request(PROMPT, preset="zero_snr")).sigmas[0] > 1000
-    assert pipe.plan(sdxl.Request(PROMPT)).sigmas[0] < 15
+    assert pipe.plan(sdxl.Request(PROMPT, preset="zero_snr", schedule="trailing")).sigmas[0] > 1000
+    assert pipe.plan(sdxl.Request(PROMPT, schedule="trailing")).sigmas[0] < 15
     assert pipe.plan(sdxl.Request(PROMPT, preset="v_prediction")).noise.prediction == "v_prediction"

@@ -212,6 +212,7 @@ def lcm(reference_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return pipe, folder
 
 
+@pytest.mark.filterwarnings("ignore:schedule is leading; LCM")
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_a_unet_that_takes_the_guidance_scale(scale: float, lcm: tuple[Any, Path], tmp_path: Path, error: Any) -> None:
     """Its batch is not doubled, with or without LCM's sampler; read from the folder and from a single file."""

@@ -130,8 +130,6 @@ def test_output_type(theirs: str, ours: Any, tiny_pipe: sdxl.Pipeline) -> None:
         ({"output_type": 3}, "output_type is 3; expected pil"),
         ({"return_dict": False}, "a call returns a Result; its images are result.images"),
         ({"denoising_end": 0.8}, "refine_at"),
-        ({"sigmas": [1.0]}, "sigmas is not an argument; give schedule="),
-        ({"timesteps": [1]}, "give schedule="),
         ({"scheduler": "euler"}, "give sampler= and schedule="),
         ({"prompt_embeds": torch.zeros(1)}, "encode_prompt"),
         ({"callback_on_step_end": print}, "give callback="),
@@ -191,8 +189,8 @@ def test_hints_of_the_command_line_and_of_jobs_stay() -> None:
     assert guess("num_inference_steps", known) == "steps"
     assert guess("scheduler", known) == "sampler"
     assert guess("generator", known) == "seed"
-    assert guess("sigmas", known) is None, "mask was guessed"
-    assert "mask" not in advice("sigmas", known)
+    assert guess("masked_image_latents", known) is None, "mask was guessed"
+    assert "perhaps" not in advice("masked_image_latents", known)
     assert guess("stepz", known) == "steps"
 
 

@@ -15,9 +15,11 @@ from PIL import Image, ImageDraw
 
 import sdxl
 from sdxl.errors import ArgumentError, SDXLWarning
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.pipeline.residency import Residency
 from sdxl.sampling.inpaint import InpaintRegion, blend_known
 from sdxl.sampling.samplers import SAMPLERS
+from sdxl.sampling.schedule import noise_table
 
 QUICK: dict[str, Any] = {"steps": 4, "seed": 1, "progress": False}
 LATENT: dict[str, Any] = QUICK | {"output": "latent"}
@@ -46,8 +48,16 @@ def outside_is_kept(result: Image.Image, source: Image.Image, mask: Image.Image)
 SIGMAS = [14.0, 7.0, 3.0, 1.0, 0.3, 0.0]
 
 
-def wavy(x: torch.Tensor, sigma: float) -> torch.Tensor:
-    return torch.sin(x + x.roll(1, -1)) / (1 + sigma)
+class Wavy:
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return torch.sin(x + x.roll(1, -1)) / (1 + sigma)
+
+    def pair(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """As with guidance: another guess for the negative prompt."""
+        return self(x, sigma), self(x + 1, sigma)
+
+
+wavy = Wavy()
 
 
 def draws(seed: int) -> Callable[..., torch.Tensor]:
@@ -59,7 +69,8 @@ def run(
     sampler: str, x: torch.Tensor, sigmas: list[float], known: InpaintRegion | None = None, **more: Any
 ) -> torch.Tensor:
     denoise = wavy if known is None else blend_known(wavy, known)
-    last = list(SAMPLERS[sampler](denoise, x, sigmas, draws(9), **more))[-1].x
+    levels = noise_table(ScheduleConfig())
+    last = list(SAMPLERS[sampler](denoise, x, sigmas, draws(9), levels=levels, **more))[-1].x
     return last if known is None else known.output(last, sigmas[-1])
 
 

@@ -178,7 +178,8 @@ def test_a_guidance_scale_for_each_step(tiny_pipe: sdxl.Pipeline) -> None:
     composed = {"prompt_syntax": "a1111", "guidance_scale": [8.0, 1.0, 3.0]}
     both = tiny_pipe(f"{PROMPT} AND a cat", **QUICK | composed).images
     assert both.isfinite().all() and not torch.equal(both, changed)  # type: ignore[union-attr, arg-type]
-    for wrong in ([5.0], [5.0] * 4):
+    assert sdxl.Request(PROMPT, guidance_scale=[5.0]).guidance_scale == 5.0
+    for wrong in ([5.0] * 2, [5.0] * 4):
         with pytest.raises(ArgumentError, match=f"guidance_scale has {len(wrong)} numbers for 3 steps"):
             tiny_pipe.plan(sdxl.Request(PROMPT, steps=3, guidance_scale=wrong))
     for wrong in ([], ["a"], -1, [5, -1], True, "5"):

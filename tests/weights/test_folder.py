@@ -179,11 +179,46 @@ def test_scheduler_fields_of_other_noise_are_refused(change: dict[str, Any], fie
 DPM = {"_class_name": "DPMSolverMultistepScheduler"}
 
 
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+UNIPC = {"_class_name": "UniPCMultistepScheduler"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sampler"),
+    [
+        (DPM, "dpmpp_2m"),
+        (DPM | {"solver_type": "heun"}, "res_multistep"),
+        (DPM | SDE, "dpmpp_2m_sde"),
+        (DPM | SDE | {"solver_type": "heun"}, "dpmpp_2m_sde_heun"),
+        (UNIPC, "uni_pc_bh2"),
+        (UNIPC | {"solver_type": "bh1"}, "uni_pc"),
+        ({"_class_name": "KDPM2DiscreteScheduler"}, "dpm_2"),
+        ({"_class_name": "KDPM2AncestralDiscreteScheduler"}, "dpm_2_ancestral"),
+        ({"_class_name": "LMSDiscreteScheduler"}, "lms"),
+        ({"_class_name": "DPMSolverSDEScheduler"}, "dpmpp_sde"),
+        ({"_class_name": "DDPMScheduler"}, "euler_ancestral"),
+    ],
+)
+def test_a_solver_is_recognised_and_written_again(change: dict[str, Any], sampler: str) -> None:
+    schedule = folder.read_scheduler(SCHEDULER | change, "s")
+    assert (schedule.sampler, schedule.notes) == (sampler, ())
+    assert folder.read_scheduler(folder.write_scheduler(schedule)) == schedule
+
+
+@pytest.mark.parametrize(("name", "sampler"), [("LCMScheduler", "lcm"), ("TCDScheduler", "tcd")])
+def test_the_schedulers_of_consistency_models_have_their_own_timesteps(name: str, sampler: str) -> None:
+    change = {"_class_name": name, "clip_sample": False, "original_inference_steps": 50}
+    schedule = folder.read_scheduler(SCHEDULER | change, "s")
+    assert (schedule.sampler, schedule.schedule, schedule.notes) == (sampler, "lcm", ())
+    assert folder.read_scheduler(folder.write_scheduler(schedule)) == schedule
+
+
 @pytest.mark.parametrize(
     ("change", "note", "sampler"),
     [
-        (DPM | {"algorithm_type": "sde-dpmsolver++"}, "s: algorithm_type 'sde-dpmsolver++' is not", "dpmpp_2m"),
-        (DPM | {"solver_order": 3, "solver_type": "heun"}, "s: solver_order 3 and solver_type 'heun' are", "dpmpp_2m"),
+        (DPM | {"algorithm_type": "dpmsolver"}, "s: algorithm_type 'dpmsolver' is not", "dpmpp_2m"),
+        (DPM | {"solver_order": 3, "solver_type": "heun"}, "s: solver_order 3 is not", "res_multistep"),
+        ({"_class_name": "UniPCMultistepScheduler", "predict_x0": False}, "s: predict_x0 False is not", "uni_pc_bh2"),
         (DPM | {"thresholding": True}, "s: thresholding True is not", "dpmpp_2m"),
         (DPM | {"variance_type": "learned"}, "s: variance_type 'learned' is not", "dpmpp_2m"),
         ({"_class_name": "DDIMScheduler", "clip_sample": True}, "s: clip_sample True is not", "ddim"),

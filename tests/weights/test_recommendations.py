@@ -24,7 +24,7 @@ SOLVER = {
     "solver_order": 3,
     "use_lu_lambdas": True,
 }
-SAMPLER_NOTE = "algorithm_type 'sde-dpmsolver++' and solver_order 3 are not supported; the default sampler is dpmpp_2m"
+SAMPLER_NOTE = "solver_order 3 is not supported; the default sampler is dpmpp_2m_sde"
 SCHEDULE_NOTE = "use_lu_lambdas True is not supported; the default schedule is leading"
 
 
@@ -121,7 +121,7 @@ def test_inspect_and_convert_name_the_recommendation(
         SCHEDULE_NOTE + ", choose another with schedule=",
     ]
     schedule = open_checkpoint(tmp_path / "single.safetensors").info.schedule
-    assert (schedule.sampler, schedule.schedule, schedule.notes) == ("dpmpp_2m", "leading", ())
+    assert (schedule.sampler, schedule.schedule, schedule.notes) == ("dpmpp_2m_sde", "leading", ())
 
 
 def schedules(pipe: sdxl.Pipeline) -> tuple[str | None, float]:

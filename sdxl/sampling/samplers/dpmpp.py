@@ -45,4 +45,6 @@ dpmpp_2m = Sampler(
             "variance_type": None,
         },
     ),
+    names=("k_dpmpp_2m",),
+    automatic="karras",
 )

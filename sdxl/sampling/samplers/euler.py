@@ -7,22 +7,33 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..sampler import Denoiser, Noise, Sampler, Scheduler, Step, euler_step
+from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn, euler_step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _euler(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 0.0) -> Iterator[Step]:
+def _churned(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: float) -> Iterator[Step]:
+    """First order, deterministic without churn."""
+    for sigma, to in pairwise(sigmas):
+        x, raised = churn(x, sigma, len(sigmas) - 1, noise, **churning)
+        denoised = denoise(x, raised)
+        x = euler_step(x, denoised, raised, to, 0.0, noise)
+        yield Step(x, denoised, to)
+
+
+def _euler(
+    denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 0.0, s_noise: float = 1.0
+) -> Iterator[Step]:
     """First order, deterministic at `eta` 0. With `eta` every step draws noise, the last one too."""
     for sigma, to in pairwise(sigmas):
         denoised = denoise(x, sigma)
-        x = euler_step(x, denoised, sigma, to, eta, noise)
+        x = euler_step(x, denoised, sigma, to, eta, noise, s_noise)
         yield Step(x, denoised, to)
 
 
 euler = Sampler(
-    _euler,
+    _churned,
     a1111="Euler",
     diffusers=Scheduler(
         "EulerDiscreteScheduler",
@@ -34,14 +45,18 @@ euler = Sampler(
             "timestep_type": "discrete",
         },
     ),
+    options=CHURN,
+    names=("k_euler",),
     starts_at_sigma=("linspace", "trailing"),
 )
 
-# all of the noise is drawn again at every step
+# all of the noise is drawn again at every step; DDPM (Ho et al. 2020, arXiv 2006.11239) is the same
 euler_ancestral = Sampler(
     partial(_euler, eta=1.0),
     a1111="Euler a",
     diffusers=Scheduler("EulerAncestralDiscreteScheduler"),
+    options={"eta": 1.0, "s_noise": 1.0},
+    names=("k_euler_a", "ddpm", "DDPMScheduler"),
     starts_at_sigma=("linspace", "trailing"),
 )
 

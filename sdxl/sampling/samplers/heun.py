@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..sampler import Denoiser, Noise, Sampler, Scheduler, Step
+from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Iterator[Step]:
-    """Second order, deterministic; the step to sigma 0 is Euler's."""
-    for sigma, to in pairwise(sigmas):
+def _heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: float) -> Iterator[Step]:
+    """Second order, deterministic without churn; the step to sigma 0 is Euler's."""
+    for begin, to in pairwise(sigmas):
+        x, sigma = churn(x, begin, len(sigmas) - 1, noise, **churning)
         denoised = denoise(x, sigma)
         slope = (x - denoised) / sigma
         guess = x + slope * (to - sigma)
@@ -33,6 +34,8 @@ heun = Sampler(
         fixed={"clip_sample": False},
         defaults={"beta_start": 0.00085, "beta_end": 0.012},
     ),
+    options=CHURN,
+    names=("k_heun",),
     starts_at_sigma=("linspace", "trailing"),
     calls=2,
 )
