@@ -16,7 +16,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/benchmarks/*.md", "weights/**/*.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "docs/*.md",
+    "docs/benchmarks/*.md",
+    "weights/**/*.md",
+)
 GENERATED = {"docs/parity.md"}  # by scripts/parity_report.py
 MEANT = {("sdxl/miniature/scenes.py", "picture")}  # in captions that the miniature was trained on
 

@@ -14,6 +14,7 @@ from sdxl.miniature.exam import make_picture
 from sdxl.miniature.scenes import BUCKETS, Scene, Thing
 
 OUT = Path("docs/pictures")
+ADAPTERS = Path("weights/adapters")
 PROMPT = "a red star on a blue background"
 GALLERY = (
     "a red circle on a blue background",
@@ -134,6 +135,31 @@ def draw_refiner() -> None:
     sheet(rows, ["badly drawn", "score 2", "score 4.5", "score 7", "7, guidance 5"], ["", ""]).save(OUT / "refiner.png")
 
 
+def draw_lora(pipe: sdxl.Pipeline, draw: Draw) -> None:
+    """The weight of the LoRA that knows hearts."""
+    prompts = ("a red heart on a blue background", "a white heart left of a black star on a green background")
+    columns, weights = [], (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    for weight in weights:
+        pipe.set_loras([(ADAPTERS / "heart.safetensors", weight)])
+        columns.append([draw(prompt)[0] for prompt in prompts])
+    pipe.set_loras([])
+    rows = [[column[i] for column in columns] for i in range(len(prompts))]
+    sheet(rows, [f"weight {weight:g}" for weight in weights], ["one", "two"]).save(OUT / "lora.png")
+
+
+def draw_distilled(pipe: sdxl.Pipeline, draw: Draw) -> None:
+    """Few steps without guidance, of the miniature and of its distilled LoRA."""
+    prompts = ("a green ring on a white background", "a blue star inside a yellow circle on a red background")
+    counts, rows = (1, 2, 4, 8), []
+    for prompt in prompts:
+        for loras in ([], [ADAPTERS / "two-steps.safetensors"]):
+            pipe.set_loras(loras)
+            rows.append([draw(prompt, steps=n, schedule="trailing", guidance_scale=1.0)[0] for n in counts])
+    pipe.set_loras([])
+    columns = [f"{n} step{'s' * (n > 1)}" for n in counts]
+    sheet(rows, columns, ["miniature", "distilled"] * len(prompts)).save(OUT / "distilled.png")
+
+
 def main() -> None:
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
     OUT.mkdir(parents=True, exist_ok=True)
@@ -144,6 +170,8 @@ def main() -> None:
     draw_sampling(pipe, draw)
     draw_from_pictures(draw)
     draw_refiner()
+    draw_lora(pipe, draw)
+    draw_distilled(pipe, draw)
 
 
 if __name__ == "__main__":

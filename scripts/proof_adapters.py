@@ -4,7 +4,8 @@
     python scripts/proof_adapters.py weights/random_base.safetensors
 
 In stage and in block: the time to set it, one step at 512 x 512 with it, and to remove it; the peak of memory with it
-and without; and after its removal the latents of before, bit for bit. Then 2,000 damaged adapter files (`fuzz_adapter.py`).
+and without; and after its removal the latents of before, bit for bit. Then 2,000 damaged adapter files
+(`fuzz_adapter.py`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from training_run import Plan, Run
 from sdxl.miniature.scenes import caption, draw, random_scene
 from sdxl.models.clip import TextEncoder
 from sdxl.models.config import ModelConfig, TextConfig, VAEConfig
-from sdxl.models.layers import sinusoidal
 from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.models.unet import UNet as UNetModel
 from sdxl.models.unet_config import UNetConfig
@@ -34,7 +33,7 @@ from sdxl.text.encode import TextStage
 from sdxl.text.learn import learn_vocabulary
 from sdxl.text.tokenizer import Tokenizer
 from sdxl.text.vocabulary import TokenizerConfig, Vocabulary
-from sdxl.training.losses import autoencoder_loss, denoising_loss
+from sdxl.training.losses import autoencoder_loss, captioned_loss, denoising_loss, size_embedding
 from sdxl.training.start import start_text_encoder, start_unet, start_vae
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.info import ModelInfo
@@ -129,11 +128,6 @@ def latent_scale(vae: VAEModel, run: Run, world: World) -> float:
 # ---- diffusion -------------------------------------------------------------------------------------------------------
 
 
-def size_embedding(sizes: Tensor) -> Tensor:
-    """The micro-conditioning of B pictures, (B, N) numbers -> (B, N * SIZE_DIM)."""
-    return sinusoidal(sizes.flatten(), SIZE_DIM).reshape(len(sizes), -1)
-
-
 def train_base(
     run: Run, plan: Plan, stored: list[Latents], model: nn.ModuleDict, info: ModelInfo, vae: VAEModel
 ) -> None:
@@ -142,11 +136,8 @@ def train_base(
     tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
 
     def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
-        first, _ = model[TEXT](ids[0])
-        second, pooled = model[TEXT_2](ids[1])
-        context = torch.cat([first, second], dim=-1) * kept[:, None, None]
-        vector = torch.cat([pooled * kept[:, None], size_embedding(sizes)], dim=1)
-        return denoising_loss(model[UNET], z, noise, t, table[t], context, vector)
+        encoders = [model[TEXT], model[TEXT_2]]
+        return captioned_loss(model[UNET], encoders, z, noise, t, table[t], list(ids), sizes, kept)
 
     data = Noised(run, plan, stored, tokenizers, TRAIN_STEPS, place=10)
     run.train("base", model, plan, data, loss, lambda: preview(run, model, info, vae))
@@ -166,7 +157,7 @@ def train_refiner(
     def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
         with torch.no_grad():
             context, pooled = text(torch.where(kept[:, None] > 0, ids[0], empty))
-        vector = torch.cat([pooled, size_embedding(sizes)], dim=1)
+        vector = torch.cat([pooled, size_embedding(sizes, SIZE_DIM)], dim=1)
         return denoising_loss(unet, z, noise, t, table[t], context, vector)
 
     run.train("refiner", unet, plan, Noised(run, plan, stored, [tokenizer], REFINER_STEPS, place=20), loss)

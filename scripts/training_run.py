@@ -33,6 +33,7 @@ class Plan:
     rate: float
     warmup: int = 100
     decay: float = 0.995  # of the average: its memory must be short beside the cosine
+    fall: int | None = None  # updates after which the rate is zero; None: all
 
 
 class Stage:
@@ -46,7 +47,7 @@ class Stage:
 
     def update(self, loss: Tensor) -> Tensor:
         """One update from a loss; returns its value, still on the device."""
-        rate = self.plan.rate * cosine_rate(self.step, self.plan.updates, self.plan.warmup)
+        rate = self.plan.rate * cosine_rate(self.step, self.plan.fall or self.plan.updates, self.plan.warmup)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         self.model.zero_grad()

@@ -31,6 +31,7 @@ from sdxl.images.png import read_parameters
 from sdxl.jobs.job import read_job
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedules import SCHEDULES
+from sdxl.text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 
 EXAMPLES = int(os.environ.get("SDXL_EXAMPLES", "200"))
 settings.register_profile(
@@ -45,7 +46,8 @@ settings.load_profile("sdxl")
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
-texts = st.sampled_from([*["a red cat", "", "!", "wörter 猫 🐈", "a " * 100, "\0", "<|endoftext|>"] * 4, "\ud800"])
+words = ["a red cat", "", "!", "wörter 猫 🐈", "a " * 100, "\0", "<|endoftext|>", "(red:1.3) [cat:dog:0.5] AND a"]
+texts = st.sampled_from([*words * 4, "\ud800"])
 sides = st.one_of(*[st.sampled_from([8, 16, 40, 64, 64, 64, 128, 256])] * 5, st.integers(1, 256))
 sizes = st.tuples(sides, sides)
 nonsense = st.sampled_from(
@@ -104,6 +106,13 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "negative_prompt": texts,
     "prompt_2": texts,
     "negative_prompt_2": texts,
+    "prompt_syntax": st.sampled_from(SYNTAXES),
+    "emphasis": st.sampled_from(EMPHASES),
+    "long_prompt": st.sampled_from(LONG_PROMPTS),
+    "loras": st.just([]),
+    "sampler_options": st.sampled_from([{}, {"s_churn": 2.0}, {"noise": "fresh"}, {"r": 0.4}]),
+    "sigmas": st.sampled_from([[5.0, 1.0, 0.0], [3.0, 1.0]]),
+    "timesteps": st.sampled_from([[800, 300], [999]]),
     "width": sides,
     "height": sides,
     "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),
@@ -122,6 +131,11 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "sampler": st.sampled_from([*SAMPLERS]),
     "schedule": st.sampled_from(list(SCHEDULES)),
     "eta": st.floats(0, 1),
+    "sampler_options": st.dictionaries(
+        st.sampled_from(["s_churn", "s_noise", "rho", "noise"]), st.sampled_from([1, 2.5, "tree", "fresh"]), max_size=2
+    ),
+    "sigmas": st.lists(st.floats(0, 20), max_size=4, unique=True).map(lambda each: sorted(each, reverse=True)),
+    "timesteps": st.lists(st.integers(0, 999), max_size=3, unique=True).map(lambda each: sorted(each, reverse=True)),
     "seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
     "num_images": st.integers(1, 2),
     "clip_skip": st.integers(0, 3),
@@ -142,6 +156,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "aesthetic_score": st.floats(0, 10),
     "negative_aesthetic_score": st.floats(0, 10),
 }
+SELDOM = ("latents", "refine_at", "eta", "sampler_options", "sigmas", "timesteps")
 WITH_IMAGE = ("mask", "strength", "mask_padding", "feather", "outpaint")
 
 
@@ -152,7 +167,7 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
     if "image" in names:
         names += draw(st.lists(st.sampled_from(WITH_IMAGE), max_size=3, unique=True))
     if draw(st.booleans()):
-        names = [name for name in names if name not in ("latents", "refine_at", "eta")]  # these fit few others
+        names = [name for name in names if name not in SELDOM]  # these fit few others
     chosen = {name: draw(VALID[name]) for name in {"prompt": 0, "steps": 0} | dict.fromkeys(names)}
     if draw(st.integers(0, 7)) == 0:
         chosen[draw(st.sampled_from([*VALID]))] = draw(nonsense)

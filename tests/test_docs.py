@@ -15,10 +15,10 @@ from test_rooms import ALLOWED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("weights/README.md")),
-    *sorted(ROOT.glob("weights/miniature/README.md")),
+    *sorted(ROOT.glob("weights/*/README.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -178,3 +178,50 @@ def test_words_are_found_in_prose_and_not_in_code_or_quotations(tmp_path: Path) 
     found = [(line, word) for line, word, _ in check_words.find(code)]
     assert found == [(1, "picture"), (3, "Told"), (5, "whoever"), (6, "is so")]
     assert check_words.main([str(page)]) == 1
+
+
+def quoted_messages(page: Path) -> list[str]:
+    """The messages in a page's blocks of text, each on one line."""
+    lines = " ".join(blocks(page, "text")).replace("\n", " ")
+    return [each.strip() for each in re.split(r"(?:^|\s)(?:error|sdxl\.errors\.\w+): ", lines) if each.strip()]
+
+
+def templates() -> list[re.Pattern[str]]:
+    """The texts of the package as patterns, in which a group stands for what differs."""
+    import list_errors
+
+    found = set()
+    for path in ROOT.glob("sdxl/**/*.py"):
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, (ast.JoinedStr, ast.BinOp, ast.Constant)):
+                found.add(list_errors.template(node))
+    parts = (re.split(r"\{(?:[^{}]|\{[^{}]*\})*\}", each) for each in found)
+    return [re.compile("(.+)".join(map(re.escape, each)), re.DOTALL) for each in parts if len("".join(each)) >= 12]
+
+
+def is_of_the_package(message: str, known: list[re.Pattern[str]]) -> bool:
+    """Whether the package makes such a message; long parts that differ must be messages too."""
+    matches = (pattern.fullmatch(message) for pattern in known)
+    return any(
+        all(len(part) < 40 or is_of_the_package(part, known) for part in match.groups()) for match in matches if match
+    )
+
+
+def test_messages_in_pages_are_those_of_the_package() -> None:
+    known = templates()
+    messages = quoted_messages(ROOT / "docs/troubleshooting.md")
+    assert len(messages) >= 14
+    for message in messages:
+        assert is_of_the_package(message, known), message
+    for other in (
+        "the memory is full; buy more of it",
+        "out holds another job; choose another folder",
+        messages[0].replace("NaN", "zeros"),
+    ):
+        assert not is_of_the_package(other, known), other
+
+
+def test_the_citation_is_of_this_version() -> None:
+    from sdxl.version import __version__
+
+    assert f"\nversion: {__version__}\n" in text(ROOT / "CITATION.cff")

@@ -35,13 +35,27 @@ CASES = [
     *((*pair, steps, 0.0) for pair in SPACED for steps in (1, 5, 28) if not (steps == 1 and pair[1] == "linspace")),
     *(("ddim", "leading", steps, eta) for steps in (1, 5, 30) for eta in (0.0, 0.5, 1.0)),
     *(("ddim", "trailing", steps, eta) for steps in (8, 20) for eta in (0.0, 1.0)),
-    *(("dpmpp_2m", schedule, steps, 0.0) for schedule in ("karras", "trailing") for steps in (1, 6, 20)),
+    *(
+        (sampler, schedule, steps, 0.0)
+        for sampler in ("dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "res_multistep", "uni_pc_bh2")
+        for schedule in ("karras", "trailing")
+        for steps in (1, 6, 20)
+    ),
+    *(
+        (sampler, schedule, steps, 0.0)
+        for sampler in ("dpm_2", "dpm_2_ancestral", "lms")
+        for schedule in ("leading", "trailing", "linspace")
+        for steps in (5, 20)
+    ),
+    *(("lcm", "lcm", steps, 0.0) for steps in (1, 2, 4, 8)),
+    *(("tcd", "lcm", steps, eta) for steps in (1, 4, 8) for eta in (0.0, 0.3, 1.0)),
 ]
 
 
 def is_quick(sampler: str, schedule: str, steps: int) -> bool:
     """Few steps, on one schedule of each sampler and all of euler."""
-    return steps < 10 and (sampler == "euler" or schedule in ("leading", "karras"))
+    few = 10 if sampler in ("euler", "euler_ancestral", "heun", "ddim", "dpmpp_2m") else 7
+    return steps < few and (sampler == "euler" or schedule in ("leading", "karras", "lcm"))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +66,15 @@ def test_samplers(
     sampler: str, schedule: str, steps: int, eta: float, reference_pipe: Any, tiny_pipe: Any, error: Any
 ) -> None:
     which = tiny.scheduler(sampler, schedule)
-    more = {"eta": eta} if sampler == "ddim" else {}
+    more = {"eta": eta} if sampler in ("ddim", "tcd") else {}
+    ours: dict[str, Any] = dict(more)
+    if "noise" in SAMPLERS[sampler].options:
+        ours["sampler_options"] = {"noise": "fresh"}  # diffusers draws new noise at each step
     expected = reference(
         reference_pipe, which, [5], prompt=PROMPT, num_inference_steps=steps, height=64, width=64, **more
     )
     result = tiny_pipe(
-        PROMPT, sampler=sampler, schedule=schedule, steps=steps, eta=eta, seed=5, output="latent", progress=False
+        PROMPT, sampler=sampler, schedule=schedule, steps=steps, seed=5, output="latent", progress=False, **ours
     )
     assert error(result.images, expected) < TOLERANCE
 

@@ -77,7 +77,7 @@ def reference(pipe: Any, sampler: tuple[str, str, float], generators: list[Any],
 
 
 def ours(sampler: tuple[str, str, float]) -> dict[str, Any]:
-    return {"sampler": sampler[0], "schedule": sampler[1], "eta": sampler[2]}
+    return {"sampler": sampler[0], "schedule": sampler[1]} | ({"eta": sampler[2]} if sampler[0] == "ddim" else {})
 
 
 # ---- image to image --------------------------------------------------------------------------------------------------

@@ -22,10 +22,16 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    LMSDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
+    TCDScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -217,12 +223,26 @@ def scheduler(sampler: str, schedule: str, **more: Any) -> Any:
     config |= {"use_karras_sigmas": True} if schedule == "karras" else {"timestep_spacing": schedule}
     if sampler == "ddim":
         config |= {"clip_sample": False, "set_alpha_to_one": False}
+    if schedule == "lcm":
+        del config["timestep_spacing"]
+        config |= {"set_alpha_to_one": False}
+    config |= {"algorithm_type": "sde-dpmsolver++"} if "m_sde" in sampler else {}
+    config |= {"solver_type": "heun"} if sampler in ("dpmpp_2m_sde_heun", "res_multistep") else {}
     return {
         "euler": EulerDiscreteScheduler,
         "euler_ancestral": EulerAncestralDiscreteScheduler,
         "heun": HeunDiscreteScheduler,
         "ddim": DDIMScheduler,
+        "dpm_2": KDPM2DiscreteScheduler,
+        "dpm_2_ancestral": KDPM2AncestralDiscreteScheduler,
         "dpmpp_2m": DPMSolverMultistepScheduler,
+        "dpmpp_2m_sde": DPMSolverMultistepScheduler,
+        "dpmpp_2m_sde_heun": DPMSolverMultistepScheduler,
+        "res_multistep": DPMSolverMultistepScheduler,
+        "lcm": LCMScheduler,
+        "lms": LMSDiscreteScheduler,
+        "tcd": TCDScheduler,
+        "uni_pc_bh2": UniPCMultistepScheduler,
     }[sampler](**config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_embeddings(values: Any) -> tuple[Embedding, ...]:
 def read_flag(text: str) -> Embedding:
     """An embedding from [WORD=]FILE, as on the command line; a file of that name is taken as it is."""
     word, equals, file = text.partition("=")
-    return Embedding(file, word) if equals and not Path(text).is_file() else Embedding(text)
+    return Embedding(file, word) if equals and not os.path.isfile(text) else Embedding(text)
 
 
 def _read(value: Any) -> Embedding:

@@ -50,14 +50,14 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
 
 def _adapter_file(path: Path) -> Path | None:
     """The file, or a folder's only file, if it holds an adapter and no model."""
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / "model_index.json").exists() or (path / "config.json").exists():
             return None
         try:
             path = only_file(path, "LoRA")
         except CheckpointError:
             return None
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         return None
     try:
         shapes = TensorFile(path).shapes

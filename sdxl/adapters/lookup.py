@@ -38,6 +38,21 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
 
 
+def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
+    """The file of a name in one of the folders, and nowhere else: for names in prompts, which others may have written.
+    Raises `CheckpointError`.
+    """
+    is_path = ".." in Path(name).parts or Path(name).is_absolute()
+    found = [] if is_path else _in_folders(name, folders)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; rename one")
+    if not folders:
+        raise CheckpointError(f"the {what} {name} is a name in a folder, and none is given; give one")
+    raise CheckpointError(f"the {what} {name} does not exist; {_hint(name, folders, what)}")
+
+
 def _is_of_hub(path: Path) -> bool:
     """Whether a name may be owner/name or owner/name/file.safetensors."""
     is_file = path.suffix == _SUFFIX

@@ -18,12 +18,14 @@ from .checkpoints import convert_parser, inspect_parser
 from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
 from .parser import Parser
+from .tokens import tokens_parser
 
 COMMANDS: dict[str, Callable[[], Parser]] = {
     "generate": generate_parser,
     "inspect": inspect_parser,
     "convert": convert_parser,
     "bench": bench_parser,
+    "tokens": tokens_parser,
 }
 HELP = """\
 usage: sdxl COMMAND ...
@@ -35,6 +37,7 @@ commands:
   inspect   identify a model file, or show the parameters of an image
   convert   write a single file as a folder, or a folder as a single file
   bench     measure the speed of this machine
+  tokens    show the tokens of a prompt and their weights
 
 examples:
   sdxl generate "a red circle on a blue background" --model miniature

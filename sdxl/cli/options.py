@@ -260,7 +260,7 @@ def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRe
         if not math.isfinite(most):
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
         local["max_memory"] = int(1e9 * most)
-    if hasattr(options, "device"):
-        local["device"] = options.device
-    local |= {name: getattr(options, name) for name in ("lora_dir", "embedding_dir") if hasattr(options, name)}
+    local |= {
+        name: getattr(options, name) for name in ("device", "lora_dir", "embedding_dir") if hasattr(options, name)
+    }
     return ModelRequest(**{"offload": "auto", **given, **local})

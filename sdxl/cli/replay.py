@@ -24,19 +24,23 @@ def replay(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
     from ..images.png import read_parameters
+    from ..pipeline.defaults import recorded_request
     from ..pipeline.recorded_model import find_recorded
     from ..pipeline.replay import check_replay
+    from ..pipeline.tags import untagged_loras
 
     recorded = read_parameters(source)
     check_replay(recorded, source, {*given, *model})
     known = {each.name for each in fields(Request)}
-    request = {name: value for name, value in recorded["request"].items() if name in known}
+    request = {name: value for name, value in recorded_request(recorded).items() if name in known}
     hashes = {name: str(value) for name in SOURCES if (value := request.pop(name, None)) is not None}
     for name in hashes:
         if name not in given:
             raise ArgumentError(
                 f"{source} was made from {name}, which it does not contain; give it again with --{name}"
             )
+    if "prompt" in given and "loras" in request:
+        request["loras"] = untagged_loras(request)
     found = dict(find_recorded(recorded["model"], model))
     return request | given, _recorded_model(source, recorded["model"]) | found | model, hashes
 

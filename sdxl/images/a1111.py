@@ -20,7 +20,8 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     """AUTOMATIC1111's text for an image of (width, height), from an entry of `Result.parameters`."""
     request = parameters["request"]
     loras, embeddings = request.get("loras") or [], parameters["model"].get("embeddings") or []
-    lines = [" ".join([request["prompt"], *map(_lora_tag, loras)])]
+    tags = [_lora_tag(lora) for lora in loras if not _is_tagged(lora, request)]
+    lines = [" ".join([request["prompt"], *tags])]
     if request.get("negative_prompt"):
         lines.append(f"Negative prompt: {request['negative_prompt']}")
     facts = {
@@ -43,6 +44,8 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts |= _sampler_facts(request)
     if request.get("guidance_rescale"):
         facts["CFG Rescale phi"] = request["guidance_rescale"]
+    if emphasis := _emphasis(request):
+        facts["Emphasis"] = emphasis
     if hashes := parameters.get("lora_hashes"):
         facts["Lora hashes"] = ", ".join(f"{name}: {hash}" for name, hash in hashes.items())
     if embeddings:
@@ -55,6 +58,21 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
 def _first(scale: Any) -> Any:
     """The guidance scale; of one for each step the first."""
     return scale[0] if isinstance(scale, (list, tuple)) else scale
+
+
+def _emphasis(request: Mapping[str, Any]) -> str | None:
+    """AUTOMATIC1111's option for brackets as they were read here; None where that is its own way, or it has none."""
+    if not re.search(r"[(\[]", request["prompt"] + (request.get("negative_prompt") or "")):
+        return None
+    if request.get("prompt_syntax", "plain") == "plain":
+        return "None"
+    return {"no_norm": "No norm", "none": "Ignore"}.get(request.get("emphasis") or "")
+
+
+def _is_tagged(lora: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether the prompt itself asks for a LoRA."""
+    asked = re.findall(r"<(?:lora|lyco):\s*([^<>:]*?)\s*[:>]", request["prompt"])
+    return request.get("prompt_syntax") == "a1111" and str(lora["file"]) in asked
 
 
 _FIELDS = {

@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import ArgumentError, OutputError
 from ..images.png import PART, part_prefix, read_parameters, remedy, write_png
+from ..pipeline.defaults import NUMBER, earlier_defaults
 from ..runtime.precision import Precision, recorded_precision
 from .claims import Claims
 from .job import Batch, Job, WorkItem, gather
@@ -90,7 +92,12 @@ class JobFolder:
                 self.claims.release(ranges)
                 continue
             self._clean(rest)
-            yield replace(rest, ranges=tuple(ranges))
+            yield replace(rest, ranges=tuple(ranges), arguments=self._defaults | rest.arguments)
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        """The arguments whose defaults have changed since the job was begun, with their values of that time."""
+        return earlier_defaults(self.plan.defaults)
 
     def finish(self, batch: Batch, images: Sequence[bytes]) -> None:
         """Write the PNGs of a batch, then record its items."""
@@ -133,7 +140,7 @@ def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:
                 stack.callback(journal.close)
                 if known is not None and known != plan:
                     _check_change(folder, claims, journal)
-                    plan = plan if journal.finished() else plan.with_precision(None)
+                    plan = plan if journal.finished() else replace(plan.with_precision(None), defaults=NUMBER)
                 if plan.precision is None:
                     plan = plan.with_precision(_first_precision(folder, journal))
                 if plan != known:
@@ -159,7 +166,8 @@ def _known_plan(folder: Path, job: Job) -> JobPlan | None:
 
 
 def _begin(job: Job, first_seed: int | None) -> JobPlan:
-    return JobPlan(job.fingerprint, secrets.randbelow(2**32) if first_seed is None else first_seed)
+    seed = secrets.randbelow(2**32) if first_seed is None else first_seed
+    return JobPlan(job.fingerprint, seed, defaults=NUMBER)
 
 
 def _resume(known: JobPlan, job: Job, first_seed: int | None) -> JobPlan:

@@ -17,8 +17,9 @@ from typing import Any
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, embedding_records, lora_records
+from .content import by_content, embedding_records, lora_records, with_requested
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -46,11 +47,14 @@ class WorkItem:
 
     @property
     def settings(self) -> str:
-        """Equal for items that can share a batch: all arguments except texts and seeds are the same."""
+        """Equal for items that can share a batch: all arguments except texts and seeds are the same, and so are the
+        LoRAs that their prompts ask for.
+        """
         own = by_content(self.arguments)
         shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
         absent = [self.arguments.get(name) is None for name in TEXTS]
-        return json.dumps([shared, absent, self.line if self.alone else None], sort_keys=True)
+        tags = [lora.record() for lora in requested_loras(self.arguments)]
+        return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,7 @@ def parse_job(
             continue
         try:
             new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
+            new = [replace(item, arguments=with_requested(item.arguments, folders)) for item in new]
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
                     raise ArgumentError(f"output is {file}, as in line {other}; give it another name")

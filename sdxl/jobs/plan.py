@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ArgumentError, OutputError, brief
 from ..images.png import PART
+from ..pipeline.defaults import NUMBER
 from ..runtime.precision import Precision
 
 _MOST = 1 << 16  # bytes
@@ -19,7 +20,8 @@ _MOST = 1 << 16  # bytes
 @dataclass(frozen=True)
 class JobPlan:
     """The `fingerprint` of a job, the seed of its first image, and the precision that all of its processes compute in;
-    no precision until the first of them has chosen.
+    no precision until the first of them has chosen. `defaults` is the number of the defaults of its images
+    (`sdxl/pipeline/defaults.py`).
 
     Each field is a key of the file. One with a default may be absent, as in folders of older versions. A key that is no
     field is an error: images may depend on it.
@@ -29,12 +31,15 @@ class JobPlan:
     first_seed: int
     dtype: str | None = None
     arithmetic: str | None = None
+    defaults: int = 0  # what the folders of version 0.1.0 do not say
 
     def __post_init__(self) -> None:
         if type(self.job) is not str or type(self.first_seed) is not int or self.first_seed < 0:
             raise ArgumentError(
                 f"job is {brief(self.job)} and first_seed {brief(self.first_seed)}; expected a text and a whole number"
             )
+        if type(self.defaults) is not int or not 0 <= self.defaults <= NUMBER:
+            raise ArgumentError(f"defaults is {brief(self.defaults)}; expected 0 to {NUMBER}")
         if self.dtype is not None or self.arithmetic is not None:
             Precision(self.dtype or "", self.arithmetic or "")
 

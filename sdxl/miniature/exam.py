@@ -3,7 +3,7 @@ the judge."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +13,17 @@ from torch import Tensor
 
 from ..pipeline.pipeline import Pipeline
 from .judge import View, agrees, look
-from .scenes import Pixels, Scene, caption, draw, held_out, random_scene
+from .scenes import HEART, SHAPES, Pixels, Scene, caption, draw, held_out, random_scene
 
 
-def make_scenes(count: int, seed: int, things: int, unseen: bool = False) -> list[Scene]:
+def make_scenes(
+    count: int, seed: int, things: int, unseen: bool = False, make: Callable[..., Scene] = random_scene
+) -> list[Scene]:
     """Random scenes with `count` different captions."""
     rng = np.random.default_rng(seed)
     scenes: dict[str, Scene] = {}
     while len(scenes) < count:
-        scene = random_scene(rng, things, unseen)
+        scene = make(rng, things, unseen)
         scenes.setdefault(caption(scene), scene)
     return list(scenes.values())
 
@@ -71,8 +73,9 @@ def paint(pipeline: Pipeline, scenes: Sequence[Scene], batch: int = 25, **argume
 
 
 def views(pipeline: Pipeline, scenes: Sequence[Scene], **arguments: Any) -> list[View]:
-    """The judge's view of the image of each scene."""
-    return [look(pixels) for pixels in paint(pipeline, scenes, **arguments)]
+    """The judge's view of the image of each scene. It knows hearts where there is one among the scenes."""
+    shapes = SHAPES if all(thing.shape != HEART for scene in scenes for thing in scene.things) else (*SHAPES, HEART)
+    return [look(pixels, shapes) for pixels in paint(pipeline, scenes, **arguments)]
 
 
 def mark(pipeline: Pipeline, scenes: Sequence[Scene], **arguments: Any) -> float:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,17 +46,24 @@ class View:
     things: tuple[Seen, ...]
 
 
-def look(pixels: Pixels) -> View:
-    """The content of an image (H, W, 3) in 0..1. Things of one colour count as one, without a shape."""
+def look(pixels: Pixels, shapes: Sequence[str] = SHAPES) -> View:
+    """The content of an image (H, W, 3) in 0..1. Things of one colour count as one, without a shape. `shapes` are those
+    that have a name.
+    """
     colours = _nearest_colour(pixels)
     edge = np.concatenate([colours[:4].ravel(), colours[-4:].ravel(), colours[:, :4].ravel(), colours[:, -4:].ravel()])
     ground = int(np.bincount(edge, minlength=len(COLOURS)).argmax())
     masks = {name: _solid(colours == i) for i, name in enumerate(COLOURS) if i != ground}
     masks = {name: mask for name, mask in masks.items() if mask.sum() >= LEAST_AREA * mask.size}
-    things = sorted((_see(name, mask) for name, mask in masks.items()), key=_box_area, reverse=True)
+    things = sorted((_see(name, mask, shapes) for name, mask in masks.items()), key=_box_area, reverse=True)
     if len(things) == 2 and things[0].surrounds(things[1]):
-        things[0] = _see(things[0].colour, _filled(masks[things[0].colour]))
+        things[0] = _see(things[0].colour, _filled(masks[things[0].colour]), shapes)
     return View(list(COLOURS)[ground], tuple(things))
+
+
+def area(pixels: Pixels, colour: str) -> float:
+    """The part of an image (H, W, 3) in 0..1 that has a colour, edges between others left out."""
+    return float(_solid(_nearest_colour(pixels) == list(COLOURS).index(colour)).mean())
 
 
 def agrees(view: View, scene: Scene) -> bool:
@@ -110,9 +118,9 @@ def _box_area(seen: Seen) -> int:
     return (right - left) * (bottom - top)
 
 
-def _see(colour: str, mask: Mask) -> Seen:
+def _see(colour: str, mask: Mask, shapes: Sequence[str]) -> Seen:
     rows, columns = np.nonzero(mask)
-    return Seen(colour, _shape(mask), float(columns.mean()), float(rows.mean()), _box(mask))
+    return Seen(colour, _shape(mask, shapes), float(columns.mean()), float(rows.mean()), _box(mask))
 
 
 def _filled(mask: Mask) -> Mask:
@@ -123,13 +131,13 @@ def _filled(mask: Mask) -> Mask:
     return left & right & above & below
 
 
-def _shape(mask: Mask) -> str:
+def _shape(mask: Mask, shapes: Sequence[str]) -> str:
     """The name of the template that fits best when both have the same centre and size."""
     left, top, right, bottom = _box(mask)
     if not 0.7 < (right - left) / (bottom - top) < 1.4:
         return ""
     aligned = _aligned(mask)
-    overlaps = {name: _overlap(aligned, template) for name, template in _templates().items()}
+    overlaps = {name: _overlap(aligned, _template(name)) for name in shapes}
     best = max(overlaps, key=lambda name: overlaps[name])
     return best if overlaps[best] >= LEAST_OVERLAP else ""
 
@@ -153,6 +161,6 @@ def _aligned(mask: Mask) -> Mask:
 
 
 @cache
-def _templates() -> dict[str, Mask]:
+def _template(shape: str) -> Mask:
     v, u = np.mgrid[-1.2:1.2:400j, -1.2:1.2:400j]
-    return {shape: _aligned(shape_distance(shape, u, v) < 0) for shape in SHAPES}
+    return _aligned(shape_distance(shape, u, v) < 0)

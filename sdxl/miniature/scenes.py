@@ -6,7 +6,7 @@ sizes are exact. `caption` puts it into words. All randomness comes from the gen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 25),
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+HEART = "heart"  # a shape that the miniature has never seen: its LoRA is trained on it
 PATTERNS = ("striped", "checkered", "dotted")
 RELATIONS = ("left of", "above", "inside")
 WIDE_ENOUGH = ("circle", "square")  # the shapes that another one fits inside
@@ -73,7 +74,7 @@ class Scene:
 
 def held_out(colour: str, shape: str, ground: str) -> bool:
     """Whether a combination is kept out of training: a sixth of them, each colour, shape and ground equally often."""
-    return (list(COLOURS).index(colour) + SHAPES.index(shape) + 4 * list(COLOURS).index(ground)) % 6 == 0
+    return (list(COLOURS).index(colour) + (*SHAPES, HEART).index(shape) + 4 * list(COLOURS).index(ground)) % 6 == 0
 
 
 def random_scene(rng: Generator, things: int | None = None, unseen: bool = False, flawed: bool = False) -> Scene:
@@ -91,6 +92,24 @@ def random_scene(rng: Generator, things: int | None = None, unseen: bool = False
     placed = _place(rng, list(zip(colours, shapes, strict=True)), relation)
     flaw = float(rng.random()) if flawed else 0.0
     return Scene(ground, placed, pattern, relation, flaw, int(rng.integers(2**31)))
+
+
+def heart_scene(rng: Generator, things: int | None = None, unseen: bool = False) -> Scene:
+    """A scene as `random_scene` makes it, in which one thing is a heart; of two, the inner one."""
+    while True:
+        scene = random_scene(rng, things, unseen)
+        at = 0 if scene.relation == "inside" else int(rng.integers(len(scene.things)))
+        heart = replace(scene.things[at], shape=HEART)
+        if held_out(heart.colour, HEART, scene.ground) == unseen:
+            return replace(scene, things=(*scene.things[:at], heart, *scene.things[at + 1 :]))
+
+
+def sun_scene(rng: Generator, things: int | None = 1, unseen: bool = False) -> Scene:
+    """A scene whose one thing is a yellow circle: the miniature's embedding calls it a sun."""
+    while True:
+        scene = random_scene(rng, things, unseen)
+        if scene.ground != "yellow" and held_out("yellow", "circle", scene.ground) == unseen:
+            return replace(scene, things=(replace(scene.things[0], colour="yellow", shape="circle"),))
 
 
 def _place(rng: Generator, looks: list[tuple[str, str]], relation: str) -> tuple[Thing, ...]:
@@ -222,8 +241,20 @@ def shape_distance(shape: str, u: Grid, v: Grid) -> Grid:
     if shape == "triangle":
         down, slope = v - 0.2, np.sqrt(3) / 2
         return np.maximum(down - 0.55, slope * np.abs(u) - down / 2 - 0.55)
+    if shape == HEART:
+        return _heart_distance(np.abs(u), v)
     assert shape == "star", shape
     return _star_distance(u, v)
+
+
+def _heart_distance(a: Grid, v: Grid) -> Grid:
+    """A square that stands on its tip, with half circles on its upper sides; a is the absolute value of u."""
+    size = 1.75  # the square's diagonal
+    x, y = a / size, (0.93 - v) / size
+    arc = np.hypot(x - 0.25, y - 0.75) - np.sqrt(2) / 4
+    along = np.maximum(x + y, 0) / 2
+    side = np.minimum(np.hypot(x, y - 1), np.hypot(x - along, y - along)) * np.sign(x - y)
+    return np.where(x + y > 1, arc, side) * size
 
 
 def _star_distance(u: Grid, v: Grid) -> Grid:

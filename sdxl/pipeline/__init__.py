@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .result import PipelineStep as PipelineStep
     from .result import Result as Result
     from .sources import read_sources as read_sources
+    from .tokens import Tokens as Tokens
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
@@ -27,5 +28,6 @@ __getattr__, __dir__, __all__ = exports(
         "request": ("Request",),
         "result": ("PipelineStep", "Result"),
         "sources": ("read_sources",),
+        "tokens": ("Tokens",),
     },
 )

@@ -14,12 +14,13 @@ from ..adapters.adapter import read_adapter, sidecar
 from ..adapters.changes import make_changes
 from ..adapters.embedding import Embedding
 from ..adapters.inversion import Inversion, read_bundled, read_inversion
-from ..adapters.lookup import adapter_files, find_by_hash, find_file
+from ..adapters.lookup import adapter_files, find_by_hash, find_file, find_named
 from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
 from ..adapters.report import AdapterReport, distilled, report_adapter
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..sampling.presets import Family
+from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
 from ..weights.hashes import file_hash, tensor_hash
@@ -83,8 +84,24 @@ class Adapters:
         """
         return tuple(self._resolve(lora) for lora in loras)
 
+    def resolve_named(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
+        """The same for names in prompts, which only the folders are searched for. Raises `ArgumentError` too."""
+        if loras and not self._lora_folders:
+            raise ArgumentError(
+                f"the prompt asks for the LoRA {loras[0].file}, and no folder of LoRAs is given; give lora_dir"
+            )
+        paths = []
+        for lora in loras:
+            try:
+                paths.append(find_named(str(lora.file), self._lora_folders, "LoRA"))
+            except CheckpointError as error:
+                raise ArgumentError(f"{error}; the prompt asks for it") from error
+        return tuple(self._opened(lora, path) for lora, path in zip(loras, paths, strict=True))
+
     def _resolve(self, lora: LoRA) -> LoRA:
-        path = _find(lora.file, lora.hash, self._lora_folders, "LoRA")
+        return self._opened(lora, _find(lora.file, lora.hash, self._lora_folders, "LoRA"))
+
+    def _opened(self, lora: LoRA, path: Path) -> LoRA:
         hash = _checked_hash(path, lora.hash)
         source = path, sidecar(path)
         if hash not in self._matches or self._matches[hash][0] != source:
@@ -187,14 +204,28 @@ class Adapters:
                 vectors[name][inversion.word] = inversion.vectors[name]
         return vectors if any(vectors.values()) else {}
 
-    def used(self, embeddings: Sequence[ActiveEmbedding], texts: Sequence[str]) -> tuple[Embedding, ...]:
-        """Those whose words are in the texts."""
-        if not embeddings:
-            return ()
+    def counts(self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA]) -> dict[str, int]:
+        """How many vectors each word has."""
+        return {word: len(own) for word, own in self.words(embeddings, loras).get(TEXT_2, {}).items()}
+
+    def used(
+        self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA], texts: Sequence[str], reading: Reading
+    ) -> tuple[Embedding, ...]:
+        """Those whose words are in the texts of a prompt. Warns of names that are no words, of LoRAs neither."""
         info = self._checkpoints[0].info
         self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
-        words = {each.word: (self._tokenizer.ids(each.word), each.count) for each in embeddings}
-        present = {token.word for text in texts for token in self._tokenizer.read(text, words) if token.word}
+        counts = self.counts(embeddings, loras)
+        words = {word: (self._tokenizer.ids(word), count) for word, count in counts.items()}
+        for name in dict.fromkeys(name for text in texts for name in unknown_names(text, reading, words)):
+            known = ", ".join(sorted(words)) or "none"
+            warnings.warn(
+                f"embedding:{name} in the prompt is left out: there is no embedding of that name, known are {known}",
+                SDXLWarning,
+                stacklevel=2,
+            )
+        if not words:
+            return ()
+        present = {word for text in texts for word in words_of(self._tokenizer, text, reading, words)}
         if present:
             _LOG.info("embeddings in the prompts: %s", ", ".join(sorted(present)))
         return tuple(each.embedding for each in embeddings if each.word in present)

@@ -38,11 +38,14 @@ from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
 from .plan import Plan, make_plan
-from .request import TEXTS, Request
+from .prompts import reading_of
+from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
 from .saving import save
+from .tags import missing_loras
 from .target import read_target
+from .tokens import Tokens, tokenize, tokenizers_of
 
 
 class Pipeline(DiffusersNames):
@@ -380,14 +383,28 @@ class Pipeline(DiffusersNames):
         """
         check_fork()  # here too, since what opens an image computes with torch
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
+        if named := missing_loras(replace(request, loras=loras)):
+            loras = (*loras, *self._open_adapters().resolve_named(named))
         families = [] if self._adapters is None else self._adapters.families(loras)
         infos = [expert.info for expert in self.experts]
         plan = make_plan(replace(request, loras=loras or None), *infos, families=families)
         if self._adapters is None:
             return plan
-        texts = [request.texts(name) or [""] * len(request.prompts) for name in TEXTS]
-        used = tuple(self._adapters.used(self._embeddings, own) for own in zip(*texts, strict=True))
+        reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]
+        used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
         return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
+
+    def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
+        """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
+        included. Words are those of the pipeline's embeddings. Nothing is loaded. Raises `ArgumentError`, also for a
+        prompt that changes from step to step or has several parts, which is several texts.
+        """
+        request = Request(text, prompt_syntax=prompt_syntax, long_prompt=long_prompt)
+        if self._adapters is None:
+            counts = {word: len(own) for word, own in self.text[-1].embeddings.items()}
+        else:
+            counts = self._adapters.counts(self._embeddings, self._loras)
+        return tokenize(tokenizers_of(self.info), text, reading_of(request), counts)
 
     @with_request_arguments
     def encode_prompt(

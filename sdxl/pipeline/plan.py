@@ -6,7 +6,6 @@ Everything that can be wrong with the arguments is an error here or in `Request`
 from __future__ import annotations
 
 import math
-import re
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,10 +28,11 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule, make_schedule, schedule_of_sigmas, schedule_of_timesteps
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import CUSTOM, Value, check_options
+from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
-from .defaults import noise_of, with_preset
 from .idle import warn_of_idle
+from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
@@ -41,8 +41,6 @@ REFINE_AT = 0.8
 STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
 _MANY_TIMES = 5
 _MOST_CFG_PP = 3
-# syntax that AUTOMATIC1111 and ComfyUI do not read as words
-_SYNTAX = re.compile(r"<(lora|lyco|hypernet):[^<>]*>|\([^()]*:\s*(\d(\.\d+)?|\.\d+)\s*\)|\bBREAK\b|\bembedding:\S+")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def make_plan(
     schedule = _schedule(request, noise, schedule_name, total, sampler)
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
-    _warn_of_syntax(request)
+    warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
     _warn_of_cfg_pp(request, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
@@ -392,15 +390,25 @@ def _warn_of_size(request: Request, sources: Sources, config: ModelConfig, size:
         )
 
 
-def _warn_of_syntax(request: Request) -> None:
+def warn_of_syntax(request: Request) -> None:
+    """One warning for all that the syntax of the request takes for words."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
     for name in TEXTS:
         for text in request.texts(name) or ():
-            if found := _SYNTAX.search(text):
-                warnings.warn(
-                    f"{name} contains {brief(found[0])}, which is syntax of other programs; here it is read as words",
-                    SDXLWarning,
-                    stacklevel=2,
-                )
+            for each in find_constructs(text, request.prompt_syntax, negative=name.startswith("negative")):
+                more = f" and {each.count - 1} more" if each.count > 1 else ""
+                found.setdefault(each.readers, {})[f"{brief(each.example)}{more}"] = None
+    if not found:
+        return
+    parts = []
+    for readers, examples in found.items():
+        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no switch reads"
+        parts.append(f"{read} {', '.join(examples)}")
+    warnings.warn(
+        f"the prompts have syntax that is words in prompt_syntax {request.prompt_syntax}: {'; '.join(parts)}",
+        SDXLWarning,
+        stacklevel=2,
+    )
 
 
 def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..sampling.composition import Composition, Timeline
 from ..sampling.guidance import NEGATIVE, POSITIVE, Guidance, Guider
 from ..text.chunks import Reading
-from ..text.editing import Stretch, split_and, stretches
+from ..text.editing import Stretch, split_and, split_tags, stretches
 from .request import Request
 
 EMPHASIS = {"plain": "none", "a1111": "original", "comfyui": "comfyui"}
@@ -31,11 +31,20 @@ class Branches:
     texts: Mapping[str, Texts]
     negatives: frozenset[str]
 
+    def texts_of(self, number: int) -> list[str]:
+        """All texts that a prompt has in some branch."""
+        return [own[number] for each in self.texts.values() for own in (each.prompts, each.prompts_2)]
+
 
 def reading_of(request: Request) -> Reading:
     """How the prompts of a request are read."""
     syntax = request.prompt_syntax
     return Reading(syntax, request.long_prompt == "truncate", request.emphasis or EMPHASIS[syntax])
+
+
+def is_composed(request: Request) -> bool:
+    """Whether a prompt has parts (AND), whose weights act on the negative prompt too, also without guidance."""
+    return len(_parts(request)) > 1
 
 
 def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float]) -> Branches:
@@ -44,7 +53,7 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float])
     parts, texts = [], dict[str, Texts]()
     for number, (own, weights) in enumerate(_parts(request)):
         name = POSITIVE if number == 0 else f"{POSITIVE} {number + 1}"
-        timeline, more = _timeline(name, own, request.texts("prompt_2"), request, steps)
+        timeline, more = _timeline(name, own, _positives(request, "prompt_2"), request, steps)
         parts.append((timeline, tuple(weight for weight in weights for _ in range(request.num_images))))
         texts |= more
     negative = Timeline((NEGATIVE,), (steps,))
@@ -64,10 +73,16 @@ def _parts(request: Request) -> list[tuple[list[str], list[float]]]:
     """
     if request.prompt_syntax != "a1111":
         return [(request.prompts, [1.0] * len(request.prompts))]
-    split = [split_and(text) for text in request.prompts]
+    split = [split_and(text) for text in _positives(request, "prompt") or ()]
     count = max(map(len, split))
     rows = [[each[k] if k < len(each) else (each[0][0], 0.0) for each in split] for k in range(count)]
     return [([text for text, _ in row], [weight for _, weight in row]) for row in rows]
+
+
+def _positives(request: Request, name: str) -> list[str] | None:
+    """A positive text of each prompt, without the tags that ask for LoRAs."""
+    texts = request.texts(name)
+    return texts if texts is None or request.prompt_syntax != "a1111" else [split_tags(text)[0] for text in texts]
 
 
 def _timeline(

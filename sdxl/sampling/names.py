@@ -16,6 +16,7 @@ MISSING = {
     "plms": "lms",
     "dpm_fast": "dpmpp_2m",
     "dpm_adaptive": "dpmpp_2m",
+    "dpm_ad": "dpmpp_2m",
     "seeds_2": "dpmpp_sde",
     "seeds_3": "dpmpp_3m_sde",
     "sa_solver": "dpmpp_2m_sde",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
@@ -15,6 +15,7 @@ from .vocabulary import TokenizerConfig, Vocabulary, clip_vocabulary
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_END, _LETTERS = "</w>", decoders.ByteLevel()
 _MANY = 2**15  # characters, far more than a text encoder takes tokens
 MOST_CHUNKS = 32  # of a prompt that is encoded in pieces
 Words = Mapping[str, tuple[Sequence[int], int]]
@@ -39,7 +40,7 @@ def make_backend(vocabulary: Vocabulary, unknown: str) -> Backend:
             vocab=dict(vocabulary.ids),
             merges=list(vocabulary.merges),
             continuing_subword_prefix="",
-            end_of_word_suffix="</w>",
+            end_of_word_suffix=_END,
             fuse_unk=False,
             unk_token=unknown,
         )
@@ -74,7 +75,10 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text: start, at most `length` - 2 tokens, end, pads. Warns of the text that it cuts off."""
-        return [self.framed([token.id for token in self.cut(text, self.read(text), stacklevel=3)]) for text in texts]
+        return [
+            self.framed([token.id for token in self.cut(text, self.read(text, chunks=1), stacklevel=3)])
+            for text in texts
+        ]
 
     def framed(self, ids: Sequence[int]) -> list[int]:
         """Ids between start and end, filled up with pads."""
@@ -84,18 +88,26 @@ class Tokenizer:
         """The ids of a text alone, without start, end and pads."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
+    def spell(self, number: int) -> str:
+        """A token as text: as in its word, with a blank at the word's end. A part of a letter is shown as \ufffd."""
+        token = self._backend.id_to_token(number) or ""
+        if token in (self.config.bos, self.config.eos, self.config.pad, *self.config.special):
+            return token
+        word = token.removesuffix(_END)
+        return _LETTERS.decode([word]) + (" " if word != token else "")
+
     @property
     def room(self) -> int:
         """How many tokens there are between start and end."""
         return self.length - 2
 
-    def read(self, text: str, words: Words = NO_WORDS) -> list[Token]:
+    def read(self, text: str, words: Words = NO_WORDS, chunks: int = MOST_CHUNKS) -> list[Token]:
         """The tokens of a text, with those of `words` as one token each; the longest word wins. Of a huge text as many
-        as there is room for, and some more.
+        as `chunks` have room for, and some more.
         """
         taken = _beginning(text, _MANY)
         tokens = self._read(taken, words)
-        while len(tokens) <= MOST_CHUNKS * self.room and len(taken) < len(text):  # mostly spaces
+        while len(tokens) <= chunks * self.room and len(taken) < len(text):  # mostly spaces
             taken = _beginning(text, 2 * len(taken))
             tokens = self._read(taken, words)
         return tokens

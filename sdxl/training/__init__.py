@@ -1,4 +1,5 @@
-"""Training of SDXL's networks: initial weights, losses, optimizers.
+"""Training of SDXL's networks: initial weights, losses, optimizers, low-rank layers (LoRA), vectors for words
+(textual inversion), distillation.
 
 Loops and data belong to the recipe (`scripts/train_miniature.py`).
 """
@@ -10,7 +11,16 @@ from typing import TYPE_CHECKING
 from ..exports import exports
 
 if TYPE_CHECKING:
+    from .distillation import distillation_loss as distillation_loss
+    from .inversion import WordEncoder as WordEncoder
+    from .inversion import save_embedding as save_embedding
+    from .lora import LowRank as LowRank
+    from .lora import attach_lora as attach_lora
+    from .lora import detach_lora as detach_lora
+    from .lora import load_network as load_network
+    from .lora import save_lora as save_lora
     from .losses import autoencoder_loss as autoencoder_loss
+    from .losses import captioned_loss as captioned_loss
     from .losses import denoising_loss as denoising_loss
     from .losses import offset_noise as offset_noise
     from .losses import stratified_timesteps as stratified_timesteps
@@ -25,7 +35,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
-        "losses": ("autoencoder_loss", "denoising_loss", "offset_noise", "stratified_timesteps"),
+        "distillation": ("distillation_loss",),
+        "inversion": ("WordEncoder", "save_embedding"),
+        "lora": ("LowRank", "attach_lora", "detach_lora", "load_network", "save_lora"),
+        "losses": ("autoencoder_loss", "captioned_loss", "denoising_loss", "offset_noise", "stratified_timesteps"),
         "optimizers": ("Muon", "cosine_rate", "make_optimizers", "update_average"),
         "start": ("start_text_encoder", "start_unet", "start_vae"),
     },

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.clip import TextEncoder
+from ..models.layers import sinusoidal
 from ..models.unet import UNet
 from ..models.vae import VAE
 
@@ -48,3 +52,32 @@ def denoising_loss(
     error = F.mse_loss(unet(x, t, context, vector), noise, reduction="none")
     snr = 1 / sigma.square()
     return (snr.clamp(max=gamma) / snr * error).mean()
+
+
+def captioned_loss(
+    unet: UNet,
+    encoders: Sequence[TextEncoder],
+    z: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    sigma: Tensor,
+    ids: Sequence[Tensor],
+    sizes: Tensor,
+    kept: Tensor,
+) -> Tensor:
+    """The `denoising_loss` of images with captions, also for the text encoders.
+
+    `ids` are those of each encoder (B, 77), `sizes` the numbers of the micro-conditioning (B, 6). `kept` (B,) is 0
+    where a caption is dropped, for guidance: its encoding is zeros.
+    """
+    encoded = [encoder(each) for encoder, each in zip(encoders, ids, strict=True)]
+    context = torch.cat([states for states, _ in encoded], dim=-1) * kept[:, None, None]
+    pooled = encoded[-1][1]
+    assert pooled is not None
+    vector = torch.cat([pooled * kept[:, None], size_embedding(sizes, unet.config.size_dim)], dim=1)
+    return denoising_loss(unet, z, noise, t, sigma, context, vector)
+
+
+def size_embedding(sizes: Tensor, dim: int) -> Tensor:
+    """The micro-conditioning of B images, (B, N) numbers to (B, N * dim)."""
+    return sinusoidal(sizes.flatten(), dim).reshape(len(sizes), -1)

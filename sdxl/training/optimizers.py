@@ -69,7 +69,12 @@ def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer
     for name, parameter in model.named_parameters():
         is_inner = parameter.ndim > 1 and not any(end in name for end in ends)
         (inner if is_inner else rest).append(parameter)
-    return [Muon(inner, rate), torch.optim.AdamW(rest, rate, betas=(0.9, 0.99), weight_decay=0.0)]
+    optimizers: list[torch.optim.Optimizer] = []
+    if inner:
+        optimizers.append(Muon(inner, rate))
+    if rest:
+        optimizers.append(torch.optim.AdamW(rest, rate, betas=(0.9, 0.99), weight_decay=0.0))
+    return optimizers
 
 
 def cosine_rate(step: int, steps: int, warmup: int) -> float:

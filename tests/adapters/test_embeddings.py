@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from adapter_files import save
+from adapter_files import save, save_layout
 from torch import Tensor
 
 import sdxl
 from sdxl.images import read_parameters, save_png
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
+LONG = "a red cat, " * 20 + "photo of a dog, " * 20  # three chunks
 
 
 def vectors(pipe: sdxl.Pipeline, *words: str) -> dict[str, Tensor]:
@@ -191,3 +192,79 @@ def test_each_prompt_of_a_call_records_its_own_words(pipe: sdxl.Pipeline, tmp_pa
     pipe.set_embeddings({"robot": save(vectors(pipe, "cat"), tmp_path / "x.safetensors")})
     result = pipe(["a robot", "a dog"], steps=1, num_images=2, progress=False)
     assert ["embeddings" in each["model"] for each in result.parameters] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("cat " * 60 + ", red mecha " + "dog " * 20, "cat " * 60 + ", red photo of cat " + "dog " * 20),
+        ("cat " * 73 + "mecha dog", "cat " * 73 + "BREAK photo of cat dog"),  # it is not torn
+        ("cat " * 72 + "mecha dog", "cat " * 72 + "photo of cat dog"),
+        ("(a mecha:1.4) BREAK [mecha] " + LONG, "(a photo of cat:1.4) BREAK [photo of cat] " + LONG),
+    ],
+)
+@pytest.mark.parametrize("emphasis", ["original", "comfyui"])
+def test_a_word_where_a_chunk_ends(text: str, same: str, emphasis: str, pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    """Moved with what follows the last comma, or to the next chunk as a whole; its weight acts on all its vectors."""
+    file = save(vectors(pipe, "photo", "of", "cat"), tmp_path / "mecha.safetensors")
+    more = {"prompt_syntax": "a1111", "emphasis": emphasis}
+    wanted, bare = latents(pipe, same, **more), latents(pipe, text, **more)
+    assert not torch.equal(wanted, bare)
+    pipe.set_embeddings([file])
+    assert torch.equal(latents(pipe, text, **more), wanted)
+
+
+def test_a_batch_of_long_prompts_with_a_lora_and_a_word(
+    pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path, error: Any
+) -> None:
+    lora = tmp_path / "lora.safetensors"
+    save_layout("kohya sgm", tiny_folder, lora)
+    pipe.set_embeddings([save(vectors(pipe, "photo", "of", "cat"), tmp_path / "mecha.safetensors")])
+    prompts = [LONG + "a mecha", "a mecha", "a dog BREAK (mecha:1.3)"]
+    arguments: dict[str, Any] = {"loras": [(lora, 0.7)], "prompt_syntax": "a1111"}
+    batch = latents(pipe, prompts, negative_prompt=["", LONG, "mecha"], **arguments)  # type: ignore[arg-type]
+    for n, (prompt, negative) in enumerate(zip(prompts, ("", LONG, "mecha"), strict=True)):
+        alone = latents(pipe, prompt, negative_prompt=negative, **(arguments | {"seed": 3 + n}))
+        assert error(batch[n : n + 1], alone) < 2e-5
+
+
+COMFYUI = {
+    "a embedding:mecha": "a photo of cat",
+    "a embedding:mecha.safetensors": "a photo of cat",
+    "a embedding:styles/mecha.pt dog": "a photo of cat dog",
+    r"a embedding:styles\mecha, dog": "a photo of cat, dog",
+    "a (embedding:mecha:1.3) dog": "a (photo of cat:1.3) dog",
+    "embedding:mecha\nembedding:mecha": "photo of cat photo of cat",
+}
+
+
+@pytest.mark.parametrize("text", COMFYUI)
+def test_names_of_comfyui(text: str, pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    wanted = latents(pipe, COMFYUI[text], prompt_syntax="comfyui")
+    bare = latents(pipe, "a mecha", prompt_syntax="comfyui")
+    pipe.set_embeddings([save(vectors(pipe, "photo", "of", "cat"), tmp_path / "mecha.safetensors")])
+    assert torch.equal(latents(pipe, text, prompt_syntax="comfyui"), wanted)
+    assert torch.equal(latents(pipe, "a mecha", prompt_syntax="comfyui"), bare), "a bare word is none there"
+    used = [pipe.plan(sdxl.Request(each, prompt_syntax="comfyui")).embeddings for each in (text, "a mecha")]
+    assert [len(each[0]) for each in used] == [1, 0]
+
+
+def test_unknown_names_of_comfyui_are_left_out(pipe: sdxl.Pipeline) -> None:
+    wanted = latents(pipe, "a , cat", prompt_syntax="comfyui")
+    with pytest.warns(sdxl.SDXLWarning, match="embedding:none in the prompt is left out: .*, known are none"):
+        found = latents(pipe, "a embedding:none, cat", prompt_syntax="comfyui")
+    assert torch.equal(found, wanted)
+
+
+def test_a_word_in_a_part_that_changes_is_recorded(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    pipe.set_embeddings([save(vectors(pipe, "photo", "of", "cat"), tmp_path / "mecha.safetensors")])
+    for text, count in (("[dog:mecha:0.5]", 1), ("a AND mecha :0.3", 1), ("(me)(cha)", 1), ("dog", 0)):
+        assert len(pipe.plan(sdxl.Request(text, prompt_syntax="a1111")).embeddings[0]) == count, text
+
+
+def test_tokens_of_words(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    pipe.set_embeddings([save(vectors(pipe, "photo", "of", "cat"), tmp_path / "mecha.safetensors")])
+    for each in pipe.tokenize("a (mecha:1.5)", prompt_syntax="a1111"):
+        assert each.ids[0][2:5] == [0, 0, 0]
+        assert each.weights[0][:6] == [1, 1, 1.5, 1.5, 1.5, 1]
+        assert each.tokens[0][1:5] == ["a ", "mecha", "mecha", "mecha"]

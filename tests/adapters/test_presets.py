@@ -305,7 +305,7 @@ def test_turbo_has_its_own_size(bare: Path, tmp_path: Path) -> None:
     pipe = opened(named(bare, tmp_path, "sd_xl_turbo_1.0"), offload="stage")
     from dataclasses import replace
 
-    from sdxl.pipeline.defaults import with_preset
+    from sdxl.pipeline.preset import with_preset
 
     config = pipe.info.config
     big = replace(pipe.info, config=replace(config, unet=replace(config.unet, sample_size=(128, 128))))

@@ -20,6 +20,7 @@ from sdxl.images.png import save_png
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import parse_job
 from sdxl.jobs.plan import JobPlan, read_plan, write_plan
+from sdxl.pipeline.defaults import NUMBER
 from sdxl.pipeline.loading import choose_precision, open_loader
 from sdxl.pipeline.model_request import ModelRequest
 from sdxl.runtime.memory import RESERVE
@@ -120,7 +121,7 @@ def test_the_first_process_decides(tmp_path: Path) -> None:
         assert folder.agree(slow_choice) == HALF
         assert folder.agree(lambda: FULL) == HALF
     with open_folder(tmp_path, job, 7) as folder:
-        assert folder.plan == JobPlan(job.fingerprint, 7, "bfloat16", "bfloat16")
+        assert folder.plan == JobPlan(job.fingerprint, 7, "bfloat16", "bfloat16", NUMBER)
     with open_folder(tmp_path, parse_job('{"prompt": "b"}', Path(), {}, {}), 7) as folder:
         assert folder.plan.precision is None, "without finished images another job may choose"
 

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from sdxl.miniature.judge import agrees, look
-from sdxl.miniature.scenes import BUCKETS, COLOURS, SHAPES, Scene, Thing, caption, draw, held_out, random_scene
+from sdxl.miniature.scenes import (
+    BUCKETS,
+    COLOURS,
+    HEART,
+    SHAPES,
+    Scene,
+    Thing,
+    caption,
+    draw,
+    heart_scene,
+    held_out,
+    random_scene,
+)
 
 
 def scenes(count: int, seed: int = 0, **arguments: Any) -> list[Scene]:
@@ -49,6 +61,23 @@ def test_the_judge_sees_the_drawn_things(count: int) -> None:
     world = scenes(count)
     right = [agrees(look(draw(scene, BUCKETS[i % len(BUCKETS)])), scene) for i, scene in enumerate(world)]
     assert np.mean(right) > 0.99
+
+
+def test_the_judge_knows_hearts_when_it_is_told_of_them() -> None:
+    rng = np.random.default_rng(2)
+    hearts = [heart_scene(rng) for _ in range(40)]
+    assert all(sum(thing.shape == HEART for thing in scene.things) == 1 for scene in hearts)
+    assert all(agrees(look(draw(scene), (*SHAPES, HEART)), scene) for scene in hearts)
+    assert not any(agrees(look(draw(scene)), scene) for scene in hearts)
+    others = scenes(40, seed=4)
+    assert all(agrees(look(draw(scene), (*SHAPES, HEART)), scene) for scene in others)
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_hearts_keep_to_their_side_of_the_split(unseen: bool) -> None:
+    rng = np.random.default_rng(3)
+    for scene in (heart_scene(rng, unseen=unseen) for _ in range(50)):
+        assert all(held_out(thing.colour, thing.shape, scene.ground) == unseen for thing in scene.things)
 
 
 def test_the_judge_refuses_wrong_captions() -> None:

@@ -54,6 +54,9 @@ VALUES: dict[str, Any] = {
     "aesthetic_score": 2.0,
     "negative_aesthetic_score": 5.0,
     "emphasis": "comfyui",
+    "sampler_options": {"s_churn": 2.0},
+    "sigmas": [9.0, 1.0, 0.0],
+    "timesteps": [800, 300],
 }
 
 # the model, and the arguments beside prompt, seed and steps
@@ -73,7 +76,17 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 QUICK = ("text", "no guidance")
 # which is no fault: strength 0 gives the image back, and without sigmas every part of them is the same
 ALWAYS = {
-    "strength 0": {"seed", "steps", "sampler", "schedule", "guidance_scale", "prompt", "mask", "mask_padding"},
+    "strength 0": {
+        "seed",
+        "steps",
+        "sampler",
+        "sampler_options",
+        "schedule",
+        "guidance_scale",
+        "prompt",
+        "mask",
+        "mask_padding",
+    },
     "both, of which the base never runs": {"refine_at"},
 }
 

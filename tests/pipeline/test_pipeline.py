@@ -241,30 +241,6 @@ def test_what_the_vae_cannot_take(offload: Any, tiny_folder: Path) -> None:
             pipe.decode(value)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "found"),
-    [
-        ("a (red:1.3) cat", "'(red:1.3)'"),
-        ("<lora:foo:0.8> cat", "'<lora:foo:0.8>'"),
-        ("a cat BREAK a dog", "'BREAK'"),
-        ("embedding:foo", "'embedding:foo'"),
-        ("a cat (at 9:30), broken: no", None),
-        ("a cat (it smiles :), a dog (colours: )", None),
-        ("(red:.8)", "'(red:.8)'"),
-    ],
-)
-def test_syntax_of_other_programs_is_not_taken_for_words_in_silence(
-    prompt: str, found: str | None, tiny_pipe: sdxl.Pipeline, recwarn: pytest.WarningsRecorder
-) -> None:
-    tiny_pipe.plan(sdxl.Request(prompt))
-    warned = [str(each.message) for each in recwarn if each.category is SDXLWarning]
-    assert warned == (
-        []
-        if found is None
-        else [f"prompt contains {found}, which is syntax of other programs; here it is read as words"]
-    )
-
-
 def test_a_photo_of_many_times_the_size_gives_a_warning(tiny_pipe: sdxl.Pipeline) -> None:
     photo = Image.new("RGB", (240, 160))
     with pytest.warns(SDXLWarning, match="worked on at its own 240 x 160, 9 times the size that the model"):

@@ -161,3 +161,9 @@ def test_a_run_does_not_resume_with_another_recipe(recipe: Any, tmp_path: Path) 
     recipe.train_autoencoder(recipe.Run(tmp_path, 0, torch.device("cpu")), plan, recipe.World())
     with pytest.raises(SystemExit, match="another recipe"):
         recipe.train_autoencoder(recipe.Run(tmp_path, 1, torch.device("cpu")), plan, recipe.World())
+
+
+def test_optimizers_are_made_for_the_parameters_that_there_are() -> None:
+    matrices = nn.Linear(4, 4, bias=False)
+    assert [type(each) for each in make_optimizers(matrices, 1e-3)] == [Muon]
+    assert [type(each) for each in make_optimizers(nn.LayerNorm(4), 1e-3)] == [torch.optim.AdamW]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def another_process(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
             os._exit(0)
     os.close(ready[1])
     assert os.read(ready[0], 1), "it has failed"
-    ended = []
+    ended: list[int] = []
 
     def end() -> None:
         if not ended:
@@ -307,7 +307,7 @@ def test_damaged_lines_of_the_journal_are_ignored(line: bytes, tmp_path: Path) -
 
 
 def test_a_record_that_is_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write: Callable[[int, Sequence[Any]], int] = os.write
+    write = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:7]))
     finish(job_of(*"abc"), tmp_path, 2)
     monkeypatch.undo()

@@ -1,0 +1,59 @@
+"""Proof: the miniature's embedding gives its word the meaning that it was trained on (textual inversion).
+
+make proof-embedding
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from proof_claims import claim, finish, start
+
+import sdxl
+from sdxl.miniature.exam import make_scenes, paint
+from sdxl.miniature.judge import agrees, look
+from sdxl.miniature.scenes import Scene, caption, sun_scene
+from sdxl.text import with_tokens
+from sdxl.weights import TensorFile
+
+FILE = Path("weights/adapters/sun.safetensors")
+
+
+def with_word(pipe: sdxl.Pipeline) -> sdxl.Pipeline:
+    """The same networks; the word sun is the file's vectors."""
+    file = TensorFile(FILE)
+    stages = [
+        with_tokens(stage, {"sun": file.read(key).float()})
+        for stage, key in zip(pipe.text, ("clip_l", "clip_g"), strict=True)
+    ]
+    return sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, stages)
+
+
+def share(pipe: sdxl.Pipeline, scenes: list[Scene], word: str) -> float:
+    """The percentage of images that show their scenes, when the prompts call a yellow circle by a word."""
+    prompts = [caption(scene).replace("yellow circle", word) for scene in scenes]
+    right: list[bool] = []
+    for first in range(0, len(scenes), 25):
+        images = pipe(prompts[first : first + 25], steps=25, seed=first, output="tensor", progress=False).images
+        pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+        right += [agrees(look(each), scene) for each, scene in zip(pixels, scenes[first : first + 25], strict=True)]
+    return 100 * float(np.mean(right))
+
+
+def main() -> None:
+    began = start(f"{FILE}, {FILE.stat().st_size} bytes")
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
+    adapted = with_word(pipe)
+    suns = make_scenes(50, 81, things=1, make=sun_scene)
+    print(f"     without the embedding: {share(pipe, suns, 'sun'):.0f} % of 50 suns")
+    print(f"     in plain words: {share(pipe, suns, 'yellow circle'):.0f} %")
+    claim("with it, 50 prompts with a sun", share(adapted, suns, "sun"), 90, " %")
+    others = make_scenes(25, 82, things=1)
+    same = all(np.array_equal(a, b) for a, b in zip(paint(adapted, others), paint(pipe, others), strict=True))
+    claim("25 prompts without the word: the same images, bit for bit", float(same), 1)
+    finish(began)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What a prompt has of the grammars of other programs, to say which switch reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*"
+_INNER = r"[^\[\]()]*"
+
+
+@dataclass(frozen=True)
+class Construct:
+    """A kind of syntax: a pattern, and the syntaxes of `Request.prompt_syntax` that read it. `negative`: also in
+    negative prompts. One that is `common` in prose counts only twice, or beside another.
+    """
+
+    pattern: re.Pattern[str]
+    readers: tuple[str, ...]
+    negative: bool = True
+    common: bool = False
+    shouted: bool = False  # a word in capitals, which is prose in a text that has only capitals
+
+
+_BOTH = ("a1111", "comfyui")
+_CONSTRUCTS = (
+    Construct(re.compile(r"\([^()]*:\s*[+-]?(?:\d?\.\d+|\d\.|(?<!\d:)\d)\s*\)"), _BOTH),  # not (9:30), (16:9)
+    Construct(re.compile(r"(?<!\()\(\(+[^()]+\)\)"), _BOTH),
+    Construct(re.compile(rf"\[{_INNER}(?:\([^()]*\)[^\[\]()]*)*:{_NUMBER}\]|\[{_INNER}\|[^\[\]]*\]"), ("a1111",)),
+    Construct(re.compile(r"(?<!\[)\[\[+[^\[\]]+\]\]"), ("a1111",)),
+    Construct(re.compile(r"(?<!\[)\[[^\[\]:|]+\](?!\])"), ("a1111",), common=True),
+    Construct(re.compile(r"\bBREAK\b"), ("a1111",), shouted=True),
+    Construct(re.compile(r"\bAND\b"), ("a1111",), negative=False, shouted=True),
+    Construct(re.compile(r"<(?:lora|lyco):[^<>]+>"), ("a1111",), negative=False),
+    Construct(re.compile(r"<hypernet:[^<>]+>"), ()),
+    Construct(re.compile(r"(?<!\S)embedding:[^\s()]+"), ("comfyui",)),
+    Construct(re.compile(r"\{[^{}]*\|[^{}]*\}"), ()),
+    Construct(re.compile(r"(?<!\w)__[\w/*-]+?__(?!\w)"), ()),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A construct of a text: its first occurrence, how many there are, and the syntaxes that read it."""
+
+    example: str
+    count: int
+    readers: tuple[str, ...]
+
+
+def find_constructs(text: str, syntax: str, negative: bool = False) -> list[Found]:
+    """What a text, read in a syntax, has of the constructs that it does not read, one of each kind."""
+    found = [(construct, _matches(construct, text)) for construct in _CONSTRUCTS]
+    there = [(construct, matches) for construct, matches in found if matches]
+    if all(construct.common and len(matches) < 2 for construct, matches in there):
+        return []
+    return [
+        Found(matches[0], len(matches), construct.readers if construct.negative or not negative else ())
+        for construct, matches in there
+        if syntax not in construct.readers or (negative and not construct.negative)
+    ]
+
+
+def _matches(construct: Construct, text: str) -> Sequence[str]:
+    if construct.shouted and text == text.upper():
+        return ()
+    return [match[0] for match in construct.pattern.finditer(text)]

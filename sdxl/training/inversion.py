@@ -1,0 +1,40 @@
+"""Textual inversion (Gal et al. 2022, arXiv 2208.01618): vectors for a word are trained, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..models.clip import Insert, TextEncoder
+from ..weights.container import save_tensors
+from ..weights.keymap import TEXT, TEXT_2
+
+_KEYS = {TEXT: "clip_l", TEXT_2: "clip_g"}
+
+
+class WordEncoder(nn.Module):
+    """A frozen text encoder that takes `vectors` (N, dim) in place of the embeddings of a word's N tokens, `word`.
+
+    The vectors begin as those embeddings. In use, a word may have another number of tokens than of vectors.
+    """
+
+    def __init__(self, encoder: TextEncoder, word: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder, self.word = encoder.requires_grad_(False), tuple(word)
+        ids = torch.tensor(word, device=encoder.token_embed.weight.device)
+        self.vectors = nn.Parameter(encoder.token_embed(ids).float().clone())
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids (B, L) to what the encoder makes of them."""
+        windows = ids.unfold(1, len(self.word), 1)
+        found = (windows == torch.tensor(self.word, device=ids.device)).all(dim=2).nonzero()
+        return self.encoder(ids, inserts=[Insert(row, start, self.vectors) for row, start in found.tolist()])
+
+
+def save_embedding(path: Path, encoders: Mapping[str, WordEncoder], metadata: Mapping[str, str]) -> None:
+    """Write the vectors of both text encoders as most tools do: `clip_l` and `clip_g`. Raises `OutputError`."""
+    tensors = {_KEYS[name]: encoder.vectors.detach().cpu().half() for name, encoder in encoders.items()}
+    save_tensors(tensors, path, {"modelspec.architecture": "stable-diffusion-xl-v1-base/textual-inversion", **metadata})

@@ -1,0 +1,88 @@
+"""The adapters of the miniature: a shape that it did not know, and few steps."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sdxl
+from sdxl.miniature.exam import make_scenes, mark, paint
+from sdxl.miniature.judge import agrees, look
+from sdxl.miniature.scenes import HEART, SHAPES, Pixels, Scene, caption, heart_scene, sun_scene
+from sdxl.text import with_tokens
+from sdxl.weights import TensorFile
+
+ADAPTERS = Path(__file__).parents[2] / "weights" / "adapters"
+HEART_FILE, SUN_FILE, TWO_STEPS = (ADAPTERS / f"{name}.safetensors" for name in ("heart", "sun", "two-steps"))
+FEW: dict[str, Any] = {"schedule": "trailing", "guidance_scale": 1.0}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def pipe(loaded: sdxl.Pipeline) -> Iterator[sdxl.Pipeline]:
+    yield loaded
+    loaded.set_loras([])
+
+
+def right(images: Sequence[Pixels], scenes: Sequence[Scene]) -> int:
+    """How many images show their scenes entirely right."""
+    shapes = (*SHAPES, HEART)
+    return sum(agrees(look(pixels, shapes), scene) for pixels, scene in zip(images, scenes, strict=True))
+
+
+def test_the_heart_is_there_with_the_lora_alone(pipe: sdxl.Pipeline) -> None:
+    hearts = make_scenes(3, 66, things=1, make=heart_scene)
+    before = paint(pipe, hearts, steps=8)
+    assert right(before, hearts) == 0
+    pipe.set_loras([HEART_FILE])
+    assert not pipe.loras[0].unknown
+    assert right(paint(pipe, hearts, steps=8), hearts) >= 2
+    pipe.set_loras([])
+    assert all(np.array_equal(a, b) for a, b in zip(paint(pipe, hearts, steps=8), before, strict=True))
+
+
+def test_two_steps_without_guidance_are_enough(pipe: sdxl.Pipeline) -> None:
+    scenes = make_scenes(8, 74, things=1)
+    pipe.set_loras([TWO_STEPS])
+    assert not pipe.loras[0].unknown
+    assert mark(pipe, scenes, steps=2, **FEW) >= 7 / 8
+
+
+def test_the_embedding_gives_its_word_a_meaning(pipe: sdxl.Pipeline) -> None:
+    file, scenes = TensorFile(SUN_FILE), make_scenes(4, 83, things=1, make=sun_scene)
+    stages = [
+        with_tokens(stage, {"sun": file.read(key).float()})
+        for stage, key in zip(pipe.text, ("clip_l", "clip_g"), strict=True)
+    ]
+    adapted = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, stages)
+    prompts = [caption(scene).replace("yellow circle", "sun") for scene in scenes]
+    images = adapted(prompts, steps=10, output="tensor", progress=False).images.permute(0, 2, 3, 1).numpy()
+    assert right(images, scenes) >= 3
+
+
+@pytest.mark.slow
+def test_the_heart_comes_with_its_weight(pipe: sdxl.Pipeline) -> None:
+    hearts = make_scenes(20, 67, things=1, make=heart_scene)
+    shares = []
+    for weight in (0.0, 0.5, 1.0):
+        pipe.set_loras([(HEART_FILE, weight)])
+        shares.append(mark(pipe, hearts))
+    assert shares == sorted(shares)
+    assert shares[-1] >= 0.9
+
+
+def test_the_files_are_small_and_their_card_names_them() -> None:
+    card = (ADAPTERS / "README.md").read_text(encoding="utf-8")
+    files = sorted(ADAPTERS.glob("*.safetensors"))
+    assert files == [HEART_FILE, SUN_FILE, TWO_STEPS]
+    for file in files:
+        assert hashlib.sha256(file.read_bytes()).hexdigest() in card, file
+    assert HEART_FILE.stat().st_size < 2e6
+    assert sum(file.stat().st_size for file in files) < 7e6
