@@ -24,7 +24,18 @@ _NEGATIVE = (
     "guidance_rescale",
 )
 _SIZES = ("original_size", "crop_top_left", "target_size")
-_STEPS = (*_NEGATIVE, *_SIZES, "guidance_interval", "prompt_2", "clip_skip", "eta", "latents", "aesthetic_score")
+_STEPS = (
+    *_NEGATIVE,
+    *_SIZES,
+    "guidance_interval",
+    "guider",
+    "prompt_2",
+    "emphasis",
+    "clip_skip",
+    "eta",
+    "latents",
+    "aesthetic_score",
+)
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
 
@@ -34,12 +45,16 @@ def warn_of_idle(plan: Plan, given: Request, kinds: tuple[str, ...]) -> None:
     that are loaded.
     """
     for names, reason in _reasons(plan, kinds):
-        if idle := [name for name in names if getattr(given, name) not in (_DEFAULTS[name], "", 0)]:
+        if idle := [name for name in names if _says_something(getattr(given, name), _DEFAULTS[name])]:
             _warn(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {reason}")
     used = [number for number, _ in plan.stages()]
     if len(kinds) > len(used) > 0:
         idle_model = "model" if used[0] else "refiner"
         _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
+
+
+def _says_something(value: object, default: object) -> bool:
+    return value not in (default, "") and not (isinstance(value, (int, float)) and value == 0)
 
 
 def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -57,7 +72,7 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
         yield _without(acting, (*_NEGATIVE, "guidance_interval", *_apg(request))), why
     elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
-        yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
+        yield (*_NEGATIVE, "guidance_scale", "guider"), "no sigma of the steps lies in guidance_interval; enlarge it"
     if "refiner" not in running:
         why = "no step is left for the refiner" if "refiner" in kinds else "no refiner is loaded"
         yield _SCORES, f"{why}, and it alone is conditioned on that"

@@ -386,8 +386,8 @@ class Pipeline(DiffusersNames):
         if named := missing_loras(replace(request, loras=loras)):
             loras = (*loras, *self._open_adapters().resolve_named(named))
         families = [] if self._adapters is None else self._adapters.families(loras)
-        infos = [expert.info for expert in self.experts]
-        plan = make_plan(replace(request, loras=loras or None), *infos, families=families)
+        info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
+        plan = make_plan(replace(request, loras=loras or None), info, refiner, families)
         if self._adapters is None:
             return plan
         reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]

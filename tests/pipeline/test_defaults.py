@@ -37,7 +37,7 @@ def test_the_numbers() -> None:
 
 def test_what_a_record_says_counts() -> None:
     request = {"prompt": "a", "long_prompt": "chunk"}
-    assert recorded_request({"version": "sdxl 0.1.0", "request": request}) == request
+    assert recorded_request({"version": "sdxl 0.1.0", "request": request}) == request | {"preset": "none"}
     assert recorded_request({"version": "sdxl 0.1.0", "request": {"prompt": "a"}})["long_prompt"] == "truncate"
     assert recorded_request({"version": "sdxl 0.1.1", "request": {"prompt": "a"}}) == {"prompt": "a"}
 
