@@ -3,6 +3,7 @@
 # make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
 # make check     format, lint, types and words
 # make docs      writes docs/api from the docstrings
+# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
@@ -17,7 +18,7 @@ OUTPUT ?= picture.png
 UNTYPED := arg-type attr-defined call-overload func-returns-value index no-untyped-call operator union-attr unused-ignore
 export PROMPT OUTPUT
 
-.PHONY: generate test test-all check format docs miniature smoke pictures clean
+.PHONY: references generate test test-all check format docs miniature smoke pictures clean
 
 # bytecode is written when a module is first imported: for all modules it would take as long as the rest
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -33,6 +34,10 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/python
 $(TESTED): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) '.[test,parity,dev]'
 	touch $(READY) $@
+
+references: $(TESTED)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[references]'
+	$(BIN)/pip install --quiet --no-compile --no-deps k-diffusion==0.1.1.post1
 
 generate: $(READY)
 	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"

@@ -154,6 +154,15 @@ PRESETS: dict[str, Preset] = {
         FROM_THE_TOP,
         native_size=512,
     ),
+    # weights/adapters in this repository
+    "two_steps": Preset(
+        "the distilled miniature",
+        _distilled("euler", "trailing", 2, 1.0),
+        "^two_steps$",
+        (1, 8),
+        1,
+        FROM_THE_TOP,
+    ),
     # merges of community models with Turbo or Lightning, as their cards advise
     _MERGE: Preset(
         "a merge with a distilled model",

@@ -49,6 +49,7 @@ def test_a_preset_is_made_for_its_own_settings(name: str) -> None:
 
 
 NAMES = {
+    "two-steps": "two_steps",
     "sd_xl_turbo_1.0_fp16": "turbo",
     "sdxl-turbo": "turbo",
     "sdxl_lightning_1step_x0": "lightning_1",
@@ -409,3 +410,15 @@ def test_the_prediction_type_belongs_to_the_preset(bare: Path, tmp_path: Path, e
     assert pipe.plan(sdxl.Request(PROMPT, preset="zero_snr", schedule="trailing")).sigmas[0] > 1000
     assert pipe.plan(sdxl.Request(PROMPT, schedule="trailing")).sigmas[0] < 15
     assert pipe.plan(sdxl.Request(PROMPT, preset="v_prediction")).noise.prediction == "v_prediction"
+
+
+def test_a_preset_means_something() -> None:
+    """The distilled miniature's LoRA is enough: without the preset, its images are noise in as many steps."""
+    from sdxl.miniature.exam import make_scenes, mark
+
+    file = Path(__file__).parents[2] / "weights/adapters/two-steps.safetensors"
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu", loras=[file])
+    scenes = make_scenes(20, 71, things=1)
+    assert settings_of(pipe, width=128, height=128)["preset"] == "two_steps"
+    assert mark(pipe, scenes) >= 0.85
+    assert mark(pipe, scenes, preset="none", steps=2) <= 0.3
