@@ -9,7 +9,7 @@ from draw_ideas import OUT, Draw, drawer, sheet
 import sdxl
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
-TIMES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 1.0)
+TIMES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 SHARES = (1.0, 0.8, 0.65, 0.5, 0.35, 0.2, 0.0)
 SEEDS = (4, 5)
 
@@ -24,7 +24,7 @@ def draw_weights(draw: Draw) -> None:
 
 def draw_changes(draw: Draw) -> None:
     """When one thing becomes another."""
-    text = "a [red circle:blue star:{}] on a yellow background"
+    text = "a [red circle:red star:{}] on a yellow background"
     rows = [[draw(text.format(when), seed=seed)[0] for when in TIMES] for seed in SEEDS]
     sheet(rows, [f"at {when}" for when in TIMES], [f"seed {seed}" for seed in SEEDS]).save(OUT / "prompt_editing.png")
 

@@ -44,7 +44,10 @@ def adapters(model: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]
     shapes = {row.folder: unet.weights[unet.key(row)] for row in unet.rows}
     names = [name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) >= 2][::7]
     matrices = {name: shapes[f"{name}.weight"] for name in names}
-    lora, peft, lokr, mixed = ({}, {}, {}, {})
+    lora: dict[str, Tensor] = {}
+    peft: dict[str, Tensor] = {}
+    lokr: dict[str, Tensor] = {}
+    mixed: dict[str, Tensor] = {}
     for name, (out, fan, *kernel) in ((name, shape) for name, shape in matrices.items()):
         flat = "lora_unet_" + name.replace(".", "_")
         up, down = torch.randn(out, 2, *[1] * len(kernel)), torch.randn(2, fan, *kernel)

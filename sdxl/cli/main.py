@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, SDXLError, SDXLWarning
+from ..errors import ArgumentError, SDXLError, SDXLWarning, brief
 from ..version import __version__
 from .bench import bench_parser
 from .checkpoints import convert_parser, inspect_parser
@@ -120,11 +120,11 @@ def _command(given: Sequence[str]) -> tuple[str, Sequence[str]]:
     close = get_close_matches(first, COMMANDS, n=1)
     if close:
         advice = f"perhaps {close[0]} is meant"
-    elif Path(first).exists():
-        advice = f"sdxl inspect {first} says what it is"
+    elif os.path.exists(first):  # unlike Path.exists, False for every invalid name
+        advice = f"sdxl inspect {brief(first)} says what it is"
     else:
-        advice = f'sdxl generate "{first}" generates it, sdxl --help shows the commands'
-    raise ArgumentError(f"{first!r} is no command; {advice}")
+        advice = f"sdxl generate {brief(first)} generates it, sdxl --help shows the commands"
+    raise ArgumentError(f"{brief(first)} is no command; {advice}")
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> str:

@@ -201,7 +201,9 @@ def _prompt(options: argparse.Namespace) -> dict[str, Any]:
     if not options.words:
         return {}
     if hasattr(options, "prompt"):
-        raise ArgumentError(f"{options.words[0]!r} stands beside --prompt; put a prompt of several words in quotes")
+        raise ArgumentError(
+            f"{brief(options.words[0])} stands beside --prompt; put a prompt of several words in quotes"
+        )
     if len(options.words) > 1:
         text = " ".join(options.words)
         raise ArgumentError(f"the prompt is {len(options.words)} words without quotes; write {brief(text)} in quotes")

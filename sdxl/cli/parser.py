@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from .console import UNPRINTED, note, show
 from .hints import unknown_flags
 
+_LONGEST = 1000  # characters of a message, which repeats what was typed
+
 
 class Parser(argparse.ArgumentParser):
     """Flags are written in full, and stand before, between or behind what is no flag."""
@@ -36,7 +38,8 @@ class Parser(argparse.ArgumentParser):
         """Print the error and end the process with status 2."""
         if "expected one argument" in message:
             message += ", and one that begins with - is written as --flag=VALUE"
-        note(f"error: {message}; {self.prog} --help shows all flags")
+        short = message if len(message) < _LONGEST else f"{message[:_LONGEST]}..."
+        note(f"error: {short}; {self.prog} --help shows all flags")
         self.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, SDXLWarning
+from ..errors import ArgumentError, SDXLWarning, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.request import SOURCES, Request
 from .console import note
@@ -51,7 +51,7 @@ def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]
     for name, value in model.items():
         if type(value) is not (list if options[name].repeated else options[name].type):
             raise ArgumentError(
-                f"the parameters in {source} are damaged ({name} is {value!r}); give another PNG of sdxl"
+                f"the parameters in {source} are damaged ({name} is {brief(value)}); give another PNG of sdxl"
             )
     return model
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, SDXLWarning, brief
 from .emphasis import Span, a1111_spans, comfyui_spans, plain_spans
 from .grammars import SYNTAXES
 from .tokenizer import MOST_CHUNKS, NO_WORDS, Token, Tokenizer, Words
@@ -57,6 +58,8 @@ def make_chunks(tokenizer: Tokenizer, text: str, reading: Reading, words: Words 
     """
     parts = _read(tokenizer, text, reading, words)
     if reading.truncates:
+        if any(part.span.breaks for part in parts):
+            warnings.warn("BREAK has no effect where a long prompt is truncated", SDXLWarning, stacklevel=2)
         return [_close(tokenizer, _first(tokenizer, text, parts))]
     fill = _fill_comfyui if reading.syntax == "comfyui" else _fill
     filled = fill(tokenizer, parts)

@@ -138,7 +138,8 @@ def chosen(model: Path, components: str) -> list[Layer]:
 def save_layout(name: str, model: Path, path: Path) -> dict[str, Tensor]:
     """A LoRA of a model in one layout; the changes that it means, float64, by our names of the weights."""
     spell, (up_end, down_end), has_alpha, components = LAYOUTS[name]
-    state, changes = {}, {}
+    state: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for layer in chosen(model, components):
         up, down = pair(layer)
         module = spell(layer)

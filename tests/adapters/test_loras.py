@@ -260,6 +260,7 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
         ([(file, float("nan"))], "the weight of LoRA .* is nan"),
         ([{"file": str(file), "wieght": 1}], "a LoRA has no 'wieght'; its values are file, weight, text_weight, hash"),
         ([{"weight": 1}], "names no file"),
+        ([[file], [file]], "loras has a list for each prompt.*--batch FILE"),
         ([("", 1)], "the file of a LoRA is ''"),
     ):
         with pytest.raises(sdxl.ArgumentError, match=message):

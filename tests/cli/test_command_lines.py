@@ -71,7 +71,7 @@ HELPS: dict[str, tuple[str, str]] = {
     "no quotes": ("generate a red cat", "the prompt is 3 words without quotes; write 'a red cat' in quotes"),
     "no quotes behind --prompt": ("generate --prompt a cat", "'cat' stands beside --prompt; put a prompt of several"),
     "a wrong command": ("inspct x.safetensors", "'inspct' is no command; perhaps inspect is meant"),
-    "a word": ("cat", 'sdxl generate "cat" generates it'),
+    "a word": ("cat", "sdxl generate 'cat' generates it"),
     "both sizes": ("generate cat --size 64x64 --width 64", "--size is given beside --width; give one of them"),
     "a bad size": ("generate cat --size wide", "'wide' is no size such as 1216x832"),
     "a job's flag": ("generate cat --engine ray --workers 3", "--engine requires --batch FILE"),
@@ -245,6 +245,13 @@ def test_flags_that_change_nothing_are_named(tiny_folder: Path, single: Path) ->
     ):
         with pytest.warns(SDXLWarning, match=reason):
             assert run(["generate", "cat", "--model", str(model), *OUT, *flag]) == 0
+
+
+def test_no_message_repeats_all_that_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 50_000
+    for line in ([long], ["generate", f"--{long}"], ["generate", "--width", long], ["generate", "--prompt", "a", long]):
+        assert run(line) == 2
+        assert len(capsys.readouterr().err) < 2000
 
 
 def test_a_long_prompt_in_a_jpeg_costs_no_work(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

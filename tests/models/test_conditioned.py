@@ -53,7 +53,7 @@ def test_a_context_of_zeros_is_skipped_and_changes_nothing(unet: UNet) -> None:
     network = precompute(unet, {"negative": negative, "positive": positive}, [500.0])
     sources = [source for memory in network.memories for source in memory.cross]
     assert {(len(source.values), source.first) for source in sources} == {(2, 2)}, "nothing is kept for the zero rows"
-    both = torch.cat([zeros, positive.context]), torch.cat([positive.vector] * 2)
+    both = torch.cat([zeros, *positive.groups]), torch.cat([positive.vector] * 2)
     whole = unet(torch.cat([x, x]), torch.full((4,), 500.0), *both)
     assert torch.allclose(network(torch.cat([x, x]), 500.0), whole, atol=1e-6)
     assert torch.allclose(network.select(("positive",))(x, 500.0), whole[2:], atol=1e-6)

@@ -242,3 +242,9 @@ def test_truncation_of_a_weighted_prompt_names_what_is_cut_off() -> None:
     with pytest.warns(SDXLWarning, match="cut off: 'the end'"):
         (chunk,) = make_chunks(tokenizer(CLIP_L), "(cat:1.2) " + "dog " * 74 + "the end", Reading("a1111"))
     assert chunk.weights[1:3] == (1.2, 1.0)
+
+
+def test_a_break_that_is_none_is_a_warning() -> None:
+    with pytest.warns(SDXLWarning, match="BREAK has no effect where a long prompt is truncated"):
+        (chunk,) = make_chunks(tokenizer(CLIP_L), "a BREAK b", Reading("a1111"))
+    assert chunk.length == 2

@@ -39,7 +39,7 @@ def test_attached_layers_can_be_selected_and_detached() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Conv2d(4, 2, 1))
     kept = network[2]
     assert list(attach_lora(network, 8, alpha=4, selected=lambda name: name == "2")) == ["2"]
-    assert (len(network[2].down.weight), network[2].alpha) == (
+    assert (len(network[2].down.weight), float(network[2].alpha)) == (
         2,
         1,
     )  # the rank of a weight of two rows, the same factor
