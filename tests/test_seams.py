@@ -19,7 +19,7 @@ from torch import Tensor
 import sdxl
 from sdxl.models import Attention, Conditioning, Memory, Residuals, Source, UNet, precompute
 from sdxl.runtime.int8 import can_quantize
-from sdxl.sampling import SAMPLERS, SCHEDULES, Step, make_denoiser, make_schedule
+from sdxl.sampling import SAMPLERS, SCHEDULES, Point, Step, make_denoiser, make_schedule
 from sdxl.text import with_tokens
 from sdxl.weights import open_checkpoint, save_folder
 
@@ -271,7 +271,7 @@ class ThreeBranches:
     def branches(self, sigma: float) -> tuple[str, ...]:
         return self.names if sigma < 5 else ("zero", "second")
 
-    def combine(self, outputs: Mapping[str, Tensor]) -> Tensor:
+    def combine(self, outputs: Mapping[str, Tensor], point: Point) -> Tensor:
         return sum((n + 1) * output for n, output in enumerate(outputs.values()))  # type: ignore[return-value]
 
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..models.published import BASE, REFINER
+from ..sampling.presets import Family
 from ..weights.keymap import component_rows
+from ..weights.recognise import by_header, by_name
 from .adapter import Adapter, trigger_words
 from .family import WIDTHS, context_widths, stated
 from .keys import BUNDLED
@@ -31,7 +33,8 @@ _LAYOUTS = (
 class AdapterReport:
     """An adapter file: the model `family` it is for, the `layout` of its keys, the `kinds` of its modules, how many
     modules have each rank and alpha, and how many are in each component. `trigger_words` are those of its header,
-    `embeddings` the words of textual inversions in it. `unknown` keys mean nothing, `ignored` ones are harmless.
+    `embeddings` the words of textual inversions in it. `distilled` is the preset that its header or name shows, for a
+    LoRA of a distilled model. `unknown` keys mean nothing, `ignored` ones are harmless.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class AdapterReport:
     modules: dict[str, int]
     trigger_words: list[str]
     embeddings: list[str] = field(default_factory=list)
+    distilled: Family | None = None
     unknown: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -61,9 +65,15 @@ def report_adapter(adapter: Adapter) -> AdapterReport:
         modules=modules,
         trigger_words=trigger_words(adapter.file.metadata),
         embeddings=sorted(words),
+        distilled=distilled(adapter),
         unknown=[*adapter.unknown, *strangers],
         ignored=[*adapter.ignored],
     )
+
+
+def distilled(adapter: Adapter) -> Family | None:
+    """The preset that an adapter's header or name shows."""
+    return by_header(adapter.file.metadata, of_lora=True) or by_name(adapter.path, of_lora=True)
 
 
 def _components(adapter: Adapter) -> tuple[dict[str, int], list[str]]:

@@ -24,6 +24,8 @@ def adapter_lines(report: AdapterReport | EmbeddingReport) -> Iterator[str]:
     yield f"  modules {_counts(report.modules)}"
     if report.ranks:
         yield f"  rank {_counts(report.ranks, ' in ')}; alpha {_counts(report.alphas, ' in ') or 'not stated'}"
+    if report.distilled is not None:
+        yield f"  preset {report.distilled}"
     if report.trigger_words:
         yield f"  trained with {', '.join(report.trigger_words)}"
     if report.embeddings:

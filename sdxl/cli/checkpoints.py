@@ -80,6 +80,8 @@ def _report(report: Report) -> Iterator[str]:
     for label, keys in (("missing", report.missing), ("unexpected", report.unexpected), ("ignored", report.ignored)):
         if keys:
             yield f"  {label} {len(keys)}: {summarize(keys)}"
+    if report.family is not None:
+        yield f"  preset {report.family}"
     yield from (f"  wrong: {sentence}" for sentence in report.wrong)
     yield from (f"  note: {sentence}" for sentence in report.notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if show(f"sdxl {__version__}") else UNPRINTED
     warnings.formatwarning = _format_warning
     warnings.simplefilter("default", SDXLWarning)  # each message once
+    _print_presets()
     try:
         name, rest = _command(given)
         options = COMMANDS[name]().read(rest)
@@ -81,6 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted")
         return 130
+
+
+class _Notes(logging.Handler):
+    """Prints which preset is taken, and why: each line once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record to stderr."""
+        if (line := record.getMessage()) not in self._printed:
+            self._printed.add(line)
+            note(line)
+
+
+def _print_presets() -> None:
+    log = logging.getLogger("sdxl.preset")
+    log.setLevel(logging.INFO)
+    log.handlers, log.propagate = [_Notes()], False
 
 
 def _run(options: argparse.Namespace) -> int:

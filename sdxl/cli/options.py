@@ -42,8 +42,8 @@ _GROUPS = {
     ),
     "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
     "sampling": (
-        *("sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
-        *("guidance_rescale", "guidance_interval", "latents"),
+        *("preset", "sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
+        *("guidance_rescale", "guidance_interval", "guider", "latents"),
     ),
     "text and size conditioning": ("prompt_2", "negative_prompt_2", "clip_skip", "_size", "_top_left"),
     "refiner": ("refiner", "refine_at", "aesthetic_score", "negative_aesthetic_score"),
@@ -188,11 +188,10 @@ def given_request(options: argparse.Namespace) -> dict[str, Any]:
     given = {each.name: getattr(options, each.name) for each in fields(Request) if hasattr(options, each.name)}
     given |= _prompt(options) | _size(options) | _seed(options)
     for each in fields(Request):
+        several = given.get(each.name) if each.metadata["option"].repeated else None
         if each.metadata["option"].type is dict and each.name in given:
             given[each.name] = dict(given[each.name])
-            continue
-        several = given.get(each.name) if each.metadata["option"].repeated else None
-        if isinstance(several, list) and len(several) == 1:
+        elif isinstance(several, list) and len(several) == 1:
             given[each.name] = several[0]
     return given
 

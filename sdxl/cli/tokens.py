@@ -43,7 +43,7 @@ def _show(options: argparse.Namespace) -> int:
     request = Request(options.prompt, prompt_syntax=syntax, long_prompt=options.long_prompt, steps=options.steps)
     warn_of_syntax(request)
     tokenizers, counts = _open(options)
-    own = variants(options.prompt, syntax, request.steps)
+    own = variants(options.prompt, syntax, options.steps)
     lines = [
         f"LoRA {lora.file}, weight {lora.weight:g}, of the text encoders {lora.strength('text_encoder'):g}"
         for lora in tagged_loras(request)
@@ -51,7 +51,7 @@ def _show(options: argparse.Namespace) -> int:
     for each in own:
         if len(own) > 1:
             lines.append(
-                f"part {each.part}, weight {each.weight:g}, up to step {each.last} of {request.steps}: {each.text}"
+                f"part {each.part}, weight {each.weight:g}, up to step {each.last} of {options.steps}: {each.text}"
             )
         lines += _lines(tokenize(tokenizers, each.text, reading_of(request), counts))
     return 0 if show(*lines) else UNPRINTED

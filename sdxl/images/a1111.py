@@ -28,7 +28,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "Steps": request["steps"],
         "Sampler": _a1111_name(SAMPLERS, request["sampler"]),
         "Schedule type": _a1111_name(SCHEDULES, request["schedule"]),
-        "CFG scale": request["guidance_scale"],
+        "CFG scale": _first(request["guidance_scale"]),
         "Seed": request["seed"],
         "Size": f"{size[0]}x{size[1]}",
         **_model_hash(parameters["model"].get("sha256")),
@@ -53,6 +53,11 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts["Version"] = parameters["version"]
     lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _first(scale: Any) -> Any:
+    """The guidance scale; of one for each step the first."""
+    return scale[0] if isinstance(scale, (list, tuple)) else scale
 
 
 def _emphasis(request: Mapping[str, Any]) -> str | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor
 
-from .layers import Source
+from .layers import Attention, Source
 from .unet import Memory, UNet
 
 
@@ -40,7 +40,8 @@ class Conditioning:
 class ConditionedUNet:
     """A UNet with the embeddings of its timesteps and the memories of its blocks.
 
-    A batch holds B rows for each of its `branches`, one branch after the other: (len(branches) * B, ...).
+    A batch holds B rows for each of its `branches`, one branch after the other: (len(branches) * B, ...). `scales` are
+    the guidance scales that are embedded with the timesteps, where the UNet takes them.
     """
 
     unet: UNet
@@ -48,6 +49,7 @@ class ConditionedUNet:
     vector: Tensor  # of all rows, as in `Conditioning`
     embs: Mapping[float, Tensor]  # of each timestep, (rows, emb_dim)
     memories: Sequence[Memory]
+    scales: Mapping[float, float] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The raw output of the UNet (rows, out_channels, H, W) for scaled latents x at timestep t."""
@@ -58,7 +60,10 @@ class ConditionedUNet:
         if t in self.embs:
             return self.embs[t]
         times = torch.full((len(self.vector),), t, dtype=torch.float32, device=self.vector.device)
-        return self.unet.embed(times, self.vector)
+        if not self.scales:
+            return self.unet.embed(times, self.vector)
+        begun = min((each for each in self.scales if each >= t), default=max(self.scales))  # the step of this time
+        return self.unet.embed(times, self.vector, torch.full_like(times, self.scales[begun]))
 
     def select(self, branches: tuple[str, ...]) -> ConditionedUNet:
         """The same for some of its branches, in their order here."""
@@ -76,8 +81,14 @@ class ConditionedUNet:
         )
 
 
-def precompute(unet: UNet, conditionings: Mapping[str, Conditioning], timesteps: Sequence[float]) -> ConditionedUNet:
-    """Condition a UNet for the branches of its batch, by name and in order, on the timesteps of all steps.
+def precompute(
+    unet: UNet,
+    conditionings: Mapping[str, Conditioning],
+    timesteps: Sequence[float],
+    scales: Sequence[float] = (),
+) -> ConditionedUNet:
+    """Condition a UNet for the branches of its batch, by name and in order, on the timesteps of all steps, and on the
+    guidance scale of each where it takes that.
 
     Branches whose context is zero come first.
     """
@@ -87,11 +98,53 @@ def precompute(unet: UNet, conditionings: Mapping[str, Conditioning], timesteps:
     vector = torch.cat([part.vector for part in parts])
     groups = _joined([group for part in with_text for group in part.groups])
     times = torch.tensor(timesteps, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
-    embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1)), len(vector))
+    scale = torch.tensor(scales, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
+    embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1), scale if len(scales) else None), len(vector))
     starts = list(accumulate(map(len, groups), initial=len(vector) - sum(map(len, groups))))
     each = [unet.context_kv(group, first=start) for group, start in zip(groups, starts, strict=False)]
     memories = [Memory(tuple(source for memory in same for source in memory.cross)) for same in zip(*each, strict=True)]
-    return ConditionedUNet(unet, tuple(conditionings), vector, dict(zip(timesteps, embs, strict=True)), memories)
+    return ConditionedUNet(
+        unet,
+        tuple(conditionings),
+        vector,
+        dict(zip(timesteps, embs, strict=True)),
+        memories,
+        dict(zip(timesteps, scales, strict=True)) if scales else {},
+    )
+
+
+@dataclass(frozen=True)
+class IdentityMap:
+    """Self-attention in which each token of the last rows of a batch sees itself alone (PAG, arXiv 2403.17377): all
+    rows but those of the first `plain` of `total` branches.
+    """
+
+    plain: int
+    total: int
+
+    def __call__(self, attention: Attention, x: Tensor) -> list[Source]:
+        """The sources of the layer for its input x (B, L, C)."""
+        first = len(x) * self.plain // self.total
+        own = Source(None, attention.source(x[first:]).values, first)
+        return [attention.source(x[:first]), own] if first else [own]
+
+
+def perturb(
+    conditioned: ConditionedUNet, is_perturbed: Callable[[str], bool], takes: Callable[[str], bool]
+) -> ConditionedUNet:
+    """The same with identity maps for the branches that are perturbed, which are the last ones, in those transformer
+    blocks that are taken by name.
+    """
+    plain = sum(not is_perturbed(branch) for branch in conditioned.branches)
+    total = len(conditioned.branches)
+    if plain == total:
+        return conditioned
+    names = conditioned.unet.config.block_names()
+    own = IdentityMap(plain, total)
+    pairs = zip(names, conditioned.memories, strict=True)
+    return replace(
+        conditioned, memories=[replace(memory, own=own) if takes(name) else memory for name, memory in pairs]
+    )
 
 
 def _joined(groups: Sequence[Tensor]) -> list[Tensor]:

@@ -62,7 +62,8 @@ class VAEConfig:
     """The autoencoder (SDXL paper, section 2.4). One level fewer than `channels` halves the image.
 
     `latent_rgb` are the colours of the latents, for previews: the RGB in -1..1 is that linear function of a latent's
-    channels, a row for each channel and a last one for the constant.
+    channels, a row for each channel and a last one for the constant. The UNet's latents are (z - mean) / std *
+    scaling_factor, where `latents_mean` and `latents_std` are one number for each channel; without them 0 and 1.
     """
 
     image_channels: int = 3
@@ -72,6 +73,8 @@ class VAEConfig:
     norm_groups: int = 32
     scaling_factor: float = 0.13025
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.image_channels != 3:
@@ -81,6 +84,13 @@ class VAEConfig:
         bound("channels and norm groups of the VAE", (*self.channels, self.norm_groups), MOST_WIDTH)
         bound("latent channels of the VAE", [self.latent_channels], MOST_WIDTH)
         bound("the VAE's scaling_factor", [self.scaling_factor], 1e6, least=1e-6)
+        for name, numbers, least in (("mean", self.latents_mean, -1e6), ("std", self.latents_std, 1e-6)):
+            if numbers is not None and len(numbers) != self.latent_channels:
+                raise ConfigError(
+                    f"the VAE's latents_{name} has {len(numbers)} numbers; expected {self.latent_channels}, one for "
+                    "each channel. Try to download its config again"
+                )
+            bound(f"the VAE's latents_{name}", numbers or (), 1e6, least=least)
         if self.latent_rgb is not None:
             if [len(row) for row in self.latent_rgb] != [3] * (self.latent_channels + 1):
                 raise ConfigError(
@@ -101,9 +111,9 @@ class VAEConfig:
     @property
     def preview(self) -> tuple[tuple[float, float, float], ...] | None:
         """`latent_rgb`, for SDXL's own VAE the published one; None where it is not known."""
-        own = self.latent_channels, self.channels, self.scaling_factor
+        own = self.latent_channels, self.channels, self.scaling_factor, self.latents_mean, self.latents_std
         sdxl = VAEConfig()
-        is_sdxl = own == (sdxl.latent_channels, sdxl.channels, sdxl.scaling_factor)
+        is_sdxl = own == (sdxl.latent_channels, sdxl.channels, sdxl.scaling_factor, None, None)
         return self.latent_rgb or (_SDXL_LATENT_RGB if is_sdxl else None)
 
 

@@ -23,6 +23,18 @@ def sinusoidal(values: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def sinusoidal_scale(scale: Tensor, dim: int) -> Tensor:
+    """Embed guidance scales as LCM does: (N,) -> (N, dim), float32. Sines come first, and the last frequency is
+    1 / 10000: 10000^(-i / (dim/2 - 1)).
+    """
+    half = dim // 2
+    frequencies = torch.exp(
+        torch.arange(half, device=scale.device, dtype=torch.float32) * (-math.log(10000) / (half - 1))
+    )
+    angles = 1000 * (scale.float()[:, None] - 1) * frequencies
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, dim % 2))
+
+
 class Linear(nn.Linear):
     """A linear layer that is not initialised on the meta device."""
 

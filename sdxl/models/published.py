@@ -21,6 +21,14 @@ REFINER_UNET = UNetConfig(
     vector_dim=2560,
 )
 INPAINTING_UNET = replace(BASE_UNET, in_channels=9)
+SSD_1B_UNET = replace(
+    BASE_UNET, down=((None, None), (2, 2), (4, 4)), mid=-1, up=((4, 4, 10), (2, 1, 1), (None, None, None))
+)
+VEGA_UNET = replace(
+    BASE_UNET, down=((None, None), (1, 1), (2, 2)), mid=-1, up=((2, 2, 2), (1, 1, 1), (None, None, None))
+)
+KOALA_700M_UNET = replace(BASE_UNET, down=((None,), (2,), (5,)), mid=None, up=((5, 5), (2, 2), (None, None)))
+KOALA_1B_UNET = replace(BASE_UNET, down=((None,), (2,), (6,)), mid=6, up=((6, 6), (2, 2), (None, None)))
 
 BASE = ModelConfig(BASE_UNET, VAE, CLIP_L, CLIP_G)
 REFINER = ModelConfig(REFINER_UNET, VAE, None, CLIP_G)

@@ -9,10 +9,32 @@ from dataclasses import dataclass, field, replace
 from ..errors import ConfigError
 from .bounds import MOST_STEPS, bound
 
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "edm")
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Noise levels of Karras et al. 2022 (arXiv 2206.00364, table 1): any sigma from `sigma_min` to `sigma_max`, whose
+    timestep is ln(sigma) / 4. `sigma_data` is the standard deviation of the latents that the network expects. The
+    defaults are Playground v2.5's.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        bound("sigma_max", [self.sigma_max], 1e6, least=1e-6)
+        bound("sigma_min", [self.sigma_min], self.sigma_max, least=1e-6)
+        bound("sigma_data", [self.sigma_data], 1e3, least=1e-3)
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """The noise schedule a model was trained with, and the sampler and schedule that its publisher recommends.
+
+    `prediction` is one of `PREDICTIONS`: the noise, v, the clean sample, or EDM's F. With `edm` the noise levels are
+    EDM's, else those of `train_steps` betas.
 
     `schedule_is_stated` is false where no file recommends a schedule. `sampler_note` and `schedule_note` are sentences
     about a recommendation that is not supported, so that another one is the default.
@@ -28,13 +50,18 @@ class ScheduleConfig:
     steps_offset: int = 1
     zero_terminal_snr: bool = False
     final_alpha_one: bool = False
+    edm: EDM | None = None
     schedule_is_stated: bool = field(default=True, compare=False)
     sampler_note: str = field(default="", compare=False)
     schedule_note: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise ConfigError(f"prediction_type is {self.prediction!r}; supported: epsilon, v_prediction")
+        if self.prediction not in PREDICTIONS:
+            raise ConfigError(f"prediction_type is {self.prediction!r}; supported: {', '.join(PREDICTIONS)}")
+        if self.prediction == "edm" and self.edm is None:
+            raise ConfigError(
+                "prediction_type is 'edm' and no noise levels of EDM are stated; give its scheduler config"
+            )
         if self.beta_schedule not in ("scaled_linear", "linear"):
             raise ConfigError(f"beta_schedule is {self.beta_schedule!r}; supported: scaled_linear, linear")
         bound("num_train_timesteps", [self.train_steps], MOST_STEPS)
@@ -51,6 +78,11 @@ class ScheduleConfig:
     def notes(self) -> tuple[str, ...]:
         """The sentences about recommendations that are not supported."""
         return tuple(filter(None, (self.sampler_note, self.schedule_note)))
+
+    @property
+    def sigma_data(self) -> float:
+        """The standard deviation of the latents that the network's input is scaled by."""
+        return 1.0 if self.edm is None else self.edm.sigma_data
 
     def of_network(self, prediction: str, zero_terminal_snr: bool) -> ScheduleConfig:
         """The same for a network with another prediction type or terminal SNR. A schedule that no file states follows:

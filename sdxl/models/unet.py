@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Attention, Conv2d, Linear, ResBlock, Source, Upsample, sinusoidal
+from .layers import Attention, Conv2d, Linear, ResBlock, Source, Upsample, sinusoidal, sinusoidal_scale
 from .unet_config import Block, UNetConfig
 
 
@@ -206,19 +206,27 @@ class Contracting(nn.Module):
         channels, last = config.channels, len(config.channels) - 1
         self.time_embed = Embed(channels[0], config.emb_dim)
         self.vector_embed = Embed(config.vector_dim, config.emb_dim)
+        self.guidance_embed: Linear | None = None
+        if config.guidance_dim is not None:
+            self.guidance_embed = Linear(config.guidance_dim, channels[0], bias=False)
         self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList(DownLevel(b, config, i == last) for i, b in enumerate(config.down_blocks()))
         self.mid: Level | None = None
         if config.mid is not None:
-            self.mid = Level([Block(channels[-1], channels[-1], config.mid, config.heads[-1])], config)
-            extra = ResBlock(channels[-1], channels[-1], config.norm_groups, config.norm_eps, config.emb_dim)
-            self.mid.res.append(extra)
+            depth = None if config.mid == -1 else config.mid
+            self.mid = Level([Block(channels[-1], channels[-1], depth, config.heads[-1])], config)
+            if depth is not None:
+                extra = ResBlock(channels[-1], channels[-1], config.norm_groups, config.norm_eps, config.emb_dim)
+                self.mid.res.append(extra)
 
-    def embed(self, t: Tensor, vector: Tensor) -> Tensor:
+    def embed(self, t: Tensor, vector: Tensor, scale: Tensor | None = None) -> Tensor:
         """The embedding that every residual block adds, with its SiLU: timesteps (B,) and vector (B, vector_dim) to
-        (B, emb_dim).
+        (B, emb_dim). A UNet with a `guidance_dim` takes the guidance scales (B,) too (LCM; Luo et al. 2023, arXiv
+        2310.04378, section 4.2).
         """
         time = sinusoidal(t, self.config.channels[0]).to(vector.dtype)
+        if self.guidance_embed is not None and scale is not None:
+            time = time + self.guidance_embed(sinusoidal_scale(scale, self.config.guidance_dim or 0).to(vector.dtype))
         return F.silu(self.time_embed(time) + self.vector_embed(vector))
 
     def levels(self) -> list[Level]:
@@ -245,7 +253,8 @@ class Contracting(nn.Module):
             x = level(x, emb, memories, skips, residuals.path)
         if self.mid is not None:
             x = self.mid.attn[0](self.mid.res[0](x, emb), memories)
-            x = self.mid.res[1](x, emb)
+            for res in self.mid.res[1:]:
+                x = res(x, emb)
         if residuals.skips:
             skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
         return _added(x, residuals.mid), skips
@@ -265,13 +274,13 @@ class UNet(Contracting):
         """The levels of both halves in the order in which they run."""
         return [*super().levels(), *cast("list[Level]", list(self.up))]
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor, scale: Tensor | None = None) -> Tensor:
         """Predict the noise (or v) in x.
 
         x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed;
-        context (B, L, context_dim); vector (B, vector_dim). Returns (B, out_channels, H, W).
+        context (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. Returns (B, out_channels, H, W).
         """
-        return self.predict(x, self.embed(t, vector), self.context_kv(context))
+        return self.predict(x, self.embed(t, vector, scale), self.context_kv(context))
 
     def predict(
         self, x: Tensor, emb: Tensor, memories: Sequence[Memory], residuals: Residuals = NO_RESIDUALS

@@ -26,8 +26,9 @@ class UNetConfig:
     """The UNet (SDXL paper, section 2.1 and table 1). The defaults are the base model's.
 
     `down[level][block]` and `up[level][block]` are transformer depths, None where there is no transformer; `up` starts
-    at the lowest resolution. `mid` is the depth of the middle block, None means that there is no middle block.
-    `heads` counts attention heads per level, `sample_size` is the native (height, width) in latents.
+    at the lowest resolution. `mid` is the depth of the middle block, -1 means that it is one residual block alone, None
+    that there is no middle block. `heads` counts attention heads per level, `sample_size` is the native (height, width)
+    in latents. `guidance_dim` is the width of the embedded guidance scale, for a UNet that takes it as an input (LCM).
     """
 
     in_channels: int = 4
@@ -43,6 +44,7 @@ class UNetConfig:
     norm_groups: int = 32
     norm_eps: float = 1e-5
     sample_size: tuple[int, int] = (128, 128)
+    guidance_dim: int | None = None
 
     def __post_init__(self) -> None:
         levels = len(self.channels)
@@ -55,8 +57,11 @@ class UNetConfig:
             raise ConfigError(
                 "each up level of the UNet needs one block more than its down level; download its config again"
             )
-        depths = [depth or 0 for level in (*self.down, *self.up, (self.mid,)) for depth in level]
+        middle = 0 if self.mid == -1 else self.mid
+        depths = [depth or 0 for level in (*self.down, *self.up, (middle,)) for depth in level]
         widths = (self.in_channels, self.out_channels, self.context_dim, self.vector_dim, self.size_dim)
+        if self.guidance_dim is not None:
+            bound("the width of the embedded guidance scale", [self.guidance_dim], MOST_WIDTH, least=4)
         bound("transformer layers of the UNet", [sum(depths), min(depths)], MOST_DEPTH, least=0)
         bound("channels and widths of the UNet", (*self.channels, *widths), MOST_WIDTH)
         bound("the UNet's norm_eps", [self.norm_eps], 1, least=0)
@@ -75,6 +80,17 @@ class UNetConfig:
     def emb_dim(self) -> int:
         """Width of the embedding of time and vector conditioning."""
         return 4 * self.channels[0]
+
+    def block_names(self) -> list[str]:
+        """The names of all transformer blocks, in the order in which they run."""
+        levels = [*((f"down.{n}", level) for n, level in enumerate(self.down)), ("mid", (self.mid,))]
+        levels += [(f"up.{n}", level) for n, level in enumerate(self.up)]
+        return [
+            f"{level}.attn.{n}.blocks.{k}"
+            for level, depths in levels
+            for n, depth in enumerate(depths)
+            for k in range(depth or 0)
+        ]
 
     def down_blocks(self) -> list[list[Block]]:
         """The blocks of the contracting path, level by level."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -167,8 +167,27 @@ class VAE(nn.Module):
         mean, logvar = self.posterior(h)
         if noise is not None:
             mean = mean + torch.exp(logvar / 2) * noise
-        return mean * self.config.scaling_factor
+        return self.scale(mean)
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (B, 4, h, w) to images (B, 3, 8h, 8w), about -1..1, not clamped."""
-        return self.decoder(self.post_quant_conv(z / self.config.scaling_factor))
+        return self.decoder(self.post_quant_conv(self.unscale(z)))
+
+    def scale(self, z: Tensor) -> Tensor:
+        """Latents of the VAE (B, 4, h, w) as those of the UNet."""
+        if self.config.latents_mean is not None:
+            z = z - _per_channel(self.config.latents_mean, z)
+        if self.config.latents_std is not None:
+            z = z / _per_channel(self.config.latents_std, z)
+        return z * self.config.scaling_factor
+
+    def unscale(self, z: Tensor) -> Tensor:
+        """The inverse of `scale`."""
+        z = z / self.config.scaling_factor
+        if self.config.latents_std is not None:
+            z = z * _per_channel(self.config.latents_std, z)
+        return z if self.config.latents_mean is None else z + _per_channel(self.config.latents_mean, z)
+
+
+def _per_channel(numbers: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None, None]

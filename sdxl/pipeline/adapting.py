@@ -17,8 +17,9 @@ from ..adapters.inversion import Inversion, read_bundled, read_inversion
 from ..adapters.lookup import adapter_files, find_by_hash, find_file, find_named
 from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
-from ..adapters.report import AdapterReport, report_adapter
+from ..adapters.report import AdapterReport, distilled, report_adapter
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..sampling.presets import Family
 from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
@@ -117,6 +118,11 @@ class Adapters:
 
     def _match(self, lora: LoRA) -> Match:
         return self._matches[str(lora.hash)][1]
+
+    def families(self, loras: Sequence[LoRA]) -> list[Family]:
+        """The presets that the files of resolved LoRAs show, of those that act."""
+        found = (distilled(self._match(lora).adapter) for lora in loras if lora.weight)
+        return [family for family in found if family is not None]
 
     def report(self, lora: LoRA) -> ActiveLoRA:
         """What a resolved LoRA changes."""

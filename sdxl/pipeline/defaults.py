@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # the values of each number that the next one has changed, and the last version that had the number
-_CHANGED: tuple[Mapping[str, Any], ...] = ({"long_prompt": "truncate"},)
+_CHANGED: tuple[Mapping[str, Any], ...] = ({"long_prompt": "truncate", "preset": "none"},)
 _LAST: tuple[tuple[int, ...], ...] = ((0, 1, 0),)
 
 NUMBER = len(_CHANGED)  # of the present defaults

@@ -15,7 +15,7 @@ from ..models.conditioned import Conditioning
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
 from ..runtime.placement import Placement
-from ..sampling.guidance import POSITIVE
+from ..sampling.guidance import POSITIVE, unperturbed
 from ..text.encode import Sizes, TextCache, TextStage, embed_sizes, encode_prompts
 from ..weights.info import ModelInfo
 from .encoding import Encoding
@@ -59,8 +59,8 @@ class Expert:
         for branch in branches:
             is_negative = branch in plan.branches.negatives
             sizes = plan.negative_sizes if is_negative else plan.sizes
-            if branch in texts:
-                own = positive if branch == POSITIVE else self._encode(texts[branch], plan)
+            if (name := unperturbed(branch)) in texts:
+                own = positive if name == POSITIVE else self._encode(texts[name], plan)
                 encodings[branch] = self._with_sizes(*own, sizes, False)
             elif self.info.zero_negative:
                 zeros = [torch.zeros_like(context) for context in positive[0]], torch.zeros_like(positive[1])

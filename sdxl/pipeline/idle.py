@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..errors import SDXLWarning
-from ..sampling.samplers import SAMPLERS
+from ..sampling.guiders import APG, PAG
 from .request import Request
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ _STEPS = (
     *_NEGATIVE,
     *_SIZES,
     "guidance_interval",
+    "guider",
     "prompt_2",
+    "emphasis",
     "clip_skip",
     "eta",
     "latents",
     "aesthetic_score",
-    "emphasis",
 )
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
@@ -44,12 +45,16 @@ def warn_of_idle(plan: Plan, given: Request, kinds: tuple[str, ...]) -> None:
     that are loaded.
     """
     for names, reason in _reasons(plan, kinds):
-        if idle := [name for name in names if getattr(given, name) not in (_DEFAULTS[name], "")]:
+        if idle := [name for name in names if _says_something(getattr(given, name), _DEFAULTS[name])]:
             _warn(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {reason}")
     used = [number for number, _ in plan.stages()]
     if len(kinds) > len(used) > 0:
         idle_model = "model" if used[0] else "refiner"
         _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
+
+
+def _says_something(value: object, default: object) -> bool:
+    return value not in (default, "") and not (isinstance(value, (int, float)) and value == 0)
 
 
 def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -58,13 +63,16 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     if not running:
         yield _STEPS, "strength is 0, so no step runs; raise strength"
         return
-    is_pair = SAMPLERS[str(request.sampler)].with_pair  # which needs both predictions at every scale
-    if not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
-        if request.guidance_scale <= 1 and not is_pair:
-            why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
-            yield (*_NEGATIVE, "guidance_interval"), why
-        else:
-            yield (*_NEGATIVE, "guidance_scale"), "no sigma of the steps lies in guidance_interval; enlarge it"
+    perturbs = isinstance(request.guider, PAG) and request.guider.scale > 0
+    acting = ("guidance_rescale", "guidance_interval") if perturbs else ()  # on PAG too
+    if plan.embedded_scales:
+        why = "the UNet takes the guidance scale as an input, without a negative prompt"
+        yield _without(acting, (*_NEGATIVE, "guidance_interval", *_apg(request))), why
+    elif plan.branches.negatives.isdisjoint(plan.guider.names):
+        why = f"guidance_scale {request.guidance_scale} turns guidance off; give more than 1"
+        yield _without(acting, (*_NEGATIVE, "guidance_interval", *_apg(request))), why
+    elif not any(plan.branches.negatives.intersection(plan.guider.branches(sigma)) for sigma in plan.sigmas[:-1]):
+        yield (*_NEGATIVE, "guidance_scale", "guider"), "no sigma of the steps lies in guidance_interval; enlarge it"
     if "refiner" not in running:
         why = "no step is left for the refiner" if "refiner" in kinds else "no refiner is loaded"
         yield _SCORES, f"{why}, and it alone is conditioned on that"
@@ -75,6 +83,15 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         yield ("emphasis",), "prompt_syntax plain has no weights; give another syntax"
     if plan.sources.image_latents is not None:
         yield ("feather",), "the image is latents, into which nothing is pasted; give an image"
+
+
+def _apg(request: Request) -> tuple[str, ...]:
+    """The guider, if it needs a negative branch."""
+    return ("guider",) if isinstance(request.guider, APG) else ()
+
+
+def _without(some: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in some)
 
 
 def _warn(text: str) -> None:

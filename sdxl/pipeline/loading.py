@@ -295,5 +295,7 @@ def _check_refiner(name: AnyPath, refiner: ModelInfo, base: ModelInfo) -> None:
         raise ArgumentError(f"{name} is SDXL {refiner.config.kind}, not a refiner; give it as the model instead")
     if base.config.kind == "refiner":
         raise ArgumentError("the model is a refiner itself; give a base model, and the refiner as refiner=")
+    if base.schedule.edm is not None or refiner.schedule.edm is not None:
+        raise ArgumentError(f"{name} is given with a model of EDM's noise levels, which no refiner has; leave it out")
     if refiner.config.vae.latent_channels != base.config.vae.latent_channels:
         raise ArgumentError(f"{name} works on other latents than the model; it is not its refiner, give another")

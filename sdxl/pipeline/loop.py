@@ -10,8 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..models.conditioned import precompute
+from ..models.conditioned import perturb, precompute
 from ..sampling.denoiser import Network, make_denoiser
+from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Step
 from ..sampling.sampler import Noise as StepNoise
@@ -77,18 +78,26 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         for tensor in (*each.groups, each.vector):
             check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
     unet = expert.unet()
-    conditioned = precompute(unet, conditionings, plan.schedule.timesteps)
+    scales = plan.embedded_scales if unet.guidance_embed is not None else ()
+    conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
     inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
 
     @cache
     def network(branches: tuple[str, ...]) -> Network:
-        selected = conditioned.select(branches)
+        selected = perturb(conditioned.select(branches), is_perturbed, plan.perturbs)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
 
-    prediction = expert.info.schedule.prediction
-    arithmetic, negatives = expert.placement.arithmetic, plan.branches.negatives
-    denoise = make_denoiser(network, plan.schedule, prediction, plan.guider, arithmetic, negatives)
+    config = plan.noise if number == 0 else expert.info.schedule
+    denoise = make_denoiser(
+        network,
+        plan.schedule,
+        config.prediction,
+        plan.guider,
+        expert.placement.arithmetic,
+        plan.branches.negatives,
+        config.sigma_data,
+    )
     return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
 
 

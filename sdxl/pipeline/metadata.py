@@ -10,6 +10,7 @@ import torch
 
 from ..adapters.lora import read_loras
 from ..runtime.placement import Placement
+from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
 from .plan import Plan
 from .request import SOURCES, TEXTS, Request
@@ -21,6 +22,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     """
     request, count = plan.request, len(plan.seeds)
     common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in SOURCES}
+    common["guider"] = None if request.guider is None else record_guider(read_guider(request.guider))
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}

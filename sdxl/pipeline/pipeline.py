@@ -385,7 +385,9 @@ class Pipeline(DiffusersNames):
         loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
         if named := missing_loras(replace(request, loras=loras)):
             loras = (*loras, *self._open_adapters().resolve_named(named))
-        plan = make_plan(replace(request, loras=loras or None), *(expert.info for expert in self.experts))
+        families = [] if self._adapters is None else self._adapters.families(loras)
+        info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
+        plan = make_plan(replace(request, loras=loras or None), info, refiner, families)
         if self._adapters is None:
             return plan
         reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]

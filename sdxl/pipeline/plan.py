@@ -10,7 +10,7 @@ import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -21,7 +21,9 @@ from ..images.image import MOST_PIXELS
 from ..images.pixels import to_tensor
 from ..models.config import ModelConfig
 from ..models.schedule_config import ScheduleConfig
-from ..sampling.guidance import Guidance, Guider
+from ..sampling.guidance import Guidance, Guider, Scales
+from ..sampling.guiders import PAG, NamedGuider
+from ..sampling.presets import Family
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule, make_schedule, schedule_of_sigmas, schedule_of_timesteps
 from ..sampling.schedules import SCHEDULES
@@ -30,6 +32,7 @@ from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
 from .idle import warn_of_idle
+from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
@@ -58,6 +61,8 @@ class Plan:
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
     branches: Branches
+    noise: ScheduleConfig  # of the first expert
+    embedded_scales: tuple[float, ...] = ()  # of each step, for a UNet that takes the guidance scale as an input
     settings: Mapping[str, Value] = field(default_factory=dict)  # of the sampler: all of its options
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
@@ -66,6 +71,10 @@ class Plan:
     def guider(self) -> Guider:
         """What combines the outputs of its branches."""
         return self.branches.guider
+
+    def perturbs(self, block: str) -> bool:
+        """Whether PAG perturbs the transformer block of that name."""
+        return isinstance(self.request.guider, PAG) and self.request.guider.takes(block)
 
     @property
     def steps(self) -> int:
@@ -94,15 +103,21 @@ class Plan:
         return self.request.repaints and self.request.strength == 1
 
 
-def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = None) -> Plan:
-    """Fit a request to a model, and to the refiner that is loaded beside it. Raises `ArgumentError`."""
+def make_plan(
+    request: Request, info: ModelInfo, refiner: ModelInfo | None = None, families: Sequence[Family] = ()
+) -> Plan:
+    """Fit a request to a model, and to the refiner that is loaded beside it. `families` are those that its LoRAs'
+    files show, before the model's own. Raises `ArgumentError`.
+    """
+    given, request = request, with_preset(request, info, families)
+    noise = noise_of(request, info)
     _check_task(request, info.config, refiner)
     sources, count = read_sources(request), request.count
     _check_images(request, sources, info.config)
     strength = request.strength
     if request.image is not None and strength is None and request.levels is None:
         strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
-    total = request.steps if request.levels is None else len(request.levels) - (request.sigmas is not None)
+    total = cast(int, request.steps)
     steps = _steps_left(total, strength)
     canvases = _canvases(request, sources, info.config, steps)
     size, factor = _size(request, sources, info.config, canvases), info.config.vae.factor
@@ -114,9 +129,9 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
     sampler = request.sampler or info.schedule.sampler
     eta = _eta(request, sampler)
     schedule_name = CUSTOM if request.levels is not None else request.schedule or info.schedule.schedule
-    given = request.sampler_options or {}
-    check_options(given, sampler, schedule_name, eta)
-    schedule = _schedule(request, info.schedule, schedule_name, total, sampler)
+    options = request.sampler_options or {}
+    check_options(options, sampler, schedule_name, eta)
+    schedule = _schedule(request, noise, schedule_name, total, sampler)
     _warn_of_idle_masks(info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
     warn_of_syntax(request)
@@ -137,13 +152,12 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         refine_at=refine_at,
     )
     conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
-    guidance = Guidance(
-        request.guidance_scale,
-        request.guidance_rescale,
-        request.guidance_interval or (0.0, math.inf),
-        always=SAMPLERS[sampler].with_pair,
-    )
-    settings = {name: given.get(name, value) for name, value in SAMPLERS[sampler].options.items()}
+    sigmas = schedule.sigmas[total - steps :]
+    scales = _scales(request, total)
+    is_embedded = info.config.unet.guidance_dim is not None
+    _check_guider(request, [each.config for each in (info, refiner) if each])
+    guidance = _guidance(request, scales[total - steps :], sigmas, is_embedded)
+    settings = {name: options.get(name, value) for name, value in SAMPLERS[sampler].options.items()}
     plan = Plan(
         request=resolved,
         sources=sources,
@@ -156,11 +170,55 @@ def make_plan(request: Request, info: ModelInfo, refiner: ModelInfo | None = Non
         schedule=schedule,
         first=total - steps,
         handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
-        branches=make_branches(resolved, guidance, schedule.sigmas[total - steps :]),
+        branches=make_branches(resolved, replace(guidance, always=SAMPLERS[sampler].with_pair), sigmas),
+        noise=noise,
+        embedded_scales=scales if is_embedded else (),
         settings=settings | ({"eta": eta} if "eta" in settings else {}),
     )
-    warn_of_idle(plan, request, tuple(each.config.kind for each in (info, refiner) if each))
+    warn_of_idle(plan, given, tuple(each.config.kind for each in (info, refiner) if each))
     return plan
+
+
+def _scales(request: Request, steps: int) -> tuple[float, ...]:
+    """The guidance scale of each step of the whole schedule."""
+    scale = request.guidance_scale
+    if not isinstance(scale, Sequence):
+        return (scale or 0.0,) * steps
+    if len(scale) != steps:
+        raise ArgumentError(
+            f"guidance_scale has {len(scale)} numbers for {steps} steps; expected one number, or one for each step"
+        )
+    return tuple(scale)
+
+
+def _guidance(request: Request, scales: tuple[float, ...], sigmas: tuple[float, ...], is_embedded: bool) -> Guidance:
+    """The guidance of the steps that run, whose scales and sigmas these are; of a UNet that takes the scale as an input
+    there is none outside of it.
+    """
+    scale: float | Scales = request.guidance_scale if isinstance(request.guidance_scale, float | int) else 1.0
+    if isinstance(request.guidance_scale, Sequence) and scales:
+        scale = Scales(scales, sigmas[:-1])
+    return Guidance(
+        1.0 if is_embedded else scale,
+        request.guidance_rescale or 0.0,
+        request.guidance_interval or (0.0, math.inf),
+        cast("NamedGuider | None", request.guider),
+    )
+
+
+def _check_guider(request: Request, configs: Sequence[ModelConfig]) -> None:
+    """PAG's layers must be parts of the UNets."""
+    if not isinstance(request.guider, PAG):
+        return
+    for config in configs:
+        names = config.unet.block_names()
+        for layer in request.guider.layers:
+            if not any(PAG(layers=(layer,)).takes(name) for name in names):
+                parts = sorted({name.split(".attn")[0] for name in names})
+                raise ArgumentError(
+                    f"layers of pag has {brief(layer)}, and the UNet of the {config.kind} model has no self-attention "
+                    f"there; expected parts of {', '.join(parts)}"
+                )
 
 
 def _eta(request: Request, sampler: str) -> float:
@@ -363,10 +421,10 @@ def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
 
 def _warn_of_cfg_pp(request: Request, sampler: str) -> None:
     """The guidance of CFG++ is of another scale."""
-    if SAMPLERS[sampler].with_pair and request.guidance_scale > _MOST_CFG_PP:
+    scale = max(_scales(request, cast(int, request.steps)))
+    if SAMPLERS[sampler].with_pair and scale > _MOST_CFG_PP:
         warnings.warn(
-            f"guidance_scale is {request.guidance_scale:g} and the sampler is {sampler}, whose guidance is stronger; "
-            "give 1 to 2",
+            f"guidance_scale is {scale:g} and the sampler is {sampler}, whose guidance is stronger; give 1 to 2",
             SDXLWarning,
             stacklevel=2,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import ArgumentError
 from ..sampling.composition import Composition, Timeline
 from ..sampling.guidance import NEGATIVE, POSITIVE, Guidance, Guider
 from ..text.chunks import Reading
@@ -60,11 +59,6 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float])
         texts |= more
     is_plain = len(parts) == 1 and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
     guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas))
-    if request.guidance_interval is not None and isinstance(guider, Composition) and guider.needs_negative:
-        raise ArgumentError(
-            f"guidance_interval is {request.guidance_interval}, and the weights of a prompt's parts (AND) do not add "
-            "up to 1, so that every step needs the negative prompt; leave the interval out, or give weights of sum 1"
-        )
     return Branches(guider, texts, frozenset(negative.names))
 
 

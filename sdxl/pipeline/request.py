@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
+from ..sampling.guiders import NamedGuider, read_guider
 from ..sampling.names import read_sampler, read_schedule
+from ..sampling.presets import NO_PRESET, PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value, plain
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
 _MOST_LEVELS = 10_000
 MOST_SEED = 2**63 - 1
+_MOST_GUIDANCE = 1000
 T = TypeVar("T")
 Size = tuple[int, int]
 Borders = tuple[int, int, int, int]
@@ -34,7 +37,6 @@ Borders = tuple[int, int, int, int]
 # names of arguments with their least and their highest value
 _WHOLE = {"steps": 1, "num_images": 1, "feather": 0, "width": 1, "height": 1, "clip_skip": 0, "mask_padding": 0}
 _NUMBERS = {
-    "guidance_scale": 1000,
     "guidance_rescale": 1,
     "eta": 1,
     "strength": 1,
@@ -42,7 +44,18 @@ _NUMBERS = {
     "aesthetic_score": 100,
     "negative_aesthetic_score": 100,
 }
-_OPTIONAL = ("eta", "width", "height", "clip_skip", "mask_padding", "feather", "strength", "refine_at")
+_OPTIONAL = (
+    "steps",
+    "guidance_rescale",
+    "eta",
+    "width",
+    "height",
+    "clip_skip",
+    "mask_padding",
+    "feather",
+    "strength",
+    "refine_at",
+)
 TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 SOURCES = ("image", "mask", "latents")
 LEVELS = ("sigmas", "timesteps")
@@ -98,9 +111,27 @@ class Request:
         repeated=True,
         flag="lora",
     )
-    steps: int = option("number of sampler steps", 30, type=int)
-    guidance_scale: float = option("how strongly to follow the prompt (CFG); 1 or less turns it off", 5.0, type=float)
-    guidance_rescale: float = option("0 to 1, against overexposure (phi in arXiv 2305.08891)", 0.0, type=float)
+    preset: str | None = option(
+        f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
+        "files show)",
+        metavar="NAME",
+    )
+    steps: int | None = option("number of sampler steps (default: the preset's, else 30)", type=int)
+    guidance_scale: float | Sequence[float] | None = option(
+        "how strongly to follow the prompt (CFG); 1 or less turns it off; a number, or one for each step (default: the "
+        "preset's, else 5)",
+        type=float,
+        metavar="N[,N,...]",
+        example="7,5,3...",
+    )
+    guidance_rescale: float | None = option(
+        "0 to 1, against overexposure (phi in arXiv 2305.08891) (default: the preset's, else 0)", type=float
+    )
+    guider: NamedGuider | str | Mapping[str, Any] | None = option(
+        "apg[,eta=0][,norm_threshold=15][,momentum=-0.5]: CFG that oversaturates less (APG); "
+        "pag[,scale=3][,layers=mid]: also away from a prediction with perturbed attention (PAG), a pass more",
+        metavar="NAME[,VALUE]",
+    )
     guidance_interval: tuple[float, float] | None = option(
         "LOW,HIGH sigmas between which guidance acts; other steps take half the time (default: everywhere)",
         type=float,
@@ -179,7 +210,8 @@ class Request:
         for name in TEXTS:
             self._check_text(name)
         # numpy's numbers, which JSON does not know, become Python's; lists, from JSON, become tuples
-        plain = self._numbers() | self._tuples() | {"seed": self._seed()}
+        plain = self._numbers() | self._tuples() | {"seed": self._seed(), "guidance_scale": self._guidance_scale()}
+        plain |= {} if self.guider is None else {"guider": read_guider(self.guider)}
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
         self._check_names()
@@ -239,6 +271,19 @@ class Request:
             )
         return tuple(map(int, value))
 
+    def _guidance_scale(self) -> float | tuple[float, ...] | None:
+        scale: Any = self.guidance_scale
+        several = isinstance(scale, Sequence) and not isinstance(scale, str)
+        scales = list(scale) if several else [scale]
+        if scale is None:
+            return None
+        if not scales or not all(_is_number(each, _MOST_GUIDANCE) for each in scales):
+            raise ArgumentError(
+                f"guidance_scale is {brief(scale)}; it must be a number from 0 to {_MOST_GUIDANCE}, or a list of one "
+                "for each step"
+            )
+        return tuple(map(_plain, scales)) if len(scales) > 1 else _plain(scales[0])
+
     def _seed(self) -> int | list[int] | None:
         if self.seed is None:
             return None
@@ -289,14 +334,13 @@ class Request:
 
     def _check_beside(self, given: Sequence[str], steps: int, schedule: str | None) -> None:
         """Raise for arguments that mean nothing beside a list of noise levels."""
-        default = next(each.default for each in fields(self) if each.name == "steps")
         lost = [
             name
             for name, is_given in (
                 (given[-1], len(given) > 1),
                 ("schedule", schedule is not None),
                 ("strength", self.strength is not None),
-                ("steps", self.steps not in (default, steps)),
+                ("steps", self.steps not in (None, steps)),
             )
             if is_given
         ]
@@ -318,6 +362,7 @@ class Request:
 
     def _check_names(self) -> None:
         for name, known, optional in (
+            ("preset", [NO_PRESET, *PRESETS], True),
             ("prompt_syntax", SYNTAXES, False),
             ("emphasis", EMPHASES, True),
             ("long_prompt", LONG_PROMPTS, False),

@@ -31,7 +31,7 @@ def decode_strips(vae: VAE, z: Tensor, rows: int = ROWS) -> Tensor:
     The middle, where attention looks at all of a map, is computed whole; maps are small there.
     """
     decoder = vae.decoder
-    x = decoder.mid(decoder.conv_in(vae.post_quant_conv(z / vae.config.scaling_factor)))
+    x = decoder.mid(decoder.conv_in(vae.post_quant_conv(vae.unscale(z))))
     strips: Iterable[Tensor] = torch.split(x, rows, dim=2)
     for level in cast(list[Level], decoder.up):
         strips = residuals(level, strips)

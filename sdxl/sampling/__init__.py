@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .guidance import Guider as Guider
     from .inpaint import InpaintRegion as InpaintRegion
     from .inpaint import blend_known as blend_known
+    from .prediction import Point as Point
     from .sampler import Denoiser as Denoiser
     from .sampler import Noise as Noise
     from .sampler import Sampler as Sampler
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = exports(
         "denoiser": ("Network", "make_denoiser"),
         "guidance": ("Guidance", "Guider"),
         "inpaint": ("InpaintRegion", "blend_known"),
+        "prediction": ("Point",),
         "sampler": ("Denoiser", "Noise", "Sampler", "Step", "euler_step"),
         "samplers": ("SAMPLERS",),
         "schedule": ("NoiseTable", "Schedule", "make_schedule", "noise_table"),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .guidance import NEGATIVE, POSITIVE, Guidance
+from .guidance import NEGATIVE, PERTURBED, POSITIVE, Guidance, is_perturbed, perturbed
+from .prediction import Point
 
 
 @dataclass(frozen=True)
@@ -36,34 +37,39 @@ class Composition:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All branches: the negative ones first."""
-        negative = self.negative.names if self.needs_negative or NEGATIVE in self.guidance.names else ()
-        return (*negative, *(name for timeline, _ in self.parts for name in timeline.names))
+        """All branches: the negative ones first, the perturbed ones last."""
+        negative = self.negative.names if self._needs_negative or NEGATIVE in self.guidance.names else ()
+        positives = [name for timeline, _ in self.parts for name in timeline.names]
+        return (*negative, *positives, *(map(perturbed, positives) if PERTURBED in self.guidance.names else ()))
 
     @property
-    def needs_negative(self) -> bool:
+    def _needs_negative(self) -> bool:
         """Whether the weights of some image do not add up to 1."""
         return any(abs(sum(weights) - 1) > 1e-9 for weights in zip(*(own for _, own in self.parts), strict=True))
 
     def branches(self, sigma: float) -> tuple[str, ...]:
         """Those of the step that begins at this sigma, or at the next higher one."""
         step = max(1, sum(each >= sigma for each in self.sigmas[:-1]))
-        needed = self.needs_negative or NEGATIVE in self.guidance.branches(sigma)
-        negative = (self.negative.at(step),) if needed else ()
-        return (*negative, *(timeline.at(step) for timeline, _ in self.parts))
+        acting = self.guidance.branches(sigma)
+        negative = (self.negative.at(step),) if self._needs_negative or NEGATIVE in acting else ()
+        positives = [timeline.at(step) for timeline, _ in self.parts]
+        return (*negative, *positives, *(map(perturbed, positives) if PERTURBED in acting else ()))
 
-    def combine(self, outputs: Mapping[str, Tensor]) -> Tensor:
+    def combine(self, outputs: Mapping[str, Tensor], point: Point) -> Tensor:
         """The parts as one prediction, and guidance away from the negative one where it acts."""
         own = {name: output for name, output in outputs.items() if name in self.negative.names}
         negative = next(iter(own.values()), None)
-        positives = [output for name, output in outputs.items() if name not in own]
-        positive = self._composed(positives, negative)
-        if negative is None or NEGATIVE not in self.guidance.names:
-            return self.guidance.combine({POSITIVE: positive})
-        return self.guidance.combine({NEGATIVE: negative, POSITIVE: positive})
+        others = {name: output for name, output in outputs.items() if name not in own}
+        positives = [output for name, output in others.items() if not is_perturbed(name)]
+        composed = {POSITIVE: self._composed(positives, negative)}
+        if changed := [output for name, output in others.items() if is_perturbed(name)]:
+            composed[PERTURBED] = self._composed(changed, negative)
+        if negative is None or NEGATIVE not in self.guidance.branches(point.sigma):
+            return self.guidance.combine(composed, point)
+        return self.guidance.combine({NEGATIVE: negative, **composed}, point)
 
     def _composed(self, positives: Sequence[Tensor], negative: Tensor | None) -> Tensor:
-        if len(positives) == 1 and not self.needs_negative:
+        if len(positives) == 1 and not self._needs_negative:
             return positives[0]
         total = torch.zeros_like(positives[0]) if negative is None else negative
         for output, (_, own) in zip(positives, self.parts, strict=True):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .guidance import NEGATIVE, Guider
+from .prediction import Point, make_point
 from .schedule import Schedule
 
 
@@ -29,7 +29,8 @@ Networks = Callable[[tuple[str, ...]], Network]
 @dataclass(frozen=True)
 class NetworkDenoiser:
     """A `PairDenoiser` over float32 x. The networks run in `dtype`, everything else in float32; `negatives` are the
-    branches of the negative prompt.
+    branches of the negative prompt. `prediction` and `sigma_data` say what an output means: see `make_point`. `memory`
+    is what the guider keeps from call to call.
     """
 
     networks: Networks
@@ -38,35 +39,31 @@ class NetworkDenoiser:
     guider: Guider
     dtype: torch.dtype
     negatives: Collection[str] = (NEGATIVE,)
+    sigma_data: float = 1.0
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        return self._guess(x, sigma, self.guider.combine(self._outputs(x, sigma)))
+        point = self._point(x, sigma)
+        return point.denoised(self.guider.combine(self._outputs(point), point))
 
     def pair(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """The guess, and the one for the negative prompt alone; the same twice where guidance is off."""
-        outputs = self._outputs(x, sigma)
-        guess = self._guess(x, sigma, self.guider.combine(outputs))
+        point = self._point(x, sigma)
+        outputs = self._outputs(point)
+        guess = point.denoised(self.guider.combine(outputs, point))
         negatives = [output for name, output in outputs.items() if name in self.negatives]
-        return guess, self._guess(x, sigma, negatives[0]) if negatives else guess
+        return guess, point.denoised(negatives[0]) if negatives else guess
 
-    def _outputs(self, x: Tensor, sigma: float) -> Mapping[str, Tensor]:
+    def _point(self, x: Tensor, sigma: float) -> Point:
+        return make_point(x, sigma, self.prediction, self.sigma_data, self.memory)
+
+    def _outputs(self, point: Point) -> Mapping[str, Tensor]:
         """The raw output for each of the branches that the step needs."""
-        scaled, t = (x * _input_scale(sigma)).to(self.dtype), self.schedule.timestep(sigma)
-        branches = self.guider.branches(sigma)
+        scaled, t = (point.x * point.scale).to(self.dtype), self.schedule.timestep(point.sigma)
+        branches = self.guider.branches(point.sigma)
         batch = torch.cat([scaled] * len(branches)) if len(branches) > 1 else scaled
-        outputs = self.networks(branches)(batch, t).to(x.dtype).chunk(len(branches))
+        outputs = self.networks(branches)(batch, t).to(point.x.dtype).chunk(len(branches))
         return dict(zip(branches, outputs, strict=True))
-
-    def _guess(self, x: Tensor, sigma: float, output: Tensor) -> Tensor:
-        """z as a raw output of the network means it."""
-        if self.prediction == "v_prediction":  # Salimans & Ho 2022, arXiv 2202.00512, appendix D, in sigma space
-            scale = _input_scale(sigma)
-            return x * scale**2 - output * (sigma * scale)
-        return x - output * sigma
-
-
-def _input_scale(sigma: float) -> float:
-    return 1 / math.sqrt(sigma**2 + 1)
 
 
 def make_denoiser(
@@ -76,6 +73,7 @@ def make_denoiser(
     guider: Guider,
     dtype: torch.dtype,
     negatives: Collection[str] = (NEGATIVE,),
+    sigma_data: float = 1.0,
 ) -> NetworkDenoiser:
     """A denoiser over float32 x. The network runs in `dtype`, everything else in float32."""
-    return NetworkDenoiser(networks, schedule, prediction, guider, dtype, negatives)
+    return NetworkDenoiser(networks, schedule, prediction, guider, dtype, negatives, sigma_data)

@@ -6,7 +6,7 @@ Sigma is the clock; tables are float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,11 +24,12 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
-    space).
+    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one.
     """
 
     sigmas: Array = field(repr=False, compare=False)
     steps_offset: int = 0
+    edm: bool = False
 
     def sigma(self, timesteps: Sequence[float]) -> Array:
         """The noise levels at timesteps, linear between whole ones."""
@@ -37,6 +38,13 @@ class NoiseTable:
     def timestep(self, sigmas: Sequence[float] | Array) -> Array:
         """The timesteps at noise levels, linear between the logarithms of the training's, as in k-diffusion."""
         return np.interp(np.log(sigmas), np.log(self.sigmas), np.arange(len(self.sigmas)))
+
+    def network_timestep(self, sigma: float) -> float:
+        """The network's input at any noise level: its timestep; of EDM ln(sigma) / 4."""
+        sigma = max(sigma, float(self.sigmas[0]))
+        if self.edm:
+            return math.log(sigma) / 4
+        return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,14 @@ class Schedule:
         """The UNet's timestep at a noise level: at one of the first n its own, at any other by interpolation."""
         if sigma in self.sigmas[:-1]:
             return self.timesteps[self.sigmas.index(sigma)]
-        levels = self.table.sigmas
-        return float(np.interp(math.log(max(sigma, levels[0])), np.log(levels), np.arange(len(levels))))
+        return self.table.network_timestep(sigma)
 
 
 def noise_table(config: ScheduleConfig) -> NoiseTable:
     """The noise levels that a model was trained on."""
+    if config.edm is not None:
+        sigmas = np.geomspace(config.edm.sigma_min, config.edm.sigma_max, config.train_steps)
+        return NoiseTable(sigmas, config.steps_offset, edm=True)
     if config.beta_schedule == "scaled_linear":
         betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.train_steps) ** 2
     else:
@@ -97,6 +107,8 @@ def make_schedule(
     if not 1 <= steps <= most:
         raise ArgumentError(f"steps is {steps}; with the {schedule} schedule it must be 1 to {most}")
     sigmas, timesteps = choose(table, steps, **(options or {}))
+    if table.edm:
+        timesteps = _edm_timesteps(table, sigmas)
     start_scale = record.start_scale(float(sigmas[0]), schedule)
     final = _final(config, table, sampler)
     return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), start_scale, table)
@@ -105,7 +117,8 @@ def make_schedule(
 def schedule_of_sigmas(config: ScheduleConfig, sigmas: Sequence[float], sampler: str) -> Schedule:
     """The schedule over given noise levels, falling; the last one is where the result is."""
     table = noise_table(config)
-    timesteps = table.timestep(np.array(sigmas[:-1], dtype=np.float64))
+    begins = np.array(sigmas[:-1], dtype=np.float64)
+    timesteps = _edm_timesteps(table, begins) if table.edm else table.timestep(begins)
     start_scale = SAMPLERS[sampler].start_scale(sigmas[0], CUSTOM)
     return Schedule(tuple(sigmas), tuple(map(float, timesteps)), start_scale, table)
 
@@ -118,7 +131,12 @@ def schedule_of_timesteps(config: ScheduleConfig, timesteps: Sequence[float], sa
     sigmas = (*map(float, table.sigma(timesteps)), _final(config, table, sampler))
     if sigmas[-2] <= sigmas[-1]:
         raise ArgumentError(f"timesteps end at 0, where {sampler} ends; leave the 0 out")
-    return Schedule(sigmas, tuple(timesteps), SAMPLERS[sampler].start_scale(sigmas[0], CUSTOM), table)
+    inputs = _edm_timesteps(table, sigmas[:-1]) if table.edm else timesteps
+    return Schedule(sigmas, tuple(inputs), SAMPLERS[sampler].start_scale(sigmas[0], CUSTOM), table)
+
+
+def _edm_timesteps(table: NoiseTable, sigmas: Iterable[float]) -> list[float]:
+    return [table.network_timestep(float(sigma)) for sigma in sigmas]
 
 
 def _final(config: ScheduleConfig, table: NoiseTable, sampler: str) -> float:

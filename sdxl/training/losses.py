@@ -22,7 +22,7 @@ def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_we
     """
     mean, logvar = vae.moments(x)
     z = mean + torch.exp(logvar / 2) * noise
-    error = vae.decode(z * vae.config.scaling_factor) - x
+    error = vae.decode(vae.scale(z)) - x
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return error.square().mean() + l1_weight * error.abs().mean() + kl_weight * divergence
 

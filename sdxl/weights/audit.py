@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import naming
 from ..models.published import BASE
+from ..models.schedule_config import ScheduleConfig
+from ..models.unet_config import UNetConfig
+from ..sampling.presets import Family
 from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, read_checkpoint
 from .component import Component, Findings, find_superfluous
 from .container import TensorFile, Weights
+from .info import ModelInfo
+from .recognise import recognise
 
 _MODELS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
 
@@ -32,7 +37,7 @@ class ComponentReport:
 class Report:
     """The result of `inspect`. `parts` are the components. `missing`, `unexpected` and `ignored` are keys; in a folder
     they begin with the component's name. `wrong` has one sentence for each tensor of a wrong shape or dtype, and
-    `notes` one for each recommendation of the model that is not supported.
+    `notes` one for each recommendation of the model that is not supported. `family` is the preset that it shows.
     """
 
     path: Path
@@ -43,6 +48,7 @@ class Report:
     ignored: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    family: Family | None = None
 
 
 def inspect(path: str | Path, variant: str | None = None) -> Report:
@@ -61,9 +67,7 @@ def _inspect_file(file: TensorFile) -> Report:
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
         note = ", without VAE" if identify.lacking(weights) else ""
-        return _report(
-            file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info.schedule.notes
-        )
+        return _report(file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info)
     if component == "unknown":
         return Report(file.path, "not a known model", {"all": _count(weights, weights)})
     with naming(file.path):
@@ -71,7 +75,12 @@ def _inspect_file(file: TensorFile) -> Report:
     inputs = getattr(opened.config, "in_channels", None)
     label = "VAE" if component == "vae" else "SDXL inpainting UNet" if inputs == 9 else "SDXL UNet"
     names = "single-file layout" if layout == "single" else "folder layout"
-    return _report(file.path, f"{label} only, {names}", {component: opened})
+    family = None
+    if isinstance(opened.config, UNetConfig):
+        prediction = opened.prediction or ("epsilon", False)
+        schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
+        family = recognise(opened.config, schedule, file.path, file.metadata)
+    return replace(_report(file.path, f"{label} only, {names}", {component: opened}), family=family)
 
 
 def _inspect_folder(path: Path, variant: str | None) -> Report:
@@ -80,21 +89,22 @@ def _inspect_folder(path: Path, variant: str | None) -> Report:
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
         return Report(path, f"{other}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
     checkpoint = read_checkpoint(path, variant)
-    return _report(
-        path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info.schedule.notes
-    )
+    return _report(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)
 
 
 def _whole(checkpoint: Checkpoint) -> str:
     schedule = checkpoint.info.schedule
-    prediction = ", v-prediction" if schedule.prediction == "v_prediction" else ""
+    words = {"v_prediction": ", v-prediction", "sample": ", prediction of the sample", "edm": ", EDM"}
+    prediction = words.get(schedule.prediction, "")
     ending = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
     return _MODELS[checkpoint.info.config.kind] + prediction + ending
 
 
-def _report(path: Path, kind: str, components: dict[str, Component], notes: Sequence[str] = ()) -> Report:
+def _report(path: Path, kind: str, components: dict[str, Component], info: ModelInfo | None = None) -> Report:
     """Count and compare. The keys of a folder begin with the names of their components."""
-    report = Report(path, kind, {}, notes=list(notes))
+    report = Report(path, kind, {})
+    if info is not None:
+        report = replace(report, notes=list(info.schedule.notes), family=info.family)
     for name, component in components.items():
         keys = component.keys() & set(component.weights)
         report.parts[name] = _count(component.weights, keys)

@@ -16,6 +16,7 @@ from .component import Component, check_components
 from .container import TensorFile, Weights, entries, list_some, open_shards, read_json
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
+from .recognise import recognise
 from .weight_files import STEMS, variant_hint, weight_files
 
 
@@ -27,13 +28,26 @@ class Checkpoint:
     components: dict[str, Component]
 
     def with_component(self, new: Component) -> Checkpoint:
-        """The model with another UNet or VAE. A UNet also sets the prediction type if its file states one."""
+        """The model with another UNet or VAE. A UNet also sets the prediction type if its file states one. The scale of
+        the latents is that of an EDM model's UNet, whichever VAE it gets.
+        """
         changed: dict[str, Any] = {new.name: new.config}
-        old = self.info.schedule
+        old, vae = self.info.schedule, self.info.config.vae
+        if new.name == VAE and old.prediction == "edm":
+            scale = {name: getattr(vae, name) for name in ("scaling_factor", "latents_mean", "latents_std")}
+            new = replace(new, config=replace(new.config, **scale))
+            changed = {VAE: new.config}
         schedule = old if new.prediction is None else old.of_network(*new.prediction)
         with naming(new.weights.where):
             info = replace(self.info, config=replace(self.info.config, **changed), schedule=schedule)
-        return replace(self, info=info, components={**self.components, new.name: new})
+        changed_model = replace(self, info=info, components={**self.components, new.name: new})
+        if new.name != UNET:
+            return changed_model
+        # a file's own schedule says nothing about a UNet that replaces its own
+        unstated = replace(info, schedule=replace(schedule, schedule_is_stated=False, sampler="euler"))
+        file = new.weights.files[0]
+        found = _of_family(replace(changed_model, info=unstated), file.path, file.metadata)
+        return replace(changed_model, info=replace(info, family=found.info.family))
 
 
 def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
@@ -48,8 +62,16 @@ def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = Tr
 def read_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
     """As `open_checkpoint`, without checking the keys of the files."""
     if os.path.isdir(path):  # unlike Path.is_dir, False if access is denied
-        return _read_folder(path, variant)
-    return _read_single(TensorFile(path), needs_vae)
+        return _of_family(_read_folder(path, variant), path)
+    file = TensorFile(path)
+    return _of_family(_read_single(file, needs_vae), path, file.metadata)
+
+
+def _of_family(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> Checkpoint:
+    """The same with the family of the files that it was read from, or that its UNet was read from."""
+    info = checkpoint.info
+    family = recognise(info.config.unet, info.schedule, path, metadata) if info.config.kind != "refiner" else None
+    return replace(checkpoint, info=replace(info, family=family))
 
 
 def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
@@ -68,11 +90,16 @@ def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
     return Checkpoint(
         info,
         {
-            name: Component(name, getattr(info.config, name), table, "single", weights)
+            name: Component(name, getattr(info.config, name), table, "single", weights, others=_edm_keys(weights))
             for name, table in rows.items()
             if name != VAE or has_vae
         },
     )
+
+
+def _edm_keys(weights: Weights) -> frozenset[str]:
+    """The keys of EDM's noise levels and latents, which the info of a model has read."""
+    return frozenset(() if identify.edm(weights) is None else identify.EDM_KEYS & set(weights))
 
 
 def _not_whole(weights: Weights, contents: tuple[str, str]) -> tuple[str, str]:
@@ -215,6 +242,8 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
     weights = Weights([file])
     if other := identify.foreign(weights):
         raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
+    if name == UNET and identify.edm(weights) is not None:
+        raise _foreign_noise(file.path)
     found, layout = identify.contents(weights)
     if (found, layout) == (UNET, "single") and name == VAE and "VAE" not in identify.lacking(weights):
         found = VAE  # beside a UNet, without text encoders
@@ -243,8 +272,16 @@ def _component_of_whole(path: Path, name: str, variant: str | None) -> Component
         return component
     whole = open_checkpoint(path, variant)
     schedule = whole.info.schedule
+    if name == UNET and schedule.edm is not None:
+        raise _foreign_noise(path)
     prediction = (schedule.prediction, schedule.zero_terminal_snr) if name == UNET else None
     return replace(whole.components[name], prediction=prediction)
+
+
+def _foreign_noise(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} has a UNet of EDM, whose noise levels are not those of the model; give the whole model as the model"
+    )
 
 
 def _component_of_folder(path: Path, name: str, variant: str | None) -> Component:
@@ -266,7 +303,13 @@ def _infer_config(shapes: Mapping[str, tuple[int, ...]], name: str, layout: str,
     if name == VAE:
         old = like.vae
         new = identify.infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
-        return replace(new, norm_groups=old.norm_groups, scaling_factor=old.scaling_factor)
+        return replace(
+            new,
+            norm_groups=old.norm_groups,
+            scaling_factor=old.scaling_factor,
+            latents_mean=old.latents_mean,
+            latents_std=old.latents_std,
+        )
     unet = identify.infer_unet(shapes, layout)
     same = unet.channels == like.unet.channels
     return replace(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, brief, naming
 from ..models.bounds import MOST_BLOCKS, MOST_LEVELS
 from ..models.config import ModelConfig, TextConfig, VAEConfig
-from ..models.schedule_config import ScheduleConfig
+from ..models.schedule_config import EDM, ScheduleConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.sampler import Scheduler
 from ..sampling.samplers import SAMPLERS
@@ -23,6 +23,7 @@ from ..sampling.schedules import SCHEDULES
 Json = Mapping[str, Any]
 T = TypeVar("T")
 _LARGE = 1e30  # larger than any number of a config
+MOST_CHANNELS = 1024  # of latents
 
 # field: (the official class's default, the only value supported). None, False and a missing field switch a feature off.
 _UNET_FIXED: dict[str, tuple[object, object]] = {
@@ -49,7 +50,6 @@ _UNET_FIXED: dict[str, tuple[object, object]] = {
     "resnet_out_scale_factor": (1.0, 1.0),
     "resnet_skip_time_act": (False, False),
     "resnet_time_scale_shift": ("default", "default"),
-    "time_cond_proj_dim": (None, None),
     "time_embedding_act_fn": (None, None),
     "time_embedding_dim": (None, None),
     "time_embedding_type": ("positional", "positional"),
@@ -58,8 +58,6 @@ _UNET_FIXED: dict[str, tuple[object, object]] = {
 }
 _VAE_FIXED: dict[str, tuple[object, object]] = {
     "act_fn": ("silu", "silu"),
-    "latents_mean": (None, None),
-    "latents_std": (None, None),
     "mid_block_add_attention": (True, True),
     "shift_factor": (None, None),
     "use_post_quant_conv": (True, True),
@@ -81,7 +79,16 @@ _SCHEDULE_FIXED: dict[str, tuple[object, object]] = {
     "use_beta_sigmas": (False, False),
     "use_lu_lambdas": (False, False),
 }
-_OTHER_NOISE = ("EDM", "FlowMatch", "CosineDPMSolver")  # how the names of schedulers of other models begin
+_EDM = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
+_EDM_FIXED: dict[str, tuple[object, object]] = {
+    "algorithm_type": ("dpmsolver++", "dpmsolver++"),
+    "final_sigmas_type": ("zero", "zero"),
+    "rho": (7.0, 7.0),
+    "solver_order": (2, 2),
+    "solver_type": ("midpoint", "midpoint"),
+    "thresholding": (False, False),
+}
+_OTHER_NOISE = ("FlowMatch", "CosineDPMSolver")  # how the names of schedulers of other models begin
 _SCHEDULER_DEFAULTS: dict[str, object] = {"beta_start": 0.0001, "beta_end": 0.02, "timestep_spacing": "linspace"}
 
 
@@ -206,10 +213,15 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
         raise ConfigError(f"{where}: cross_attention_dim differs by level; only one value for all levels is supported")
     middle = depths[-1][:1] if isinstance(depths[-1], (list, tuple)) else depths[-1]
     middle_type = data.get("mid_block_type", "UNetMidBlock2DCrossAttn")
-    if middle_type not in (None, "UNetMidBlock2DCrossAttn"):
+    if middle_type not in (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"):
         raise ConfigError(
-            f"{where}: mid_block_type is {brief(middle_type)}; only 'UNetMidBlock2DCrossAttn' and null are supported"
+            f"{where}: mid_block_type is {brief(middle_type)}; supported: UNetMidBlock2DCrossAttn, UNetMidBlock2D, null"
         )
+    if middle_type == "UNetMidBlock2DCrossAttn":
+        mid: int | None = _depths(middle, 1, name, where)[0]
+    else:
+        mid = None if middle_type is None else -1
+    guidance_dim = data.get("time_cond_proj_dim")
     return _make(
         UNetConfig,
         where,
@@ -220,7 +232,7 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
             _depths(depth, count, name, where) if attention else (None,) * count
             for attention, depth, count in zip(down_attention, depths, blocks, strict=True)
         ),
-        mid=_depths(middle, 1, name, where)[0] if middle_type else None,
+        mid=mid,
         up=tuple(
             _depths(depth, count + 1, name, where) if attention else (None,) * (count + 1)
             for attention, depth, count in zip(up_attention, up_depths, blocks[::-1], strict=True)
@@ -232,6 +244,7 @@ def read_unet(data: Json, where: str = "unet/config.json") -> UNetConfig:
         norm_groups=_whole(data, "norm_num_groups", 32, where),
         norm_eps=_number(data, "norm_eps", 1e-5, where),
         sample_size=_sample_size(data, where),
+        guidance_dim=None if guidance_dim is None else _whole(data, "time_cond_proj_dim", 0, where),
     )
 
 
@@ -279,6 +292,8 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
         norm_groups=_whole(data, "norm_num_groups", 32, where),
         scaling_factor=_number(data, "scaling_factor", 0.18215, where),
         latent_rgb=_latent_rgb(data, where),
+        latents_mean=_channel_numbers(data, "latents_mean", where),
+        latents_std=_channel_numbers(data, "latents_std", where),
     )
 
 
@@ -293,6 +308,16 @@ def _latent_rgb(data: Json, where: str) -> tuple[tuple[float, float, float], ...
     return tuple(zip(r, g, b, strict=True))
 
 
+def _channel_numbers(data: Json, name: str, where: str) -> tuple[float, ...] | None:
+    """One number for each channel of the latents."""
+    numbers = data.get(name)
+    if numbers is None:
+        return None
+    if not isinstance(numbers, (list, tuple)) or len(numbers) > MOST_CHANNELS:
+        raise ConfigError(f"{where}: {name} is {brief(numbers)}; it must be a list of numbers")
+    return tuple(_number({name: number}, name, 0, where) for number in numbers)
+
+
 def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -> ScheduleConfig:
     """The noise schedule from a diffusers scheduler's JSON. A class or a field of a sampler or schedule that is not
     supported is a note of the result; raises `ConfigError` for noise that is not SDXL's.
@@ -300,6 +325,8 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
     name = _word(data, "_class_name", "", where)
     if name.startswith(_OTHER_NOISE):
         raise ConfigError(f"{where}: {name} belongs to a model whose noise differs from SDXL's; give an SDXL model")
+    if name in _EDM:
+        return _read_edm(data, name, where)
     sampler, scheduler = _nearest(data, name)
     data = _SCHEDULER_DEFAULTS | dict(scheduler.defaults if scheduler else {}) | dict(data)
     _require(data, _NOISE_FIXED, where)
@@ -340,6 +367,30 @@ def _own(data: Json, scheduler: Scheduler) -> list[str]:
     fixed = {field: (value, value) for field, value in scheduler.fixed.items()}
     own = {field: pair for field, pair in fixed.items() if field not in _NOISE_FIXED | _SCHEDULE_FIXED}
     return list(_unsupported(data, own))
+
+
+def _read_edm(data: Json, name: str, where: str) -> ScheduleConfig:
+    """The noise levels of EDM, whose schedules are karras and exponential. What diffusers calls epsilon there is F."""
+    data = {key: value for key, value in data.items() if value is not None}
+    prediction = _word(data, "prediction_type", "epsilon", where)
+    spacing = _word(data, "sigma_schedule", "karras", where)
+    note = _note(data, list(_unsupported(data, _EDM_FIXED)), where, f"the default sampler is {_EDM[name]}")
+    return _make(
+        ScheduleConfig,
+        where,
+        sampler=_EDM[name],
+        schedule="exponential" if spacing == "exponential" else "karras",
+        prediction="edm" if prediction == "epsilon" else prediction,
+        train_steps=_whole(data, "num_train_timesteps", 1000, where),
+        edm=_make(
+            EDM,
+            where,
+            sigma_min=_number(data, "sigma_min", 0.002, where),
+            sigma_max=_number(data, "sigma_max", 80.0, where),
+            sigma_data=_number(data, "sigma_data", 0.5, where),
+        ),
+        sampler_note=note,
+    )
 
 
 def _sampler_note(data: Json, name: str, scheduler: Scheduler | None, sampler: str, where: str) -> str:
@@ -389,7 +440,7 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
         "freq_shift": 0,
         "in_channels": config.in_channels,
         "layers_per_block": [len(level) for level in config.down],
-        "mid_block_type": None if config.mid is None else "UNetMidBlock2DCrossAttn",
+        "mid_block_type": _middle_type(config.mid),
         "norm_eps": config.norm_eps,
         "norm_num_groups": config.norm_groups,
         "out_channels": config.out_channels,
@@ -397,14 +448,15 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
         "sample_size": height if height == width else [height, width],
         "up_block_types": [_block_type("Up", level) for level in config.up],
         "use_linear_projection": True,
+        **({} if config.guidance_dim is None else {"time_cond_proj_dim": config.guidance_dim}),
     }
     uniform = all(len(set(level)) == 1 for level in config.down + config.up)
     mirrored = [level[0] for level in config.down] == [level[0] for level in reversed(config.up)]
     # A level without attention has no depth. diffusers requires a number there and ignores it, except that the last
     # level's number is also the depth of the middle block.
     lowest = config.down[-1][0]
-    middle = config.mid if config.mid is not None else 1 if lowest is None else lowest
-    if lowest not in (None, middle):
+    middle = config.mid if config.mid not in (None, -1) else 1 if lowest is None else lowest
+    if config.mid not in (None, -1) and lowest not in (None, middle):
         raise ConfigError(
             f"a middle block of depth {config.mid} after a level of depth {lowest} "
             "cannot be written as a diffusers config.json; write a single file"
@@ -417,6 +469,11 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
         data["transformer_layers_per_block"][-1][0] = middle
         data["reverse_transformer_layers_per_block"] = [[_depth_or_one(d) for d in level] for level in config.up]
     return data
+
+
+def _middle_type(depth: int | None) -> str | None:
+    """diffusers' class of the middle block."""
+    return None if depth is None else "UNetMidBlock2D" if depth == -1 else "UNetMidBlock2DCrossAttn"
 
 
 def _block_type(side: str, level: tuple[int | None, ...]) -> str:
@@ -456,24 +513,32 @@ def write_vae(config: VAEConfig) -> dict[str, Any]:
     """The JSON that `read_vae` and diffusers read."""
     levels = len(config.channels)
     colours = {} if config.latent_rgb is None else {"latent_rgb": [list(row) for row in config.latent_rgb]}
-    return colours | {
-        "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
-        "block_out_channels": list(config.channels),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "force_upcast": True,
-        "in_channels": config.image_channels,
-        "latent_channels": config.latent_channels,
-        "layers_per_block": config.blocks,
-        "norm_num_groups": config.norm_groups,
-        "out_channels": config.image_channels,
-        "scaling_factor": config.scaling_factor,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-    }
+    each = {"latents_mean": config.latents_mean, "latents_std": config.latents_std}
+    per_channel = {name: list(numbers) for name, numbers in each.items() if numbers is not None}
+    return (
+        colours
+        | per_channel
+        | {
+            "_class_name": "AutoencoderKL",
+            "act_fn": "silu",
+            "block_out_channels": list(config.channels),
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "force_upcast": True,
+            "in_channels": config.image_channels,
+            "latent_channels": config.latent_channels,
+            "layers_per_block": config.blocks,
+            "norm_num_groups": config.norm_groups,
+            "out_channels": config.image_channels,
+            "scaling_factor": config.scaling_factor,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+        }
+    )
 
 
 def write_scheduler(config: ScheduleConfig) -> dict[str, Any]:
     """The JSON that `read_scheduler` and diffusers read."""
+    if config.edm is not None:
+        return _write_edm(config, config.edm)
     scheduler = SAMPLERS[config.sampler].diffusers or SAMPLERS["euler"].diffusers
     assert scheduler is not None
     flags = {key: False for each in SCHEDULES.values() for key, value in each.diffusers.items() if value is True}
@@ -492,6 +557,20 @@ def write_scheduler(config: ScheduleConfig) -> dict[str, Any]:
         **{name: value for name, value in scheduler.fixed.items() if scheduler.defaults.get(name, value) != value},
         **flags,
         **SCHEDULES[config.schedule].diffusers,
+    }
+
+
+def _write_edm(config: ScheduleConfig, edm: EDM) -> dict[str, Any]:
+    names = {sampler: name for name, sampler in _EDM.items()}
+    return {
+        "_class_name": names.get(config.sampler, "EDMEulerScheduler"),
+        "num_train_timesteps": config.train_steps,
+        "prediction_type": "epsilon" if config.prediction == "edm" else config.prediction,
+        "rho": 7.0,
+        "sigma_data": edm.sigma_data,
+        "sigma_max": edm.sigma_max,
+        "sigma_min": edm.sigma_min,
+        "sigma_schedule": "exponential" if config.schedule == "exponential" else "karras",
     }
 
 

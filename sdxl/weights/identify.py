@@ -52,6 +52,18 @@ def prediction(shapes: Shapes, metadata: Mapping[str, str], where: str) -> tuple
     return ("epsilon", False) if "epsilon" in words else None
 
 
+def edm(shapes: Shapes) -> str | None:
+    """The prediction type of a UNet on EDM's noise levels, by ComfyUI's keys: `edm` (Playground v2.5) or `v_prediction`
+    (CosXL); None for the noise levels of SDXL.
+    """
+    if {"edm_mean", "edm_std"} <= shapes.keys():
+        return "edm"
+    return "v_prediction" if "edm_vpred.sigma_max" in shapes else None
+
+
+EDM_KEYS = frozenset(("edm_mean", "edm_std", "edm_vpred.sigma_min", "edm_vpred.sigma_max"))
+
+
 def has_unet_and_text(shapes: Shapes) -> bool:
     """Whether a file has SDXL's UNet and text encoders in the single-file layout, with or without more."""
     return all(_has(shapes, prefix) for prefix in (UNET_PREFIX + "label_emb.", "conditioner."))
@@ -59,8 +71,6 @@ def has_unet_and_text(shapes: Shapes) -> bool:
 
 def foreign(shapes: Shapes) -> str | None:
     """The name of another model or an adapter that a file holds; None if it may be (part of) an SDXL model."""
-    if "edm_mean" in shapes or "edm_vpred.sigma_max" in shapes:
-        return "an EDM model (Playground v2.5, CosXL), whose latents or noise levels are not SDXL's"
     return None if has_unet_and_text(shapes) else _other_model(shapes)
 
 
@@ -118,14 +128,14 @@ def single_prefix(shapes: Shapes, component: str) -> str:
 
 
 _UNET_NAMES = {
-    "single": ("in_layers.2", "input_blocks.0.0", "out.2", "label_emb.0.0", "middle_block.1"),
-    "folder": ("conv1", "conv_in", "conv_out", "add_embedding.linear_1", "mid_block.attentions.0"),
+    "single": ("in_layers.2", "input_blocks.0.0", "out.2", "label_emb.0.0", "time_embed.cond_proj"),
+    "folder": ("conv1", "conv_in", "conv_out", "add_embedding.linear_1", "time_embedding.cond_proj"),
 }
 
 
 def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
     """A UNet's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
-    conv1, conv_in, conv_out, vector, middle = _UNET_NAMES[layout]
+    conv1, conv_in, conv_out, vector, guidance = _UNET_NAMES[layout]
     down, up = _single_levels(shapes) if layout == "single" else _folder_levels(shapes)
     try:
         channels = tuple(shapes[f"{level[0][0]}.{conv1}.weight"][0] for level in down)
@@ -134,12 +144,13 @@ def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
             out_channels=shapes[f"{conv_out}.weight"][0],
             channels=channels,
             down=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in down),
-            mid=_depth(shapes, middle),
+            mid=_middle(shapes, layout),
             up=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in up),
             heads=tuple(max(1, width // HEAD_DIM) for width in channels),
             norm_groups=gcd(NORM_GROUPS, *channels),
             context_dim=_context_dim(shapes),
             vector_dim=shapes[f"{vector}.weight"][1],
+            guidance_dim=shapes[f"{guidance}.weight"][1] if f"{guidance}.weight" in shapes else None,
         )
     except (KeyError, IndexError) as error:
         raise CheckpointError(
@@ -195,6 +206,20 @@ def _depth(shapes: Shapes, transformer: str) -> int | None:
     if f"{transformer}.proj_in.weight" not in shapes:
         return None
     return _length(shapes, f"{transformer}.transformer_blocks.{{}}.norm1.weight")
+
+
+def _middle(shapes: Shapes, layout: str) -> int | None:
+    """The depth of the middle block; -1 if it is a residual block alone, None if there is none."""
+    first, transformer = (
+        ("middle_block.0.in_layers.2", "middle_block.1")
+        if layout == "single"
+        else (
+            "mid_block.resnets.0.conv1",
+            "mid_block.attentions.0",
+        )
+    )
+    depth = _depth(shapes, transformer)
+    return -1 if depth is None and f"{first}.weight" in shapes else depth
 
 
 def _length(shapes: Shapes, pattern: str) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, naming
 from ..models.config import ModelConfig, TextConfig
-from ..models.schedule_config import ScheduleConfig
+from ..models.schedule_config import EDM, ScheduleConfig
+from ..sampling.presets import Family
 from ..text import vocabulary
 from ..text.vocabulary import TokenizerConfig
 from . import diffusers_config, identify
@@ -22,13 +24,15 @@ METADATA_KEY = "sdxl.model"  # of a single file's metadata: the values that shap
 @dataclass(frozen=True)
 class ModelInfo:
     """Everything about a model except its weights. `zero_negative`: without a negative prompt, context and pooled
-    embedding are zeros instead of the encoded empty text. `tokenizers` have the names of the text encoders.
+    embedding are zeros instead of the encoded empty text. `tokenizers` have the names of the text encoders. `family`
+    is that of a distilled or otherwise changed model, whose preset fills in what a request leaves open.
     """
 
     config: ModelConfig
     schedule: ScheduleConfig
     zero_negative: bool
     tokenizers: dict[str, TokenizerConfig]
+    family: Family | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.tokenizers.keys() != self.encoders.keys():
@@ -78,10 +82,42 @@ def info_from_file(file: TensorFile) -> ModelInfo:
         return _from_metadata(file.metadata[METADATA_KEY], f"{file.path}, metadata {METADATA_KEY}")
     with naming(file.path):
         config = identify.infer_model(file.shapes)
-        prediction = identify.prediction(file.shapes, file.metadata, str(file.path)) or ("epsilon", False)
-        schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
+        schedule = _schedule(file)
+        if schedule.prediction == "edm":
+            config = replace(config, vae=replace(config.vae, **_playground_latents(file)))
         tokenizers = {TEXT_2: vocabulary.CLIP_G} | ({TEXT: vocabulary.CLIP_L} if config.text_encoder else {})
         return ModelInfo(config, schedule, config.kind != "refiner", tokenizers)
+
+
+def _schedule(file: TensorFile) -> ScheduleConfig:
+    """The noise of a single file that has not this package's metadata."""
+    if (edm := identify.edm(file.shapes)) is None:
+        prediction = identify.prediction(file.shapes, file.metadata, str(file.path)) or ("epsilon", False)
+        return ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
+    if edm == "edm":
+        return ScheduleConfig(sampler="dpmpp_2m", schedule="karras", prediction=edm, edm=EDM(), steps_offset=0)
+    least, most = (_numbers(file, key, 1, EDM_VPRED[key])[0] for key in EDM_VPRED)
+    return ScheduleConfig(schedule="exponential", prediction=edm, edm=EDM(least, most, sigma_data=1.0), steps_offset=0)
+
+
+EDM_VPRED = {"edm_vpred.sigma_min": 0.002, "edm_vpred.sigma_max": 120.0}
+"""The keys of the noise levels of CosXL with their usual values."""
+
+
+def _playground_latents(file: TensorFile) -> dict[str, Any]:
+    """The scale of the latents of Playground v2.5, in fields of the VAE's config."""
+    names = {"latents_mean": "edm_mean", "latents_std": "edm_std"}
+    channels = file.shapes["first_stage_model.post_quant_conv.weight"][0]
+    return {"scaling_factor": 0.5, **{name: _numbers(file, key, channels) for name, key in names.items()}}
+
+
+def _numbers(file: TensorFile, key: str, count: int, default: float | None = None) -> tuple[float, ...]:
+    if key not in file.shapes and default is not None:
+        return (default,)
+    if key not in file.shapes or math.prod(file.shapes[key]) != count:
+        shape = f"shape {list(file.shapes[key])}" if key in file.shapes else "missing"
+        raise CheckpointError(f"{key} is {shape}; expected {count} numbers, download the file again")
+    return tuple(file.read(key).double().flatten().tolist())
 
 
 def _from_metadata(text: str, where: str) -> ModelInfo:

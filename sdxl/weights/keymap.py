@@ -110,6 +110,8 @@ def unet_rows(config: UNetConfig) -> Iterator[Row]:
     """The UNet: 1,680 parameters (base), 1,220 (refiner)."""
     yield from _module("time_embed.fc1", "time_embed.0", "time_embedding.linear_1")
     yield from _module("time_embed.fc2", "time_embed.2", "time_embedding.linear_2")
+    if config.guidance_dim is not None:
+        yield from _module("guidance_embed", "time_embed.cond_proj", "time_embedding.cond_proj", ("weight",))
     yield from _module("vector_embed.fc1", "label_emb.0.0", "add_embedding.linear_1")
     yield from _module("vector_embed.fc2", "label_emb.0.2", "add_embedding.linear_2")
     yield from _module("conv_in", "input_blocks.0.0", "conv_in")
@@ -133,6 +135,7 @@ def unet_rows(config: UNetConfig) -> Iterator[Row]:
             index += 1
     if config.mid is not None:
         yield from _modules("mid.res.0", "middle_block.0", "mid_block.resnets.0", _UNET_RES)
+    if config.mid is not None and config.mid >= 0:
         yield from _transformer("mid.attn.0", "middle_block.1", "mid_block.attentions.0", config.mid)
         yield from _modules("mid.res.1", "middle_block.2", "mid_block.resnets.1", _UNET_RES)
     index = 0

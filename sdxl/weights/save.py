@@ -69,7 +69,19 @@ def save_single(path: Path, info: ModelInfo, state: State) -> None:
     # ComfyUI's marker keys, for tools that do not read our metadata
     tensors |= {"v_pred": torch.empty(0)} if info.schedule.prediction == "v_prediction" else {}
     tensors |= {"ztsnr": torch.empty(0)} if info.schedule.zero_terminal_snr else {}
+    tensors |= _edm_keys(info)
     save_tensors(tensors, path, {METADATA_KEY: info.to_json()})
+
+
+def _edm_keys(info: ModelInfo) -> dict[str, Tensor]:
+    """The keys by which ComfyUI knows EDM's noise levels and the scale of Playground's latents."""
+    vae, edm = info.config.vae, info.schedule.edm
+    if edm is None:
+        return {}
+    if info.schedule.prediction == "edm":
+        mean, std = vae.latents_mean or (0.0,) * vae.latent_channels, vae.latents_std or (1.0,) * vae.latent_channels
+        return {"edm_mean": torch.tensor(mean), "edm_std": torch.tensor(std)}
+    return {"edm_vpred.sigma_min": torch.tensor(edm.sigma_min), "edm_vpred.sigma_max": torch.tensor(edm.sigma_max)}
 
 
 def save_folder(path: Path, info: ModelInfo, state: State) -> None:

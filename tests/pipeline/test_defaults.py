@@ -29,7 +29,7 @@ LONG = "a red circle on a blue background, " * 20
 def test_the_numbers() -> None:
     assert [number_of(each) for each in ("sdxl 0.1.0", "sdxl 0.0.9", "sdxl 0.1.0.dev3")] == [0, 0, 0]
     assert [number_of(each) for each in ("sdxl 0.1.1", "sdxl 0.2", "sdxl 1", "None", "")] == [1, 1, 1, NUMBER, NUMBER]
-    assert earlier_defaults(0) == {"long_prompt": "truncate"}
+    assert earlier_defaults(0) == {"long_prompt": "truncate", "preset": "none"}
     assert earlier_defaults(NUMBER) == {}
     for number in range(NUMBER):
         Request("a", **earlier_defaults(number))
@@ -37,7 +37,7 @@ def test_the_numbers() -> None:
 
 def test_what_a_record_says_counts() -> None:
     request = {"prompt": "a", "long_prompt": "chunk"}
-    assert recorded_request({"version": "sdxl 0.1.0", "request": request}) == request
+    assert recorded_request({"version": "sdxl 0.1.0", "request": request}) == request | {"preset": "none"}
     assert recorded_request({"version": "sdxl 0.1.0", "request": {"prompt": "a"}})["long_prompt"] == "truncate"
     assert recorded_request({"version": "sdxl 0.1.1", "request": {"prompt": "a"}}) == {"prompt": "a"}
 

@@ -57,6 +57,8 @@ VALUES: dict[str, Any] = {
     "sampler_options": {"s_churn": 2.0},
     "sigmas": [9.0, 1.0, 0.0],
     "timesteps": [800, 300],
+    "preset": "v_prediction",
+    "guider": "apg",
 }
 
 # the model, and the arguments beside prompt, seed and steps
@@ -77,6 +79,7 @@ QUICK = ("text", "no guidance")
 # which is no fault: strength 0 gives the image back, and without sigmas every part of them is the same
 ALWAYS = {
     "strength 0": {
+        "preset",
         "seed",
         "steps",
         "sampler",
@@ -87,7 +90,7 @@ ALWAYS = {
         "mask",
         "mask_padding",
     },
-    "both, of which the base never runs": {"refine_at"},
+    "both, of which the base never runs": {"refine_at", "preset"},
 }
 
 

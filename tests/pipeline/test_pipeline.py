@@ -106,8 +106,8 @@ def test_help_shows_the_arguments() -> None:
     import inspect
 
     shown = inspect.signature(sdxl.Pipeline.__call__).parameters
-    assert shown["steps"].default == 30
-    assert shown["guidance_scale"].default == 5.0
+    assert shown["num_images"].default == 1 and shown["steps"].default is None
+    assert shown["guidance_scale"].default is None
     assert {"output", "seed", "negative_target_size", "latents"} <= set(shown)
 
 

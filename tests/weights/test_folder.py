@@ -118,13 +118,13 @@ def test_written_configs_are_read_back() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("time_cond_proj_dim", 256),
+        ("time_cond_proj_dim", "256"),
         ("class_embed_type", "timestep"),
         ("resnet_time_scale_shift", "scale_shift"),
         ("addition_embed_type", "text"),
         ("use_linear_projection", False),
         ("only_cross_attention", True),
-        ("mid_block_type", "UNetMidBlock2D"),
+        ("mid_block_type", "UNetMidBlock2DSimpleCrossAttn"),
         ("act_fn", "gelu"),
         ("down_block_types", ["DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D"]),
         ("block_out_channels", [320, 640]),
@@ -141,7 +141,9 @@ def test_unet_fields_that_are_refused(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("latents_mean", [0.1, 0.2, 0.3, 0.4]),
+        ("latents_mean", [0.1, 0.2, 0.3]),
+        ("latents_std", [0.1, 0.2, 0.3, 0]),
+        ("latents_std", 0.5),
         ("shift_factor", 0.1),
         ("use_quant_conv", False),
         ("mid_block_add_attention", False),
@@ -157,9 +159,10 @@ def test_vae_fields_that_are_refused(field: str, value: object) -> None:
     ("change", "field"),
     [
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
-        ({"prediction_type": "sample"}, "prediction_type"),
+        ({"prediction_type": "edm"}, "prediction_type"),
         ({"trained_betas": [0.1]}, "trained_betas"),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler belongs to a model whose noise differs from SDXL's"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_min": 90}, "sigma_min"),
+        ({"_class_name": "EDMEulerScheduler", "sigma_data": "x"}, "sigma_data"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler belongs to a model"),
         ({"timestep_type": "continuous"}, "timestep_type"),
         ({"_class_name": "LCMScheduler", "timestep_type": "continuous"}, "timestep_type"),

@@ -111,8 +111,8 @@ def test_a_component_alone(run: Any, hub: Hub, tiny_folder: Path) -> None:
         ),
         pytest.param(
             "unet/config.json",
-            {"time_cond_proj_dim": 256},
-            "time_cond_proj_dim is 256; only None is supported",
+            {"class_embed_type": "timestep"},
+            "class_embed_type is 'timestep'; only None is supported",
             marks=pytest.mark.slow,
         ),
     ],

@@ -93,11 +93,11 @@ def test_the_components_of_such_a_model_are_taken_in_silence(solver: Path) -> No
 
 
 def test_a_vae_beside_components_that_are_not_supported(tmp_path: Path) -> None:
-    other = folder(tmp_path / "model", _class_name="EDMEulerScheduler")
+    other = folder(tmp_path / "model", _class_name="FlowMatchEulerDiscreteScheduler")
     config = other / "unet/config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"time_cond_proj_dim": 256}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"class_embed_type": "timestep"}))
     assert opened(MODEL, vae=other).info == opened(MODEL).info
-    with pytest.raises(sdxl.ConfigError, match=r"EDMEulerScheduler|time_cond_proj_dim"):
+    with pytest.raises(sdxl.ConfigError, match=r"FlowMatchEulerDiscreteScheduler|class_embed_type"):
         opened(MODEL, unet=other)
     index = other / "model_index.json"
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
