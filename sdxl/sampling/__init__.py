@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 from ..exports import exports
 
 if TYPE_CHECKING:
+    from .brownian import BrownianPath as BrownianPath
     from .denoiser import Network as Network
     from .denoiser import make_denoiser as make_denoiser
     from .guidance import Guidance as Guidance
     from .guidance import Guider as Guider
     from .inpaint import InpaintRegion as InpaintRegion
     from .inpaint import blend_known as blend_known
+    from .names import read_sampler as read_sampler
+    from .names import read_schedule as read_schedule
     from .prediction import Point as Point
     from .sampler import Denoiser as Denoiser
     from .sampler import Noise as Noise
+    from .sampler import PairDenoiser as PairDenoiser
     from .sampler import Sampler as Sampler
     from .sampler import Step as Step
     from .sampler import euler_step as euler_step
@@ -30,11 +34,13 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "brownian": ("BrownianPath",),
         "denoiser": ("Network", "make_denoiser"),
         "guidance": ("Guidance", "Guider"),
         "inpaint": ("InpaintRegion", "blend_known"),
+        "names": ("read_sampler", "read_schedule"),
         "prediction": ("Point",),
-        "sampler": ("Denoiser", "Noise", "Sampler", "Step", "euler_step"),
+        "sampler": ("Denoiser", "Noise", "PairDenoiser", "Sampler", "Step", "euler_step"),
         "samplers": ("SAMPLERS",),
         "schedule": ("NoiseTable", "Schedule", "make_schedule", "noise_table"),
         "schedules": ("SCHEDULES", "SigmaSchedule"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,26 @@ def _refined(folder: Path, refiner: Path) -> sdxl.Pipeline:
     if folder not in _PIPES:
         _PIPES[folder] = sdxl.Pipeline.from_pretrained(folder, refiner=refiner, dtype="float32", device="cpu")
     return _PIPES[folder]
+
+
+@pytest.fixture(scope="module")
+def v_pipe(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> sdxl.Pipeline:
+    """Of v-prediction and zero terminal SNR: its first sigma is 4096."""
+    folder = tmp_path_factory.mktemp("v") / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = folder / "scheduler/scheduler_config.json"
+    change = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    return sdxl.Pipeline.from_pretrained(folder, dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_from_no_signal(sampler: str, v_pipe: sdxl.Pipeline) -> None:
+    """Latents of ordinary size, from a sigma of 4096."""
+    for schedule in ("trailing", "karras"):
+        images = latents(v_pipe, sampler=sampler, schedule=schedule, steps=6)
+        assert images.isfinite().all()
+        assert images.abs().max() < 100
 
 
 # ---- options
@@ -141,6 +163,11 @@ def test_cfg_pp_takes_the_negative_prompt_at_every_scale(tiny_pipe: sdxl.Pipelin
     assert torch.allclose(off, euler, rtol=0, atol=1e-4)
 
 
+def _of(networks: Any, name: str, _: tuple[str, ...]) -> Any:
+    """The network of one branch, whichever is asked for."""
+    return networks((name,))
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
     """x = D + t (x - U) / s with both guesses of one call."""
@@ -157,10 +184,8 @@ def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
 
     schedule = make_schedule(ScheduleConfig(), "trailing", 5, "euler_cfg_pp")
     denoise = make_denoiser(networks, schedule, prediction, Guidance(1.4, always=True), torch.float64)
-    alone = [
-        make_denoiser(lambda _, name=name: networks((name,)), schedule, prediction, Guidance(), torch.float64)
-        for name in ("negative", "positive")
-    ]
+    own: list[Any] = [partial(_of, networks, name) for name in ("negative", "positive")]
+    alone = [make_denoiser(each, schedule, prediction, Guidance(), torch.float64) for each in own]
     start = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 14
     x = start
     for s, t in zip(schedule.sigmas, schedule.sigmas[1:], strict=False):
