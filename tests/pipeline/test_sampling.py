@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,12 @@ def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
 
     schedule = make_schedule(ScheduleConfig(), "trailing", 5, "euler_cfg_pp")
     denoise = make_denoiser(networks, schedule, prediction, Guidance(1.4, always=True), torch.float64)
+
+    def only(name: str, _: tuple[str, ...]) -> Any:
+        return networks((name,))
+
     alone = [
-        make_denoiser(lambda _, name=name: networks((name,)), schedule, prediction, Guidance(), torch.float64)
+        make_denoiser(partial(only, name), schedule, prediction, Guidance(), torch.float64)
         for name in ("negative", "positive")
     ]
     start = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 14

@@ -95,7 +95,7 @@ def both(reference: Any, name: str, sigmas: Any, options: dict[str, Any], theirs
     x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * sigmas[0]
     ours = list(SAMPLERS[name](wavy, x, sigmas, fresh(x.shape), **options))[-1].x
     function = getattr(reference, f"sample_{name.removesuffix('_heun')}")
-    more = {"solver_type": "heun"} if name.endswith("_heun") else {}
+    more: dict[str, Any] = {"solver_type": "heun"} if name.endswith("_heun") else {}
     if "noise_sampler" in signature(function).parameters:
         more["noise_sampler"] = fresh(x.shape)
     expected = function(wavy, x, torch.tensor(sigmas, dtype=torch.float64), disable=True, **options, **more)

@@ -227,6 +227,6 @@ def test_a_prompt_that_is_parsed_has_a_bound() -> None:
     for text in ("(" * 10**6, "[a:" * 10**6):
         sdxl.Request(text)
         with pytest.raises(
-            sdxl.ArgumentError, match="has .* characters; expected at most 65536 with prompt_syntax 'a1111'"
+            sdxl.ArgumentError, match=r"has .* characters; expected at most 65536 with prompt_syntax 'a1111'"
         ):
             sdxl.Request(text, prompt_syntax="a1111")
