@@ -18,7 +18,7 @@ from ..sampling.presets import NO_PRESET, PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value, plain
-from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
+from ..text.grammars import EMPHASES, LONG_PROMPTS, MOST_LETTERS, SYNTAXES
 from .option import option
 
 if TYPE_CHECKING:
@@ -385,6 +385,12 @@ class Request:
             raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts")
         if name == "prompt" and not texts:
             raise ArgumentError("prompt is empty; give a text or a list of texts")
+        longest = max(map(len, texts or ()), default=0)
+        if self.prompt_syntax != "plain" and longest > MOST_LETTERS:
+            raise ArgumentError(
+                f"{name} has {longest} characters; expected at most {MOST_LETTERS} with prompt_syntax "
+                f"{brief(self.prompt_syntax)}, shorten it"
+            )
         if texts is not None and any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
             raise ArgumentError(f"{name} is {brief(value)}, which is no valid Unicode; give it in UTF-8")
         if name != "prompt" and texts is not None and not isinstance(value, str) and len(texts) != len(self.prompts):

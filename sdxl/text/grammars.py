@@ -2,4 +2,5 @@
 
 SYNTAXES = ("plain", "a1111", "comfyui")
 LONG_PROMPTS = ("chunk", "truncate")
+MOST_LETTERS = 2**16  # of a prompt that is parsed
 EMPHASES = ("original", "no_norm", "comfyui", "none")

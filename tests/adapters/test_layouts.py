@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_files import ALPHA, LAYOUTS, RANK, Layer, dotted, kohya, layers, pair, product, save, save_layout
+from test_loras import KINDS, MORE_KINDS, save_kind
 from torch import Tensor
 
 import sdxl
@@ -19,6 +20,9 @@ from sdxl.weights import open_checkpoint
 from sdxl.weights.keymap import component_rows
 
 LATENT: dict[str, Any] = {"steps": 8, "seed": 3, "output": "latent", "progress": False, "sampler": "euler"}
+
+
+OTHER_KINDS = [kind for kind in (*KINDS, *MORE_KINDS) if kind not in ("LoRA", "DoRA")]
 
 
 @pytest.fixture
@@ -93,6 +97,22 @@ def test_the_images_of_every_layout(
     assert error(ours, wanted) < 5e-5
     pipe.set_loras([])
     assert torch.equal(pipe("a red cat", **LATENT).images, before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["DoRA", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_KINDS)])
+def test_the_images_of_every_kind(
+    kind: str, pipe: sdxl.Pipeline, reference_pipe: Any, tiny_folder: Path, tmp_path: Path, error: Any
+) -> None:
+    """diffusers' with these weights in its own layers. The weights are held against formulas in test_formulas.py."""
+    pipe.set_loras([save_kind(kind, tiny_folder, tmp_path / "x.safetensors", every=4, seed=1)])
+    changes = effective(pipe)
+    assert len(changes) > 30
+    ours = pipe("a red cat", **LATENT).images
+    theirs = merged(reference_pipe, tiny_folder, {name: change.double() for name, change in changes.items()})
+    generator = torch.Generator().manual_seed(3)
+    more = {"output_type": "latent", "height": 64, "width": 64}
+    wanted = theirs("a red cat", num_inference_steps=8, generator=generator, **more).images
+    assert error(ours, wanted) < 5e-5
 
 
 def test_alpha_in_the_header(pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path) -> None:

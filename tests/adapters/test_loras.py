@@ -76,11 +76,21 @@ def parts(kind: str, layer: Layer, seed: int) -> dict[str, Tensor]:
         }
     if kind == "full":
         return {"diff": randn(*layer.shape) / 4}
+    if kind == "LoKr":
+        return {"lokr_w1": randn(1, 1), "lokr_w2": randn(*layer.shape), "alpha": torch.tensor(1e10)}
+    if kind == "GLoRA":
+        factors = {"a1": (fan, 2), "a2": (2, fan), "b1": (out, 2), "b2": (2, fan, *kernel)}
+        return {f"{name}.weight": randn(*shape) for name, shape in factors.items()}
+    if kind == "IA3":
+        return {"weight": randn(out, 1, *[1] * len(kernel)), "on_input": torch.tensor(0)}
+    if kind == "BOFT":
+        return {"oft_blocks": randn(1, out // 2, 2, 2)}
     assert kind == "OFT"
-    return {"oft_blocks": randn(out // 2, 2, 2)}
+    return {"oft_blocks": randn(out // 2, 2, 2), "rescale": 1 + randn(out, 1, *[1] * len(kernel))}
 
 
 KINDS = ("LoRA", "DoRA", "LoHa", "full", "OFT")
+MORE_KINDS = ("LoKr", "GLoRA", "IA3", "BOFT")
 
 
 @pytest.mark.parametrize(

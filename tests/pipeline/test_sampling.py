@@ -163,11 +163,6 @@ def test_cfg_pp_takes_the_negative_prompt_at_every_scale(tiny_pipe: sdxl.Pipelin
     assert torch.allclose(off, euler, rtol=0, atol=1e-4)
 
 
-def _of(networks: Any, name: str, _: tuple[str, ...]) -> Any:
-    """The network of one branch, whichever is asked for."""
-    return networks((name,))
-
-
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
     """x = D + t (x - U) / s with both guesses of one call."""
@@ -184,8 +179,14 @@ def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
 
     schedule = make_schedule(ScheduleConfig(), "trailing", 5, "euler_cfg_pp")
     denoise = make_denoiser(networks, schedule, prediction, Guidance(1.4, always=True), torch.float64)
-    own: list[Any] = [partial(_of, networks, name) for name in ("negative", "positive")]
-    alone = [make_denoiser(each, schedule, prediction, Guidance(), torch.float64) for each in own]
+
+    def only(name: str, _: tuple[str, ...]) -> Any:
+        return networks((name,))
+
+    alone = [
+        make_denoiser(partial(only, name), schedule, prediction, Guidance(), torch.float64)
+        for name in ("negative", "positive")
+    ]
     start = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 14
     x = start
     for s, t in zip(schedule.sigmas, schedule.sigmas[1:], strict=False):

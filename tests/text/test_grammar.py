@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+import sdxl
 from sdxl.text.editing import Tag, split_and, split_tags, stretches
 from sdxl.text.emphasis import Span, a1111_spans, comfyui_spans
 
@@ -220,3 +221,12 @@ def test_hostile_texts_take_little_time(text: str) -> None:
     split_and(text)
     split_tags(text)
     assert time.perf_counter() - start < 5
+
+
+def test_a_prompt_that_is_parsed_has_a_bound() -> None:
+    for text in ("(" * 10**6, "[a:" * 10**6):
+        sdxl.Request(text)
+        with pytest.raises(
+            sdxl.ArgumentError, match=r"has .* characters; expected at most 65536 with prompt_syntax 'a1111'"
+        ):
+            sdxl.Request(text, prompt_syntax="a1111")
