@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import sdxl
@@ -133,3 +135,19 @@ def test_two_schedules_are_an_error() -> None:
     assert sdxl.Request("a", sampler="DPM++ 2M Karras", schedule="Karras").schedule == "karras"
     with pytest.raises(ArgumentError, match="sampler is 'DPM\\+\\+ 2M Karras' and schedule is 'beta'"):
         sdxl.Request("a", sampler="DPM++ 2M Karras", schedule="beta")
+
+
+def test_the_page_of_samplers_has_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs/samplers.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `") and row.count("|") >= 6}
+    assert {*SAMPLERS} <= {*rows}
+    for name, record in SAMPLERS.items():
+        row = next(
+            row for row in page.splitlines() if row.startswith(f"| `{name}` |") and ("| n |" in row or "2n" in row)
+        )
+        calls = "n" if record.calls == 1 else "2n - 1"
+        assert row.startswith(f"| `{name}` | {record.a1111 or ''} | "), row
+        assert f" | {calls} | " in row, row
+        assert [option for option in record.options if option != "eta"] == row.split("`")[3::2], row
+    for name in SCHEDULES:
+        assert f"| `{name}` |" in page
