@@ -63,7 +63,7 @@ def test_latents(run: str, pipe: sdxl.Pipeline, error: Any) -> None:
         width=MADE["size"][1],
         sampler=sampler,
         schedule=schedule,
-        eta=1.0 if sampler == "ddim" else 0.0,
+        eta=1.0 if sampler == "ddim" else None,
         output="latent",
         progress=False,
     )

@@ -412,6 +412,7 @@ def test_the_prediction_type_belongs_to_the_preset(bare: Path, tmp_path: Path, e
     assert pipe.plan(sdxl.Request(PROMPT, preset="v_prediction")).noise.prediction == "v_prediction"
 
 
+@pytest.mark.slow
 def test_a_preset_means_something() -> None:
     """The distilled miniature's LoRA is enough: without the preset, its images are noise in as many steps."""
     from sdxl.miniature.exam import make_scenes, mark

@@ -30,7 +30,8 @@ def picture(mode: str = "RGB", width: int = 24, height: int = 16) -> Image.Image
 
 def parameters(**more: Any) -> dict[str, Any]:
     """A record of an image, as `Result.parameters` has it."""
-    request = vars(sdxl.Request("a cat", sampler="euler", seed=1, schedule="leading")) | more
+    resolved = {"sampler": "euler", "schedule": "leading", "steps": 30, "guidance_scale": 5.0}
+    request = vars(sdxl.Request("a cat", seed=1, **resolved)) | more  # type: ignore[arg-type]
     return {"version": "sdxl 0.0", "torch": "2", "model": {"model": "a.safetensors", "dtype": "float32"}} | {
         "request": json.loads(json.dumps(request))
     }

@@ -209,7 +209,7 @@ def test_two_jobs_that_start_at_once(tmp_path: Path) -> None:
     """One of them gets the folder, and the other an error."""
     results = []
     for n in range(4):
-        ready, go = os.pipe(), os.pipe()
+        ready, go, end = os.pipe(), os.pipe(), os.pipe()
         children = []
         for prompt in "ab":
             if not (child := os.fork()):
@@ -219,20 +219,20 @@ def test_two_jobs_that_start_at_once(tmp_path: Path) -> None:
                     folder = open_folder(tmp_path / str(n), job_of(prompt), 7)
                     status = 0
                     os.write(ready[1], b".")
-                    os.read(go[0], 1)
+                    os.read(end[0], 1)
                     next(folder.claim(folder.batches(1)))
                 except OutputError:
                     status = 2
                     os.write(ready[1], b".")
-                    os.read(go[0], 1)
+                    os.read(end[0], 1)
                 finally:
                     os._exit(status)
             children.append(child)
         os.write(go[1], b"..")
         assert len(os.read(ready[0], 1) + os.read(ready[0], 1)) == 2
-        os.write(go[1], b"..")
+        os.write(end[1], b"..")
         results.append(sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
-        for handle in (*ready, *go):
+        for handle in (*ready, *go, *end):
             os.close(handle)
     assert results == [[0, 2]] * 4
 

@@ -182,9 +182,9 @@ def test_a_guidance_scale_for_each_step(tiny_pipe: sdxl.Pipeline) -> None:
     for wrong in ([5.0] * 2, [5.0] * 4):
         with pytest.raises(ArgumentError, match=f"guidance_scale has {len(wrong)} numbers for 3 steps"):
             tiny_pipe.plan(sdxl.Request(PROMPT, steps=3, guidance_scale=wrong))
-    for other in ([], ["a"], -1, [5, -1], True, "5"):
+    for nonsense in ([], ["a"], -1, [5, -1], True, "5"):
         with pytest.raises(ArgumentError, match="guidance_scale is"):
-            sdxl.Request(PROMPT, guidance_scale=other)  # type: ignore[arg-type]
+            sdxl.Request(PROMPT, guidance_scale=nonsense)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("guider", [APG(), PAG()], ids=["apg", "pag"])

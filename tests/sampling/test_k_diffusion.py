@@ -32,6 +32,8 @@ UNUSED = {"torchdiffeq": {"odeint": None}, "torchvision.transforms": {"functiona
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Any]:
     """k-diffusion's sampling.py, with empty modules in place of those that no sampler needs."""
+    pytest.importorskip("scipy")
+    pytest.importorskip("torchsde")
     folder = Path(next(iter(_package.submodule_search_locations)))
     with pytest.MonkeyPatch.context() as patch:
         for name, values in UNUSED.items():
