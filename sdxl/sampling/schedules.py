@@ -201,7 +201,7 @@ SCHEDULES = ScheduleTable(
         most=lambda levels: len(levels.sigmas) - levels.steps_offset,
         names=("ddim_uniform", "DDIM"),
     ),
-    trailing=SigmaSchedule(_trailing, a1111="Simple", diffusers={"timestep_spacing": "trailing"}, names=("Turbo",)),
+    trailing=SigmaSchedule(_trailing, diffusers={"timestep_spacing": "trailing"}, names=("Turbo",)),
     sgm=SigmaSchedule(_sgm),
     linspace=SigmaSchedule(_linspace, a1111="Uniform", diffusers={"timestep_spacing": "linspace"}, names=("normal",)),
     karras=SigmaSchedule(_karras, a1111="Karras", diffusers={"use_karras_sigmas": True}, options={"rho": 7}),
