@@ -76,7 +76,7 @@ def measure(model: str, lora: str, mode: str) -> dict[str, Any]:
         return result
 
     seconds: dict[str, float] = {}
-    pipe = timed("load", lambda: sdxl.Pipeline.from_pretrained(model, device="cpu", offload=mode))
+    pipe = timed("load", lambda: sdxl.Pipeline.from_pretrained(model, device="cpu", offload=mode, dtype="float32"))
     before = timed("step", step)
     facts: dict[str, Any] = {"dtype": str(pipe.dtype), "seconds": seconds}
     if lora:
