@@ -9,7 +9,7 @@ import sdxl
 
 prompt = "a yellow star on a green background"
 both = sdxl.Pipeline.from_pretrained("miniature", refiner="miniature-refiner", offload="stage")
-for refine_at in (0.6, 0.8, 1.0):
+for refine_at in (0.4, 0.6, 0.8):
     both(prompt, refine_at=refine_at, seed=4).save(f"refined-{refine_at}.png")
 
 base = sdxl.Pipeline.from_pretrained("miniature")

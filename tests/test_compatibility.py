@@ -84,7 +84,7 @@ def test_a_job_is_resumed(batch_size: str, folder: Path) -> None:
     assert sorted(written) == sorted(wanted), "an image was generated twice"
     plan = json.loads((out / "job/plan.json").read_text())
     old_plan = json.loads((FIXTURES / "job/out/job/plan.json").read_text())
-    assert plan == old_plan | {"job": plan["job"], "dtype": "float32", "arithmetic": "float32"}
+    assert plan == old_plan | {"job": plan["job"], "dtype": "float32", "arithmetic": "float32", "defaults": 0}
     lines = [json.loads(line) for line in whole.removeprefix(journal).splitlines()]
     assert all(len(each["files"]) == len(each["seeds"]) == len(each["lines"]) == 1 for each in lines), "image by image"
     again = generate(folder / "job", *COMMON, *JOB, batch_size)

@@ -53,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     sdxl.convert(MODEL, folder / "sd_xl_base_1.0.safetensors")
     shutil.copytree(ROOT / "weights/adapters", folder / "weights/adapters")
-    for name in ("some_checkpoint", "weights/random_base"):
+    for name in ("some_checkpoint", "weights/random_base", "sdxl_lightning_4step"):
         shutil.copy(folder / "sd_xl_base_1.0.safetensors", folder / f"{name}.safetensors")
     for name in ("photo.jpg", "lion.png", "picture.png"):
         Image.new("RGB", (128, 128), "blue").save(folder / name)
@@ -68,7 +68,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert config.text_encoder is not None
     widths = {"clip_l": config.text_encoder.dim, "clip_g": config.text_encoder_2.dim}
     save_file({key: torch.zeros(2, width) for key, width in widths.items()}, folder / "my-cat.safetensors")
-    for name in ("style", "detail", "a", "b"):
+    for name in ("style", "detail", "a", "b", "dmd2_sdxl_4step_lora"):
         save_file(lora(checkpoint), folder / f"{name}.safetensors")
     return folder
 
