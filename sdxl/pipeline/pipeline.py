@@ -299,12 +299,12 @@ class Pipeline(DiffusersNames):
 
     @property
     def unet(self) -> UNet:
-        """The model's UNet."""
+        """The model's UNet, with the LoRAs of the last call."""
         return self.experts[0].unet()
 
     @property
     def text(self) -> list[TextStage]:
-        """The model's text encoders with their tokenizers."""
+        """The model's text encoders with their tokenizers, with the LoRAs of the last call."""
         return self.experts[0].text()
 
     @property
