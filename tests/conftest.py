@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; also 
 
 import gc
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def tiny_pipe(tiny_folder: Path) -> Any:
     import sdxl
 
     return sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _without_loras(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The pipeline that tests share has no LoRAs of a call when the next one begins."""
+    pipe = request.getfixturevalue("tiny_pipe") if "tiny_pipe" in request.fixturenames else None
+    yield
+    if pipe is not None:
+        pipe.set_loras([])
 
 
 @pytest.fixture(scope="session")

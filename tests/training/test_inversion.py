@@ -16,7 +16,6 @@ def test_a_word_encoder_encodes_as_with_tokens_does(
     tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    tiny_pipe.set_loras([])  # another test's call may have left its own
     components, saved = open_checkpoint(tiny_folder).components, {}
     texts = ["a zyx cat", "zyx zyx", "a dog"]
     for name, stage in zip((TEXT, TEXT_2), tiny_pipe.text, strict=True):
