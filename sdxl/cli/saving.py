@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, OutputError
+from ..images.output import numbered
 from ..pipeline.request import SOURCES, TEXTS, Request
 from .console import UNPRINTED, as_json, note, show, show_bytes
 
@@ -33,7 +34,7 @@ def choose_outputs(given: Path | None, request: Request) -> list[Path]:
     if given == STDOUT:
         _check_stdout(count)
         return [STDOUT]
-    outputs = _numbered(given, count) if given else _free(count)
+    outputs = numbered(given, count) if given else _free(count)
     check_writable(outputs[-1])
     texts = "".join(text for name in TEXTS for text in request.texts(name) or ())
     if image_format(outputs[0]) == "JPEG" and 2 * len(texts) + len(texts.encode()) > _MOST_TEXT:
@@ -55,14 +56,10 @@ def _paths(value: Any) -> list[Path]:
     return [value] if isinstance(value, Path) else value if isinstance(value, list) else []
 
 
-def _numbered(path: Path, count: int) -> list[Path]:
-    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{n + 1}") for n in range(count)]
-
-
 def _free(count: int) -> list[Path]:
     """The default files to write, none of which exists."""
     names = itertools.chain(["picture.png"], (f"picture-{n}.png" for n in itertools.count(2)))
-    files = (_numbered(Path(name), count) for name in names)
+    files = (numbered(Path(name), count) for name in names)
     return next(paths for paths in files if not any(map(os.path.lexists, paths)))
 
 

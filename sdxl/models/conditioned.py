@@ -101,7 +101,7 @@ def precompute(
     scale = torch.tensor(scales, dtype=torch.float32, device=vector.device).repeat_interleave(len(vector))
     embs = torch.split(unet.embed(times, vector.repeat(len(timesteps), 1), scale if len(scales) else None), len(vector))
     starts = list(accumulate(map(len, groups), initial=len(vector) - sum(map(len, groups))))
-    each = [unet.context_kv(group, first=start) for group, start in zip(groups, starts, strict=False)]
+    each = [unet.context_kv(group, first=start) for group, start in zip(groups, starts[:-1], strict=True)]
     memories = [Memory(tuple(source for memory in same for source in memory.cross)) for same in zip(*each, strict=True)]
     return ConditionedUNet(
         unet,

@@ -131,14 +131,14 @@ def _word_of(name: str, words: Words) -> str | None:
 def _first(tokenizer: Tokenizer, text: str, parts: Sequence[_Part]) -> list[tuple[Token, float]]:
     """What there is room for in one chunk."""
     whole = text if len(parts) == 1 else "".join(part.span.text for part in parts)
-    starts = accumulate((len(part.span.text) for part in parts), initial=0)
+    starts = list(accumulate((len(part.span.text) for part in parts), initial=0))
     tokens = [
         (replace(token, start=token.start + start), part.span.weight)
-        for start, part in zip(starts, parts, strict=False)
+        for start, part in zip(starts[:-1], parts, strict=True)
         for token in part.tokens
     ]
     kept = tokenizer.cut(whole, [token for token, _ in tokens], stacklevel=6)
-    return [(token, weight) for token, (_, weight) in zip(kept, tokens, strict=False)]
+    return [(token, weight) for token, (_, weight) in zip(kept, tokens[: len(kept)], strict=True)]
 
 
 def _fill(tokenizer: Tokenizer, parts: Sequence[_Part]) -> list[_Filling]:
