@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -201,7 +202,11 @@ async def _parameters(service: Service, request: Request) -> Response:
     if len(files) != 1:
         raise ArgumentError(f"image is given {len(files)} times; expected one image file")
     upload = await service.upload(files[0], "image")
-    return _json(service.catalog.public(await asyncio.to_thread(_recorded, upload)))
+    recorded = await asyncio.to_thread(_recorded, upload)
+    try:
+        return _json(service.catalog.public(recorded))
+    except (TypeError, ValueError, LookupError, RecursionError) as error:
+        raise ArgumentError("image has damaged parameters; give another image of sdxl") from error
 
 
 def _recorded(upload: Upload) -> dict[str, Any]:
@@ -222,7 +227,16 @@ async def _openapi(service: Service, request: Request) -> Response:
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(value, status, {**_NO_STORE, **(headers or {})})
+    return JSONResponse(_finite(value), status, {**_NO_STORE, **(headers or {})})
+
+
+def _finite(value: Any) -> Any:
+    """A value with null in place of infinities and NaN, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _CALLS: Mapping[str, Answer] = {

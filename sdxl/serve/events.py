@@ -13,7 +13,7 @@ from .job import Job, State
 from .skin import states
 from .views import failure_view, image_view
 
-_BEAT_SECONDS = 15.0  # between signs of life, against proxies that close silent connections
+_BEAT_SECONDS = 15.0  # between signs of life, against proxies that close idle connections
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would gather the events
 
 

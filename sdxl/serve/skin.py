@@ -20,10 +20,10 @@ the skin's name.
 
 **Running.** `job = await finished(request, service, work)` puts it into the queue and waits. It cancels the job where
 the client goes away (`ClientDisconnect` is raised then; let it pass). It raises `RefusedError` where the job failed,
-with the status that belongs to the error. A job that was cancelled or skipped returns: look at `job.state.status`. Where a skin
-answers in pieces, use `job = service.engine.submit(work)` (`BusyError` 429, `ClosingError` 503), and iterate over
-`async for state in states(job)`: the present state, then each newer one as soon as it comes (states may be left out
-where the reader is slow), to the last. Cancel the job in a `finally` if it must not outlive the answer.
+with the status that belongs to the error. A job that was cancelled or skipped returns: look at `job.state.status`.
+Where a skin answers in pieces, use `job = service.engine.submit(work)` (`BusyError` 429, `ClosingError` 503), and
+iterate over `async for state in states(job)`: the present state, then each newer one as soon as it comes (states may be
+left out where the reader is slow), to the last. Cancel the job in a `finally` if it must not outlive the answer.
 
 **Answering.** `job.state` (`job.State`) is a snapshot: status, place, stage, batch, step, steps, seconds_left, preview
 (JPEG or None), warnings, `images`, `failure`. `job.progress` is 0 to 1. Each `job.Image` has `png` (with its parameters
@@ -73,8 +73,8 @@ class Skin:
 
 
 async def finished(request: Request, service: Service, work: Work) -> Job:
-    """The job of some work, when it is over. Raises `RefusedError` where it failed, `ClientDisconnect` where the client has
-    gone away, which cancels it, and `BusyError` and `ClosingError`. The request's body must have been read.
+    """The job of some work, when it is over. Raises `RefusedError` where it failed, `ClientDisconnect` where the client
+    has gone away, which cancels it, and `BusyError` and `ClosingError`. The request's body must have been read.
     """
     job = service.engine.submit(work)
     waiting, gone = asyncio.ensure_future(wait(job)), asyncio.ensure_future(_gone(request))

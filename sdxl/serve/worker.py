@@ -173,7 +173,7 @@ class Worker:
         if step.is_last:
             changes["stage"] = "decoding"
         job.update(**changes)
-        pace.is_stopped = not step.is_last and _look(job)
+        pace.is_stopped = _look(job) and not step.is_last
         return pace.is_stopped
 
     def _images(self, job: Job, result: Result) -> list[Image]:
