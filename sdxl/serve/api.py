@@ -219,7 +219,8 @@ def _recorded(upload: Upload) -> dict[str, Any]:
         try:
             return read_parameters(path)
         except ArgumentError as error:
-            raise ArgumentError(str(error).replace(str(path), "image")) from error
+            advice = str(error).replace(str(path), "the file")
+            raise ArgumentError(f"image: {advice}") from error
 
 
 async def _openapi(service: Service, request: Request) -> Response:

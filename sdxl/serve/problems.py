@@ -72,5 +72,5 @@ def status_of(type: str) -> int:
 def argument_of(error: SDXLError) -> str | None:
     """The argument that an error is about: messages begin with its name."""
     named: Any = getattr(error, "argument", None)
-    first = str(error).partition(" ")[0].removeprefix("--").replace("-", "_")
+    first = str(error).partition(" ")[0].rstrip(":").removeprefix("--").replace("-", "_")
     return named or (first if first in _NAMES else None)
