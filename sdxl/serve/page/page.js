@@ -1,5 +1,5 @@
 // The page of `sdxl serve`. All that it does goes through /api, at addresses below its own, so a proxy may give it a path.
-// This browser keeps the controls in localStorage, source image and mask in IndexedDB.
+// The browser keeps the controls in localStorage, source image and mask in IndexedDB.
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
@@ -24,7 +24,7 @@ const ICONS = {
   down: "M12 4v11M7 11l5 5 5-5M5 20h14",
   erase: "m9 20-5-5q-1-1 0-2l9-9 7 7-9 9ZM8.5 8.5l7 7M9 20h11",
   image: "M5 5h14q2 0 2 2v10q0 2-2 2H5q-2 0-2-2V7q0-2 2-2M4 18l6-7 4 5 2-2 4 4M16 9h.01",
-  invert: "M12 4a8 8 0 0 0 0 16ZM12 4a8 8 0 0 1 0 16M9 6v12M6 8v8",
+  invert: "M12 4a8 8 0 0 0 0 16ZM12 4a8 8 0 0 1 0 16M8 7v10",
   large: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
   minus: "M6 12h12",
   plus: "M6 12h12M12 6v12",
@@ -82,23 +82,28 @@ function formOf(values) {
 
 const service = { models: [], samplers: [], loras: [], limits: {} };
 
+let asking = 0;
+
 function showState(state) {
   $("state").dataset.state = state;
   $("state").textContent = { loading: "loading the model", lost: "no connection", ready: "ready" }[state];
+  clearTimeout(asking);
+  if (state !== "ready") asking = setTimeout(readServer, 1500);
 }
 
 async function readServer() {
-  let pause = 15000;
   try {
-    const before = $("state").dataset.state, { is_ready, limits } = await ask("api/server");
+    const { is_ready, limits } = await ask("api/server");
     service.limits = limits;
-    if (before === "lost" || (is_ready && before !== "ready")) await readNames();
+    const hasDefaults = service.models.some((each) => each.defaults);
+    if ($("state").dataset.state === "lost" || !service.models.length || (is_ready && !hasDefaults)) {
+      await readNames();
+      await readJobs();
+    }
     showState(is_ready ? "ready" : "loading");
-    if (!is_ready) pause = 1000;
-  } catch {
-    pause = 3000;
+  } catch (error) {
+    if (error.status) complain(error); // else it is asked again
   }
-  setTimeout(readServer, pause);
 }
 
 async function readNames() {
@@ -310,8 +315,8 @@ function complain(error) {
   const at = error.argument && controls.find((each) => each.name === error.argument);
   if (at) {
     at.ariaInvalid = "true";
-    if (at.closest("details")) at.closest("details").open = true;
-    at.scrollIntoView({ block: "nearest" });
+    if ($("details").contains(at)) $("details").open = true;
+    at.scrollIntoView({ block: "center" });
   }
 }
 
@@ -530,7 +535,7 @@ function showEntry({ image, job, button, url }) {
   if (service.models.length > 1) facts.push(job.model);
   $("facts").textContent = facts.join(" · ");
   $("warnings").replaceChildren(...(job.warnings ?? []).map((textContent) => node("li", { textContent })));
-  Object.assign($("save"), { href: url, download: `sdxl-${image.seed}.png` });
+  $("save").href = url;
   button.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
@@ -637,22 +642,21 @@ function flood(context, operation, colour) {
 }
 
 function apply(operation) {
-  if (operation.points) return drawStroke(operation, 0);
+  if (operation.parts) return operation.parts.forEach((part) => drawPart(operation, part));
   flood(paint, ...(operation.kind === "invert" ? ["xor", INK] : ["copy", "#0000"]));
   if (operation.image) paint.drawImage(operation.image, 0, 0);
 }
 
-/** Draw a stroke from one of its points on. */
-function drawStroke({ points, size, erases }, from) {
+/** Draw a part of a stroke: again it is drawn in the same parts, since their soft edges add up. */
+function drawPart({ size, erases }, part) {
   const globalCompositeOperation = erases ? "destination-out" : "source-over";
   Object.assign(paint, { globalCompositeOperation, lineCap: "round", lineJoin: "round", lineWidth: size, strokeStyle: INK, fillStyle: INK });
   paint.beginPath();
-  if (points.length === 1) {
-    paint.arc(...points[0], size / 2, 0, 2 * Math.PI);
+  if (part.length === 1) {
+    paint.arc(...part[0], size / 2, 0, 2 * Math.PI);
     return paint.fill();
   }
-  paint.moveTo(...points[Math.max(from - 1, 0)]);
-  for (const point of points.slice(Math.max(from, 1))) paint.lineTo(...point);
+  for (const point of part) paint.lineTo(...point);
   paint.stroke();
 }
 
@@ -774,14 +778,14 @@ function showCursor(x, y) {
 }
 
 function begin(point) {
-  stroke = { points: [point], size: kept.brush, erases };
-  drawStroke(stroke, 0);
+  stroke = { parts: [[point]], size: kept.brush, erases };
+  apply(stroke);
 }
 
 function extend(points) {
-  const from = stroke.points.length;
-  stroke.points.push(...points);
-  drawStroke(stroke, from);
+  const part = [stroke.parts.at(-1).at(-1), ...points];
+  stroke.parts.push(part);
+  drawPart(stroke, part);
 }
 
 function finish() {
@@ -987,4 +991,6 @@ async function restoreImage() {
 restore();
 refresh();
 keep();
-await Promise.all([readServer(), restoreImage().catch(complain), readNames().then(readJobs).catch(complain)]);
+restoreImage().catch(complain);
+document.onvisibilitychange = () => document.hidden || readServer();
+readServer();
