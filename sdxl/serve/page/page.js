@@ -209,7 +209,7 @@ function refresh() {
     showPart(range);
   }
   showRatios(sides);
-  control("mask_padding").disabled = !kept.onlyMasked;
+  control("mask_padding").parentNode.hidden = !kept.onlyMasked;
   $("only-masked").checked = kept.onlyMasked;
   $("reuse").disabled = !shown();
 }
