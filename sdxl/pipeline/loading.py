@@ -201,13 +201,13 @@ def load(
     model = component.build()
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     with stage("loading", placement, component.name):
-        settle(model, component.state(shapes), placement, component.weights.forget, changes)
+        settle(model, component.state(shapes), placement, component.forget, changes)
     if trainable:
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()  # those of a file are not the model's own
             parameter.requires_grad_(True)
     if not (placement.streamed and placement.device.type == "cpu"):
-        component.weights.close()
+        component.close()
     return model
 
 
@@ -222,9 +222,9 @@ def load_again(
     plain = component.build()
     shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items()}
     state = component.state(shapes)
-    settle_again(network, plain, state, placement, component.weights.forget, changes, weights)
+    settle_again(network, plain, state, placement, component.forget, changes, weights)
     if not (placement.streamed and placement.device.type == "cpu"):
-        component.weights.close()
+        component.close()
 
 
 def open_loader(request: ModelRequest, precision: Precision | None = None) -> tuple[Loader, str | None]:

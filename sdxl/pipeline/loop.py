@@ -83,10 +83,13 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
 
     @cache
-    def network(branches: tuple[str, ...]) -> Network:
+    def made(branches: tuple[str, ...]) -> Network:
         selected = perturb(conditioned.select(branches), is_perturbed, plan.perturbs)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
+
+    def network(branches: tuple[str, ...], sigma: float) -> Network:
+        return made(branches)
 
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(
