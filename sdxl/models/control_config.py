@@ -13,8 +13,8 @@ MOST_TYPES = 256  # 8, of a union
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """A ControlNet (Zhang et al. 2023, arXiv 2302.05543). `trunk` is the UNet whose contracting half it has; the `up` of
-    that is not built.
+    """A ControlNet (Zhang et al. 2023, arXiv 2302.05543). `trunk` is the UNet whose contracting half it has; the `up`
+    of that is not built.
 
     `hint` are the channels of the encoder of the control image, each but the first at half the resolution of the one
     before. A union has `types` of control images, embedded in `type_dim` numbers each, and `fusers` blocks that look

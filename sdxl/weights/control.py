@@ -69,13 +69,14 @@ class OpenedControl:
         return config.types if isinstance(config, ControlNetConfig) else 0
 
 
-def open_control(path: Path, unet: Component, variant: str | None = None) -> OpenedControl:
-    """Open the network of a .safetensors file or a diffusers folder for the control of a model with this UNet: headers
-    and JSON alone. Raises `CheckpointError` for a network of another kind or family, and for one that does not fit.
+def open_control(
+    path: Path, like: UNetConfig, variant: str | None = None, base: Component | None = None
+) -> OpenedControl:
+    """Open the network of a .safetensors file or a diffusers folder for the control of a model with a UNet `like` this:
+    headers and JSON alone. A Control-LoRA changes the weights of `base`, that UNet. Raises `CheckpointError` for a
+    network of another kind or family, and for one that does not fit.
     """
     weights, config = _files(path, variant)
-    like = unet.config
-    assert isinstance(like, UNetConfig)
     if (found := refusal(weights)) is not None:
         name, advice = found
         raise CheckpointError(f"{path} is {name}; {advice}")
@@ -88,7 +89,7 @@ def open_control(path: Path, unet: Component, variant: str | None = None) -> Ope
             if kind == T2I_ADAPTER:
                 opened = OpenedControl(kind, _t2i_adapter(weights, config))
             elif kind == CONTROL_LORA:
-                opened = _control_lora(weights, unet)
+                opened = _control_lora(weights, like, base)
             else:
                 opened = OpenedControl(kind, _controlnet(weights, config, like))
         except (KeyError, IndexError, ValueError) as error:
@@ -167,10 +168,14 @@ def _t2i_adapter(weights: Weights, data: Mapping[str, Any]) -> Component:
     return _component(config, t2i_adapter_rows(config), layout, prefix, weights)
 
 
-def _control_lora(weights: Weights, unet: Component) -> OpenedControl:
+def _control_lora(weights: Weights, like: UNetConfig, base: Component | None) -> OpenedControl:
     """A ControlNet with the weights of a UNet, changed by the file's factors."""
-    prefix, like = prefix_of(weights), unet.config
-    assert isinstance(like, UNetConfig)
+    if base is None:
+        raise CheckpointError(
+            "a Control-LoRA changes the weights of the model's files, and this model has none; load it from files, or "
+            "give a ControlNet"
+        )
+    prefix = prefix_of(weights)
     if like.in_channels != like.out_channels:
         raise CheckpointError(
             f"a Control-LoRA changes the weights of a base model, and this UNet takes {like.in_channels} channels; "
@@ -189,7 +194,7 @@ def _control_lora(weights: Weights, unet: Component) -> OpenedControl:
             raise KeyError(next(key for key in own if key not in weights))
         changes[row.ours] = LowRank(weights, name)
         factors |= set(own)
-    component = replace(component, others=component.others | factors, base=unet)
+    component = replace(component, others=component.others | factors, base=base)
     _check_factors(component, changes)
     return OpenedControl(CONTROL_LORA, component, changes)
 

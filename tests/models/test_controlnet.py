@@ -13,9 +13,9 @@ pytest.importorskip("diffusers")
 import control_nets
 import tiny
 
-from sdxl.models import ControlNet, Residuals, T2IAdapter
+from sdxl.models import ControlNet, Residuals, T2IAdapter, UNetConfig
 from sdxl.models.t2i_adapter import as_residuals
-from sdxl.pipeline.loading import load
+from sdxl.pipeline.loaded import load
 from sdxl.runtime.placement import Placement
 from sdxl.text import embed_sizes
 from sdxl.weights import open_checkpoint
@@ -36,6 +36,11 @@ def unet(tiny_folder: Path) -> Component:
     return open_checkpoint(tiny_folder).components["unet"]
 
 
+def opened(path: Path, unet: Component) -> OpenedControl:
+    assert isinstance(unet.config, UNetConfig)
+    return open_control(path, unet.config, base=unet)
+
+
 def inputs(rows: int = 2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     pooled = torch.randn(rows, 32, generator=generator)
@@ -51,8 +56,8 @@ def inputs(rows: int = 2) -> dict[str, Tensor]:
     }
 
 
-def built(opened: OpenedControl) -> Any:
-    return load(opened.component, PLAIN, opened.changes)
+def built(control: OpenedControl) -> Any:
+    return load(control.component, PLAIN, control.changes)
 
 
 def ours(net: ControlNet, given: dict[str, Tensor], image: Tensor | None = None) -> Residuals:
@@ -88,7 +93,7 @@ def test_residuals_and_layouts(name: str, unet: Component, tmp_path: Path, error
         control_nets.save(control_nets.ldm(reference), tmp_path / "ldm.safetensors"),
         control_nets.save(control_nets.ldm(reference, "control_model."), tmp_path / "prefix.safetensors"),
     ]
-    found = [ours(built(open_control(path, unet)), given) for path in paths]
+    found = [ours(built(opened(path, unet)), given) for path in paths]
     assert_equal(found[0], theirs(reference, given), error)
     for other in found[1:]:
         assert other.mid is not None
@@ -112,14 +117,14 @@ def test_unions(config: dict[str, Any], types: list[int], unet: Component, tmp_p
     ldm = control_nets.save(control_nets.ldm(reference), tmp_path / "ldm.safetensors")
     mids = []
     for path in (folder, bare, ldm):
-        opened = open_control(path, unet)
-        assert opened.types == config["num_control_type"]
-        net = built(opened)
+        found = opened(path, unet)
+        assert found.types == config["num_control_type"]
+        net = built(found)
         vector = net.with_types(given["vector"], types)
         hint = sum(net.encode(image[:1], type) for image, type in zip(images, types, strict=True))
-        found = net.predict(given["x"], net.embed(given["t"], vector), net.context_kv(given["context"]), hint)
-        assert_equal(found, wanted, error)
-        mids.append(found.mid)
+        residuals = net.predict(given["x"], net.embed(given["t"], vector), net.context_kv(given["context"]), hint)
+        assert_equal(residuals, wanted, error)
+        mids.append(residuals.mid)
     assert torch.equal(mids[0], mids[1])
     assert torch.equal(mids[0], mids[2])
 
@@ -136,7 +141,7 @@ def test_t2i_features(channels: int, size: tuple[int, int], unet: Component, tmp
         control_nets.save(control_nets.tencent(reference), tmp_path / "tencent.safetensors"),
         control_nets.save(control_nets.tencent(reference, "adapter."), tmp_path / "prefix.safetensors"),
     ]
-    nets = [built(open_control(path, unet)) for path in paths]
+    nets = [built(opened(path, unet)) for path in paths]
     assert all(isinstance(net, T2IAdapter) for net in nets)
     features = [net(image) for net in nets]
     for mine, other in zip(features[0], reference(image), strict=True):
@@ -170,7 +175,7 @@ def test_t2i_features_in_the_unet(unet: Component, error: Any) -> None:
 def test_sides_that_are_no_multiples_of_16(unet: Component, tmp_path: Path) -> None:
     """Latents of odd sides: the features are as large as the UNet's."""
     path = control_nets.save(control_nets.t2i_adapter().state_dict(), tmp_path / "a.safetensors")
-    net, network = built(open_control(path, unet)), load(unet, PLAIN)
+    net, network = built(opened(path, unet)), load(unet, PLAIN)
     features = net(torch.rand(1, 3, 72, 88))
     assert [tuple(each.shape[2:]) for each in features] == [(5, 6), (5, 6), (3, 3), (3, 3)]
     x, contracted = torch.randn(1, 4, 9, 11), as_residuals(features, network.config)  # type: ignore[arg-type]
@@ -183,11 +188,11 @@ def test_sides_that_are_no_multiples_of_16(unet: Component, tmp_path: Path) -> N
 def test_blue_green_red(unet: Component, tmp_path: Path) -> None:
     reference, given = control_nets.controlnet(), inputs()
     folder = control_nets.save_folder(reference, tmp_path / "net")
-    rgb = ours(built(open_control(folder, unet)), given)
+    rgb = ours(built(opened(folder, unet)), given)
     text = (folder / "config.json").read_text()
     order = "controlnet_conditioning_channel_order"
     (folder / "config.json").write_text(text.replace(f'"{order}": "rgb"', f'"{order}": "bgr"'))
-    bgr = ours(built(open_control(folder, unet)), given, given["image"].flip(1))
+    bgr = ours(built(opened(folder, unet)), given, given["image"].flip(1))
     assert rgb.mid is not None
     assert bgr.mid is not None
     assert torch.equal(rgb.mid, bgr.mid)
