@@ -57,6 +57,13 @@ def prefix_of(shapes: Shapes) -> str:
     return next((each for each in reversed(prefixes) if each and any(key.startswith(each) for key in shapes)), "")
 
 
+def is_control(shapes: Shapes) -> bool:
+    """Whether a file is a network for control images, of any family."""
+    bare = strip(shapes, prefix_of(shapes))
+    is_known = MARKER in shapes or layout_of(bare) is not None or t2i_layout(bare) is not None
+    return is_known or any(key.startswith(("control_model.", "controlnet_", "lllite_unet_")) for key in shapes)
+
+
 def kind_of(shapes: Shapes) -> str | None:
     """The kind of a network for control images; None for any other file, and for those of other models."""
     if refusal(shapes) is not None:
