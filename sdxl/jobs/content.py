@@ -56,7 +56,10 @@ def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) ->
         images = record["image"]
         is_list = isinstance(images, list)
         if is_list and count % len(images):
-            raise ArgumentError(f"the image of control {record['net']} has {len(images)} entries for {count} images")
+            raise ArgumentError(
+                f"the image of control {record['net']} has {len(images)} entries for {count} images; give one for "
+                "each, one for each prompt, or one"
+            )
         own.append({**record, "image": images[number * len(images) // count] if is_list else images})
     return own
 
