@@ -350,3 +350,14 @@ def test_jobs(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
     assert [len(batch.items) for batch in job.batches(4, 1)] == [2, 1], "the first and the third share all"
     assert len({item.arguments["control"][0]["hash"] for item in job.items}) == 1
     sdxl.Request(**job.items[0].arguments)
+
+
+def test_networks_in_memory_are_steered_too(pipe: sdxl.Pipeline, tiny_folder: Path, folder: Path) -> None:
+    control = Control(folder / "canny.safetensors", folder / "image.png")
+    source = load(tiny_folder, trainable=True)
+    made = sdxl.Pipeline.from_networks(source.info, source.unet, source.vae, source.text)
+    assert torch.equal(latents(made, control), latents(source, control))
+    low, _ = control_nets.control_lora(open_checkpoint(tiny_folder).components["unet"])
+    path = control_nets.save(low, folder / "low.safetensors")
+    with pytest.raises(sdxl.CheckpointError, match="and this model has none; load it from files"):
+        latents(made, Control(path, folder / "image.png"))
