@@ -116,9 +116,9 @@ def save(folder: Path, kind: str, widths: Sequence[int], seed: int = 11) -> Path
     return path
 
 
-def reference_pipe(adapters: Sequence[Path], family: str) -> Any:
+def reference_pipe(adapters: Sequence[Path], family: str, unet: dict[str, Any] = UNET) -> Any:
     """diffusers' pipeline with IP-Adapters and their image encoder."""
-    base = pipeline()
+    base = pipeline(unet)
     more = {"image_encoder": vision(family), "feature_extractor": processor()}
     pipe = type(base)(**(base.components | more), add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)

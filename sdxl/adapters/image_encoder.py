@@ -53,6 +53,13 @@ _BIG_G = ("CLIP ViT-bigG/14", "h94/IP-Adapter/sdxl_models/image_encoder/model.sa
 _PUBLISHED = {(1280, True): _H, (1024, False): _H, (1664, True): _BIG_G, (1280, False): _BIG_G}
 
 
+def published_name(config: VisionConfig) -> str:
+    """The published encoder that one of its widths is."""
+    hidden, projected = ((config.dim, True), (config.projection_dim, False))
+    first, second = (_PUBLISHED.get(each, ("",))[0] for each in (hidden, projected))
+    return first if first and first == second else f"CLIP of {config.dim} channels and {config.layers} layers"
+
+
 def wanted(config: IPAdapterConfig) -> Wanted:
     """The image encoder that an adapter needs."""
     key = config.image_dim, config.is_plus
@@ -63,6 +70,13 @@ def open_image_encoder(path: Path) -> Component:
     """Open an image encoder: a folder as transformers writes it, one file of it, or a file in OpenCLIP's names
     (`visual.*`), with or without CLIP's text encoder. Raises `CheckpointError`.
     """
+    component = read_image_encoder(path)
+    check_components([component])
+    return component
+
+
+def read_image_encoder(path: Path) -> Component:
+    """As `open_image_encoder`, without checking the keys of the files."""
     files = _files(path) if os.path.isdir(path) else [TensorFile(path)]
     weights = Weights(files)
     if not is_vision(weights):
@@ -71,9 +85,7 @@ def open_image_encoder(path: Path) -> Component:
     with naming(path):
         config = _stated(files[0].path.parent / "config.json", layout) or infer_vision(weights, layout)
     others = frozenset(key for key in weights if _OTHERS.fullmatch(key))
-    component = Component(NAME, config, list(vision_rows(config)), layout, weights, others=others)
-    check_components([component])
-    return component
+    return Component(NAME, config, list(vision_rows(config)), layout, weights, others=others)
 
 
 def _files(folder: Path) -> list[TensorFile]:

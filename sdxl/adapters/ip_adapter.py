@@ -25,16 +25,20 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def open_ip_adapter(path: Path) -> Component:
     """Open an IP-Adapter of SDXL, plain or plus; headers alone. Raises `CheckpointError`."""
-    file = TensorFile(path)
+    component = read_ip_adapter(TensorFile(path))
+    check_components([component])
+    return component
+
+
+def read_ip_adapter(file: TensorFile) -> Component:
+    """As `open_ip_adapter`, without checking the keys of the file."""
     weights = Weights([file], canonical_key)
     if refusal := refuse(weights):
         name, advice = refusal
-        raise CheckpointError(f"{path} is {name}; {advice}")
-    with naming(path):
+        raise CheckpointError(f"{file.path} is {name}; {advice}")
+    with naming(file.path):
         config = infer_ip_adapter(weights)
-    component = Component(NAME, config, list(ip_adapter_rows(config)), "folder", weights)
-    check_components([component])
-    return component
+    return Component(NAME, config, list(ip_adapter_rows(config)), "folder", weights)
 
 
 def canonical_key(key: str) -> str:

@@ -6,9 +6,10 @@ Imports no torch.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ Only = str | tuple[str, ...] | Mapping[str, float]
 PRESETS = {"style": "up.0.attn.1", "layout": "down.2.attn.1"}
 """InstantStyle's blocks (arXiv 2404.02733)."""
 _DIFFUSERS = {"down_blocks.": "down.", "up_blocks.": "up.", "mid_block": "mid", "attentions": "attn"}
+DEFAULT_SCALE = 0.6
 _MOST_SCALE = 10.0
 
 
@@ -36,7 +38,7 @@ class Reference:
 
     adapter: str | Path
     image: Any = field(hash=False)
-    scale: float = 0.6
+    scale: float = DEFAULT_SCALE
     only: Only | None = field(default=None, hash=False)
     mask: Any = field(default=None, hash=False)
     start: float = 0.0
@@ -122,6 +124,28 @@ class Reference:
         own = [max((part for part in parts if _is_in(block, part)), key=len, default=None) for block in blocks]
         return [0.0 if part is None else parts[part] for part in own]
 
+    def at(self, root: Path) -> Reference:
+        """The same with paths that are relative to a folder; those of adapter and encoder where such a file is."""
+
+        def beside(name: str | Path | None) -> str | Path | None:
+            path = None if name is None else root / os.path.expanduser(name)
+            return path.absolute() if path is not None and os.path.exists(path) else name
+
+        def one(image: Any) -> Any:
+            if isinstance(image, (list, tuple)):
+                return type(image)(map(one, image))
+            if not isinstance(image, (str, Path)) or "\0" in str(image):
+                raise ArgumentError(f"an image of reference {self.adapter} is {brief(image)}; give the path of a file")
+            return (root / os.path.expanduser(image)).absolute()
+
+        return replace(
+            self,
+            adapter=beside(self.adapter) or "",
+            image=one(self.image),
+            mask=None if self.mask is None else one(self.mask),
+            encoder=beside(self.encoder),
+        )
+
     def record(self) -> dict[str, Any]:
         """As JSON has it; an image that is no path is null."""
         record: dict[str, Any] = {"adapter": str(self.adapter), "image": _record_images(self.image)}
@@ -145,6 +169,22 @@ def read_references(values: Any) -> tuple[Reference, ...]:
             f"reference is {brief(values)}; expected a list such as [sdxl.Reference('a.safetensors', 'image.png')]"
         )
     return tuple(map(_read, values))
+
+
+def check_contained(records: Any, where: object) -> None:
+    """Raise `ArgumentError` for the recorded references of an image, `where`, whose images were no files."""
+    for record in records if isinstance(records, list) else ():
+        shown = record.get("image") if isinstance(record, dict) else record
+        flat = [image for each in (shown if isinstance(shown, list) else [shown]) for image in _listed(each)]
+        if None in flat or (isinstance(record, dict) and record.get("mask", "") is None):
+            raise ArgumentError(
+                f"{where} was made with a reference image or mask that it does not contain; give it again with "
+                "--reference"
+            )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _read(value: Any) -> Reference:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adapters.ip_adapter import level_of
 from ..images.canvas import Canvas
@@ -20,7 +21,7 @@ from ..images.pixels import to_tensor
 from ..models.ip_adapter import file_order
 from ..models.layers import Source, split_heads
 from ..models.unet_config import UNetConfig
-from ..models.vision_config import VisionConfig
+from ..models.vision import VisionEncoder
 from ..runtime.lazy import Lazy
 from ..runtime.placement import Placement, weight_bytes
 from ..weights.component import Component
@@ -38,6 +39,9 @@ Encoded = tuple[Tensor, Tensor]
 """The hidden states (1, L, dim) and the embedding (1, projection_dim) of an image."""
 KeysValues = list[tuple[Tensor, Tensor]]
 """(1, L, C) each, for every place of an adapter in the order of its file."""
+Key = tuple[str, str, Shown]
+Results = dict[Key, KeysValues]
+"""By the names of an image encoder and an adapter, and what they were shown."""
 _NONE = ""
 _MOST_RESULTS = 64
 
@@ -74,7 +78,7 @@ def extra_bytes(plan: Plan, model: Model) -> int:
     return sum(sizes) if model.keeps else max(sizes, default=0)
 
 
-def _is_loaded(network: Lazy[object] | None) -> bool:
+def _is_loaded(network: Lazy[nn.Module] | None) -> bool:
     return network is not None and network.loaded is not None
 
 
@@ -83,13 +87,9 @@ def _acting(plan: Plan) -> list[ActiveReference]:
 
 
 def _components(references: Iterable[ActiveReference]) -> dict[str, Component]:
-    """Their image encoders and adapters, by names of their own."""
-    return {name: component for each in references for name, component in _named(each).items()}
-
-
-def _named(reference: ActiveReference) -> dict[str, Component]:
-    encoder, adapter = reference.encoder, reference.adapter
-    return {f"{encoder.name} {encoder.weights.where}": encoder, f"{adapter.name} {reference.reference.hash}": adapter}
+    """Their image encoders and adapters, by name."""
+    encoders = {each.encoder_name: each.encoder for each in references}
+    return encoders | {each.adapter_name: each.adapter for each in references}
 
 
 def _placement(model: Model) -> Placement:
@@ -98,37 +98,38 @@ def _placement(model: Model) -> Placement:
     return replace(model.placement, packed=False, int8=False, streamed=streamed)
 
 
-def _network(name: str, component: Component, model: Model) -> Lazy[torch.nn.Module]:
+def _network(name: str, component: Component, model: Model) -> Lazy[nn.Module]:
     return model.extras.get(name, partial(load, component, _placement(model)))
 
 
 # ---- images to keys and values
 
 
-def _keys_values(
-    references: Sequence[ActiveReference], plan: Plan, model: Model
-) -> dict[tuple[object, Shown], KeysValues]:
-    """Keys and values of all that the rows of a batch see, by the names of the networks and the images."""
+def _keys_values(references: Sequence[ActiveReference], plan: Plan, model: Model) -> Results:
+    """Keys and values of all that the rows of a batch see."""
     kept = model.extras.results
-    results = {} if kept is None else kept
+    results: Results = {} if kept is None else kept
     needed = [(each, shown) for each in references for shown in _all_shown(each, plan)]
-    missing = [(each, shown) for each, shown in needed if (tuple(_named(each)), shown) not in results]
+    missing = [(each, shown) for each, shown in needed if _key(each, shown) not in results]
     encoded = _encode(missing, model)
-    for names, same in groupby(missing, lambda pair: tuple(_named(pair[0]))):
-        encoder_name, adapter_name = names
+    for _, same in groupby(sorted(missing, key=_adapter_of), _adapter_of):
         pairs = list(same)
-        network = _network(adapter_name, pairs[0][0].adapter, model)
+        network = _network(pairs[0][0].adapter_name, pairs[0][0].adapter, model)
         with model.using(network):
             for reference, shown in pairs:
-                inputs = [_input(reference, encoded, (encoder_name, one), model) for one in shown]
+                inputs = [_input(reference, encoded, one, model) for one in shown]
                 made: KeysValues = network()(inputs)
                 total = torch.stack([keys.sum() + values.sum() for keys, values in made])
                 check_finite(total, f"the IP-Adapter {reference.reference.adapter}", _placement(model))
-                results[names, shown] = made
-    found = {(tuple(_named(each)), shown): results[tuple(_named(each)), shown] for each, shown in needed}
-    for old in list(results)[: -_MOST_RESULTS or None]:
+                results[_key(reference, shown)] = made
+    found = {_key(each, shown): results[_key(each, shown)] for each, shown in needed}
+    for old in list(results)[:-_MOST_RESULTS]:
         del results[old]
     return found
+
+
+def _key(reference: ActiveReference, shown: Shown) -> Key:
+    return reference.encoder_name, reference.adapter_name, shown
 
 
 def _all_shown(reference: ActiveReference, plan: Plan) -> dict[Shown, None]:
@@ -145,54 +146,55 @@ def _rows(reference: ActiveReference, plan: Plan) -> Iterator[Shown]:
 
 
 def _encode(missing: Sequence[tuple[ActiveReference, Shown]], model: Model) -> dict[tuple[str, str], Encoded]:
-    """The images that are shown, and none for plus adapters, by the names of their encoders."""
-    wanted: dict[str, tuple[Component, dict[str, Image | None]]] = {}
-    for reference, shown in missing:
-        (name, component), _ = _named(reference).items()
-        images: dict[str, Image | None] = wanted.setdefault(name, (component, {}))[1]
-        own = {fingerprint(each): each for several in reference.images.images for each in several}
-        images |= {one: own.get(one) for one in shown if one or reference.config.is_plus}
+    """The images that are shown, and for plus adapters none, by the names of their encoders and the images."""
     encoded: dict[tuple[str, str], Encoded] = {}
-    for name, (component, images) in wanted.items():
-        if images:
-            network = _network(name, component, model)
-            with model.using(network):
-                encoded |= {(name, one): _encode_one(network, component, each, model) for one, each in images.items()}
+    for name, same in groupby(sorted(missing, key=_encoder_of), _encoder_of):
+        pairs = list(same)
+        images: dict[str, Image | None] = {}
+        for reference, shown in pairs:
+            own = {fingerprint(each): each for several in reference.images.images for each in several}
+            images |= {one: own.get(one) for one in shown if one != _NONE or reference.config.is_plus}
+        network = _network(name, pairs[0][0].encoder, model)
+        with model.using(network):
+            encoded |= {(name, one): _encode_one(network, image, model) for one, image in images.items()}
     return encoded
 
 
-def _encode_one(network: Lazy[torch.nn.Module], component: Component, image: Image | None, model: Model) -> Encoded:
+def _adapter_of(pair: tuple[ActiveReference, Shown]) -> str:
+    return pair[0].adapter_name
+
+
+def _encoder_of(pair: tuple[ActiveReference, Shown]) -> str:
+    return pair[0].encoder_name
+
+
+def _encode_one(network: Lazy[nn.Module], image: Image | None, model: Model) -> Encoded:
     """An image by itself, so that what it gives depends on no other one; None is zeros behind the normalisation."""
-    config, at = component.config, _placement(model)
-    assert isinstance(config, VisionConfig)
-    side = config.image_size
+    encoder, at = cast("VisionEncoder", network()), _placement(model)
+    side = encoder.config.image_size
     pixels = torch.zeros(1, 3, side, side) if image is None else clip_pixels(image, side)
-    hidden, embedding = network()(pixels.to(at.device, at.arithmetic))
+    hidden, embedding = encoder(pixels.to(at.device, at.arithmetic))
     check_finite(hidden, "the image encoder", at)
     check_finite(embedding, "the image encoder", at)
     return hidden, embedding
 
 
-def _input(
-    reference: ActiveReference, encoded: dict[tuple[str, str], Encoded], key: tuple[str, str], model: Model
-) -> Tensor:
+def _input(reference: ActiveReference, encoded: Mapping[tuple[str, str], Encoded], one: str, model: Model) -> Tensor:
     """What the adapter takes of an image: for no image a plain one takes an embedding of zeros."""
-    at = _placement(model)
-    if key not in encoded:
+    if one == _NONE and not reference.config.is_plus:
+        at = _placement(model)
         return torch.zeros(1, reference.config.image_dim, device=at.device, dtype=at.arithmetic)
-    hidden, embedding = encoded[key]
+    hidden, embedding = encoded[reference.encoder_name, one]
     return hidden if reference.config.is_plus else embedding
 
 
 # ---- keys and values to sources
 
 
-def _sources(
-    reference: ActiveReference, plan: Plan, model: Model, found: dict[tuple[object, Shown], KeysValues]
-) -> list[list[Source]]:
+def _sources(reference: ActiveReference, plan: Plan, model: Model, found: Results) -> list[list[Source]]:
     """The sources of each transformer block; none where the scale is 0."""
-    unet, names = model.info.config.unet, tuple(_named(reference))
-    rows = [found[names, shown] for shown in _rows(reference, plan)]
+    unet = model.info.config.unet
+    rows = [found[_key(reference, shown)] for shown in _rows(reference, plan)]
     blocks = unet.block_names()
     places = {block: place for place, block in enumerate(file_order(blocks))}
     masks = _Masks(reference, plan, model)

@@ -16,7 +16,7 @@ class Extras:
     """
 
     networks: dict[str, Lazy[Any]] = field(default_factory=dict)
-    results: dict[object, Any] | None = None
+    results: dict[Any, Any] | None = None
 
     def get(self, name: str, load: Callable[[], Any]) -> Lazy[Any]:
         """The network of that name."""

@@ -115,8 +115,8 @@ class Pipeline(DiffusersNames):
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
         `lora_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
-        known by their names. IP-Adapters are looked for in `control_dir`. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
-        `SDXLError`.
+        known by their names. Names of IP-Adapters are looked for in `control_dir`. diffusers' names of equal meaning,
+        such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 from ..adapters.image_encoder import find_image_encoder, wanted
 from ..adapters.ip_adapter import check_fits, open_ip_adapter
 from ..adapters.lookup import checked_hash, find_again
-from ..adapters.reference import Reference, read_references
+from ..adapters.reference import DEFAULT_SCALE, Reference, read_references
+from ..errors import SDXLWarning
 from ..models.unet_config import UNetConfig
 from ..models.vision_config import IPAdapterConfig
 from ..weights.component import Component
@@ -40,6 +42,16 @@ class ActiveReference:
         assert isinstance(self.adapter.config, IPAdapterConfig)
         return self.adapter.config
 
+    @property
+    def encoder_name(self) -> str:
+        """What identifies its image encoder."""
+        return f"{self.encoder.name} {self.encoder.weights.where}"
+
+    @property
+    def adapter_name(self) -> str:
+        """What identifies its adapter."""
+        return f"{self.adapter.name} {self.reference.hash}"
+
     def record(self, number: int) -> dict[str, object]:
         """What a PNG records of it for image `number`."""
         entries = self.reference.images
@@ -58,12 +70,18 @@ class References:
 
     def open(self, plan: Plan, unet: UNetConfig) -> tuple[ActiveReference, ...]:
         """The references of a plan whose images are opened, for a UNet. Raises `CheckpointError`, `HubError` and
-        `ArgumentError`.
+        `ArgumentError`; warns of those that do nothing.
         """
-        stages = plan.stages()
-        steps = len(stages[0][1]) - 1 if stages and stages[0][0] == 0 else 0  # a refiner takes none
         pairs = zip(read_references(plan.request.reference or ()), plan.sources.references, strict=True)
-        return tuple(self._open(reference, own, unet, steps) for reference, own in pairs)
+        opened = tuple(self._open(reference, own, unet, plan.steps) for reference, own in pairs)
+        own_steps = range(len(dict(plan.stages()).get(0, (0.0,))) - 1)  # a refiner sees no reference
+        for each in opened:
+            if plan.steps and not (any(each.scales) and any(map(each.window.acts, own_steps))):
+                why = "no step lies within its start and end" if any(each.scales) else "its scales are 0"
+                _warn(f"reference {each.reference.adapter} has no effect: {why}")
+            elif isinstance(each.reference.only, Mapping) and each.reference.scale != DEFAULT_SCALE:
+                _warn(f"scale has no effect for reference {each.reference.adapter}: its only has scales of its own")
+        return opened
 
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:
         path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
@@ -84,3 +102,7 @@ class References:
             tuple(reference.scales(unet.block_names())),
             Window(reference.start, reference.end, steps),
         )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SDXLWarning, stacklevel=3)
