@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
+from math import isqrt
 
 from ..errors import CheckpointError
 from ..models.vision_config import IPAdapterConfig, VisionConfig
@@ -102,7 +103,7 @@ def infer_vision(shapes: Shapes, layout: str) -> VisionConfig:
             layers=next(n for n in count() if first.replace(".0.", f".{n}.", 1) not in shapes),
             heads=_HEADS,
             patch=patch,
-            image_size=patch * round((at("position_embed.weight")[0] - 1) ** 0.5),
+            image_size=patch * isqrt(max(at("position_embed.weight")[0] - 1, 0)),
             projection_dim=projection[1] if layout == "single" else projection[0],
         )
     except (KeyError, ValueError, IndexError) as error:

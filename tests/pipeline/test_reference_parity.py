@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from safetensors.torch import save_file
 
 import sdxl
 from sdxl.adapters.ip_adapter import places
+from sdxl.pipeline.attending import extra_bytes
+from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.weights.diffusers_config import read_unet
 
 TOLERANCE = 1e-4
@@ -50,8 +54,13 @@ def ours(pipe: sdxl.Pipeline, references: Any, **more: Any) -> torch.Tensor:
     return result.images
 
 
-@pytest.mark.parametrize("kind", ["plain ViT-H", "plain bigG", "plus"])
-@pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
+@pytest.mark.parametrize(
+    ("kind", "guidance_scale"),
+    [
+        *((kind, 5.0) for kind in ("plain ViT-H", "plain bigG", "plus")),
+        *(pytest.param(kind, 1.0, marks=pytest.mark.slow) for kind in ("plain ViT-H", "plus")),
+    ],
+)
 def test_one_adapter(kind: str, guidance_scale: float, save: Any, tiny_pipe: Any, error: Any) -> None:
     path, family = save(kind), "bigG" if "bigG" in kind else "ViT-H"
     more = {"guidance_scale": guidance_scale}
@@ -64,8 +73,7 @@ def test_one_adapter(kind: str, guidance_scale: float, save: Any, tiny_pipe: Any
     assert torch.equal(idle, ours(tiny_pipe, None, **more))
 
 
-@pytest.mark.parametrize("kind", ["plain ViT-H", "plus"])
-@pytest.mark.parametrize("negative_prompt", [None, "dog"])
+@pytest.mark.parametrize(("kind", "negative_prompt"), [("plain ViT-H", None), ("plus", "dog")])
 def test_several_images_in_one_adapter(
     kind: str, negative_prompt: str | None, save: Any, tiny_pipe: Any, error: Any
 ) -> None:
@@ -108,7 +116,7 @@ def test_scales_of_blocks(scale: Any, only: Any, save: Any, tiny_pipe: Any, erro
             ours(tiny_pipe, sdxl.Reference(path, IMAGES[0], only=only, scale=1))
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64)])
+@pytest.mark.parametrize(("height", "width"), [(96, 64)])
 def test_masks(height: int, width: int, save: Any, tiny_pipe: Any, error: Any) -> None:
     """An image and a mask each, in one adapter of diffusers; here a reference each."""
     path, size = save("plus"), {"height": height, "width": width}
@@ -125,7 +133,7 @@ def test_masks(height: int, width: int, save: Any, tiny_pipe: Any, error: Any) -
     assert error(ours(tiny_pipe, references, **size), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("task", ["image", "mask", "nine channels"])
+@pytest.mark.parametrize("task", ["image", pytest.param("mask", marks=pytest.mark.slow), "nine channels"])
 def test_tasks(task: str, save: Any, tiny_pipe: Any, inpainting_pipe: Any, error: Any) -> None:
     """As diffusers' image to image and inpainting, with an adapter that changes the UNet alone."""
     path, source, mask = save("plain ViT-H"), tiny.picture(1), tiny.mask(1)
@@ -197,7 +205,10 @@ def test_batches(save: Any, tiny_pipe: Any, error: Any) -> None:
         ours(tiny_pipe, sdxl.Reference(path, IMAGES), num_images=2, seed=seeds, **more)
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m", "lcm", "euler_cfg_pp"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler_ancestral", *(pytest.param(each, marks=pytest.mark.slow) for each in ("dpmpp_2m", "lcm", "euler_cfg_pp"))],
+)
 def test_windows(sampler: str, save: Any, tiny_pipe: Any) -> None:
     """In the steps of its window the call is that of a reference without one, elsewhere that of none."""
     path = save("plain ViT-H")
@@ -247,7 +258,9 @@ def test_a_refiner_sees_no_reference(save: Any, tiny_folder: Path, refiner_folde
         ours(refiner, reference, image=tiny.picture(1))
 
 
-@pytest.mark.parametrize("offload", ["none", "text", "stage", "block"])
+@pytest.mark.parametrize(
+    "offload", ["stage", "block", *(pytest.param(each, marks=pytest.mark.slow) for each in ("none", "text"))]
+)
 def test_offload(offload: Any, save: Any, tiny_folder: Path, tiny_pipe: Any, error: Any) -> None:
     """All give the same, and hold the networks as they hold text encoders."""
     references = [sdxl.Reference(save("plain ViT-H"), IMAGES[0]), sdxl.Reference(save("plus"), IMAGES[1])]
@@ -264,7 +277,7 @@ def test_offload(offload: Any, save: Any, tiny_folder: Path, tiny_pipe: Any, err
     assert not networks
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_dtypes(dtype: str, save: Any, tiny_folder: Path, tiny_pipe: Any, error: Any) -> None:
     reference = sdxl.Reference(save("plus"), IMAGES[0])
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype=dtype, device="cpu")
@@ -316,3 +329,47 @@ def test_networks_in_memory_take_references(save: Any, tiny_pipe: Any, error: An
     own = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
     reference = sdxl.Reference(save("plus"), IMAGES[0])
     assert error(ours(own, reference), ours(tiny_pipe, reference)) < 1e-5
+
+
+def test_windows_have_recorded_graphs_of_their_own(save: Any, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window changes which graph of a step is replayed; a scale and another image do not."""
+    monkeypatch.setattr(Graph, "run", lambda _, conditioned, x, t: conditioned(x, t))
+    pipe = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    graphs = Graphs()
+    pipe.residency.model = replace(pipe.residency.model, graphs=graphs)
+    path = save("plus")
+    half = sdxl.Reference(path, IMAGES[0], scale=0.9, end=0.5)
+    assert torch.equal(ours(pipe, half), ours(tiny_pipe, half))
+    assert len(graphs) == 2, "with the image, and without"
+    ours(pipe, replace(half, scale=0.3, image=IMAGES[1]))
+    assert len(graphs) == 2
+    ours(pipe, replace(half, mask=tiny.mask(1)))
+    assert len(graphs) == 3
+
+
+def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+    request = sdxl.Request(PROMPT, reference=sdxl.Reference(save("plus"), IMAGES[0]))
+    plan, model = pipe.plan(request), pipe.residency.model
+    sizes = [
+        sum(math.prod(shape) for shape in each.shapes()) * 4
+        for each in (plan.references[0].adapter, plan.references[0].encoder)
+    ]
+    assert extra_bytes(plan, model) == sum(sizes)
+    assert extra_bytes(plan, replace(model, offload="stage")) == max(sizes)
+    assert extra_bytes(plan, replace(model, offload="block")) == 0
+    ours(pipe, request.reference)
+    assert extra_bytes(plan, model) == 0, "they are loaded"
+    others = sdxl.Request(PROMPT, reference=sdxl.Reference(save("plus", 12), IMAGES[0]), steps=2, height=64, width=64)
+    plan = pipe.plan(others)
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: sizes[0] + 1e4)
+    pipe.residency.fit(replace(plan, references=()))
+    with pytest.raises(sdxl.OutOfMemoryError, match=r"beside the model, and .* GB are free"):
+        pipe.residency.fit(plan)
+
+
+def test_nothing_is_opened_without_a_reference(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdxl.pipeline.referencing.References.open", lambda *_: pytest.fail("it is opened"))
+    monkeypatch.setattr("sdxl.pipeline.attending.fingerprint", lambda *_: pytest.fail("it is looked at"))
+    assert ours(tiny_pipe, None).isfinite().all()
+    assert tiny_pipe("a cat", steps=1, seed=1, progress=False).parameters[0]["request"]["reference"] is None
