@@ -18,6 +18,7 @@ from .checkpoints import convert_parser, inspect_parser
 from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
 from .parser import Parser
+from .serve import serve_parser
 from .tokens import tokens_parser
 
 COMMANDS: dict[str, Callable[[], Parser]] = {
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[], Parser]] = {
     "convert": convert_parser,
     "bench": bench_parser,
     "tokens": tokens_parser,
+    "serve": serve_parser,
 }
 HELP = """\
 usage: sdxl COMMAND ...
@@ -38,6 +40,7 @@ commands:
   convert   write a single file as a folder, or a folder as a single file
   bench     measure the speed of this machine
   tokens    show the tokens of a prompt and their weights
+  serve     serve models over HTTP
 
 examples:
   sdxl generate "a red circle on a blue background" --model miniature
