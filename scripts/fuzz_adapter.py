@@ -34,6 +34,7 @@ from sdxl.weights.container import save_tensors
 
 SECONDS = 2.0
 HANGS = 20  # seconds after which a file is given up
+Files = Callable[[Path], Mapping[str, tuple[dict[str, Tensor], dict[str, str]]]]
 
 
 def adapters(model: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
@@ -114,22 +115,9 @@ def use(kind: str, path: Path, model: Path) -> None:
                         change(weight.float())
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_valid(folder)
-        model = folder / "model.safetensors"
-        fuzz(adapters(model), lambda kind, path: use(kind, path, model), folder, str(__doc__))
-
-
-def fuzz(
-    files: Mapping[str, tuple[dict[str, Tensor], dict[str, str]]],
-    use: Callable[[str, Path], None],
-    folder: Path,
-    description: str,
-) -> None:
-    """Damage files, tensors and header by their kinds, as the command line says, and use each; it ends the process."""
-    parser = argparse.ArgumentParser(description=description)
+def run(doc: str | None, what: str, make: Files, use: Callable[[str, Path, Path], None]) -> None:
+    """Damage files of these kinds for a small model, use each, and exit with 1 if one fails."""
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
@@ -138,37 +126,41 @@ def fuzz(
     warnings.simplefilter("ignore", SDXLWarning)
     numbers = range(options.count) if options.only is None else [options.only]
     outcomes: Counter[str] = Counter()
-    slowest, failures, data = 0.0, 0, dict[str, bytes]()
-    for kind, (tensors, header) in files.items():
-        save_tensors(tensors, folder / f"{kind}.safetensors", header)
-        data[kind] = (folder / f"{kind}.safetensors").read_bytes()
-        use(kind, folder / f"{kind}.safetensors")
-    for number in numbers:
-        kind, changed = mutate(options.seed, number, data)
-        path = folder / f"mutant-{number}.safetensors"
-        path.write_bytes(changed)
-        signal.alarm(HANGS)
-        began = time.process_time()
-        try:
-            use(kind, path)
-            outcome = "loaded"
-        except SDXLError as error:
-            outcome = type(error).__name__
-        except Exception as error:
-            if options.only is not None:
-                raise
-            outcome = f"FAILED with {type(error).__name__}"
-            print(f"mutant {number} ({kind}): {outcome}: {str(error)[:200]}")
-        signal.alarm(0)
-        seconds = time.process_time() - began
-        slowest = max(slowest, seconds)
-        outcomes[outcome] += 1
-        failures += outcome.startswith("FAILED") or seconds > SECONDS
-        path.unlink()
-    print(f"{sum(outcomes.values())} damaged files of seed {options.seed}: {dict(outcomes)}")
+    slowest, failures = 0.0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_valid(folder)
+        model, data = folder / "model.safetensors", {}
+        for kind, (tensors, header) in make(model).items():
+            save_tensors(tensors, folder / f"{kind}.safetensors", header)
+            data[kind] = (folder / f"{kind}.safetensors").read_bytes()
+            use(kind, folder / f"{kind}.safetensors", model)
+        for number in numbers:
+            kind, changed = mutate(options.seed, number, data)
+            path = folder / f"mutant-{number}.safetensors"
+            path.write_bytes(changed)
+            signal.alarm(HANGS)
+            began = time.process_time()
+            try:
+                use(kind, path, model)
+                outcome = "loaded"
+            except SDXLError as error:
+                outcome = type(error).__name__
+            except Exception as error:
+                if options.only is not None:
+                    raise
+                outcome = f"FAILED with {type(error).__name__}"
+                print(f"mutant {number} ({kind}): {outcome}: {str(error)[:200]}")
+            signal.alarm(0)
+            seconds = time.process_time() - began
+            slowest = max(slowest, seconds)
+            outcomes[outcome] += 1
+            failures += outcome.startswith("FAILED") or seconds > SECONDS
+            path.unlink()
+    print(f"{sum(outcomes.values())} damaged {what} of seed {options.seed}: {dict(outcomes)}")
     print(f"the slowest took {slowest:.2f} s; {failures} failures")
     sys.exit(bool(failures))
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, "adapter files", adapters, use)

@@ -7,12 +7,11 @@ within 2 s.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz_adapter import fuzz
+from fuzz_adapter import run
 from torch import Tensor
 
 import sdxl
@@ -21,7 +20,7 @@ from sdxl.adapters.ip_adapter import open_ip_adapter
 from sdxl.models.ip_adapter import IPAdapter
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import IPAdapterConfig, VisionConfig
-from sdxl.pipeline.loading import load
+from sdxl.pipeline.loaded import load
 from sdxl.runtime.placement import Placement
 from sdxl.weights.keymap import Row
 from sdxl.weights.ops import to_stored
@@ -35,7 +34,7 @@ ADAPTERS = {
 }
 
 
-def files() -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
+def files(_: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
     """Files of every kind: tensors and header."""
     torch.manual_seed(0)
     encoder = VisionEncoder(ENCODER).state_dict()
@@ -56,7 +55,7 @@ def stored(rows: list[Row], state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def use(kind: str, path: Path) -> None:
+def use(kind: str, path: Path, _: Path) -> None:
     """All that is done with a file: the report, and what its network gives."""
     try:
         sdxl.inspect(path)
@@ -71,5 +70,4 @@ def use(kind: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        fuzz(files(), use, Path(name), str(__doc__))
+    run(__doc__, "IP-Adapters and image encoders", files, use)

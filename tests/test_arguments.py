@@ -110,6 +110,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "emphasis": st.sampled_from(EMPHASES),
     "long_prompt": st.sampled_from(LONG_PROMPTS),
     "loras": st.just([]),
+    "control": st.sampled_from([[], [{"net": "/nowhere.safetensors", "image": "/nowhere.png"}], {"net": "a/b"}]),
     "reference": st.sampled_from([[], [{"adapter": "/nowhere.safetensors", "image": "/nowhere.png"}], {"image": "a"}]),
     "width": sides,
     "height": sides,

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
@@ -103,8 +104,8 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return read_file
     if flag.type is Embedding:
         return read_flag
-    if flag.type is Reference:
-        return partial(read_pair, Reference)
+    if flag.type in (Control, Reference):
+        return partial(read_pair, flag.type)
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 

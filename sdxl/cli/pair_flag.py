@@ -1,4 +1,4 @@
-"""Flags of a network and an image, such as `--reference`."""
+"""`--control` and `--reference`: a network, an image, and how they act."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def read_pair(kind: Any, text: str) -> Any:
     """A value from NETWORK=IMAGE[,name=value]...: the first two fields of a dataclass, and others. A second `image`
     stands beside the first.
     """
+    numbers = {each.name for each in fields(kind) if isinstance(each.default, float)}
     names = [each.name for each in fields(kind)]
     first, *parts = re.split(rf",(?=(?:{'|'.join(names[1:])})=)", text)
     network, equals, image = first.partition("=")
@@ -26,15 +27,16 @@ def read_pair(kind: Any, text: str) -> Any:
         if len(given[name]) > 1 and name != names[1]:
             raise ArgumentTypeError(f"{text!r} gives {name} twice")
     images = [os.path.expanduser(each) for each in given.pop(names[1])]
-    values = {name: _plain(each[0]) for name, each in given.items()}
+    values = {name: _plain(each[0], name in numbers) for name, each in given.items()}
     try:
         return kind(network, tuple(images) if len(images) > 1 else images[0], **values)
     except ArgumentError as error:
         raise ArgumentTypeError(str(error)) from error
 
 
-def _plain(text: str) -> float | str:
+def _plain(text: str, is_number: bool) -> float | int | str:
+    """A number where one is expected, or a whole one such as that of a type; else a text, such as a path."""
     try:
-        return float(text)
+        return float(text) if is_number else int(text) if text.isdecimal() else os.path.expanduser(text)
     except ValueError:
-        return os.path.expanduser(text)
+        return text

@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..adapters.control import read_controls
 from ..adapters.embedding import read_embeddings
-from ..adapters.lookup import find_file, find_named
+from ..adapters.lookup import find_file, find_named, find_network
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
-from ..errors import ArgumentError
+from ..errors import ArgumentError, brief
 from ..pipeline.tags import requested_loras
 from ..weights.hashes import file_hash
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where names of files are looked for: of LoRAs, and of IP-Adapters."""
+    """Where names of files are looked for: of LoRAs, and of the networks of controls and references."""
 
     loras: tuple[Path, ...] = ()
     control: tuple[Path, ...] = ()
@@ -31,10 +32,14 @@ def make_folders(lora_dir: str | Path | None = None, control_dir: str | Path | N
 
 
 def adapter_records(arguments: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
-    """The LoRAs and references among arguments as JSON has them, with the hashes of their files. Paths are relative to
-    `root`. Raises `SDXLError`.
+    """The LoRAs, controls and references among arguments as JSON has them, with the hashes of their files. Paths are
+    relative to `root`. Raises `SDXLError`.
     """
-    read = {"loras": (lora_records, folders.loras), "reference": (reference_records, folders.control)}
+    read = {
+        "loras": (lora_records, folders.loras),
+        "control": (control_records, folders.control),
+        "reference": (reference_records, folders.control),
+    }
     return {name: make(arguments[name], root, own) for name, (make, own) in read.items() if arguments.get(name)}
 
 
@@ -48,6 +53,42 @@ def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[s
         path = find_file(beside if os.path.isfile(beside) else lora.file, folders, "LoRA")
         records.append(lora.record() | {"file": str(path.absolute()), "hash": lora.hash or file_hash(path)})
     return records
+
+
+def control_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Controls as JSON has them, with the hashes of their networks' files; a folder is known by its path. Paths are
+    relative to `root`; names are looked for in `folders`. Raises `SDXLError`.
+    """
+    records = []
+    for control in read_controls(value):
+        beside = root / os.path.expanduser(control.net)
+        path = find_network(beside if os.path.exists(beside) else control.net, folders, "ControlNet")
+        images = [_image(each, root) for each in control.images]
+        own = {"net": str(path.absolute()), "image": images if len(images) > 1 else images[0]}
+        is_file = os.path.isfile(path)
+        records.append(control.record() | own | ({"hash": control.hash or file_hash(path)} if is_file else {}))
+    return records
+
+
+def _image(image: Any, root: Path) -> str:
+    if not isinstance(image, (str, Path)) or "\0" in str(image):
+        raise ArgumentError(f"the image of a control is {brief(image)}; give the path of a file")
+    return str((root / os.path.expanduser(image)).absolute())
+
+
+def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
+    """The controls of one of `count` images, each with its own image."""
+    own = []
+    for record in records:
+        images = record["image"]
+        is_list = isinstance(images, list)
+        if is_list and count % len(images):
+            raise ArgumentError(
+                f"the image of control {record['net']} has {len(images)} entries for {count} images; give one for "
+                "each, one for each prompt, or one"
+            )
+        own.append({**record, "image": images[number * len(images) // count] if is_list else images})
+    return own
 
 
 def reference_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -96,10 +137,10 @@ def embedding_records(value: Any, folders: Sequence[Path]) -> list[dict[str, Any
 
 
 def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of images with each LoRA and IP-Adapter named by the hash of its file alone."""
-    files = {"loras": "file", "reference": "adapter"}
+    """Arguments of images with LoRAs, IP-Adapters and networks of controls named by the hashes of their files alone."""
+    files = {"loras": "file", "control": "net", "reference": "adapter"}
     named = {
-        name: [{key: each[key] for key in each if key != file} for each in arguments[name]]
+        name: [{key: each[key] for key in each if key != file or "hash" not in each} for each in arguments[name]]
         for name, file in files.items()
         if arguments.get(name)
     }

@@ -23,6 +23,7 @@ from .content import (
     Folders,
     adapter_records,
     by_content,
+    control_of,
     embedding_records,
     make_folders,
     references_of,
@@ -195,8 +196,8 @@ def parse_job(
     control_dir: str | Path | None = None,
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
-    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of IP-Adapters in
-    `control_dir`. Errors of lines go to `faults`.
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
+    and references in `control_dir`. Errors of lines go to `faults`.
     """
     folders = make_folders(lora_dir, control_dir)
     defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
@@ -221,7 +222,7 @@ def parse_job(
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
     contents = [by_content(item.arguments) for item in items]
-    content = [own[name] for own in contents for name in ("loras", "reference") if own.get(name)]
+    content = [own[name] for own in contents for name in ("loras", "control", "reference") if own.get(name)]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
@@ -279,8 +280,8 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
         own |= {} if seeds is None else {"seed": [seeds[n]]}
-        if arguments.get("reference"):
-            own["reference"] = references_of(arguments["reference"], n, count)
+        own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
+        own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
         yield WorkItem(line, (file,), arguments | own, first + n)
 
 

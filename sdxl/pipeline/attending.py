@@ -26,7 +26,7 @@ from ..runtime.lazy import Lazy
 from ..runtime.placement import Placement, weight_bytes
 from ..weights.component import Component
 from .finite import check_finite
-from .loading import load
+from .loaded import load
 from .model import Model
 from .plan import Plan
 from .referencing import ActiveReference

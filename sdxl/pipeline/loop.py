@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, reduce
 
 import torch
@@ -27,6 +28,7 @@ from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
+from .steering import Steering
 from .window import step_at
 
 
@@ -61,7 +63,8 @@ def _stage(
     """The steps of one expert."""
     expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
     options = {name: value for name, value in plan.settings.items() if name != "noise"}
-    with model.using(expert.unet, expert.text):
+    nets = [] if number else [model.nets.get(each.opened, model.placement) for each in plan.controls]
+    with model.using(expert.unet, expert.text, *nets):
         denoise = _denoiser(number, plan, model, start)
         steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)
         for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
@@ -85,24 +88,27 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
     inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
 
-    @cache
-    def seeing(acting: tuple[bool, ...]) -> ConditionedUNet:
-        shown = [each.sources for each, acts in zip(references, acting, strict=True) if acts]
-        return reduce(with_sources, shown, conditioned)
+    steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)
 
     @cache
-    def network(branches: tuple[str, ...], acting: tuple[bool, ...]) -> Network:
-        selected = perturb(seeing(acting).select(branches), is_perturbed, plan.perturbs)
+    def seeing(shown: tuple[int, ...]) -> ConditionedUNet:
+        return reduce(with_sources, [references[number].sources for number in shown], conditioned)
+
+    @cache
+    def made(branches: tuple[str, ...], shown: tuple[int, ...], controls: tuple[int, ...]) -> Network:
+        selected = perturb(seeing(shown).select(branches), is_perturbed, plan.perturbs)
+        selected = steering.steered(selected, controls)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
 
-    def network_at(branches: tuple[str, ...], sigma: float) -> Network:
+    def network(branches: tuple[str, ...], sigma: float) -> Network:
         step = step_at(sigma, plan.sigmas)
-        return network(branches, tuple(each.window.acts(step) for each in references))
+        shown = tuple(number for number, each in enumerate(references) if each.window.acts(step))
+        return made(branches, shown, steering.active(sigma))
 
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(
-        network_at,
+        network,
         plan.schedule,
         config.prediction,
         plan.guider,

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..adapters.control import Control, read_controls
 from ..adapters.lora import LoRA, read_loras
 from ..adapters.reference import Reference, read_references
 from ..errors import ArgumentError, brief
@@ -112,7 +113,14 @@ class Request:
         repeated=True,
         flag="lora",
     )
-    reference: Sequence[Reference | Mapping[str, Any]] | None = option(
+    control: Sequence[Control | Mapping[str, Any]] | Control | None = option(
+        "NET=IMAGE[,scale=1][,start=0][,end=1][,type=canny][,preprocess=canny][,guess=true]: an image that steers by a "
+        "ControlNet or T2I-Adapter: a file, a folder, a name in --control-dir, or owner/name of the hub",
+        type=Control,
+        metavar="NET=IMAGE",
+        repeated=True,
+    )
+    reference: Sequence[Reference | Mapping[str, Any]] | Reference | None = option(
         "ADAPTER=IMAGE[,scale=0.6][,only=style+layout][,mask=FILE][,start=0][,end=1][,image=FILE][,encoder=FILE]: an "
         "IP-Adapter shows an image to the model: a file, a name in --control-dir, or owner/name/file of the hub; the "
         "image encoder that it needs is found beside it, or on the hub",
@@ -223,6 +231,7 @@ class Request:
         plain |= {} if self.guider is None else {"guider": read_guider(self.guider)}
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
+        plain |= {} if self.control is None else {"control": read_controls(self.control) or None}
         plain |= {} if self.reference is None else {"reference": read_references(self.reference) or None}
         self._check_names()
         plain |= self._sampling()
