@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import control_nets
 import pytest
 import tiny
 import tiny_reference
 import torch
+from diffusers import StableDiffusionXLControlNetPipeline
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
 from safetensors.torch import save_file
@@ -164,8 +166,8 @@ def test_tasks(task: str, save: Any, tiny_pipe: Any, inpainting_pipe: Any, error
     assert error(found, expected) < TOLERANCE
 
 
-def test_a_reference_beside_a_lora(save: Any, tiny_folder: Path, error: Any, tmp_path: Path) -> None:
-    path, weights = save("plus"), tmp_path / "lora"
+def save_lora(folder: Path) -> Path:
+    """A LoRA of two matrices of a cross-attention, as diffusers saves it."""
     generator = torch.Generator().manual_seed(2)
     layer = "unet.up_blocks.0.attentions.1.transformer_blocks.0.attn2"
     factors = {
@@ -173,19 +175,38 @@ def test_a_reference_beside_a_lora(save: Any, tiny_folder: Path, error: Any, tmp
         for name, width in (("to_q", 64), ("to_k", tiny.UNET["cross_attention_dim"]))
         for half, shape in (("A", (4, width)), ("B", (64, 4)))
     }
-    weights.mkdir()
-    save_file(factors, weights / "pytorch_lora_weights.safetensors")
+    folder.mkdir()
+    save_file(factors, folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("with_control", [False, True])
+def test_references_beside_loras_and_controls(
+    with_control: bool, save: Any, tiny_folder: Path, error: Any, tmp_path: Path
+) -> None:
+    path, weights = save("plus"), save_lora(tmp_path / "lora")
+    edges = tiny.picture(8)
     pipe = tiny_reference.reference_pipe([path], "ViT-H")
+    more: dict[str, Any] = {}
+    if with_control:
+        net = control_nets.controlnet()
+        net.save_pretrained(tmp_path / "net")
+        pipe = StableDiffusionXLControlNetPipeline(**pipe.components, controlnet=net, add_watermarker=False)
+        pipe.set_progress_bar_config(disable=True)
+        more = {"image": edges, "controlnet_conditioning_scale": 0.6}
     pipe.load_lora_weights(weights)
     pipe.set_ip_adapter_scale(0.7)
     pipe.scheduler = tiny.scheduler("euler", "leading")
-    arguments = {"num_inference_steps": 4, "height": 64, "width": 64, "prompt": PROMPT}
+    arguments = {"num_inference_steps": 4, "height": 64, "width": 64, "prompt": PROMPT, "guidance_scale": 5.0}
     images = {"ip_adapter_image": [IMAGES[0]], "output_type": "latent"}
-    expected = pipe(generator=tiny.generators([5]), **images, **arguments).images
+    expected = pipe(generator=tiny.generators([5]), **images, **arguments, **more).images
     own = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", loras=[weights])
-    found = ours(own, sdxl.Reference(path, IMAGES[0], scale=0.7))
+    control = [sdxl.Control(tmp_path / "net", edges, scale=0.6)] if with_control else None
+    reference = sdxl.Reference(path, IMAGES[0], scale=0.7)
+    found = ours(own, reference, control=control)
     assert error(found, expected) < TOLERANCE
-    assert error(found, ours(own, None)) > 0.01
+    assert error(found, ours(own, None, control=control)) > 0.01
+    assert not with_control or error(found, ours(own, reference)) > 0.01
 
 
 def test_batches(save: Any, tiny_pipe: Any, error: Any) -> None:
