@@ -111,6 +111,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "long_prompt": st.sampled_from(LONG_PROMPTS),
     "loras": st.just([]),
     "control": st.sampled_from([[], [{"net": "/nowhere.safetensors", "image": "/nowhere.png"}], {"net": "a/b"}]),
+    "reference": st.sampled_from([[], [{"adapter": "/nowhere.safetensors", "image": "/nowhere.png"}], {"image": "a"}]),
     "width": sides,
     "height": sides,
     "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),
