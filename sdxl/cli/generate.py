@@ -13,7 +13,7 @@ from .batch import JOB_FLAGS, add_batch_flags, generate_batch
 from .options import add_flags, default_model, given_model, given_request, open_pipeline
 from .parser import Parser, command
 from .progress import reporting
-from .replay import compare_precision, compare_sources, replay, replay_precision
+from .replay import compare_precision, compare_sources, replay
 from .saving import choose_outputs, save
 
 _EPILOG = """\
@@ -56,8 +56,9 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     hashes: dict[str, str] = {}
     precision = None
     if options.source:
-        precision = None if "dtype" in model else replay_precision(options.source)
-        given, model, hashes = replay(options.source, given, model)
+        folders = ([path] if (path := getattr(options, name, None)) else [] for name in ("lora_dir", "embedding_dir"))
+        again = replay(options.source, given, model, *folders)
+        given, model, hashes, precision = again.request, again.model, again.sources, again.precision
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")
     model = default_model() | model

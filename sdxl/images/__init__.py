@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .image import open_mask as open_mask
     from .image import open_picture as open_picture
     from .output import check_writable as check_writable
+    from .parameters import NamedFile as NamedFile
+    from .parameters import Parameters as Parameters
+    from .parameters import Unmapped as Unmapped
     from .pixels import to_pil as to_pil
     from .pixels import to_tensor as to_tensor
     from .record import encode_image as encode_image
@@ -26,6 +29,7 @@ __getattr__, __dir__, __all__ = exports(
         "canvas": ("Canvas",),
         "image": ("open_mask", "open_picture"),
         "output": ("check_writable",),
+        "parameters": ("NamedFile", "Parameters", "Unmapped"),
         "pixels": ("to_pil", "to_tensor"),
         "record": ("encode_image", "read_parameters", "save_image", "save_png"),
     },

@@ -75,7 +75,7 @@ def _is_tagged(lora: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     return request.get("prompt_syntax") == "a1111" and str(lora["file"]) in asked
 
 
-_FIELDS = {
+OPTIONS = {
     "s_churn": "Sigma churn",
     "s_tmin": "Sigma tmin",
     "s_tmax": "Sigma tmax",
@@ -85,6 +85,7 @@ _FIELDS = {
     "beta": "Beta schedule beta",
     "order": "UniPC order",
 }
+"""AUTOMATIC1111's names for options of samplers and schedules."""
 
 
 def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
     name = "Eta DDIM" if request["sampler"] == "ddim" else "Eta"
     facts = {name: eta} if eta not in (None, default) else {}
     given = request.get("sampler_options") or {}
-    return facts | {_FIELDS[each]: value for each, value in given.items() if each in _FIELDS}
+    return facts | {OPTIONS[each]: value for each, value in given.items() if each in OPTIONS}
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:
