@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Reading:
     fields: Fields
     model: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str | None] = field(default_factory=dict)
+    compat: dict[str, Any] = field(default_factory=dict)
 
     def value(self, node: Node, name: str) -> Any:
         """A value of a node."""
@@ -75,7 +77,8 @@ def read_graph(text: str) -> Parameters:
     listed = [each for each in loras.values() if each["weight"] or each.get("text_weight", each["weight"])]
     if listed:
         request["loras"] = listed
-    request |= {"prompt_syntax": "comfyui", "compat": "comfyui", "preset": "none"}
+    compat = {"profile": "comfyui", **reading.compat} if reading.compat else "comfyui"
+    request |= {"prompt_syntax": "comfyui", "compat": compat, "preset": "none"}
     if embeddings := _embeddings(request):
         reading.model["embeddings"] = embeddings
     record = {"version": "ComfyUI", "model": reading.model, "request": request}
@@ -209,18 +212,28 @@ def _latents(reading: Reading, own: Pass) -> dict[str, Any]:
         if node.kind == "RepeatLatentBatch":
             found["num_images"] = (found.get("num_images") or 1) * (reading.number(node, "amount") or 1)
         elif node.kind == "LatentFromBatch":
-            if reading.number(node, "batch_index"):
-                reading.refuse(node, "the noise of the images before it in the batch is not drawn", "batch_index")
-            found["num_images"] = reading.number(node, "length") or 1
+            found["num_images"] = _part_of_batch(reading, node, found.get("num_images") or 1)
         elif node.kind == "SetLatentNoiseMask":
             _mask(reading, node)
         elif node.kind in ("VAEEncodeForInpaint", "InpaintModelConditioning"):
             _mask(reading, node)
-            if node.kind == "VAEEncodeForInpaint" and reading.number(node, "grow_mask_by"):
-                reading.refuse(node, "the mask is taken as it is; give one that is larger by that", "grow_mask_by")
+            if node.kind == "VAEEncodeForInpaint":
+                reading.compat |= {"hole": "grey", "grow_mask": reading.number(node, "grow_mask_by") or 0}
+            elif reading.value(node, "noise_mask") is False:
+                reading.compat["known_9"] = False
         elif node.kind not in ("EmptyLatentImage", "LoadImage", "VAEEncode", "VAEEncodeTiled", "ImageScale"):
             reading.refuse(node, "nothing here does that with an image or its latents")
     return {name: value for name, value in found.items() if (name, value) != ("num_images", 1)}
+
+
+def _part_of_batch(reading: Reading, node: Node, size: float) -> float:
+    """How many images a node leaves of a batch of that size."""
+    start, count = reading.number(node, "batch_index") or 0, reading.number(node, "length") or 1
+    if start and count == 1 and start < size and "image" not in reading.sources:
+        reading.compat["batch"] = [start, size, 1]
+    elif start:
+        reading.refuse(node, "the noise of the images before it in the batch is not drawn", "batch_index")
+    return count
 
 
 def _image(reading: Reading, own: Pass) -> dict[str, Any]:
@@ -263,6 +276,8 @@ def _model(reading: Reading, sampler: Node, decoder: Node | None) -> dict[str, d
             _file(reading, node, "unet_name", "unet")
         elif node.kind == "RescaleCFG":
             reading.model["guidance_rescale"] = reading.number(node, "multiplier")
+        elif node.kind == "DifferentialDiffusion":
+            reading.compat["grey"] = "timesteps"
         elif node.kind == "ModelSamplingDiscrete" and reading.value(node, "sampling") in ("eps", "v_prediction"):
             reading.refuse(node, "whether the model predicts noise or v is what its file says")
         else:
@@ -374,7 +389,9 @@ def _refiner(reading: Reading, base: Node, node: Node, start: float) -> dict[str
         reading.refuse(node, "a further pass with the same model is not generated")
         return {}
     reading.model["refiner"] = names[0].replace("\\", "/").rpartition("/")[2]
-    found: dict[str, Any] = {"refine_at": min(tidy(start / steps), 1)}
+    # the base runs the first ceil(steps * refine_at) steps; a quotient may round up
+    part = start / steps if math.ceil(steps * (start / steps)) == start else (start - 0.5) / steps
+    found: dict[str, Any] = {"refine_at": min(tidy(part), 1)}
     for side, ours in (("positive", "aesthetic_score"), ("negative", "negative_aesthetic_score")):
         encoder = origin(reading.graph, node.inputs.get(side))
         if encoder is not None and (score := reading.number(encoder[0], "ascore")) is not None:

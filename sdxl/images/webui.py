@@ -17,10 +17,11 @@ from .civitai import Resources, read_resources
 from .fields import Fields, tidy
 from .infotext import Infotext, pairs, split_infotext
 from .parameters import Origin, Parameters
+from .webui_compat import number_of, read_compat
 from .webui_hires import read_hires
 from .webui_reasons import DEFAULT_REASON, NO_EFFECT, REASONS
 
-_NEW_SCHEDULES, _NEW_REFINER = (1, 9), (1, 8)  # versions of AUTOMATIC1111
+_NEW_SCHEDULES = (1, 9)  # a version of AUTOMATIC1111
 _HEX = re.compile(r"[0-9a-fA-F]{8,64}")
 _TITLED = re.compile(r"(.*?)\s*\[([0-9a-fA-F]{8,64})\]")
 _NO_FILE = {"none", "automatic", "baked vae", "baked in vae"}
@@ -46,7 +47,7 @@ def read_infotext(text: str) -> Parameters:
     if embeddings := _embeddings(fields, resources):
         model["embeddings"] = embeddings
     if tool != "sdxl":
-        request |= {"compat": "a1111", "preset": "none"}
+        request |= {"compat": read_compat(fields, request, tool, version), "preset": "none"}
     fields.refuse_all(REASONS, DEFAULT_REASON)
     if parts.rest:
         fields.refuse("text behind the parameters", parts.rest, "no tool defines what stands there")
@@ -69,12 +70,6 @@ def _tool(version: str, fields: Fields, resources: Resources) -> str:
         return "Civitai"
     named = re.match(r"([A-Za-z][\w.]{2,})\s+v?\d", version)
     return named[1] if named else "AUTOMATIC1111"
-
-
-def _number_of(version: str) -> tuple[int, int] | None:
-    """The first two numbers of AUTOMATIC1111's version, also in Forge's `f2.0.1v1.10.1`."""
-    match = re.search(r"v(\d{1,4})\.(\d{1,4})", version) or re.match(r"(\d{1,4})\.(\d{1,4})", version)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def _prompts(parts: Infotext, fields: Fields, tool: str) -> dict[str, Any]:
@@ -139,17 +134,12 @@ def _sampling(fields: Fields, tool: str, version: str) -> dict[str, Any]:
             request["clip_skip"] = layer - 2
     if switch := fields.number("Refiner switch at"):
         request["refine_at"] = tidy(switch)
-        number = _number_of(version)
-        by_steps = fields.take("Refiner switch by sampling steps") == "True"
-        if tool != "sdxl" and (by_steps or (number is not None and number < _NEW_REFINER)):
-            reason = "the refiner took over after this part of the steps; here it is a part of the noise schedule"
-            fields.refuse("Refiner switch by sampling steps", True, reason)
     return request
 
 
 def _has_old_names(tool: str, version: str) -> bool:
     """Whether a sampler's name without a schedule means the uniform one: before 1.9, and for Civitai."""
-    number = _number_of(version)
+    number = number_of(version)
     return tool == "Civitai" or (tool in ("AUTOMATIC1111", "Forge") and number is not None and number < _NEW_SCHEDULES)
 
 

@@ -104,6 +104,15 @@ CASES = [
     Case("text to image", graph()),
     Case("a batch", graph(n5=node("EmptyLatentImage", width=832, height=1216, batch_size=4)), {"num_images": 4}),
     Case(
+        "the third image of a batch",
+        graph(
+            {"latent_image": link("10")},
+            n5=node("EmptyLatentImage", width=832, height=1216, batch_size=4),
+            n10=node("LatentFromBatch", batch_index=2, length=1, samples=link("5")),
+        ),
+        {"compat": {"profile": "comfyui", "batch": [2, 4, 1]}},
+    ),
+    Case(
         "zeros for the negative prompt",
         graph({"negative": link("10")}, n10=node("ConditioningZeroOut", conditioning=link("6"))),
         {"negative_prompt": None},
@@ -226,8 +235,8 @@ CASES = [
         image_to_image(
             n5=node("VAEEncodeForInpaint", grow_mask_by=6, pixels=link("10"), vae=link("4", 2), mask=link("10", 1))
         ),
-        {**SIZED, "strength": 0.6},
-        {"VAEEncodeForInpaint 5: grow_mask_by", "LoadImage 10: image"},
+        {**SIZED, "strength": 0.6, "compat": {"profile": "comfyui", "hole": "grey", "grow_mask": 6}},
+        {"LoadImage 10: image"},
         {"image": "cat.png", "mask": "cat.png"},
     ),
     Case(

@@ -226,7 +226,7 @@ CASES = [
         text(EULER, "Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.7", version="v1.7.0"),
         of("euler", "linspace", refine_at=0.7),
         files={"refiner": "sd_xl_refiner_1.0", "hash of refiner": "7440042bbd"},
-        unmapped={"Refiner switch by sampling steps"},
+        base=BASE | {"compat": {"profile": "a1111", "hand_off": "steps"}},
     ),
     # ---- the rest
     Case(
@@ -237,13 +237,14 @@ CASES = [
         ),
         of("euler", "linspace", variation_seed=77, variation_strength=0.25),
         files={"vae": "sdxl_vae.safetensors", "hash of vae": "235745af8d"},
-        unmapped={"RNG"},
+        base=BASE | {"compat": {"profile": "a1111", "noise": "cpu", "tree_noise": "cpu"}},
     ),
     Case(
         "clip skip is ignored for SDXL",
         text(EULER, "Clip skip: 3, ENSD: 31337, Token merging ratio: 0.5, Tiling: True"),
         of("euler", "linspace"),
-        unmapped={"Clip skip", "ENSD", "Token merging ratio", "Tiling"},
+        unmapped={"Clip skip", "Token merging ratio", "Tiling"},
+        base=BASE | {"compat": {"profile": "a1111", "ensd": 31337}},
     ),
     Case("clip skip 2", text(EULER, "Clip skip: 2, User: me"), of("euler", "linspace")),
     Case(
@@ -253,13 +254,14 @@ CASES = [
             'Discard penultimate sigma: True, SGM noise multiplier: True, Pad conds: True, NGMS: 1.5, ControlNet 0: "Module: canny, Model: x, Weight: 1", Schedule max sigma: 10',
         ),
         of("euler", "linspace"),
-        unmapped={
-            "Discard penultimate sigma",
-            "SGM noise multiplier",
-            "Pad conds",
-            "NGMS",
-            "ControlNet 0",
-            "Schedule max sigma",
+        unmapped={"Pad conds", "NGMS", "ControlNet 0", "Schedule max sigma"},
+        base=BASE
+        | {
+            "compat": {
+                "profile": "a1111",
+                "start_scale": "root",
+                "discard_penultimate": ["dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde", "euler"],
+            }
         },
     ),
     Case(
@@ -278,6 +280,7 @@ CASES = [
         ),
         of("dpmpp_2m_sde", "karras", clip_skip=1),
         tool="Forge",
+        base=BASE | {"compat": {"profile": "a1111", "clip_skip": "both"}},
     ),
     Case(
         "Forge of 1.8",
@@ -340,6 +343,7 @@ CASES = [
         },
         tool="Civitai",
         model=("civitai 9", None),
+        base=BASE | {"compat": {"profile": "a1111", "clip_skip": "both"}},
     ),
     Case(
         "AUTOMATIC1111 with Civitai's hashes",
