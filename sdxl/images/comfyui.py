@@ -60,7 +60,7 @@ class Reading:
 
 
 def read_graph(text: str) -> Parameters:
-    """The parameters in a graph. Raises `ArgumentError` if it has none that can be read."""
+    """The parameters in a graph. Raises `ValueError` if it has none that can be read."""
     graph = parse_graph(text)
     reading = Reading(graph, Fields({}))
     decoder, last = _last_sampler(reading)
@@ -104,7 +104,7 @@ def _last_sampler(reading: Reading) -> tuple[Node | None, Node]:
         found = {node.id: (None, node) for node in graph.values() if node.kind in _SAMPLERS}
     if not found:
         kinds = sorted({node.kind for node in graph.values() if "ampler" in node.kind}) or ["none"]
-        raise ArgumentError(
+        raise ValueError(
             f"ComfyUI's graph has no KSampler that leads to an image; its samplers are {', '.join(kinds[:5])}"
         )
     lengths = {name: sum(1 for _ in _passes(reading, each[1], is_quiet=True)) for name, each in found.items()}

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..errors import ArgumentError
-
 _MOST_NODES = 5000
 _MUTED, _BYPASSED = 2, 4  # modes of nodes in a workflow
 _CONTROLS = {"fixed", "increment", "decrement", "randomize"}  # of a seed, in a workflow's values
@@ -73,17 +71,17 @@ Graph = dict[str, Node]
 
 
 def parse_graph(text: str) -> Graph:
-    """The graph in a text of JSON, in either of its forms. Raises `ArgumentError`."""
+    """The graph in a text of JSON, in either of its forms. Raises `ValueError`."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"ComfyUI's graph is damaged ({error})") from error
+        raise ValueError(f"ComfyUI's graph is damaged ({error})") from error
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]  # as it is posted to ComfyUI
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         return _from_workflow(data)
     if not isinstance(data, dict) or not all(isinstance(each, dict) for each in data.values()):
-        raise ArgumentError("ComfyUI's graph is damaged (it is no object of nodes)")
+        raise ValueError("ComfyUI's graph is damaged (it is no object of nodes)")
     nodes = {name: each for name, each in data.items() if isinstance(each.get("class_type"), str)}
     _check_size(len(nodes))
     return {name: Node(name, each["class_type"], _linked(each.get("inputs"), nodes)) for name, each in nodes.items()}
@@ -91,7 +89,7 @@ def parse_graph(text: str) -> Graph:
 
 def _check_size(count: int) -> None:
     if not 0 < count <= _MOST_NODES:
-        raise ArgumentError(f"ComfyUI's graph has {count} nodes; expected 1 to {_MOST_NODES}")
+        raise ValueError(f"ComfyUI's graph has {count} nodes; expected 1 to {_MOST_NODES}")
 
 
 def _linked(inputs: Any, nodes: Iterable[str]) -> dict[str, Any]:

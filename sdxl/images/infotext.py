@@ -10,12 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ArgumentError
-
 _NEGATIVE = "Negative prompt:"
 _NAME = re.compile(r"\s*(\w[\w \-/+.]{0,99}?):\s*")
-_LEAST = 3  # fields of a line of them, as AUTOMATIC1111 counts
-_MOST_FIELDS = 2000
+_LEAST, _LEAST_OF_STEPS = 3, 2  # fields of a line of them, as AUTOMATIC1111 counts; of one that begins with the steps
+_LAST, _MOST_FIELDS = 10, 2000  # lines from the end, and fields in one
 _DECODER = json.JSONDecoder()
 
 
@@ -32,7 +30,7 @@ class Infotext:
 
 
 def split_infotext(text: str) -> Infotext:
-    """The parts of a text. Raises `ArgumentError` if it has no line of fields."""
+    """The parts of a text. Raises `ValueError` if it has no line of fields."""
     lines = text.replace("\r\n", "\n").strip().split("\n")
     number, fields = _find_fields(lines)
     prompts: list[list[str]] = [[], []]
@@ -49,12 +47,14 @@ def _find_fields(lines: list[str]) -> tuple[int, dict[str, Any]]:
     """The number of the line of fields, and these: the last one that begins with the steps, else the last of several
     fields. Civitai writes it behind an empty negative prompt in the same line.
     """
-    candidates = [n for n, line in enumerate(lines) if re.match(rf"(?:{_NEGATIVE})?\s*Steps:", line)]
-    for n in [*candidates[::-1], *range(len(lines) - 1, max(-1, len(lines) - 10), -1)]:
-        fields = read_fields(lines[n].removeprefix(_NEGATIVE))
-        if len(fields) >= _LEAST:
-            return n, fields
-    raise ArgumentError("it has no line such as 'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1'")
+    of_steps = [n for n, line in enumerate(lines) if re.match(rf"(?:{_NEGATIVE})?\s*Steps:", line)]
+    last = range(len(lines) - 1, max(-1, len(lines) - _LAST), -1)
+    for least, numbers in ((_LEAST_OF_STEPS, of_steps[::-1]), (_LEAST, last)):
+        for n in numbers:
+            fields = read_fields(lines[n].removeprefix(_NEGATIVE))
+            if len(fields) >= least:
+                return n, fields
+    raise ValueError("it has no line such as 'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1'")
 
 
 def read_fields(line: str) -> dict[str, Any]:

@@ -98,10 +98,10 @@ def read_parameters(path: str | Path) -> Parameters:
             continue
         try:
             return read(text)
-        except ArgumentError as error:
+        except ValueError as error:
             failures.append(str(error))
     if failures:
-        raise ArgumentError(f"the parameters in {path} cannot be read: {'; '.join(failures)}; give another file")
+        raise ArgumentError(f"the parameters in {path} cannot be read ({', and '.join(failures)}); give another file")
     raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl or another tool wrote")
 
 

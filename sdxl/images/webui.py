@@ -30,7 +30,7 @@ _EMPHASES = {"original": "original", "no norm": "no_norm", "ignore": "none"}
 
 
 def read_infotext(text: str) -> Parameters:
-    """The parameters in a text. Raises `ArgumentError` if it has none."""
+    """The parameters in a text. Raises `ValueError` if it has none."""
     parts = split_infotext(text)
     fields = Fields(parts.fields)
     version = fields.take("Version") or ""
