@@ -25,7 +25,12 @@ def image_report(path: Path, in_json: bool) -> list[str]:
     tool = version if recorded.is_record or recorded.tool in version else f"{recorded.tool} {version}"
     facts = [*_facts(recorded["request"]), *_facts(recorded["model"])]
     sources = {name: f"{identity or 'not named'}, not in the file" for name, identity in recorded.sources.items()}
-    return [f"{path}: an image of {tool}", *facts, *(_facts(sources) if not recorded.is_record else ()), *_left(recorded)]
+    return [
+        f"{path}: an image of {tool}",
+        *facts,
+        *(_facts(sources) if not recorded.is_record else ()),
+        *_left(recorded),
+    ]
 
 
 def _foreign(recorded: Parameters) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .parameters import Origin, Parameters
 
 _SAMPLERS = ("KSampler", "KSamplerAdvanced")
 _SINKS = ("SaveImage", "PreviewImage", "SaveAnimatedWEBP", "SaveImageWebsocket")
-_NEVER = 10_000  # the end_at_step of all steps
+_MOST_SAMPLERS = 20  # that are looked at; a plain graph has two or three
 _UPSCALERS = {"bilinear": "latent", "nearest-exact": "latent_nearest_exact", "bicubic": "latent_bicubic"}
 _EMBEDDING = re.compile(r"(?<!\S)embedding:([^\s,()]+)")
 
@@ -95,13 +95,14 @@ def _last_sampler(reading: Reading) -> tuple[Node | None, Node]:
         Node("", "", {"images": Link(node.id, 0)}) for node in graph.values() if node.kind.startswith("VAEDecode")
     ]
     found: dict[str, tuple[Node | None, Node]] = {}
-    for sink in sinks:
+    for sink in sinks[:_MOST_SAMPLERS]:
         decoder = _decoder(reading, sink)
         sampler = decoder and _sampler_before(reading, decoder.inputs.get("samples"))
         if sampler:
             found[sampler.id] = decoder, sampler
     if not found:
         found = {node.id: (None, node) for node in graph.values() if node.kind in _SAMPLERS}
+        found = dict(list(found.items())[:_MOST_SAMPLERS])
     if not found:
         kinds = sorted({node.kind for node in graph.values() if "ampler" in node.kind}) or ["none"]
         raise ValueError(

@@ -36,7 +36,7 @@ def read_infotext(text: str) -> Parameters:
     version = fields.take("Version") or ""
     resources = read_resources(fields)
     tool = _tool(version, fields, resources)
-    fields.drop(NO_EFFECT)
+    fields.drop(NO_EFFECT if tool != "sdxl" else (*NO_EFFECT, "RNG"))
     model = _model(fields, resources)
     hires = read_hires(fields, parts.prompt) or {}
     request = _prompts(parts, fields, tool) | _numbers(fields) | _sampling(fields, tool, version) | hires
