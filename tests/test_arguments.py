@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import SDXLWarning
-from sdxl.images.png import read_parameters
+from sdxl.images.record import read_parameters
 from sdxl.jobs.job import read_job
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedules import SCHEDULES
