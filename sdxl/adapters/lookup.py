@@ -87,11 +87,12 @@ def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
     """A file with a hash: one that was hashed before, or one in the folders."""
     known = (path for path in find_paths(sha256) if path.is_file())
-    return next(known, None) or next((path for path in adapter_files(folders) if has_hash(path, sha256)), None)
+    candidates = (path for path in adapter_files(folders) if has_hash(path, sha256))
+    return next(known, None) or next(candidates, None)
 
 
 def has_hash(path: Path, sha256: str) -> bool:
-    """Whether the hash of a file, or of its bytes behind the header, is or begins with `sha256`: tools record either."""
+    """Whether the hash of a file, or of its bytes behind the header, begins with `sha256`: tools record either."""
     if file_hash(path).startswith(sha256):
         return True
     try:

@@ -177,12 +177,12 @@ _OWN: dict[str, dict[str, Any]] = {
         "type": read_file,
         "dest": "source",
         "metavar": "FILE",
-        "help": "generate this image again; other flags change it. Also one of AUTOMATIC1111, Forge, Civitai or ComfyUI, "
-        "or a text file with their parameters",
+        "help": "generate this image again; other flags change it. Also one of AUTOMATIC1111, Forge, Civitai or "
+        "ComfyUI, or a text file with their parameters",
     },
     "--verify": {
         "action": "store_true",
-        "help": "with --from: make the image again in memory, and say whether it is the same; the exit status says it too",
+        "help": "with --from: make the image again in memory, and say whether it is the same, also by the exit status",
     },
     "--compile": {"action": "store_true", "help": "compile for CUDA: worth it for many images of one size"},
 }

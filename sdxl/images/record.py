@@ -12,12 +12,12 @@ from PIL import Image, PngImagePlugin
 
 from ..errors import ArgumentError, OutputError, brief
 from .a1111 import parameters_text
-from .comfyui import read_graph
 from .exif import pack_exif
 from .output import image_format, resolve_output, write_file
 from .parameters import Parameters
 from .texts import OWN_CHUNK, find_texts
-from .webui import read_infotext
+from .tools.comfyui import read_graph
+from .tools.webui import read_infotext
 
 _MOST_EXIF = 65533  # bytes, in a JPEG
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
@@ -19,8 +21,8 @@ _LONGEST = 2**23  # characters of a text that are read
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that was
-    executed and the `workflow` on the screen.
+    """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that
+    was executed and the `workflow` on the screen.
     """
 
     own: str | None = None
@@ -66,7 +68,7 @@ def _of_png(image: PngImagePlugin.PngImageFile) -> Texts:
     return texts if texts != Texts() else _of_exif(image)
 
 
-def _of_chunks(chunks: dict[str, object] | dict[str, str]) -> Texts:
+def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
     found = (chunks.get(name) for name in (OWN_CHUNK, "parameters", "prompt", "workflow"))
     return Texts(*(text if isinstance(text, str) else None for text in found))
 

@@ -17,8 +17,8 @@ _ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
 
 
 def find_model_files(parameters: Parameters, where: object, given: Collection[str]) -> dict[str, RecordedModel]:
-    """The files of a model, by field of `ModelRequest`, without those that are `given`. Raises `CheckpointError` for one
-    that is not found, and `ArgumentError` if the model is not named.
+    """The files of a model, by field of `ModelRequest`, without those that are `given`. Raises `CheckpointError` for
+    one that is not found, and `ArgumentError` if the model is not named.
     """
     if "model" not in given and parameters.model == (None, None):
         raise ArgumentError(f"{where} does not name its model; give it with --model")
@@ -68,8 +68,8 @@ def find_loras(parameters: Parameters, where: object, folders: Sequence[Path]) -
         if path is None:
             listed = ", ".join(map(str, places)) or "no folder"
             raise CheckpointError(
-                f"{where} was made with the LoRA {_identity(name, hash)}, which is not found in {listed}; give its folder "
-                f"with --lora-dir, set {library.VARIABLE}, or give other LoRAs with --lora"
+                f"{where} was made with the LoRA {_identity(name, hash)}, which is not found in {listed}; give its "
+                f"folder with --lora-dir, set {library.VARIABLE}, or give other LoRAs with --lora"
             )
         found.append({name: value for name, value in each.items() if name != "hash"} | {"file": str(path)})
     return found

@@ -34,8 +34,8 @@ Verdict = Literal["identical", "close", "different"]
 
 @dataclass(frozen=True)
 class Verification:
-    """An image at `path` beside the one that its record makes now: the largest `difference` of a value, of 255 (None for
-    another size), and the `share` of the values that differ. `reasons` are what is not as it was.
+    """An image at `path` beside the one that its record makes now: the largest `difference` of a value, of 255 (None
+    for another size), and the `share` of the values that differ. `reasons` are what is not as it was.
     """
 
     path: Path
@@ -63,8 +63,8 @@ class Verification:
 
 def verify(path: str | Path, pipe: Pipeline | None = None, **arguments: Any) -> Verification:
     """Make the image of a file again, in memory, and compare them. The model is loaded as the file records it, unless
-    `pipe` is one. Further `arguments` of `Request` and `ModelRequest` override the recorded ones; an image that was made
-    from another one needs that as `image`, and its `mask`. Raises `SDXLError`.
+    `pipe` is one. Further `arguments` of `Request` and `ModelRequest` override the recorded ones; an image that was
+    made from another one needs that as `image`, and its `mask`. Raises `SDXLError`.
     """
     request_names, model_names = ([each.name for each in fields(each)] for each in (Request, ModelRequest))
     for name in arguments:
@@ -118,7 +118,7 @@ def _reasons(recorded: Parameters, now: Mapping[str, Any]) -> Iterator[str]:
     yield from _of_model(recorded, now["model"])
     if "stopped_after" in recorded:
         yield f"it is the guess after {recorded['stopped_after']} steps"
-    if not recorded.is_record and recorded.is_foreign:
+    if recorded.tool != "sdxl":
         yield f"{recorded.tool} computed it with other kernels, in a precision that it does not record"
     for name, (value, _) in recorded.unmapped.items():
         yield f"{name} ({value}) has no counterpart"

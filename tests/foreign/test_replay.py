@@ -98,8 +98,8 @@ def test_what_is_not_found_is_one_error(place: Path, capsys: pytest.CaptureFixtu
     assert generate(write(of_hash("fedcba9876"))) == 1
     shown = capsys.readouterr().err
     assert (
-        f"a.txt was made with the model base_v1 (the hash fedcba9876), which is not found; none of the 0 models in SDXL_MODELS_DIR ({place / 'models'}) has that name or hash; give it with --model"
-        in shown
+        "a.txt was made with the model base_v1 (the hash fedcba9876), which is not found; none of the 0 models in "
+        f"SDXL_MODELS_DIR ({place / 'models'}) has that name or hash; give it with --model" in shown
     )
     assert generate(write(graph())) == 1
     assert "the model base_v1.safetensors (no recorded hash), which is not found" in capsys.readouterr().err

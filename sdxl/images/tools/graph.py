@@ -212,7 +212,7 @@ def literal(graph: Graph, value: Any) -> Any:
             return None
         node = found[0]
         held = [node.inputs[name] for name in _VALUES if name in node.inputs]
-        if len(held) != 1 or node.kind in WIDGETS and node.kind != "PrimitiveNode":
+        if len(held) != 1 or (node.kind in WIDGETS and node.kind != "PrimitiveNode"):
             return None
         value = held[0]
     return None

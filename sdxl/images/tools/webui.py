@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ArgumentError
-from ..sampling.names import read_sampler, read_schedule
-from ..sampling.samplers import SAMPLERS
-from ..sampling.schedules import SCHEDULES
-from ..text.editing import split_tags
-from ..text.tags import LORAS, read_tag
-from .a1111 import OPTIONS
+from ...errors import ArgumentError
+from ...sampling.names import read_sampler, read_schedule
+from ...sampling.samplers import SAMPLERS
+from ...sampling.schedules import SCHEDULES
+from ...text.editing import split_tags
+from ...text.tags import LORAS, read_tag
+from ..a1111 import OPTIONS
+from ..parameters import Origin, Parameters
 from .civitai import Resources, read_resources
 from .fields import Fields, tidy
 from .infotext import Infotext, pairs, split_infotext
-from .parameters import Origin, Parameters
 from .webui_compat import number_of, read_compat
 from .webui_hires import read_hires
 from .webui_reasons import DEFAULT_REASON, NO_EFFECT, REASONS
@@ -144,7 +144,7 @@ def _has_old_names(tool: str, version: str) -> bool:
 
 
 def _options_of(schedule: str | None) -> Mapping[str, Any]:
-    return SCHEDULES[schedule].options if schedule in SCHEDULES else {}
+    return {} if schedule is None else SCHEDULES[schedule].options
 
 
 def read_names(

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import brief
-from .parameters import Unmapped
+from ..parameters import Unmapped
 
 _SIZE = re.compile(r"\s*(\d{1,7})\s*[xX]\s*(\d{1,7})\s*")
 _LONGEST_NUMBER = 40  # characters
@@ -90,8 +89,3 @@ def tidy(number: float) -> int | float:
 def listed(value: Any) -> list[dict[str, Any]]:
     """The objects in a list of JSON."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def shorten(value: Any) -> str:
-    """A value for a sentence."""
-    return value if isinstance(value, str) and len(value) < 80 else brief(value)

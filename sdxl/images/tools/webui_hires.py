@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ArgumentError
-from ..sampling.names import read_sampler, read_schedule
-from ..text.editing import split_tags
+from ...errors import ArgumentError
+from ...sampling.names import read_sampler, read_schedule
+from ...text.editing import split_tags
 from .fields import Fields, tidy
 
 _FIELDS = ("Hires upscale", "Hires resize", "Hires upscaler")
@@ -25,7 +25,7 @@ _NEAREST_ONE = "lanczos"
 
 
 def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
-    """The argument `hires` of a request, as JSON has it, if the text has a second pass. `prompt` is the first pass's."""
+    """The argument `hires` as JSON has it, if the text has a second pass. `prompt` is that of the first."""
     if not any(name in fields.left for name in _FIELDS):
         return None
     hires: dict[str, Any] = {}
