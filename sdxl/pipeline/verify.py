@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,9 +141,8 @@ def _of_model(recorded: Parameters, now: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _of_request(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
-    """The arguments that differ; one that a record lacks has its default."""
-    defaults = {each.name: each.default for each in fields(Request) if each.default is not MISSING}
-    first, second = (defaults | json.loads(json.dumps(each)) for each in (first, second))
+    """The arguments that the record has, and that differ."""
+    second = json.loads(json.dumps(second))
     for name, value in first.items():
         if name in second and second[name] != value:
             yield f"{name} is another one" if name in SOURCES else f"{name} is {second[name]}, and was {value}"
