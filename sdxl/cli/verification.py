@@ -32,8 +32,7 @@ def show_verification(source: Path, again: Replay, result: Result, in_json: bool
     """Print what was found; the exit status."""
     from ..pipeline.verify import compare
 
-    assert isinstance(result.images, list)
-    found = compare(source, again, result.images[0], result.parameters[0])
+    found = compare(source, again, result)
     line = str(found)
     if in_json:
         facts = {"difference": found.difference, "share": found.share, "reasons": list(found.reasons)}

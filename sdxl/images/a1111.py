@@ -33,7 +33,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "Size": f"{size[0]}x{size[1]}",
         **_model_hash(parameters["model"].get("sha256")),
         "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
-        "RNG": "CPU",
+        "RNG": _noise_source(request.get("compat")),
     }
     if request.get("strength") is not None:
         facts["Denoising strength"] = request["strength"]
@@ -53,6 +53,13 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts["Version"] = parameters["version"]
     lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _noise_source(compat: Any) -> str:
+    """Where the first noise came from: torch's generator on the CPU, or Philox (NV), as conventions say it."""
+    profile = compat.get("profile") if isinstance(compat, Mapping) else compat
+    noise = compat.get("noise") if isinstance(compat, Mapping) else None
+    return "NV" if (noise or ("philox" if profile == "a1111" else "cpu")) == "philox" else "CPU"
 
 
 def _first(scale: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from .pipeline import Pipeline
 from .recorded_model import SOURCES as FILES
 from .replay import Replay, replay
 from .request import SOURCES, Request
+from .result import Result
 
 CLOSE = 8
 """The largest difference, of 255, at which images still count as the same: it can hardly be seen."""
@@ -80,26 +81,36 @@ def verify(path: str | Path, pipe: Pipeline | None = None, **arguments: Any) -> 
         pipe = Pipeline.from_request(
             ModelRequest(**{"offload": "auto", **again.model, **local}), precision=again.precision
         )
-    result = pipe(**again.request, progress=False)
+    return compare(Path(path), again, pipe(**again.request, progress=False))
+
+
+def compare(path: Path, again: Replay, result: Result) -> Verification:
+    """The image of a file beside those that were made again: several where it is one of a batch, and its file does not
+    say which; then the nearest.
+    """
     assert isinstance(result.images, list)
-    return compare(Path(path), again, result.images[0], result.parameters[0])
-
-
-def compare(path: Path, again: Replay, image: Image.Image, parameters: Mapping[str, Any]) -> Verification:
-    """The image of a file beside the `image` that was made again, and its parameters."""
-    first = open_picture(path)
-    reasons = [*_reasons(again.recorded, parameters)]
+    first, reasons = open_picture(path), [*_reasons(again.recorded, result.parameters[0])]
+    images = result.images
     if _is_lossy(path):
         if again.recorded.is_record:
-            image = Image.open(io.BytesIO(encode_image(image, parameters, _LOSSY))).convert("RGB")
+            images = [_as_jpeg(*each) for each in zip(images, result.parameters, strict=True)]
         else:
             reasons.append("a JPEG does not keep exact pixels")
+    found = [_compare(path, first, image, reasons) for image in images]
+    return min(found, key=lambda each: (256 if each.difference is None else each.difference, each.share))
+
+
+def _compare(path: Path, first: Image.Image, image: Image.Image, reasons: Sequence[str]) -> Verification:
     if first.size != image.size:
         sizes = [f"{each.width} x {each.height}" for each in (first, image)]
         return Verification(path, None, 1.0, (f"it is {sizes[0]}, and {sizes[1]} now", *reasons))
     values = [np.asarray(each.convert("RGB")).astype(np.int16) for each in (first, image)]
     difference = np.abs(values[0] - values[1])
     return Verification(path, int(difference.max()), float((difference > 0).mean()), tuple(reasons))
+
+
+def _as_jpeg(image: Image.Image, parameters: Mapping[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(encode_image(image, parameters, _LOSSY))).convert("RGB")
 
 
 def _is_lossy(path: Path) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from graphs import graph, image_to_image, node
 from infotexts import EULER, text
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 import sdxl
@@ -207,3 +208,16 @@ def test_what_is_not_mapped_is_a_warning_and_is_inspected(place: Path, capsys: p
     assert main(["inspect", write(image_to_image(), "a.json")]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("a.json: an image of ComfyUI\n") and "cat.png, not in the file" in shown
+
+
+def test_an_image_of_a_batch_is_verified_as_the_nearest_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ComfyUI's graph does not say which image of a batch it is."""
+    small = {"seed": 7, "steps": 2, "sampler_name": "euler", "scheduler": "normal"}
+    nodes = graph(small, n5=node("EmptyLatentImage", width=64, height=64, batch_size=3))
+    assert main(["generate", "--from", write(nodes, "a.json"), *FLAGS[:4], "--quiet", "--output", "b.png"]) == 0
+    info = PngInfo()
+    info.add_text("prompt", json.dumps(nodes))
+    Image.fromarray(pixels("b-2.png")).save("c.png", pnginfo=info)
+    capsys.readouterr()
+    assert main(["generate", "--from", "c.png", "--verify", *FLAGS[:4], "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("c.png: identical (although ComfyUI computed it with other kernels")
