@@ -6,10 +6,12 @@ The scripts that draw for docs/ideas.md and docs/prompts.md run as they are. Eac
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
 from collections import Counter
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,9 @@ def run_job(folder: Path) -> Made:
     ]
     (folder / "job.jsonl").write_text("\n".join(map(json.dumps, lines)))
     flags = ["--batch", str(folder / "job.jsonl"), "--output-dir", str(folder / "job"), "--batch-size", "4", "--quiet"]
-    if run(["generate", *flags, "--model", "miniature", "--dtype", "float32"]):
+    with redirect_stdout(io.StringIO()):
+        status = run(["generate", *flags, "--model", "miniature", "--dtype", "float32"])
+    if status:
         sys.exit("the job failed")
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
     return [(file, pipe, {}) for file in sorted((folder / "job").glob("*.png"))]
