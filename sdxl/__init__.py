@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .pipeline.request import Request as Request
     from .pipeline.result import PipelineStep as PipelineStep
     from .pipeline.result import Result as Result
+    from .pipeline.verify import Verification as Verification
+    from .pipeline.verify import verify as verify
     from .sampling.guiders import APG as APG
     from .sampling.guiders import PAG as PAG
 
@@ -68,6 +70,7 @@ __getattr__, __dir__, __all__ = exports(
         "pipeline.pipeline": ("Pipeline",),
         "pipeline.request": ("Request",),
         "pipeline.result": ("PipelineStep", "Result"),
+        "pipeline.verify": ("Verification", "verify"),
         "sampling.guiders": ("APG", "PAG"),
         "version": ("__version__",),
     },

@@ -13,8 +13,9 @@ from .batch import JOB_FLAGS, add_batch_flags, generate_batch
 from .options import add_flags, default_model, given_model, given_request, open_pipeline
 from .parser import Parser, command
 from .progress import reporting
-from .replay import compare_precision, compare_sources, replay, replay_precision
+from .replay import compare_precision, compare_sources
 from .saving import choose_outputs, save
+from .verification import check_verification, show_verification
 
 _EPILOG = """\
 examples:
@@ -23,6 +24,7 @@ examples:
   sdxl generate "a watercolour of a lighthouse" --image photo.jpg --strength 0.5
   sdxl generate "a sailing boat" --image photo.jpg --mask mask.png
   sdxl generate --from picture.png --seed -1
+  sdxl generate --from picture.png --verify
   sdxl generate --batch job.jsonl --output-dir out
 
 sdxl --help shows the environment and the exit status."""
@@ -43,6 +45,7 @@ def generate_parser() -> Parser:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    check_verification(options)
     request, model = given_request(options), given_model(options)
     if options.batch:
         return generate_batch(options, request, default_model() | model)
@@ -53,11 +56,13 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
-    hashes: dict[str, str] = {}
-    precision = None
+    again = None
     if options.source:
-        precision = None if "dtype" in model else replay_precision(options.source)
-        given, model, hashes = replay(options.source, given, model)
+        from ..pipeline.replay import replay
+
+        folders = ([path] if (path := getattr(options, name, None)) else [] for name in ("lora_dir", "embedding_dir"))
+        again = replay(options.source, given, model, *folders)
+        given, model = again.request, again.model
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")
     model = default_model() | model
@@ -65,13 +70,16 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
 
     request = Request(**given)
     sources = read_sources(request)  # before the model is loaded: a wrong image costs no time
-    compare_sources(sources, hashes)
-    outputs = choose_outputs(options.output, request)
+    compare_sources(sources, again.sources if again else {})
+    outputs = [] if options.verify else choose_outputs(options.output, request)
     title = str(model.get("model", DEFAULT_MODEL))
+    precision = again.precision if again else None
     with reporting(options.quiet, options.verbose, title):
         pipe = open_pipeline(options, model, precision)
         if precision is not None:
             compare_precision(precision, pipe)
         began = time.perf_counter()
         result = pipe(**(given | sources.arguments()), progress=False)
+    if options.verify and again is not None:
+        return show_verification(options.source, again, result, options.json)
     return save(result, outputs, time.perf_counter() - began, options.json)

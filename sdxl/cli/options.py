@@ -42,6 +42,7 @@ _GROUPS = {
         "num_images",
         "--output",
         "--from",
+        "--verify",
     ),
     "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
     "sampling": (
@@ -180,8 +181,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "--from": {
         "type": read_file,
         "dest": "source",
-        "metavar": "IMAGE",
-        "help": "generate this image again; other flags change it",
+        "metavar": "FILE",
+        "help": "generate this image again; other flags change it. Also one of AUTOMATIC1111, Forge, Civitai or "
+        "ComfyUI, or a text file with their parameters",
+    },
+    "--verify": {
+        "action": "store_true",
+        "help": "with --from: make the image again in memory, and say whether it is the same, also by the exit status",
     },
     "--compile": {"action": "store_true", "help": "compile for CUDA: worth it for many images of one size"},
 }

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .image import open_mask as open_mask
     from .image import open_picture as open_picture
     from .output import check_writable as check_writable
+    from .parameters import NamedFile as NamedFile
+    from .parameters import Parameters as Parameters
+    from .parameters import Unmapped as Unmapped
     from .pixels import to_pil as to_pil
     from .pixels import to_tensor as to_tensor
     from .preprocess import PREPROCESSORS as PREPROCESSORS
@@ -30,6 +33,7 @@ __getattr__, __dir__, __all__ = exports(
         "control": ("fit_control",),
         "image": ("open_mask", "open_picture"),
         "output": ("check_writable",),
+        "parameters": ("NamedFile", "Parameters", "Unmapped"),
         "pixels": ("to_pil", "to_tensor"),
         "preprocess": ("PREPROCESSORS", "preprocess_image"),
         "record": ("encode_image", "read_parameters", "save_image", "save_png"),

@@ -33,7 +33,7 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "Size": f"{size[0]}x{size[1]}",
         **_model_hash(parameters["model"].get("sha256")),
         "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
-        "RNG": "CPU",
+        "RNG": _noise_source(request.get("compat")),
     }
     if request.get("strength") is not None:
         facts["Denoising strength"] = request["strength"]
@@ -53,6 +53,13 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts["Version"] = parameters["version"]
     lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _noise_source(compat: Any) -> str:
+    """Where the first noise came from: torch's generator on the CPU, or Philox (NV), as conventions say it."""
+    profile = compat.get("profile") if isinstance(compat, Mapping) else compat
+    noise = compat.get("noise") if isinstance(compat, Mapping) else None
+    return "NV" if (noise or ("philox" if profile == "a1111" else "cpu")) == "philox" else "CPU"
 
 
 def _first(scale: Any) -> Any:
@@ -75,7 +82,7 @@ def _is_tagged(lora: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     return request.get("prompt_syntax") == "a1111" and str(lora["file"]) in asked
 
 
-_FIELDS = {
+OPTIONS = {
     "s_churn": "Sigma churn",
     "s_tmin": "Sigma tmin",
     "s_tmax": "Sigma tmax",
@@ -85,6 +92,7 @@ _FIELDS = {
     "beta": "Beta schedule beta",
     "order": "UniPC order",
 }
+"""AUTOMATIC1111's names for options of samplers and schedules."""
 
 
 def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
     name = "Eta DDIM" if request["sampler"] == "ddim" else "Eta"
     facts = {name: eta} if eta not in (None, default) else {}
     given = request.get("sampler_options") or {}
-    return facts | {_FIELDS[each]: value for each, value in given.items() if each in _FIELDS}
+    return facts | {OPTIONS[each]: value for each, value in given.items() if each in OPTIONS}
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:

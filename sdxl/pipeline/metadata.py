@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..adapters.lora import read_loras
+from ..runtime.device import device_name
 from ..runtime.placement import Placement
 from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
@@ -26,6 +27,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
+    made = {"version": f"sdxl {__version__}", "torch": torch.__version__, "device": device_name(placement.device)}
     hashes = plan.sources.fingerprints(count)
     images: list[dict[str, Any]] = []
     for i, seed in enumerate(plan.seeds):
@@ -37,7 +39,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
         own |= {name: each[i] for name, each in hashes.items()}
         own["control"] = [each.record(i) for each in plan.controls] or None
         own["reference"] = [each.record(i) for each in plan.references] or None
-        image: dict[str, Any] = {"version": f"sdxl {__version__}", "torch": torch.__version__}
+        image: dict[str, Any] = {**made}
         image["model"] = model | ({"embeddings": [each.record() for each in words]} if words else {})
         image["request"] = common | own
         images.append(image | ({"lora_hashes": dict(plan.lora_hashes)} if plan.lora_hashes else {}))
