@@ -37,7 +37,8 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .plan import Plan, make_plan
+from .passes import make_passes
+from .plan import Plan
 from .prompts import reading_of
 from .request import Request
 from .residency import Residency
@@ -387,10 +388,10 @@ class Pipeline(DiffusersNames):
             loras = (*loras, *self._open_adapters().resolve_named(named))
         families = [] if self._adapters is None else self._adapters.families(loras)
         info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
-        plan = make_plan(replace(request, loras=loras or None), info, refiner, families)
+        plan = make_passes(replace(request, loras=loras or None), info, refiner, families)
         if self._adapters is None:
             return plan
-        reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]
+        reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]
         used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
         return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
 

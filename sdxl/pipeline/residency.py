@@ -61,9 +61,10 @@ class Residency:
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
-        branches, compiled = len(plan.guider.names), model.graphs is not None
-        room = self.room() - to_load
-        check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
+        room, count, compiled = self.room() - to_load, len(plan.seeds), model.graphs is not None
+        for each in plan.passes:
+            branches = len(each.guider.names)
+            check_memory(each.size, count, branches, configs, model.placement, room, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
         """The result of `work` on the present model; where memory runs out, and the model may shrink, again on one with
