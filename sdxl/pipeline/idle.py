@@ -34,6 +34,7 @@ _STEPS = (
     "clip_skip",
     "eta",
     "latents",
+    "variation_seed",
     "variation_strength",
     "aesthetic_score",
 )

@@ -86,10 +86,12 @@ def _texts(request: Request, hires: Hires) -> dict[str, Any]:
 
 
 def _sampling(request: Request, hires: Hires, first: Plan) -> dict[str, Any]:
-    """Sampler and schedule of the second pass, and those of the first one's options that they have."""
+    """Sampler and schedule of the second pass, and those of the first one's options that they have. eta belongs to the
+    first sampler: another one has its own.
+    """
     sampler, schedule = hires.sampler or first.request.sampler, hires.schedule or first.request.schedule
     assert sampler is not None
     known = {*SAMPLERS[sampler].options, *(SCHEDULES[schedule].options if schedule else ())}
     options = {name: value for name, value in (request.sampler_options or {}).items() if name in known}
-    eta = request.eta if "eta" in known else None
+    eta = request.eta if sampler == first.request.sampler else None
     return {"sampler": sampler, "schedule": schedule, "sampler_options": options or None, "eta": eta}
