@@ -120,14 +120,15 @@ def read_value(type: Any, text: str) -> Any:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE with one of {', '.join(names)}")
         if name in given:
             raise argparse.ArgumentTypeError(f"{text!r} gives {name} twice")
-        given[name] = value if name in words else _read_part(value)
+        given[name] = value if name in words else read_part(value)
     try:
         return type(**given)
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _read_part(text: str) -> float | str:
+def read_part(text: str) -> float | str:
+    """A number, or else the text."""
     try:
         return float(text)
     except ValueError:
@@ -168,7 +169,7 @@ def _read_setting(text: str) -> tuple[str, float | str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as s_churn=4")
-    return name, _read_part(value)
+    return name, read_part(value)
 
 
 _OWN: dict[str, dict[str, Any]] = {

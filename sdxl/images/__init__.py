@@ -9,6 +9,8 @@ from ..exports import exports
 if TYPE_CHECKING:
     from .a1111 import parameters_text as parameters_text
     from .canvas import Canvas as Canvas
+    from .grids import differences as differences
+    from .grids import grid as grid
     from .image import open_mask as open_mask
     from .image import open_picture as open_picture
     from .output import check_writable as check_writable
@@ -24,6 +26,7 @@ __getattr__, __dir__, __all__ = exports(
     {
         "a1111": ("parameters_text",),
         "canvas": ("Canvas",),
+        "grids": ("differences", "grid"),
         "image": ("open_mask", "open_picture"),
         "output": ("check_writable",),
         "pixels": ("to_pil", "to_tensor"),

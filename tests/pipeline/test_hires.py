@@ -16,6 +16,7 @@ from sdxl.cli.main import main
 from sdxl.errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from sdxl.images.a1111 import parameters_text
 from sdxl.images.upscalers import UPSCALERS, read_upscaler
+from sdxl.pipeline.enlarging import with_enlarged
 from sdxl.pipeline.hires import read_hires
 
 PROMPT = "A mecha robot in a favela"
@@ -203,29 +204,24 @@ def test_a_change_of_the_first_result_is_seen_in_the_second(tiny_pipe: sdxl.Pipe
     assert torch.equal(found, latents(tiny_pipe, PROMPT, generator=generator, image=image, strength=0.5))
 
 
-def test_memory_that_runs_out_in_the_second_pass(tiny_folder: Path) -> None:
+def test_memory_that_runs_out_in_the_second_pass(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload="auto")
-    assert pipe.offload == "stage"
-    calls = list[Any]()
-
-    def fail(step: sdxl.PipelineStep) -> None:
-        calls.append(step)
-
-    import sdxl.pipeline.loop as loop
-
-    make = loop.with_enlarged
-    left = [MemoryError()]
+    make, left, indices = with_enlarged, [MemoryError()], list[int]()
 
     def failing(*given: Any) -> Any:
         if left:
             raise left.pop()
         return make(*given)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.warns(SDXLWarning, match="memory ran out"):
-        patch.setattr(loop, "with_enlarged", failing)
-        found = latents(pipe, PROMPT, seed=5, hires={"strength": 0.5}, callback=fail)
-    assert len(calls) == 4 + 6 and pipe.offload == "block"
-    assert torch.equal(found, latents(pipe, PROMPT, seed=5, hires={"strength": 0.5}))
+    def count(step: sdxl.PipelineStep) -> None:
+        indices.append(step.index)
+
+    monkeypatch.setattr("sdxl.pipeline.loop.with_enlarged", failing)
+    given: dict[str, Any] = {"seed": 5, "hires": {"strength": 0.5}}
+    with pytest.warns(SDXLWarning, match="memory ran out"):
+        found = latents(pipe, PROMPT, callback=count, **given)
+    assert indices == [*range(4), *range(6)] and pipe.offload == "block"
+    assert torch.equal(found, latents(pipe, PROMPT, **given))
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------
