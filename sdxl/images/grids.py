@@ -16,7 +16,7 @@ from .output import image_format
 
 _GAP = 6  # pixels between cells, and around texts
 _LEAST_LETTERS, _MOST_LETTERS = 11, 40  # the height of letters, in pixels
-_LINES = 3  # of a label, at most
+_LINES, _LEADING = 3, 3  # lines of a label at most, and pixels between them
 
 
 def grid(
@@ -41,30 +41,38 @@ def grid(
     ):
         if texts is not None and len(texts) != count:
             raise ArgumentError(f"{name} has {len(texts)} texts; expected {count}")
-    images = _within(images, MOST_PIXELS)
-    width = max(image.width for image in images if image is not None)
-    height = max(image.height for image in images if image is not None)
+    return _draw(_within(images, MOST_PIXELS), columns, labels or (), x_labels or (), y_labels or ())
+
+
+def _draw(
+    images: Sequence[Image.Image | None],
+    columns: int,
+    labels: Sequence[str],
+    x_labels: Sequence[str],
+    y_labels: Sequence[str],
+) -> Image.Image:
+    """The grid of images of the right size, with as many labels as there are places for, or none."""
+    width, height = (max(side) for side in zip(*(image.size for image in images if image is not None), strict=True))
     size = min(max(width // 24, _LEAST_LETTERS), _MOST_LETTERS)
-    font = ImageFont.load_default(size)
-    below, above = (_wrap(texts, font, width) for texts in (labels, x_labels))
-    beside = _wrap(y_labels, font, max(width, 8 * size))
+    font, least = ImageFont.load_default(size), 8 * size  # of the width of a text
+    width = max(width, least) if labels or x_labels else width
+    below, above, beside = (_wrap(texts, font, max(width, least)) for texts in (labels, x_labels, y_labels))
     left = max((math.ceil(font.getlength(line)) for text in beside for line in text), default=0)
-    top, under = (max(map(len, texts), default=0) * (size + 3) for texts in (above, below))
-    origin = left + _GAP * (2 if left else 1), top + _GAP * (2 if top else 1)
-    step = width + _GAP, height + under + _GAP + (_GAP // 2 if under else 0)
-    sheet = Image.new("RGB", (origin[0] + columns * step[0], origin[1] + rows * step[1]), "white")
+    top, under = (max(map(len, texts), default=0) * (size + _LEADING) for texts in (above, below))
+    x0, y0 = left + _GAP * (2 if left else 1), top + _GAP * (2 if top else 1)
+    across, down = width + _GAP, height + under + _GAP
+    sheet = Image.new("RGB", (x0 + columns * across, y0 + math.ceil(len(images) / columns) * down), "white")
     pen = ImageDraw.Draw(sheet)
     for n, image in enumerate(images):
-        x, y = origin[0] + n % columns * step[0], origin[1] + n // columns * step[1]
+        x, y = x0 + n % columns * across, y0 + n // columns * down
         if image is not None:
             sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
         if below:
-            _write(pen, (x, y + height + _GAP // 2), below[n], font, size)
+            _write(pen, x, y + height, below[n], font, size)
     for n, text in enumerate(above):
-        _write(pen, (origin[0] + n * step[0], _GAP), text, font, size)
+        _write(pen, x0 + n * across, _GAP, text, font, size)
     for n, text in enumerate(beside):
-        middle = origin[1] + n * step[1] + (height - len(text) * (size + 3)) // 2
-        _write(pen, (_GAP, middle), text, font, size)
+        _write(pen, _GAP, y0 + n * down + (height - len(text) * (size + _LEADING)) // 2, text, font, size)
     return sheet
 
 
@@ -105,9 +113,9 @@ def _within(images: Sequence[Image.Image | None], most: int) -> list[Image.Image
     ]
 
 
-def _wrap(texts: Sequence[str] | None, font: Any, width: int) -> list[list[str]]:
+def _wrap(texts: Sequence[str], font: Any, width: int) -> list[list[str]]:
     """The lines of each text, of at most that width and number; what is left out is dots."""
-    return [_lines(" ".join(text.split()), font, width) for text in texts or ()]
+    return [_lines(" ".join(text.split()), font, width) for text in texts]
 
 
 def _lines(text: str, font: Any, width: int) -> list[str]:
@@ -132,6 +140,6 @@ def _fitting(text: str, font: Any, width: int) -> int:
     return low
 
 
-def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], font: Any, size: int) -> None:
+def _write(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], font: Any, size: int) -> None:
     for n, line in enumerate(lines):
-        pen.text((place[0], place[1] + n * (size + 3)), line, "black", font=font)
+        pen.text((x, y + n * (size + _LEADING)), line, "black", font=font)

@@ -34,18 +34,23 @@ def make_passes(
     part. Raises `ArgumentError`.
     """
     if request.hires is None:
-        return make_plan(request, info, refiner, families)
+        return _plan(request, info, refiner, families)
     hires = read_hires(request.hires)
     _check_loras(request, hires)
     unrefined = {} if refiner is None else _UNREFINED
-    first = make_plan(replace(request, hires=None, **unrefined), info, None, families)
+    first = _plan(replace(request, hires=None, **unrefined), info, None, families)
     try:
         asked = _second_request(request, hires, first, info.config.vae)
-        second = make_plan(asked, info, refiner, families)
+        second = _plan(asked, info, refiner, families)
     except ArgumentError as error:
         raise ArgumentError(f"in the second pass of hires {error}") from error
     refined = {name: getattr(second.request, name) for name in _OF_REFINERS}
     return replace(first, request=replace(first.request, hires=hires, **refined), second=second)
+
+
+def _plan(request: Request, info: ModelInfo, refiner: ModelInfo | None, families: Sequence[Family]) -> Plan:
+    """The plan of one pass, always from this line: Python shows a warning of both passes once."""
+    return make_plan(request, info, refiner, families)
 
 
 def _check_loras(request: Request, hires: Hires) -> None:

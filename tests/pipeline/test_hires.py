@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,10 @@ def test_names_of_upscalers() -> None:
         assert read_upscaler(upscaler.a1111) == read_upscaler(name) == read_upscaler(name.upper()) == name
     assert sdxl.Hires(steps=0) == sdxl.Hires(2, steps=None) == read_hires({"scale": 2})
     assert read_hires(sdxl.Hires(size=(8, 16)).record()) == sdxl.Hires(size="16x8")
+
+
+def test_a_warning_of_both_passes_is_shown_once(tiny_pipe: sdxl.Pipeline) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", SDXLWarning)
+        tiny_pipe.plan(sdxl.Request(PROMPT, guidance_scale=1, negative_prompt="a dog", hires={}))
+        assert len(caught) == 1
