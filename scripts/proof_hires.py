@@ -1,5 +1,6 @@
 """Proof: hires fix with the miniature, 128 to 256 pixels, judged from the pixels: the images show what their captions
-say as often as at 128, and are sharper than the same images enlarged plainly. Also draws docs/pictures/hires.png.
+say at least as often as at 128, and each is sharper than the same image enlarged plainly. Also writes the image of
+docs/hires.md.
 
 Two measures of sharpness: `edge`, the steepest gradient of the grey image (its 99th percentile, in 1 of 0..1 per
 pixel), and `fine`, the share of its power at frequencies that an image of 128 pixels cannot hold. An image that is
@@ -13,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,10 @@ from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import Pixels, Scene, caption
 
 SMALL, LARGE = 128, 256
-SETTINGS = (("latent", 0.6), ("latent_bicubic", 0.6), ("latent_nearest_exact", 0.6), ("lanczos", 0.5))
+SETTINGS = {"lanczos": 0.25, "latent_bicubic": 0.25}
+TOO_MUCH = 0.6  # the strength from which the miniature repeats things, as SDXL does at such sizes without hires fix
+COUNTS = {1: 12, 2: 4}  # of captions, by their number of things
+GIVEN: dict[str, Any] = {"steps": 24, "batch": 4}
 IMAGE = Path("docs/pictures/hires.png")
 
 
@@ -65,31 +70,30 @@ def line(name: str, images: list[Pixels], scenes: list[Scene]) -> None:
 
 
 def main() -> int:
-    torch.manual_seed(0)
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
-    scenes = make_scenes(72, 11, things=1) + make_scenes(24, 12, things=2)
+    scenes = [scene for things, count in COUNTS.items() for scene in make_scenes(count, 10 + things, things)]
     began = time.perf_counter()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(scenes)} captions, 25 steps, seeds 0 on")
-    small = paint(pipe, scenes, batch=len(scenes) // 4)
-    plain = [enlarge(each) for each in small]
-    at_least = right(small, scenes)
-    print(f"{f'{SMALL} x {SMALL}':34} {at_least:3} of {len(scenes)} right")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(scenes)} captions, 24 steps, seeds 0 on")
+    small = paint(pipe, scenes, **GIVEN)
+    plain, at_least, faults = [enlarge(each) for each in small], right(small, scenes), 0
+    print(f"{f'{SMALL} x {SMALL}':34} {at_least:3} of {len(scenes)} right", flush=True)
     line("enlarged with Lanczos", plain, scenes)
-    faults, shown = 0, {}
-    for upscaler, strength in SETTINGS:
+    shown = {"enlarged with Lanczos": plain}
+    for upscaler, strength in SETTINGS.items():
         hires = sdxl.Hires(LARGE / SMALL, upscaler=upscaler, strength=strength)
-        images = paint(pipe, scenes, batch=len(scenes) // 4, hires=hires)
+        images = shown[f"{upscaler}, {strength}"] = paint(pipe, scenes, hires=hires, **GIVEN)
         line(f"hires, {upscaler}, strength {strength}", images, scenes)
-        sharper = sum(edge(new) > edge(old) for new, old in zip(images, plain, strict=True))
-        finer = sum(fine(new) > fine(old) for new, old in zip(images, plain, strict=True))
-        print(f"{'':34} {sharper} have steeper edges, {finer} more of the fine", flush=True)
-        good = right(images, scenes) >= at_least and min(sharper, finer) >= 0.9 * len(scenes)
-        faults += not good
-        shown[f"hires, {upscaler}"] = images
-    chosen = [caption(scenes[n]) for n in (0, 1, 72)]
-    rows = [[plain[n], shown["hires, latent"][n], shown["hires, lanczos"][n]] for n in (0, 1, 72)]
-    labels = ["enlarged with Lanczos", "hires, latent", "hires, lanczos"]
-    grid([to_image(each) for row in rows for each in row], x_labels=labels, y_labels=chosen).save(IMAGE, optimize=True)
+        steeper, finer = (
+            sum(measure(new) > measure(old) for new, old in zip(images, plain, strict=True)) for measure in (edge, fine)
+        )
+        print(f"{'':34} {steeper} have steeper edges, {finer} more of the fine", flush=True)
+        faults += right(images, scenes) < at_least or min(steeper, finer) < len(scenes)
+    rows = (0, 1, COUNTS[1])
+    some = [scenes[n] for n in rows]
+    repeated = paint(pipe, some, hires=sdxl.Hires(LARGE / SMALL, strength=TOO_MUCH), **GIVEN)
+    print(f"latent, {TOO_MUCH}: {right(repeated, some)} of {len(some)} right: too much for the miniature")
+    cells = [to_image(each) for k, n in enumerate(rows) for each in (*(own[n] for own in shown.values()), repeated[k])]
+    grid(cells, x_labels=[*shown, f"latent, {TOO_MUCH}"], y_labels=[*map(caption, some)]).save(IMAGE, optimize=True)
     print(f"{faults} of {len(SETTINGS)} settings fail, {(time.perf_counter() - began) / 60:.0f} minutes")
     return faults
 
