@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .images.record import read_parameters as read_parameters
     from .images.record import save_image as save_image
     from .images.record import save_png as save_png
+    from .pipeline.hires import Hires as Hires
     from .pipeline.model_request import ModelRequest as ModelRequest
     from .pipeline.pipeline import Pipeline as Pipeline
     from .pipeline.request import Request as Request
@@ -66,6 +67,7 @@ __getattr__, __dir__, __all__ = exports(
             "UnsupportedError",
         ),
         "images.record": ("read_parameters", "save_image", "save_png"),
+        "pipeline.hires": ("Hires",),
         "pipeline.model_request": ("ModelRequest",),
         "pipeline.pipeline": ("Pipeline",),
         "pipeline.request": ("Request",),

@@ -28,6 +28,7 @@ SMALLER = (  # what takes long or is far away, and what stands for it
     (r"stabilityai/stable-diffusion-xl-refiner-1\.0", "miniature-refiner"),
     (r"--size \S+", "--size 128x128"),
     (r"--(width|height) \d+", r"--\1 128"),
+    (r"\bsize=\d+x\d+", "size=192x128"),
     (r"--steps \d+", "--steps 4"),
     (r"\b256,0,256,0\b", "32,0,32,0"),
     (r"steps=\d+", "steps=2"),
@@ -134,7 +135,7 @@ WITH_PYTHON = [name for name in NAMES if blocks(ROOT / name, "python") and "/api
 def test_the_commands_of_a_page(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for line in commands(ROOT / name):
         arguments = shlex.split(line)[1:]
-        if "generate" in arguments and not {"--steps", "--from", "--batch"} & {*arguments}:
+        if "generate" in arguments and not {"--steps", "--from", "--batch", "--x"} & {*arguments}:
             arguments += ["--steps", "4"]
         assert main(arguments) == 0, (line, capsys.readouterr().err)
 

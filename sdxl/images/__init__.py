@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .a1111 import parameters_text as parameters_text
     from .canvas import Canvas as Canvas
     from .control import fit_control as fit_control
+    from .grids import differences as differences
+    from .grids import grid as grid
     from .image import open_mask as open_mask
     from .image import open_picture as open_picture
     from .output import check_writable as check_writable
@@ -31,6 +33,7 @@ __getattr__, __dir__, __all__ = exports(
         "a1111": ("parameters_text",),
         "canvas": ("Canvas",),
         "control": ("fit_control",),
+        "grids": ("differences", "grid"),
         "image": ("open_mask", "open_picture"),
         "output": ("check_writable",),
         "parameters": ("NamedFile", "Parameters", "Unmapped"),

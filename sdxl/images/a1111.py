@@ -10,6 +10,7 @@ from typing import Any
 
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
+from .a1111_hires import first_size, hires_facts, variation_facts
 
 # AUTOMATIC1111 quotes what holds a comma, a colon or a line break. Its reader would also take quotes at both ends, and
 # spaces at the start, for its own, and other readers take more characters for the end of a line.
@@ -30,13 +31,14 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "Schedule type": _a1111_name(SCHEDULES, request["schedule"]),
         "CFG scale": _first(request["guidance_scale"]),
         "Seed": request["seed"],
-        "Size": f"{size[0]}x{size[1]}",
+        "Size": first_size(request) or f"{size[0]}x{size[1]}",
         **_model_hash(parameters["model"].get("sha256")),
         "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
         "RNG": _noise_source(request.get("compat")),
     }
     if request.get("strength") is not None:
         facts["Denoising strength"] = request["strength"]
+    facts |= hires_facts(request) | variation_facts(request)
     if request.get("refine_at") is not None:
         facts["Refiner switch at"] = request["refine_at"]
     if request.get("clip_skip"):

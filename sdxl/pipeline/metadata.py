@@ -13,6 +13,7 @@ from ..runtime.device import device_name
 from ..runtime.placement import Placement
 from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
+from .hires import read_hires
 from .plan import Plan
 from .request import SOURCES, TEXTS, Request
 
@@ -24,6 +25,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     request, count = plan.request, len(plan.seeds)
     common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in (*SOURCES, "reference")}
     common["guider"] = None if request.guider is None else record_guider(read_guider(request.guider))
+    common["hires"] = None if request.hires is None else read_hires(request.hires).record()
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
@@ -33,6 +35,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     for i, seed in enumerate(plan.seeds):
         words = plan.embeddings[i // request.num_images] if plan.embeddings else ()
         own: dict[str, Any] = {"seed": seed, "num_images": 1}
+        own |= {"variation_seed": plan.variation_seeds[i]} if plan.variation_seeds else {}
         for name in TEXTS:
             texts = request.texts(name)
             own[name] = None if texts is None else texts[i // request.num_images]
