@@ -15,7 +15,6 @@ from ..models.layers import Conv2d, Linear
 from ..models.unet import GEGLU
 from .scratch import scratch
 from .sealed import Sealed
-from .winograd import WinogradConv2d, suits
 
 _ops: Any = torch.ops.mkldnn
 
@@ -38,9 +37,7 @@ def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return PackedGEGLU(layer, dtype)
     if isinstance(layer, Linear):
         return PackedLinear(layer.weight, layer.bias, dtype)
-    if isinstance(layer, Conv2d):
-        return WinogradConv2d(layer) if dtype is torch.float32 and suits(layer) else PackedConv2d(layer, dtype)
-    return None
+    return PackedConv2d(layer, dtype) if isinstance(layer, Conv2d) else None
 
 
 class PackedLinear(Sealed):
