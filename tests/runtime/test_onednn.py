@@ -57,3 +57,16 @@ def test_packed_layers_refuse_gradients() -> None:
         assert not quick(torch.ones(shape)).requires_grad
         with torch.no_grad():
             quick(torch.ones(shape, requires_grad=True))
+
+
+@pytest.mark.skipif(not can_pack(CPU, torch.bfloat16), reason="this processor has no packed layers in bfloat16")
+def test_packing_rounds_half_precision_once() -> None:
+    """From float16 to bfloat16 a weight passes through float32, which loses nothing."""
+    torch.manual_seed(1)
+    for layer, shape in ((Linear(40, 24), (5, 40)), (Conv2d(8, 16, 3, padding=1), (1, 8, 5, 6))):
+        layer.half().requires_grad_(False)
+        quick = packed(layer, torch.bfloat16)
+        same = packed(layer.to(torch.bfloat16), torch.bfloat16)
+        assert quick is not None and same is not None
+        x = torch.randn(shape).to(torch.bfloat16)
+        assert torch.equal(quick(x), same(x))
