@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ArgumentError
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import Request
+from . import garbage
 from .batch import JOB_FLAGS, add_batch_flags, generate_batch
 from .options import add_flags, default_model, given_model, given_request, open_pipeline
 from .parser import Parser, command
@@ -61,6 +62,7 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")
     model = default_model() | model
+    garbage.import_whole("sdxl.pipeline.pipeline")
     from ..pipeline.sources import read_sources
 
     request = Request(**given)
