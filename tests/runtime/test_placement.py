@@ -65,3 +65,14 @@ def test_too_little_memory_for_float32_takes_half_of_it(tiny_folder: Path, monke
         (torch.float16, "block"),
     ]
     assert all(pipe.experts[0].placement.arithmetic is torch.float32 for pipe in chosen)
+
+
+def test_changes_leave_no_holes(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of their intermediate results goes back to the system, for which a plain load has no need."""
+    trims: list[int] = []
+    monkeypatch.setattr("sdxl.runtime.settle.trim", lambda: trims.append(1))
+    part = open_checkpoint(tiny_folder).components["vae"]
+    load_network(part, Placement(CPU, torch.float32, torch.float32))
+    assert not trims
+    load_network(part, Placement(CPU, torch.float32, torch.float32), {"quant_conv.weight": lambda x: 2 * x})
+    assert trims == [1]
