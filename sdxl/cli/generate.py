@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ArgumentError
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import Request
+from . import garbage
 from .batch import JOB_FLAGS, add_batch_flags, generate_batch
 from .console import UNPRINTED
 from .grids import add_grid_flags, generate_table, write_grid
@@ -76,6 +77,7 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")
     model = default_model() | model
+    garbage.import_whole("sdxl.pipeline.pipeline")
     from ..pipeline.sources import read_sources
 
     request = Request(**given)
