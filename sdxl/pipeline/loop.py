@@ -30,8 +30,8 @@ from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
 from .steering import Steering
-from .window import step_at
 from .variation import BatchNoise, varied
+from .window import step_at
 
 
 @torch.no_grad()
