@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .losses import autoencoder_loss as autoencoder_loss
     from .losses import captioned_loss as captioned_loss
     from .losses import denoising_loss as denoising_loss
+    from .losses import encode_captions as encode_captions
     from .losses import offset_noise as offset_noise
     from .losses import stratified_timesteps as stratified_timesteps
     from .optimizers import Muon as Muon
@@ -38,7 +39,14 @@ __getattr__, __dir__, __all__ = exports(
         "distillation": ("distillation_loss",),
         "inversion": ("WordEncoder", "save_embedding"),
         "lora": ("LowRank", "attach_lora", "detach_lora", "load_network", "save_lora"),
-        "losses": ("autoencoder_loss", "captioned_loss", "denoising_loss", "offset_noise", "stratified_timesteps"),
+        "losses": (
+            "autoencoder_loss",
+            "captioned_loss",
+            "denoising_loss",
+            "encode_captions",
+            "offset_noise",
+            "stratified_timesteps",
+        ),
         "optimizers": ("Muon", "cosine_rate", "make_optimizers", "update_average"),
         "start": ("start_text_encoder", "start_unet", "start_vae"),
     },
