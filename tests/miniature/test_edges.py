@@ -15,8 +15,8 @@ SCENES = [moved_scene(np.random.default_rng(seed)) for seed in range(60)]
 
 
 def test_moved_scenes_are_whole_and_right() -> None:
-    assert all(0 < thing.x - thing.radius and thing.x + thing.radius < 1 for each in SCENES for thing in each.things)
-    assert all(0 < thing.y - thing.radius and thing.y + thing.radius < 1 for each in SCENES for thing in each.things)
+    assert all(thing.x - thing.radius > 0 and thing.x + thing.radius < 1 for each in SCENES for thing in each.things)
+    assert all(thing.y - thing.radius > 0 and thing.y + thing.radius < 1 for each in SCENES for thing in each.things)
     assert np.mean([agrees(look(draw(scene)), scene) for scene in SCENES]) > 0.95
 
 
