@@ -48,8 +48,9 @@ class Residency:
             try:
                 return self._check(plan)
             except OutOfMemoryError as error:
-                if self.model.graphs:  # whose memory is for the same work
-                    self.model.free()
+                idle = self.model.nets.others(each.opened for each in plan.controls)
+                if self.model.graphs or idle:  # graphs, whose memory is for the same work
+                    self.model.free(*idle)
                     continue
                 if not self.may_shrink or self.smaller is None:
                     raise
@@ -62,7 +63,8 @@ class Residency:
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
         branches, compiled = len(plan.guider.names), model.graphs is not None
-        room = self.room() - to_load
+        wanted = [each.opened for each in plan.controls]
+        room = self.room() - to_load - model.nets.missing_bytes(wanted, model.placement)
         check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
@@ -219,7 +221,7 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        self.loader, self.model = loader, new
+        self.loader, self.model = loader, replace(new, nets=old.nets) if keep else new
         if old.graphs is not None and offload != "block":
             self.compile()
 
