@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from ..exports import exports
 
 if TYPE_CHECKING:
+    from .control import control_loss as control_loss
+    from .control import save_controlnet as save_controlnet
+    from .control import start_controlnet as start_controlnet
     from .distillation import distillation_loss as distillation_loss
     from .inversion import WordEncoder as WordEncoder
     from .inversion import save_embedding as save_embedding
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "control": ("control_loss", "save_controlnet", "start_controlnet"),
         "distillation": ("distillation_loss",),
         "inversion": ("WordEncoder", "save_embedding"),
         "lora": ("LowRank", "attach_lora", "detach_lora", "load_network", "save_lora"),
