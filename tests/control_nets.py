@@ -27,11 +27,7 @@ def controlnet(config: dict[str, Any] = CONTROLNET, seed: int = 20) -> ControlNe
 
 
 def union(config: dict[str, Any] = UNION, seed: int = 30) -> ControlNetUnionModel:
-    net = ControlNetUnionModel(**config)
-    tiny.shake(net, seed)
-    with torch.no_grad():
-        net.task_embedding.copy_(torch.randn(net.task_embedding.shape).half().float())
-    return net
+    return tiny.shake(ControlNetUnionModel(**config), seed)  # type: ignore[return-value]
 
 
 def t2i_adapter(channels: int = 3, seed: int = 40) -> T2IAdapter:
