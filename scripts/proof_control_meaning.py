@@ -35,9 +35,7 @@ def paint(
         part = slice(first, first + BATCH)
         control = None if images is None else [sdxl.Control(EDGES, list(images[part]), scale=scale)]
         prompts = [caption(scene) for scene in scenes[part]]
-        result = pipe(
-            prompts, seed=first, steps=25, sampler="euler", output="tensor", progress=False, control=control
-        )
+        result = pipe(prompts, seed=first, steps=25, sampler="euler", output="tensor", progress=False, control=control)
         assert isinstance(result.images, Tensor)
         made += list(result.images.permute(0, 2, 3, 1).numpy())
     return made
