@@ -9,6 +9,7 @@ from typing import Any
 import tiny
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter  # tiny has looked for it
+from PIL import Image
 from safetensors.torch import save_file
 
 HINT = (4, 8, 12, 16)
@@ -104,3 +105,30 @@ def save_folder(net: Any, folder: Path) -> Path:
     net.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())
     return folder
+
+
+def plain(colour: str = "black", size: tuple[int, int] = (64, 64)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def control_lora(unet: Any, rank: int = 4, seed: int = 50) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A Control-LoRA of a UNet's contracting half, and the ControlNet that it stands for, in ldm's names."""
+    generator = torch.Generator().manual_seed(seed)
+    base = {row.single.removeprefix("model.diffusion_model."): value for row, value in _tensors(unet)}
+    whole, low = ldm(controlnet(seed=51)), {"lora_controlnet": torch.zeros(1)}
+    for key, value in list(whole.items()):
+        is_own = key.startswith(("input_hint_block.", "zero_convs.", "middle_block_out."))
+        if is_own or value.ndim == 1:
+            low[key] = value
+            continue
+        up = torch.randn(value.shape[0], rank, generator=generator) / rank
+        down = torch.randn(rank, *value.shape[1:], generator=generator) / value[0].numel() ** 0.5
+        name = key.removesuffix(".weight")
+        low |= {f"{name}.up": up[..., None, None] if value.ndim == 4 else up, f"{name}.down": down}
+        whole[key] = base[key] + torch.einsum("or,r...->o...", up, down)
+    return low, whole
+
+
+def _tensors(unet: Any) -> list[tuple[Any, torch.Tensor]]:
+    own = dict(unet.tensors())
+    return [(row, own[row.ours]) for row in unet.rows]

@@ -1,4 +1,4 @@
-"""Control against diffusers, whole runs: ControlNets and T2I-Adapters with every task, windows, scales and guess mode."""
+"""Control against diffusers, whole runs: ControlNets and T2I-Adapters with all tasks, windows, scales, guess mode."""
 
 from __future__ import annotations
 

@@ -141,5 +141,5 @@ def _read(value: Any) -> Control:
     if unknown := [key for key in value if key not in names]:
         raise ArgumentError(f"a control has no {brief(unknown[0])}; its values are {', '.join(names)}")
     if lost := [name for name in ("net", "image") if name not in value]:
-        raise ArgumentError(f"{brief(dict(value))} names no {lost[0]}; give {{'net': ..., 'image': ...}}")
+        raise ArgumentError(f"the control {brief(dict(value))} names no {lost[0]}; give {{'net': ..., 'image': ...}}")
     return Control(**value)

@@ -100,7 +100,7 @@ def _preprocess(control: Control, image: Image.Image, canvas: Canvas | None) -> 
         return function(image, **numbers)
     if canvas is None or canvas.mask is None:
         raise ArgumentError(
-            f"control {control.net} has preprocess repaint, which needs a mask; give mask, or an image with black where "
-            "it is to be repainted"
+            f"control {control.net} has preprocess repaint, which needs a mask; give mask, or an image that is black "
+            "where it is to be repainted"
         )
     return repaint(image, resize(canvas.mask.crop(canvas.box), canvas.size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..adapters.control import TYPES, Control, read_controls
-from ..adapters.lookup import find_by_hash, find_file
+from ..adapters.lookup import find_by_hash, find_network
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..models.unet_config import UNetConfig
-from ..weights import hub
 from ..weights.component import Component
 from ..weights.control import OpenedControl, open_control
 from ..weights.control_kinds import T2I_ADAPTER
@@ -100,14 +98,8 @@ class Controls:
 
     def _find(self, control: Control) -> Path:
         """The file or folder of a network; where it is gone, a file with its hash."""
-        name = os.path.expanduser(control.net)
-        places = [Path(name), *(folder / name for folder in self._folders)]
-        if found := next((each for each in places if os.path.isfile(each / "config.json")), None):
-            return found
         try:
-            if hub.is_hub_name(name) and not name.endswith(".safetensors") and not os.path.exists(name):
-                return hub.resolve(name, None, self._variant, part=UNET)
-            return find_file(name, self._folders, _WHAT)
+            return find_network(control.net, self._folders, _WHAT, self._variant)
         except CheckpointError:
             found = None if control.hash is None else find_by_hash(control.hash, self._folders)
             if found is None:

@@ -116,9 +116,9 @@ class Pipeline(DiffusersNames):
         keeps them in memory, in float32 if no `dtype` is given.
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
-        `lora_dir`, and those of the networks of `control` in `control_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
-        known by their names. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
-        `SDXLError`.
+        `lora_dir`, and those of the networks of `control` in `control_dir`. `embeddings` are words with learned
+        vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. diffusers' names of equal
+        meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,

@@ -76,7 +76,7 @@ def open_control(
     headers and JSON alone. A Control-LoRA changes the weights of `base`, that UNet. Raises `CheckpointError` for a
     network of another kind or family, and for one that does not fit.
     """
-    weights, config = _files(path, variant)
+    weights, config = read_files(path, variant)
     if (found := refusal(weights)) is not None:
         name, advice = found
         raise CheckpointError(f"{path} is {name}; {advice}")
@@ -87,11 +87,11 @@ def open_control(
     with naming(path):
         try:
             if kind == T2I_ADAPTER:
-                opened = OpenedControl(kind, _t2i_adapter(weights, config))
+                opened = OpenedControl(kind, read_t2i_adapter(weights, config))
             elif kind == CONTROL_LORA:
                 opened = _control_lora(weights, like, base)
             else:
-                opened = OpenedControl(kind, _controlnet(weights, config, like))
+                opened = OpenedControl(kind, read_controlnet(weights, config, like))
         except (KeyError, IndexError, ValueError) as error:
             raise CheckpointError(
                 f"the {kind} is incomplete, {error} is missing or has the wrong shape; download it again"
@@ -101,7 +101,7 @@ def open_control(
     return opened
 
 
-def _files(path: Path, variant: str | None) -> tuple[Weights, Mapping[str, Any]]:
+def read_files(path: Path, variant: str | None) -> tuple[Weights, Mapping[str, Any]]:
     """The weights of a network, and the config.json of its folder."""
     if not os.path.isdir(path):
         return Weights([TensorFile(path)]), {}
@@ -123,7 +123,8 @@ def _is_instant_id(path: Path) -> bool:
     return folder.name == "ControlNetModel" and os.path.isfile(folder.parent / "ip-adapter.bin")
 
 
-def _controlnet(weights: Weights, data: Mapping[str, Any], like: UNetConfig) -> Component:
+def read_controlnet(weights: Weights, data: Mapping[str, Any], like: UNetConfig) -> Component:
+    """The component of a ControlNet, whose keys are not checked. Raises `KeyError` and `IndexError`."""
     prefix = prefix_of(weights)
     bare = strip(weights, prefix)
     layout = layout_of(bare)
@@ -156,7 +157,8 @@ def _with_stated(config: ControlNetConfig, data: Mapping[str, Any]) -> ControlNe
     return replace(config, trunk=replace(config.trunk, **own), is_bgr=order == "bgr")
 
 
-def _t2i_adapter(weights: Weights, data: Mapping[str, Any]) -> Component:
+def read_t2i_adapter(weights: Weights, data: Mapping[str, Any]) -> Component:
+    """The component of a T2I-Adapter, whose keys are not checked. Raises `KeyError` and `IndexError`."""
     kind = data.get("adapter_type", "full_adapter_xl")
     if kind != "full_adapter_xl":
         raise ConfigError(f"config.json: adapter_type is {brief(kind)}; expected full_adapter_xl, that of SDXL")

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import itertools
 import re
+from math import gcd
 
 from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.unet_config import UNetConfig
-from .identify import Shapes, count_of, depth_of, folder_levels, foreign, middle_of, single_levels, strip
+from .identify import (
+    HEAD_DIM,
+    NORM_GROUPS,
+    Shapes,
+    count_of,
+    depth_of,
+    folder_levels,
+    foreign,
+    middle_of,
+    single_levels,
+    strip,
+)
 
 CONTROLNET, UNION, CONTROL_LORA, T2I_ADAPTER = "ControlNet", "ControlNet-Union", "Control-LoRA", "T2I-Adapter"
 PREFIXES = ("", "control_model.")
@@ -55,6 +67,13 @@ def prefix_of(shapes: Shapes) -> str:
     """What stands before the keys of a ControlNet or a T2I-Adapter in Tencent's names."""
     prefixes = (*PREFIXES, "adapter.")
     return next((each for each in reversed(prefixes) if each and any(key.startswith(each) for key in shapes)), "")
+
+
+def is_control(shapes: Shapes) -> bool:
+    """Whether a file is a network for control images, of any family."""
+    bare = strip(shapes, prefix_of(shapes))
+    is_known = MARKER in shapes or layout_of(bare) is not None or t2i_layout(bare) is not None
+    return is_known or any(key.startswith(("control_model.", "controlnet_", "lllite_unet_")) for key in shapes)
 
 
 def kind_of(shapes: Shapes) -> str | None:
@@ -123,11 +142,11 @@ def infer_controlnet(shapes: Shapes, layout: str, like: UNetConfig) -> ControlNe
         down=depths,
         mid=middle_of(shapes, layout),
         up=tuple((level[-1],) * (len(level) + 1) for level in reversed(depths)),
-        heads=like.heads if same else tuple(max(1, width // 64) for width in channels),
+        heads=like.heads if same else tuple(max(1, width // HEAD_DIM) for width in channels),
         context_dim=contexts[0] if contexts else like.context_dim,
         vector_dim=shapes[f"{vector}.weight"][1],
         size_dim=like.size_dim,
-        norm_groups=like.norm_groups,
+        norm_groups=like.norm_groups if same else gcd(NORM_GROUPS, *channels),
         norm_eps=like.norm_eps,
         sample_size=like.sample_size,
     )
