@@ -34,7 +34,7 @@ from sdxl.weights.hub import on_disk
 from sdxl.weights.keymap import TEXT, TEXT_2
 from sdxl.weights.keymap import UNET as UNET_NAME
 
-PLAN = Plan(800, 16, 1e-3, warmup=30, decay=0.99)
+PLANS = {"control": Plan(800, 16, 1e-3, warmup=30, decay=0.99), "control-2": Plan(400, 16, 1e-3, warmup=30, decay=0.99)}
 SCENES = 3200
 HINT = (16, 32, 64, 64)  # channels of the encoder of control images
 METADATA = {
@@ -75,8 +75,9 @@ def train_control(run: Run, out: Path) -> None:
         return control_loss(net, unet, image.expand(-1, 3, -1, -1), z, noise, t, table[t], context, vector)
 
     tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
-    data = Noised(run, PLAN, stored, tokenizers, TRAIN_STEPS, place=60)
-    run.train("control", net, PLAN, data, loss, lambda: save_controlnet(run.work / "edges.safetensors", net, METADATA))
+    for n, (name, plan) in enumerate(PLANS.items()):  # the second goes on with the averaged weights of the first
+        data = Noised(run, plan, stored, tokenizers, TRAIN_STEPS, place=60 + 2 * n)
+        run.train(name, net.requires_grad_(True), plan, data, loss)
     save_controlnet(out, net, METADATA)
 
 
