@@ -27,6 +27,7 @@ from sdxl import Control
 from sdxl.images.pixels import to_tensor
 
 SETTINGS: dict[str, Any] = {"steps": 4, "seed": 5, "output": "latent", "progress": False, "height": 64, "width": 80}
+SLOW = pytest.mark.slow
 PROMPT, NEGATIVE = "a red cat", "photo of a dog"
 
 
@@ -80,7 +81,7 @@ def ours(pipe: sdxl.Pipeline, control: Any, **arguments: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["full", "mid", *(pytest.param(name, marks=SLOW) for name in ("second", "small"))])
 def test_text_to_image(name: str, tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any) -> None:
     wanted = theirs(StableDiffusionXLControlNetPipeline, reference_pipe, NETS[name](), image=picture())
     found = ours(tiny_pipe, Control(nets[name], picture()))
@@ -106,7 +107,7 @@ def test_two_nets_with_scales_and_windows(
     assert error(ours(tiny_pipe, first), wanted) > 1e-3
 
 
-@pytest.mark.parametrize("scale", [5.0, 1.0])
+@pytest.mark.parametrize("scale", [5.0, pytest.param(1.0, marks=SLOW)])
 def test_guess_mode(scale: float, tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any) -> None:
     arguments: dict[str, Any] = {"image": picture(), "guess_mode": True, "guidance_scale": scale}
     wanted = theirs(
@@ -140,6 +141,7 @@ def test_a_batch_with_an_image_each(tiny_pipe: Any, reference_pipe: Any, nets: d
         assert error(found[n : n + 1], alone) < 1e-5
 
 
+@SLOW
 def test_image_to_image(tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any) -> None:
     """The window counts the steps that run."""
     source = tiny.picture(8, 80, 64)
@@ -158,7 +160,7 @@ def test_image_to_image(tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Pat
     assert error(ours(tiny_pipe, Control(nets["full"], picture(), end=0.5), **arguments), wanted) < 1e-4
 
 
-@pytest.mark.parametrize("channels", [4, 9])
+@pytest.mark.parametrize("channels", [pytest.param(4, marks=SLOW), 9])
 def test_inpainting(channels: int, tiny_pipe: Any, inpainting_pipe: Any, nets: dict[str, Path], error: Any) -> None:
     """A ControlNet has 4 channels beside an inpainting model of 9 too."""
     source, mask = tiny.picture(8, 80, 64), tiny.mask(2, 80, 64)
@@ -180,7 +182,12 @@ def test_inpainting(channels: int, tiny_pipe: Any, inpainting_pipe: Any, nets: d
 
 
 @pytest.mark.parametrize(
-    ("name", "types", "scale"), [("union", [3], 0.6), ("union", [0, 1], 1.0), ("promax", [7], 1.0)]
+    ("name", "types", "scale"),
+    [
+        ("union", [0, 1], 1.0),
+        pytest.param("union", [3], 0.6, marks=SLOW),
+        pytest.param("promax", [7], 1.0, marks=SLOW),
+    ],
 )
 def test_unions(
     name: str, types: list[int], scale: float, tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any
@@ -217,7 +224,7 @@ def as_diffusers_sees(image: Image.Image, grey: bool = False) -> Image.Image:
     return image.convert("L") if grey else Image.merge("RGB", image.split()[::-1])
 
 
-@pytest.mark.parametrize("name", ["t2i", "t2i grey"])
+@pytest.mark.parametrize("name", ["t2i", pytest.param("t2i grey", marks=SLOW)])
 def test_t2i_adapter(name: str, tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any) -> None:
     grey, image = name == "t2i grey", tiny.picture(3, 96, 64)
     wanted = theirs(
@@ -233,6 +240,7 @@ def test_t2i_adapter(name: str, tiny_pipe: Any, reference_pipe: Any, nets: dict[
     assert error(ours(tiny_pipe, Control(nets[name], image, 0.8, end=0.5), width=96), wanted) < 1e-4
 
 
+@SLOW
 def test_two_t2i_adapters(tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any) -> None:
     images = [tiny.picture(n, 96, 64) for n in (3, 4)]
     wanted = theirs(

@@ -19,6 +19,7 @@ from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
 from .parser import Parser
 from .preprocess import preprocess_parser
+from .serve import serve_parser
 from .tokens import tokens_parser
 
 COMMANDS: dict[str, Callable[[], Parser]] = {
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[[], Parser]] = {
     "convert": convert_parser,
     "bench": bench_parser,
     "tokens": tokens_parser,
+    "serve": serve_parser,
     "preprocess": preprocess_parser,
 }
 HELP = """\
@@ -41,6 +43,7 @@ commands:
   bench       measure the speed of this machine
   tokens      show the tokens of a prompt and their weights
   preprocess  make a control image: edges of a photo, a blurred one, ...
+  serve       serve models over HTTP
 
 examples:
   sdxl generate "a red circle on a blue background" --model miniature

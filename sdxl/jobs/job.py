@@ -19,7 +19,16 @@ from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, control_of, control_records, embedding_records, lora_records, with_requested
+from .content import (
+    Folders,
+    adapter_records,
+    by_content,
+    control_of,
+    embedding_records,
+    make_folders,
+    references_of,
+    with_requested,
+)
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -188,13 +197,10 @@ def parse_job(
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
     `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
-    in `control_dir`. Errors of lines go to `faults`.
+    and references in `control_dir`. Errors of lines go to `faults`.
     """
-    folders, nets = ([] if each is None else [Path(each)] for each in (lora_dir, control_dir))
-    if defaults.get("loras"):
-        defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
-    if defaults.get("control"):
-        defaults = {**defaults, "control": control_records(defaults["control"], Path(), nets)}
+    folders = make_folders(lora_dir, control_dir)
+    defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -205,9 +211,7 @@ def parse_job(
         if not line.strip():
             continue
         try:
-            new = list(
-                _items(number, _arguments(line, defaults, root, folders, nets), f"{number:0{digits}}.png", first)
-            )
+            new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
             new = [replace(item, arguments=with_requested(item.arguments, folders)) for item in new]
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
@@ -218,14 +222,12 @@ def parse_job(
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
     contents = [by_content(item.arguments) for item in items]
-    content = [each[name] for each in contents for name in ("loras", "control") if each.get(name)]
+    content = [own[name] for own in contents for name in ("loras", "control", "reference") if own.get(name)]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
-def _arguments(
-    line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path], nets: Sequence[Path]
-) -> dict[str, Any]:
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -239,10 +241,7 @@ def _arguments(
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
-    if data.get("loras") is not None:
-        arguments["loras"] = lora_records(data["loras"], root, folders)
-    if data.get("control") is not None:
-        arguments["control"] = control_records(data["control"], root, nets)
+    arguments |= adapter_records(data, root, folders)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -282,6 +281,7 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
         own |= {} if seeds is None else {"seed": [seeds[n]]}
         own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
+        own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
         yield WorkItem(line, (file,), arguments | own, first + n)
 
 

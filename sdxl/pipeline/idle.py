@@ -30,6 +30,7 @@ _STEPS = (
     "guidance_interval",
     "guider",
     "control",
+    "reference",
     "prompt_2",
     "emphasis",
     "clip_skip",

@@ -6,18 +6,19 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
 
-from ..models.conditioned import perturb, precompute
+from ..models.conditioned import ConditionedUNet, perturb, precompute, with_sources
 from ..sampling.denoiser import Network, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Step
 from ..sampling.sampler import Noise as StepNoise
 from ..sampling.samplers import SAMPLERS
+from .attending import attended
 from .finite import check_finite
 from .generators import seeded
 from .latents import Latents
@@ -28,6 +29,7 @@ from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
 from .steering import Steering
+from .window import step_at
 
 
 @torch.no_grad()
@@ -80,6 +82,7 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     for each in conditionings.values():
         for tensor in (*each.groups, each.vector):
             check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
+    references = attended(plan, model) if number == 0 else []
     unet = expert.unet()
     scales = plan.embedded_scales if unet.guidance_embed is not None else ()
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
@@ -88,14 +91,20 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)
 
     @cache
-    def made(branches: tuple[str, ...], controls: tuple[int, ...]) -> Network:
-        selected = perturb(conditioned.select(branches), is_perturbed, plan.perturbs)
+    def seeing(shown: tuple[int, ...]) -> ConditionedUNet:
+        return reduce(with_sources, [references[number].sources for number in shown], conditioned)
+
+    @cache
+    def made(branches: tuple[str, ...], shown: tuple[int, ...], controls: tuple[int, ...]) -> Network:
+        selected = perturb(seeing(shown).select(branches), is_perturbed, plan.perturbs)
         selected = steering.steered(selected, controls)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
 
     def network(branches: tuple[str, ...], sigma: float) -> Network:
-        return made(branches, steering.active(sigma))
+        step = step_at(sigma, plan.sigmas)
+        shown = tuple(number for number, each in enumerate(references) if each.window.acts(step))
+        return made(branches, shown, steering.active(sigma))
 
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(

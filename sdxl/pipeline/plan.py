@@ -35,6 +35,7 @@ from .controlling import ActiveControl
 from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
+from .referencing import ActiveReference
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 
@@ -68,6 +69,7 @@ class Plan:
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     controls: tuple[ActiveControl, ...] = ()
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
+    references: tuple[ActiveReference, ...] = ()
 
     @property
     def guider(self) -> Guider:

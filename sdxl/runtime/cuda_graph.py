@@ -75,7 +75,7 @@ class Graph:
         if self._graph is None:
             self._graph = self._record(conditioned, x, step)
         elif conditioned is not self._conditioned:
-            torch._foreach_copy_(_tensors(self._static), _tensors(conditioned.without_steps()))
+            torch._foreach_copy_(tensors_of(self._static), tensors_of(conditioned.without_steps()))
         self._conditioned = conditioned
         self._x.copy_(x)
         torch._foreach_copy_(self._step, step)
@@ -86,7 +86,7 @@ class Graph:
         """Run once, since a first run compiles and plans, then once more to record."""
         with torch.inference_mode(False):  # such tensors could not be written outside of that mode
             self._x, self._step = x.clone(), [each.clone() for each in step]
-            self._static: ConditionedUNet = _mapped(conditioned.without_steps(), torch.Tensor.clone)
+            self._static: ConditionedUNet = mapped(conditioned.without_steps(), torch.Tensor.clone)
         self._static.predict(self._x, self._step)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -104,7 +104,7 @@ class Graphs:
         """A conditioned UNet as a network that replays a graph, for latents of `shape` (B, C, h, w)."""
         size = tuple(shape)
         self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] == size}
-        key = (size, _signature(conditioned.without_steps()))
+        key = (size, signature(conditioned.without_steps()))
         return partial(self._graphs.setdefault(key, Graph()).run, conditioned)
 
     def __len__(self) -> int:
@@ -115,41 +115,41 @@ class Graphs:
         self._graphs.clear()
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A value of dataclasses, lists and mappings with other tensors."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(each, change) for each in value)
+        return type(value)(mapped(each, change) for each in value)
     if isinstance(value, dict):
-        return {key: _mapped(each, change) for key, each in value.items()}
+        return {key: mapped(each, change) for key, each in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{each.name: _mapped(getattr(value, each.name), change) for each in fields(value)})
+        return replace(value, **{each.name: mapped(getattr(value, each.name), change) for each in fields(value)})
     return value
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
     """The tensors of such a value, in a fixed order."""
     found: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        found.extend([tensor] if tensor.numel() else [])
         return tensor
 
-    _mapped(value, keep)
+    mapped(value, keep)
     return found
 
 
-def _signature(value: Any) -> object:
+def signature(value: Any) -> object:
     """What must be equal for one graph to serve several such values: the networks, the shapes, and all numbers."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     if isinstance(value, nn.Module):
         return id(value)
     if isinstance(value, (list, tuple)):
-        return tuple(map(_signature, value))
+        return tuple(map(signature, value))
     if isinstance(value, dict):
-        return tuple((key, _signature(each)) for key, each in value.items())
+        return tuple((key, signature(each)) for key, each in value.items())
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value), tuple(_signature(getattr(value, each.name)) for each in fields(value))
+        return type(value), tuple(signature(getattr(value, each.name)) for each in fields(value))
     return value

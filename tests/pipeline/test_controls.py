@@ -101,10 +101,10 @@ def test_a_net_runs_in_its_window_alone(pipe: sdxl.Pipeline, folder: Path, monke
 
 MODES: list[Any] = [
     {"offload": "stage"},
-    {"offload": "block", "dtype": "bfloat16"},
     *(
         pytest.param(mode, marks=pytest.mark.slow)
         for mode in (
+            {"offload": "block", "dtype": "bfloat16"},
             {"offload": "block"},
             {"offload": "auto"},
             {"dtype": "bfloat16"},

@@ -124,6 +124,7 @@ def test_every_argument_has_a_value() -> None:
         "num_images",
         "loras",
         "control",
+        "reference",
         "prompt_syntax",
         "long_prompt",
     }
