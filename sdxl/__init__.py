@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .adapters.inspection import inspect as inspect
     from .adapters.lora import LoRA as LoRA
     from .adapters.merging import convert as convert
+    from .adapters.reference import Reference as Reference
     from .errors import ArgumentError as ArgumentError
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
@@ -45,6 +46,7 @@ __getattr__, __dir__, __all__ = exports(
         "adapters.inspection": ("inspect",),
         "adapters.lora": ("LoRA",),
         "adapters.merging": ("convert",),
+        "adapters.reference": ("Reference",),
         "errors": (
             "ArgumentError",
             "CheckpointError",

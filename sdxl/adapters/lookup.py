@@ -90,6 +90,27 @@ def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
     return next(known, None) or next((path for path in adapter_files(folders) if file_hash(path) == sha256), None)
 
 
+def find_again(file: str | Path, hash: str | None, folders: Sequence[Path], what: str) -> Path:
+    """The file of a name; where it is gone, another one with its hash."""
+    try:
+        return find_file(file, folders, what)
+    except CheckpointError:
+        if hash is None or (found := find_by_hash(hash, folders)) is None:
+            raise
+        return found
+
+
+def checked_hash(path: Path, expected: str | None) -> str:
+    """The sha256 of a file. Raises `CheckpointError` if it is not the expected one."""
+    hash = file_hash(path)
+    if expected is not None and not hash.startswith(expected.lower()):
+        raise CheckpointError(
+            f"{path} is not the file that is asked for: its hash begins with {hash[:12]}, expected {expected[:12]}; "
+            "give the right file, or leave the hash out"
+        )
+    return hash
+
+
 def _title(path: Path) -> str | None:
     """The name that kohya's scripts have given to a file, which stays when the file is renamed."""
     try:

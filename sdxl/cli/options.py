@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.embedding import Embedding, read_flag
+from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
 from ..pipeline.request import Request
 from .idle import warn_of_idle_flags
+from .pair_flag import read_pair
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
@@ -101,6 +103,8 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return read_file
     if flag.type is Embedding:
         return read_flag
+    if flag.type is Reference:
+        return partial(read_pair, Reference)
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 
@@ -256,7 +260,6 @@ def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRe
         if not math.isfinite(most):
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
         local["max_memory"] = int(1e9 * most)
-    local |= {
-        name: getattr(options, name) for name in ("device", "lora_dir", "embedding_dir") if hasattr(options, name)
-    }
+    names = ("device", "lora_dir", "embedding_dir", "control_dir")
+    local |= {name: getattr(options, name) for name in names if hasattr(options, name)}
     return ModelRequest(**{"offload": "auto", **given, **local})

@@ -19,7 +19,15 @@ from ..pipeline.aliases import advice
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, embedding_records, lora_records, with_requested
+from .content import (
+    Folders,
+    adapter_records,
+    by_content,
+    embedding_records,
+    make_folders,
+    references_of,
+    with_requested,
+)
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -162,7 +170,11 @@ def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]
 
 
 def read_job(
-    path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], lora_dir: str | Path | None = None
+    path: Path,
+    defaults: Mapping[str, Any],
+    model: Mapping[str, Any],
+    lora_dir: str | Path | None = None,
+    control_dir: str | Path | None = None,
 ) -> Job:
     """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
     `ArgumentError` if the file cannot be read.
@@ -171,7 +183,7 @@ def read_job(
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
-    return parse_job(text, path.parent, defaults, model, lora_dir)
+    return parse_job(text, path.parent, defaults, model, lora_dir, control_dir)
 
 
 def parse_job(
@@ -180,13 +192,14 @@ def parse_job(
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
+    control_dir: str | Path | None = None,
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
-    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`. Errors of lines go to `faults`.
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of IP-Adapters in
+    `control_dir`. Errors of lines go to `faults`.
     """
-    folders = [] if lora_dir is None else [Path(lora_dir)]
-    if defaults.get("loras"):
-        defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
+    folders = make_folders(lora_dir, control_dir)
+    defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -207,12 +220,13 @@ def parse_job(
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    content = [by_content(item.arguments)["loras"] for item in items if item.arguments.get("loras")]
+    contents = [by_content(item.arguments) for item in items]
+    content = [own[name] for own in contents for name in ("loras", "reference") if own.get(name)]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
-def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -226,8 +240,7 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequ
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
-    if data.get("loras") is not None:
-        arguments["loras"] = lora_records(data["loras"], root, folders)
+    arguments |= adapter_records(data, root, folders)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -266,6 +279,8 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
         own |= {} if seeds is None else {"seed": [seeds[n]]}
+        if arguments.get("reference"):
+            own["reference"] = references_of(arguments["reference"], n, count)
         yield WorkItem(line, (file,), arguments | own, first + n)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig as ModelConfig
     from .config import TextConfig as TextConfig
     from .config import VAEConfig as VAEConfig
+    from .ip_adapter import IPAdapter as IPAdapter
     from .layers import Attention as Attention
     from .layers import Source as Source
     from .published import BASE as BASE
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from .unet import UNet as UNet
     from .unet_config import UNetConfig as UNetConfig
     from .vae import VAE as VAE
+    from .vision import VisionEncoder as VisionEncoder
+    from .vision_config import IPAdapterConfig as IPAdapterConfig
+    from .vision_config import VisionConfig as VisionConfig
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
@@ -33,11 +37,14 @@ __getattr__, __dir__, __all__ = exports(
         "clip": ("TextEncoder",),
         "conditioned": ("ConditionedUNet", "Conditioning", "precompute"),
         "config": ("ModelConfig", "TextConfig", "VAEConfig"),
+        "ip_adapter": ("IPAdapter",),
         "layers": ("Attention", "Source"),
         "published": ("BASE", "INPAINTING", "REFINER"),
         "schedule_config": ("ScheduleConfig",),
         "unet": ("Contracting", "Memory", "Residuals", "UNet"),
         "unet_config": ("UNetConfig",),
         "vae": ("VAE",),
+        "vision": ("VisionEncoder",),
+        "vision_config": ("IPAdapterConfig", "VisionConfig"),
     },
 )

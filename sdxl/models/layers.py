@@ -62,6 +62,17 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
+class Learned(nn.Module):
+    """A learned tensor that is used as it is. It is a layer, so that it is brought to its place as others are."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
 @dataclass(frozen=True)
 class Source:
     """One thing that an attention layer attends to, for some rows of a batch.

@@ -29,6 +29,7 @@ _STEPS = (
     *_SIZES,
     "guidance_interval",
     "guider",
+    "reference",
     "prompt_2",
     "emphasis",
     "clip_skip",

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
-from functools import cache
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
 
-from ..models.conditioned import perturb, precompute
+from ..models.conditioned import ConditionedUNet, perturb, precompute, with_sources
 from ..sampling.denoiser import Network, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Step
 from ..sampling.sampler import Noise as StepNoise
 from ..sampling.samplers import SAMPLERS
+from .attending import attended
 from .finite import check_finite
 from .generators import seeded
 from .latents import Latents
@@ -26,6 +27,7 @@ from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
+from .window import step_at
 
 
 @torch.no_grad()
@@ -77,20 +79,30 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     for each in conditionings.values():
         for tensor in (*each.groups, each.vector):
             check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
+    references = attended(plan, model) if number == 0 else []
     unet = expert.unet()
     scales = plan.embedded_scales if unet.guidance_embed is not None else ()
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
     inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
 
     @cache
-    def network(branches: tuple[str, ...]) -> Network:
-        selected = perturb(conditioned.select(branches), is_perturbed, plan.perturbs)
+    def seeing(acting: tuple[bool, ...]) -> ConditionedUNet:
+        shown = [each.sources for each, acts in zip(references, acting, strict=True) if acts]
+        return reduce(with_sources, shown, conditioned)
+
+    @cache
+    def network(branches: tuple[str, ...], acting: tuple[bool, ...]) -> Network:
+        selected = perturb(seeing(acting).select(branches), is_perturbed, plan.perturbs)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
 
+    def network_at(branches: tuple[str, ...], sigma: float) -> Network:
+        step = step_at(sigma, plan.sigmas)
+        return network(branches, tuple(each.window.acts(step) for each in references))
+
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(
-        network,
+        network_at,
         plan.schedule,
         config.prediction,
         plan.guider,

@@ -21,7 +21,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     latents that it was made from are identified by hashes of their content; `source` says how the model was loaded.
     """
     request, count = plan.request, len(plan.seeds)
-    common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in SOURCES}
+    common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in (*SOURCES, "reference")}
     common["guider"] = None if request.guider is None else record_guider(read_guider(request.guider))
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
@@ -35,6 +35,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
             texts = request.texts(name)
             own[name] = None if texts is None else texts[i // request.num_images]
         own |= {name: each[i] for name, each in hashes.items()}
+        own["reference"] = [each.record(i) for each in plan.references] or None
         image: dict[str, Any] = {"version": f"sdxl {__version__}", "torch": torch.__version__}
         image["model"] = model | ({"embeddings": [each.record() for each in words]} if words else {})
         image["request"] = common | own

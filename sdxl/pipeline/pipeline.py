@@ -39,6 +39,7 @@ from .model_request import ModelRequest
 from .overview import overview
 from .plan import Plan, make_plan
 from .prompts import reading_of
+from .referencing import References
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -60,12 +61,13 @@ class Pipeline(DiffusersNames):
         source: dict[str, Any] | None = None,
         hashes: ModelHashes | None = None,
         adapters: Adapters | None = None,
+        references: References | None = None,
     ) -> None:
         """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
-        `adapters` opens LoRAs for it.
+        `adapters` opens LoRAs for it, `references` IP-Adapters.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
-        self._adapters = adapters
+        self._adapters, self._references = adapters, references or References()
         self._loras: tuple[LoRA, ...] = ()
         self._embeddings: tuple[ActiveEmbedding, ...] = ()
         self._lock = Turns()  # one image at a time, whichever thread asks for it
@@ -88,6 +90,7 @@ class Pipeline(DiffusersNames):
         lora_dir: str | Path | None = None,
         embeddings: Sequence[Any] | Mapping[str, Any] = (),
         embedding_dir: str | Path | None = None,
+        control_dir: str | Path | None = None,
         trainable: bool = False,
         **diffusers_names: Any,
     ) -> Pipeline:
@@ -112,8 +115,8 @@ class Pipeline(DiffusersNames):
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
         `lora_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
-        known by their names. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
-        `SDXLError`.
+        known by their names. Names of IP-Adapters are looked for in `control_dir`. diffusers' names of equal meaning,
+        such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,
@@ -132,6 +135,7 @@ class Pipeline(DiffusersNames):
             lora_dir=lora_dir,
             embeddings=embeddings,
             embedding_dir=embedding_dir,
+            control_dir=control_dir,
             trainable=trainable,
         )
         return cls.from_request(ModelRequest(**arguments))
@@ -149,7 +153,8 @@ class Pipeline(DiffusersNames):
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        pipe = cls(residency, request.record(variant), loader.hashes, adapters)
+        references = References([] if request.control_dir is None else [Path(request.control_dir)])
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters, references)
         pipe._loras, pipe._embeddings = loras, embeddings
         with pipe._lock:
             residency.retry(lambda model: model.load())
@@ -388,6 +393,8 @@ class Pipeline(DiffusersNames):
         families = [] if self._adapters is None else self._adapters.families(loras)
         info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
         plan = make_plan(replace(request, loras=loras or None), info, refiner, families)
+        if plan.sources.references:
+            plan = replace(plan, references=self._references.open(plan, info.config.unet))
         if self._adapters is None:
             return plan
         reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]

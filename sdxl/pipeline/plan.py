@@ -34,6 +34,7 @@ from ..weights.info import ModelInfo
 from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
+from .referencing import ActiveReference
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 
@@ -66,6 +67,7 @@ class Plan:
     settings: Mapping[str, Value] = field(default_factory=dict)  # of the sampler: all of its options
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
+    references: tuple[ActiveReference, ...] = ()
 
     @property
     def guider(self) -> Guider:

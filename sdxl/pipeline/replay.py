@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..adapters.reference import check_contained
 from ..errors import ArgumentError, SDXLWarning
 
 _STOPPED, _GENERATOR = "stopped_after", "generator"
@@ -30,6 +31,8 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
         raise ArgumentError(f"{where} was made by networks in memory; give the model")
     if model.get("trainable"):
         _warn(f"{where} was made by a model in training, whose weights may differ from its file's")
+    if "reference" not in given:
+        check_contained(parameters["request"].get("reference") or (), where)
     if _GENERATOR in parameters and "seed" not in given:
         raise ArgumentError(
             f"{where} cannot be generated again: {parameters[_GENERATOR]}, and no seed stands for that; give a seed "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..adapters.lora import LoRA, read_loras
+from ..adapters.reference import Reference, read_references
 from ..errors import ArgumentError, brief
 from ..sampling.guiders import NamedGuider, read_guider
 from ..sampling.names import read_sampler, read_schedule
@@ -110,6 +111,14 @@ class Request:
         metavar="FILE",
         repeated=True,
         flag="lora",
+    )
+    reference: Sequence[Reference | Mapping[str, Any]] | None = option(
+        "ADAPTER=IMAGE[,scale=0.6][,only=style+layout][,mask=FILE][,start=0][,end=1][,image=FILE][,encoder=FILE]: an "
+        "IP-Adapter shows an image to the model: a file, a name in --control-dir, or owner/name/file of the hub; the "
+        "image encoder that it needs is found beside it, or on the hub",
+        type=Reference,
+        metavar="ADAPTER=IMAGE",
+        repeated=True,
     )
     preset: str | None = option(
         f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
@@ -214,6 +223,7 @@ class Request:
         plain |= {} if self.guider is None else {"guider": read_guider(self.guider)}
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
+        plain |= {} if self.reference is None else {"reference": read_references(self.reference) or None}
         self._check_names()
         plain |= self._sampling()
         self._check_sources()

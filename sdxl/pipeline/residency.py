@@ -14,6 +14,7 @@ from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory,
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
+from .attending import extra_bytes
 from .loading import Changes, Loader
 from .model import Model
 from .plan import Plan
@@ -62,7 +63,8 @@ class Residency:
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
         branches, compiled = len(plan.guider.names), model.graphs is not None
-        room = self.room() - to_load
+        extra = extra_bytes(plan, model)  # which a UNet in memory stands beside, or is loaded after
+        room = self.room() - (to_load + extra if model.keeps else max(to_load, extra))
         check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
@@ -123,7 +125,7 @@ class Residency:
         if may_grow and loader is not None and sum(loader.bytes()) + RESERVE < self.room():
             self._replace("none")
         experts = tuple(replace(expert, cache=TextCache()) for expert in self.model.experts)
-        self.model = replace(self.model, experts=experts)
+        self.model = replace(self.model, experts=experts, extras=replace(self.model.extras, results={}))
 
     def change(self, changes: Changes) -> None:
         """Load the model again with other changes of its weights. Raises `ArgumentError`."""
@@ -219,7 +221,7 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        self.loader, self.model = loader, new
+        self.loader, self.model = loader, replace(new, extras=old.extras if keep else old.extras.empty())
         if old.graphs is not None and offload != "block":
             self.compile()
 

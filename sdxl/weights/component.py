@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, brief
 from ..models.clip import TextEncoder
 from ..models.config import TextConfig, VAEConfig
+from ..models.ip_adapter import IPAdapter
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig
 from ..models.vae import VAE as VAEModel
+from ..models.vision import VisionEncoder
+from ..models.vision_config import IPAdapterConfig, VisionConfig
 from .container import Weights
 from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
@@ -41,7 +44,7 @@ class Component:
     """
 
     name: str
-    config: UNetConfig | VAEConfig | TextConfig
+    config: UNetConfig | VAEConfig | TextConfig | VisionConfig | IPAdapterConfig
     rows: list[Row]
     layout: str
     weights: Weights
@@ -53,6 +56,10 @@ class Component:
         with torch.device("meta"):
             if isinstance(self.config, UNetConfig):
                 return UNet(self.config)
+            if isinstance(self.config, VisionConfig):
+                return VisionEncoder(self.config)
+            if isinstance(self.config, IPAdapterConfig):
+                return IPAdapter(self.config)
             return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
 
     def key(self, row: Row) -> str:
