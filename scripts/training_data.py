@@ -53,7 +53,7 @@ class Example:
     crop: tuple[int, int]
     original: tuple[int, int]
     hint: np.ndarray | None = None  # an 8-bit image (H, W, C) that steers
-    named: Scene | None = None  # what the caption names in place of the scene
+    words: str | None = None  # the caption, where it is not the scene's
 
     def pixels(self) -> Pixels:
         return draw(self.scene, self.size, self.crop, self.original)
@@ -133,7 +133,7 @@ def store_latents(run: Run, vae: VAE, count: int, refiner: bool, world: World) -
         for x in DataLoader(Pictures(examples), batch_size=64, num_workers=run.workers):
             draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)
             z.append(vae.encode(x.to(run.device), draws.to(run.device)))
-        captions = [caption(example.named or example.scene, rng) for example in examples]
+        captions = [example.words or caption(example.scene, rng) for example in examples]
         sizes = torch.tensor([example.sizes(refiner) for example in examples])
         hints = [torch.from_numpy(example.hint).movedim(-1, 0) for example in examples if example.hint is not None]
         stored.append(Latents(torch.cat(z).cpu(), captions, sizes, torch.stack(hints) if hints else None))
