@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .optimizers import cosine_rate as cosine_rate
     from .optimizers import make_optimizers as make_optimizers
     from .optimizers import update_average as update_average
+    from .reference import reference_loss as reference_loss
+    from .reference import save_image_encoder as save_image_encoder
+    from .reference import save_ip_adapter as save_ip_adapter
+    from .reference import start_ip_adapter as start_ip_adapter
     from .start import start_text_encoder as start_text_encoder
     from .start import start_unet as start_unet
     from .start import start_vae as start_vae
@@ -52,6 +56,7 @@ __getattr__, __dir__, __all__ = exports(
             "stratified_timesteps",
         ),
         "optimizers": ("Muon", "cosine_rate", "make_optimizers", "update_average"),
+        "reference": ("reference_loss", "save_image_encoder", "save_ip_adapter", "start_ip_adapter"),
         "start": ("start_text_encoder", "start_unet", "start_vae"),
     },
 )
