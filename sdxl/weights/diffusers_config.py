@@ -289,6 +289,23 @@ def read_vision(data: Json, where: str = "image_encoder/config.json") -> VisionC
     )
 
 
+def write_vision(config: VisionConfig) -> dict[str, Any]:
+    """The `CLIPVisionConfig` JSON of an image encoder."""
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_size": config.dim,
+        "intermediate_size": config.ff_dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch,
+        "image_size": config.image_size,
+        "projection_dim": config.projection_dim,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.norm_eps,
+    }
+
+
 def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
     """The config of an autoencoder from diffusers' `AutoencoderKL` JSON."""
     _require(data, _VAE_FIXED, where)
