@@ -16,7 +16,7 @@ from .grids import add_grid_flags, generate_table, write_grid
 from .options import add_flags, default_model, given_model, given_request, open_pipeline
 from .parser import Parser, command
 from .progress import reporting
-from .replay import compare_precision, compare_sources
+from .replay import compare_precision, compare_sources, read_recorded
 from .saving import choose_outputs, save
 from .verification import check_verification, show_verification
 
@@ -69,10 +69,7 @@ def _generate(options: argparse.Namespace) -> int:
 def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     again = None
     if options.source:
-        from ..pipeline.replay import replay
-
-        folders = ([path] if (path := getattr(options, name, None)) else [] for name in ("lora_dir", "embedding_dir"))
-        again = replay(options.source, given, model, *folders)
+        again = read_recorded(options, given, model)
         given, model = again.request, again.model
     if "prompt" not in given:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --from picture.png")

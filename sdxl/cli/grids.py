@@ -17,7 +17,7 @@ from ..pipeline.request import SOURCES, WITH_IMAGE, Request
 from .axes import Axis, read_axis
 from .batch import absolute_defaults, run_job
 from .console import UNPRINTED, as_json, show
-from .replay import replay
+from .replay import read_recorded
 from .saving import grid_path
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def generate_table(options: argparse.Namespace, given: dict[str, Any], model: di
         if not axis.part and axis.name in given:
             raise ArgumentError(f"{axis.name} is given beside an axis of it; leave one out")
     if options.source:
-        given, model, _ = replay(options.source, given, model)
+        again = read_recorded(options, given, model)
+        given, model = again.request, again.model
     if "prompt" not in {*given, *(axis.name for axis in axes)}:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --x prompt=...,...")
     options.output_dir = options.output_dir or _free_folder()
@@ -111,8 +112,8 @@ def _job(
         if Request(**{"prompt": "", **checked}).count > 1:
             raise ArgumentError("a grid has one image for each pair of values; give one prompt, and no --num-images")
         lines.append(json.dumps(cell | {"output": f"{row + 1}-{column + 1}.png"}))
-    lora_dir = getattr(options, "lora_dir", None)
-    return parse_job("\n".join(lines), Path(), defaults, identity(model, seed), lora_dir)
+    folders = [getattr(options, name, None) for name in ("lora_dir", "control_dir")]
+    return parse_job("\n".join(lines), Path(), defaults, identity(model, seed), *folders)
 
 
 def _seed(folder: Path, given: Any) -> int:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SDXLWarning
 from .console import note
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
+    from ..pipeline.replay import Replay
     from ..pipeline.sources import Sources
     from ..runtime.precision import Precision
+
+
+def read_recorded(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> Replay:
+    """The arguments of the image or text of `--from`, overridden by the given ones."""
+    from ..pipeline.replay import replay
+
+    folders = ([path] if (path := getattr(options, name, None)) else [] for name in ("lora_dir", "embedding_dir"))
+    return replay(options.source, given, model, *folders)
 
 
 def compare_precision(precision: Precision, pipe: Pipeline) -> None:
