@@ -126,7 +126,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     ),
     "sigmas": st.lists(st.floats(0, 20), max_size=4, unique=True).map(lambda each: sorted(each, reverse=True)),
     "timesteps": st.lists(st.integers(0, 999), max_size=3, unique=True).map(lambda each: sorted(each, reverse=True)),
-    "seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "seed": st.one_of(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 9), max_size=3)),
     "num_images": st.integers(1, 2),
     "clip_skip": st.integers(0, 3),
     "original_size": sizes,

@@ -121,7 +121,13 @@ class Call:
         images = Latents(model, self.residency.room).finish(plan, latents)
         if output == "tensor":
             return Result(torch.stack(images), seeds, parameters)
-        return Result(with_text([to_pil(image[None])[0] for image in images], parameters), seeds, parameters)
+        return Result(
+            with_text(
+                [to_pil(image[None], plan.request.conventions.pixels == "cut")[0] for image in images], parameters
+            ),
+            seeds,
+            parameters,
+        )
 
     def _check_output(self, output: Output) -> None:
         if output not in get_args(Output):

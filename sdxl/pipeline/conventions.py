@@ -130,6 +130,11 @@ class Conventions:
         sigma="s (with ddim sqrt(1 + s^2))",
         highest="sqrt(1 + s^2) if s is the model's highest sigma, else s",
     )
+    end_scale: str = _rule(
+        "the result of a list whose last sigma s is above 0 (not ddim and tcd)",
+        root="x / sqrt(1 + s^2)",
+        one="x",
+    )
     # ---- noise
     generators: str = _rule(
         "the first noise",
@@ -154,6 +159,7 @@ class Conventions:
         tree="a Brownian path",
         fresh="new at each step, except for dpmpp_sde",
     )
+    tree_noise: str = _rule("the numbers of that path", cpu="torch's, on the CPU", philox="Philox")
     tree_range: str = _rule(
         "between which sigmas that path runs",
         schedule="those of the whole schedule",
@@ -254,7 +260,9 @@ class Conventions:
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(f"{name} of compat is {brief(getattr(self, name))}; expected true or false")
         batch = self.batch
-        if batch is not None and not (_are_whole(batch, 3) and batch[0] < batch[1] and 1 <= batch[2] <= batch[1]):
+        if batch is not None and not (
+            _are_whole(batch, 3) and batch[0] < batch[1] and batch[2] and not batch[1] % batch[2]
+        ):
             raise ArgumentError(
                 f"batch of compat is {brief(batch)}; expected the number of an image, the size of its batch and the "
                 "number of its source images"

@@ -14,14 +14,12 @@ from ..models.conditioned import perturb, precompute
 from ..sampling.denoiser import Network, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
-from ..sampling.sampler import Denoiser, Step
-from ..sampling.sampler import Noise as StepNoise
-from ..sampling.samplers import SAMPLERS
+from ..sampling.sampler import Denoiser, Noise, Step
+from ..sampling.variants import sampler_of
 from .finite import check_finite
-from .generators import seeded
 from .latents import Latents
 from .model import Model
-from .noise import Noise
+from .noise import make_noise, step_noise
 from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
@@ -36,16 +34,16 @@ def run(
     plan's seeds, or from generators in place of them.
     """
     shape = model.info.config.vae.latent_channels, *plan.latent_size
-    noise = Noise(generators or seeded(plan.seeds), len(plan.seeds), shape, model.placement.device)
+    noise = make_noise(plan, shape, model.placement.device, generators)
     report("start", _summary(plan, model), total=plan.steps, level=logging.INFO)
     start = make_start(plan, latents, noise)
-    of_steps = noise.paths(plan.seeds, plan.schedule.sigmas) if plan.settings.get("noise") == "tree" else noise
+    of_steps = step_noise(plan, noise)
     x, index = start.x, 0
     if not plan.steps:  # strength 0: the image as it is
         yield PipelineStep(0, 0, plan.sigmas[0], x, x)
     began = time.perf_counter()
     for number, sigmas in plan.stages():
-        for step in _stage(number, sigmas, x, plan, model, start, of_steps):
+        for step in _stage(number, sigmas, x, plan, model, start, of_steps(sigmas)):
             x, index = step.x, index + 1
             report("steps", f"step {index} of {plan.steps}, sigma {step.sigma:.3g}", index, plan.steps)
             result = start.result(x, plan) if index == plan.steps else x
@@ -54,10 +52,11 @@ def run(
 
 
 def _stage(
-    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: StepNoise
+    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
 ) -> Iterator[Step]:
     """The steps of one expert."""
-    expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
+    expert = model.experts[number]
+    sampler = sampler_of(str(plan.request.sampler), plan.request.conventions.samplers)
     options = {name: value for name, value in plan.settings.items() if name != "noise"}
     with model.using(expert.unet, expert.text):
         denoise = _denoiser(number, plan, model, start)
@@ -98,7 +97,8 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         plan.branches.negatives,
         config.sigma_data,
     )
-    return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
+    is_blended = start.region is not None and (not inpaints or plan.request.conventions.known_9)
+    return blend_known(denoise, start.region) if is_blended and start.region is not None else denoise
 
 
 def _summary(plan: Plan, model: Model) -> str:

@@ -12,7 +12,9 @@ from ..adapters.lora import read_loras
 from ..runtime.placement import Placement
 from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
+from .noise import replay_rules
 from .plan import Plan
+from .profiles import record_compat
 from .request import SOURCES, TEXTS, Request
 
 
@@ -23,6 +25,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     request, count = plan.request, len(plan.seeds)
     common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in SOURCES}
     common["guider"] = None if request.guider is None else record_guider(read_guider(request.guider))
+    common["compat"] = record_compat(request.compat)
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
     model = {**source, **{name: str(value).removeprefix("torch.") for name, value in names.items()}}
@@ -34,7 +37,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
         for name in TEXTS:
             texts = request.texts(name)
             own[name] = None if texts is None else texts[i // request.num_images]
-        own |= {name: each[i] for name, each in hashes.items()}
+        own |= {name: each[i] for name, each in hashes.items()} | replay_rules(plan, i)
         image: dict[str, Any] = {"version": f"sdxl {__version__}", "torch": torch.__version__}
         image["model"] = model | ({"embeddings": [each.record() for each in words]} if words else {})
         image["request"] = common | own

@@ -59,6 +59,7 @@ VALUES: dict[str, Any] = {
     "timesteps": [800, 300],
     "preset": "v_prediction",
     "guider": "apg",
+    "compat": "comfyui",
 }
 
 # the model, and the arguments beside prompt, seed and steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn, split
 
@@ -23,7 +23,7 @@ def _step(denoise: Denoiser, x: Tensor, denoised: Tensor, sigma: float, to: floa
     return x + slope * (to - sigma)
 
 
-def _dpm_2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: float) -> Iterator[Step]:
+def _dpm_2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: Any) -> Iterator[Step]:
     """Second order, deterministic without churn."""
     for begin, to in pairwise(sigmas):
         x, sigma = churn(x, begin, len(sigmas) - 1, noise, **churning)
