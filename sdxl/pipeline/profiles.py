@@ -19,6 +19,7 @@ _DIFFUSERS = Conventions(
     negative_sizes="pair",
     padded_sizes="work",
     schedules="diffusers",
+    samplers="diffusers",
     end_scale="one",
     generators="batch",
     sde_noise="fresh",

@@ -151,7 +151,7 @@ def diffusers(
     if name == "karras" and (multistep or sampler in _ROUNDED):
         told = told.round()
     elif multistep:
-        told = np.floor(told)
+        told = np.floor(told - 1e-6).clip(0)  # in their float32 the highest falls short of a whole timestep
     return [*map(float, sigmas), 0.0], [*map(float, told)]
 
 

@@ -16,6 +16,7 @@ def _variant(name: str, options: Mapping[str, float | str] | None = None, **deta
 
 
 VARIANTS: Mapping[str, Mapping[str, Sampler]] = {
+    "diffusers": {"dpm_2_ancestral": _variant("dpm_2_ancestral", below=1e-12)},
     "comfyui": {
         "uni_pc": _variant("uni_pc", {"order": 3}, end=0.001),
         "uni_pc_bh2": replace(
