@@ -337,9 +337,11 @@ def uni_pc(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: NoiseSam
             rows.append(ratios ** (k - 1))
             b.append(phi * math.factorial(k) / scale)
             phi = phi / -h - 1 / math.factorial(k + 1)
-        R, B = np.stack(rows), np.array(b)
-        corrector = np.array([0.5]) if o == 1 else np.linalg.solve(R, B)
-        predictor = np.array([0.5]) if o == 2 else np.linalg.solve(R[:-1, :-1], B[:-1]) if o > 2 else np.array([])
+        matrix, right = np.stack(rows), np.array(b)
+        corrector = np.array([0.5]) if o == 1 else np.linalg.solve(matrix, right)
+        predictor = (
+            np.array([0.5]) if o == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1]) if o > 2 else np.array([])
+        )
         st = t * alpha(t) / (s * alpha(s))
         base = st * y - alpha(t) * math.expm1(-h) * newest
         guess = base

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
+from ..pipeline.profiles import Place, for_one, record_compat
 from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
@@ -265,7 +266,7 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
             key: texts[prompt] for key in TEXTS if (texts := checked.texts(key)) is not None
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
-        own |= {} if seeds is None else {"seed": [seeds[n]]}
+        own |= {} if seeds is None else {"seed": [seeds[n]]} | _compat(checked, arguments, n, seeds)
         yield WorkItem(line, (file,), arguments | own, first + n)
 
 
@@ -273,11 +274,23 @@ def _seeds(request: Request, count: int) -> list[int] | None:
     """The seeds of a line's images; None if the job assigns them."""
     if request.seed is None:
         return None
+    if isinstance(request.seed, int) and request.conventions.generators == "batch":
+        return [request.seed] * count
     if isinstance(request.seed, int):
         return [request.seed + n for n in range(count)]
     if len(request.seed) != count:
         raise ArgumentError(f"seed has {len(request.seed)} entries for {count} images; give one for each, or one")
     return list(request.seed)
+
+
+def _compat(request: Request, arguments: Mapping[str, Any], number: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """The conventions of an image whose noise depends on others of its line, so that it can be generated alone."""
+    image = arguments.get("image")
+    sources = len(image) if isinstance(image, list) else 1
+    repaints = "mask" in arguments or "outpaint" in arguments
+    is_one = request.conventions.generators == "batch" and isinstance(request.seed, int)
+    alone = for_one(request.conventions, Place(number, len(seeds), sources, repaints), seeds, is_one)
+    return {} if alone is None else {"compat": record_compat(alone)}
 
 
 def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:

@@ -241,7 +241,7 @@ class Conventions:
     def __post_init__(self) -> None:
         for each in fields(self):
             value, words = getattr(self, each.name), each.metadata["rule"].words
-            if words and value not in words and not (value is None and each.default is None):
+            if words and value not in (*words,) and not (value is None and each.default is None):
                 raise ArgumentError(f"{each.name} of compat is {brief(value)}; expected one of {', '.join(words)}")
         self._check_numbers()
         samplers = self.discard_penultimate

@@ -18,7 +18,7 @@ from ..sampling.philox import Philox
 from ..sampling.sampler import Noise as StepNoise
 from ..sampling.schedule_formulas import float32_levels
 from .plan import Plan
-from .profiles import record_compat
+from .profiles import Place, for_one, record_compat
 
 Shape = tuple[int, int, int]
 Batch = tuple[int, int, int]
@@ -200,15 +200,9 @@ def known_noise(plan: Plan, noise: Noise, first: Tensor) -> Tensor:
 
 def replay_rules(plan: Plan, number: int) -> dict[str, Any]:
     """The `compat` of an image of a plan whose noise depends on the others of its batch, as a record has it."""
-    rules, count = plan.request.conventions, len(plan.seeds)
-    each = count // max(plan.source_count, 1)
-    if plan.one_generator and count > 1:
-        rules = replace(rules, batch=(number, count, max(plan.source_count, 1)))
-    elif rules.posterior == "shared" and plan.request.repaints and plan.source_count and number % each:
-        rules = replace(rules, posterior_seed=plan.seeds[number // each * each])
-    else:
-        return {}
-    return {"compat": record_compat(rules)}
+    place = Place(number, len(plan.seeds), max(plan.source_count, 1), plan.request.repaints and bool(plan.canvases))
+    alone = for_one(plan.request.conventions, place, plan.seeds, plan.one_generator)
+    return {} if alone is None else {"compat": record_compat(alone)}
 
 
 def _has_seeds(plan: Plan, noise: Noise) -> bool:

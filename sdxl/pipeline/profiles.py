@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import ArgumentError, brief
@@ -182,6 +182,32 @@ def record_compat(compat: Any) -> str | dict[str, Any] | None:
     if name is None:
         return members
     return {"profile": name, **members} if members else name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image stands in its batch: its `number`, the size of the batch, how many source images that has, and
+    whether it repaints pixels of these.
+    """
+
+    number: int
+    count: int
+    sources: int
+    repaints: bool
+
+
+def for_one(rules: Conventions, place: Place, seeds: Sequence[int], is_one: bool) -> Conventions | None:
+    """The conventions by which an image of a batch is generated alone, where its noise depends on the others: if one
+    generator draws all (`is_one`), or it shares the posterior of its source image.
+    """
+    if place.count == 1:
+        return None
+    if is_one:
+        return replace(rules, batch=(place.number, place.count, place.sources))
+    each = place.count // place.sources
+    if rules.posterior != "shared" or not place.repaints or not place.number % each:
+        return None
+    return replace(rules, posterior_seed=seeds[place.number // each * each])
 
 
 def _difference(own: Conventions, other: Conventions) -> dict[str, Any]:

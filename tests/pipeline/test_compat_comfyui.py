@@ -1,4 +1,4 @@
-"""`compat="comfyui"`: whole runs within 5e-5 of ComfyUI's rules restated in float64 (`tests/comfyui.py`), rule by rule."""
+"""`compat="comfyui"`: whole runs within 5e-5 of ComfyUI's rules restated in float64, in `tests/comfyui.py`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageFilter
 
 import sdxl
 
+pytestmark = pytest.mark.filterwarnings("ignore:Should have t[ab]")  # of torchsde
 TOLERANCE = 5e-5
 PROMPT, NEGATIVE = "A mecha robot in a favela", "a photo of a dog"
 LATENT: dict[str, Any] = {"output": "latent", "progress": False}
@@ -163,6 +164,7 @@ def test_low_guidance(cfg: float, tiny_pipe: sdxl.Pipeline, model: comfyui.Model
     assert error(images, run(model, cfg=cfg)) < TOLERANCE
 
 
+@pytest.mark.filterwarnings("ignore:the prompts have syntax")
 @pytest.mark.parametrize(
     ("prompt", "segments"),
     [
