@@ -107,14 +107,14 @@ class Conventions:
     samplers: str = _rule(
         "whose details a sampler has",
         ours="[samplers.md](samplers.md)",
-        diffusers="the middle of a step of dpm_2_ancestral is told with its fraction",
+        diffusers="the middle of a step of dpm_2_ancestral has its fraction",
         comfyui="uni_pc of order 3 ends at 0.001, the last step of lms gives the guess, ddim ends at 0, with noise of "
         "its own for the known part of an image (seed + 1)",
         a1111="euler, heun and dpm_2 draw at every step, euler_ancestral not in the last one",
     )
     discard_penultimate: tuple[str, ...] = _rule("samplers whose last sigma but one is left out", ())
     timesteps: str = _rule(
-        "the timestep that the UNet is told",
+        "the timestep that the UNet is given",
         schedule="the schedule's own, mostly with fractions",
         fractional="between whole ones in log sigma",
         nearest="the nearest whole one in log sigma, in float32",
@@ -150,7 +150,7 @@ class Conventions:
     step_noise: str = _rule(
         "the noise of ancestral samplers and lcm",
         go_on="the generator of the first noise goes on",
-        card="of a card: Philox, from the seed anew for each model",
+        card="of a card: Philox, from the seed again for each model",
         cpu="of a CPU: a new generator for each model, with seed + 1",
         cpu_again="of a CPU before that was mended: with the seed itself, so that its first draw is the first noise",
     )
@@ -169,7 +169,7 @@ class Conventions:
     second_pass: str = _rule(
         "the first noise of a second pass at a larger size",
         go_on="the generator of the first pass goes on",
-        anew="a new generator with the same seed",
+        restart="a new generator with the same seed",
     )
     # ---- an image as input
     image_size: str = _rule(

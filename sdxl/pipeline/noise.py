@@ -161,7 +161,7 @@ def make_noise(plan: Plan, shape: Shape, device: torch.device, given: Sequence[t
 
 def second_noise(plan: Plan, noise: Noise, shape: Shape) -> Noise:
     """The noise of a second pass over images of another shape (C, h, w): the first pass's sources go on, or begin
-    anew, by the conventions.
+    again, by the conventions.
     """
     if plan.request.conventions.second_pass == "go_on" or not _has_seeds(plan, noise):
         return noise.resized(shape)

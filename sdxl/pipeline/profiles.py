@@ -69,7 +69,7 @@ _COMFYUI = Conventions(
     generators="batch",
     step_noise="card",
     tree_range="run",
-    second_pass="anew",
+    second_pass="restart",
     image_size="cut",
     alpha="dropped",
     posterior="mean",
@@ -104,7 +104,7 @@ _A1111 = Conventions(
     end_scale="one",
     noise="philox",
     tree_noise="philox",
-    second_pass="anew",
+    second_pass="restart",
     posterior="mean",
     strength=0.75,
     mask_strength=0.75,
@@ -113,6 +113,7 @@ _A1111 = Conventions(
     grey="binary",
     inpaint_start="image",
     known="output",
+    known_9=True,
     pixels="cut",
 )
 

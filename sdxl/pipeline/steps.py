@@ -86,7 +86,7 @@ def make_steps(
 def _schedule(
     request: Request, config: ScheduleConfig, name: str, sampler: str, steps: int, record: Sampler
 ) -> Schedule:
-    """All noise levels, and the timestep that the UNet is told at each."""
+    """All noise levels, and the timestep that the UNet is given at each."""
     rules = request.conventions
     told = "fractional" if rules.timesteps == "schedule" else rules.timesteps
     table = replace(noise_table(config, _LAST_ALPHAS[rules.zero_snr]), told=told)

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
     space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one. `told` says
-    which timestep the network is told at a noise level between: `fractional`, the `nearest` in log sigma, or that of
+    which timestep the network gets at any noise level: `fractional`, the `nearest` in log sigma, or that of
     the nearest sigma, at which the network is then `quantized`.
     """
 

@@ -192,15 +192,15 @@ def test_a_callers_generators_draw_all_noise(tiny_pipe: sdxl.Pipeline) -> None:
     assert torch.equal(results[0][1:], results[1][1:])
 
 
-@pytest.mark.parametrize(("name", "is_anew"), [("diffusers", False), ("comfyui", True), ("a1111", True)])
-def test_noise_of_a_second_pass(name: str, is_anew: bool, tiny_pipe: sdxl.Pipeline) -> None:
+@pytest.mark.parametrize(("name", "restarts"), [("diffusers", False), ("comfyui", True), ("a1111", True)])
+def test_noise_of_a_second_pass(name: str, restarts: bool, tiny_pipe: sdxl.Pipeline) -> None:
     plan = tiny_pipe.plan(sdxl.Request(PROMPT, seed=4, compat=name))
     noise = make_noise(plan, (4, 8, 8), torch.device("cpu"))
     noise.draw()
     second = second_noise(plan, noise, (4, 16, 16)).draw()
     fresh = make_noise(plan, (4, 16, 16), torch.device("cpu")).draw()
     assert second.shape == (1, 4, 16, 16)
-    assert torch.equal(second, fresh) is is_anew
+    assert torch.equal(second, fresh) is restarts
 
 
 def test_a_list_of_guidance_scales(tiny_pipe: sdxl.Pipeline) -> None:
