@@ -29,6 +29,7 @@ from sdxl.cli.main import main
 from sdxl.errors import SDXLWarning
 from sdxl.images.png import read_parameters
 from sdxl.jobs.job import read_job
+from sdxl.pipeline.profiles import PROFILES
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedules import SCHEDULES
 from sdxl.text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
@@ -110,6 +111,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "emphasis": st.sampled_from(EMPHASES),
     "long_prompt": st.sampled_from(LONG_PROMPTS),
     "loras": st.just([]),
+    "compat": st.sampled_from([*PROFILES, "comfyui,grey=timesteps,step_noise=cpu", "comfyui,hole=grey,grow_mask=3"]),
     "width": sides,
     "height": sides,
     "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),
@@ -192,7 +194,7 @@ def outcomes() -> Iterator[Counter[str]]:
 def expected_size(plan: Any, number: int) -> tuple[int, int]:
     """(width, height) of an image: the requested size, else the source's, cut to whole latents without a mask."""
     request = plan.request
-    if not plan.canvases:
+    if not plan.pastes:
         return (request.width or plan.size[1], request.height or plan.size[0])
     return tuple(reversed(plan.canvases[number].result_size))
 

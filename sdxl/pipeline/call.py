@@ -132,7 +132,8 @@ class Call:
     def _check_output(self, output: Output) -> None:
         if output not in get_args(Output):
             raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
-        if output == "tensor" and len(sizes := {canvas.result_size for canvas in self.plan.canvases}) > 1:
+        sizes = {canvas.result_size for canvas in self.plan.canvases if self.plan.pastes}
+        if output == "tensor" and len(sizes) > 1:
             raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
 
 

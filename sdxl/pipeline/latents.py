@@ -72,8 +72,7 @@ class Latents:
     def finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The images (3, H, W) in 0..1, with the parts that a mask keeps pasted back."""
         pixels = self.decode(latents)
-        pastes = plan.request.conventions.paste or plan.request.mask_padding is not None
-        if not plan.canvases or not pastes:
+        if not plan.pastes:
             return [*pixels]
         return [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)]
 

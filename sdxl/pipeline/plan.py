@@ -99,6 +99,11 @@ class Plan:
         return len({*map(id, self.canvases)})
 
     @property
+    def pastes(self) -> bool:
+        """Whether results are pasted into their source images."""
+        return bool(self.canvases) and (self.request.conventions.paste or self.request.mask_padding is not None)
+
+    @property
     def one_generator(self) -> bool:
         """Whether one generator draws the noise of the whole batch."""
         return self.request.conventions.generators == "batch" and isinstance(self.request.seed, int)

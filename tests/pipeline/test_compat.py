@@ -89,7 +89,7 @@ TASKS: dict[str, dict[str, Any]] = {
 SAMPLERS = ("euler_ancestral", "dpmpp_2m_sde", "uni_pc", "ddim")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["text", *(pytest.param(t, marks=pytest.mark.slow) for t in ("image", "inpainting"))])
 @pytest.mark.parametrize("name", PROFILES)
 def test_an_image_is_replayed_from_its_file(
     name: str, task: str, tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path
@@ -127,7 +127,9 @@ def test_an_earlier_record_has_our_conventions(tiny_pipe: sdxl.Pipeline) -> None
     assert sdxl.Request(**request).conventions == OURS
 
 
-@pytest.mark.parametrize("name", ["diffusers", "comfyui", "a1111"])
+@pytest.mark.parametrize(
+    "name", ["comfyui", *(pytest.param(n, marks=pytest.mark.slow) for n in ("diffusers", "a1111"))]
+)
 def test_jobs(name: str, tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     """The images of a line are those of a call with its arguments."""
     line: dict[str, Any] = {"prompt": PROMPT, "num_images": 3, "seed": 4, "steps": 3, "compat": name, **SIZE}
@@ -157,8 +159,9 @@ def test_the_command_line(tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path:
 # ---- together with other features
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROFILES)
-@pytest.mark.parametrize("offload", ["none", pytest.param("block", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("offload", ["none", "block"])
 def test_a_refiner_an_image_and_a_mask(name: str, offload: Any, tiny_folder: Path, refiner_folder: Path) -> None:
     pipe = sdxl.Pipeline.from_pretrained(
         tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu", offload=offload

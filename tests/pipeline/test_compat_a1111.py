@@ -262,7 +262,9 @@ def test_weights_and_chunks(tiny_pipe: sdxl.Pipeline) -> None:
 # ---- whole runs
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m", "dpm_2"])
+@pytest.mark.parametrize(
+    "sampler", ["euler_ancestral", *(pytest.param(s, marks=pytest.mark.slow) for s in ("euler", "dpmpp_2m", "dpm_2"))]
+)
 def test_whole_runs(sampler: str, tiny_pipe: sdxl.Pipeline, model: comfyui.Model, error: Any) -> None:
     """Zeros for no negative prompt, guidance below 1 too, timesteps with fractions, noise that goes on."""
     schedule = "normal" if "euler" in sampler else "karras"

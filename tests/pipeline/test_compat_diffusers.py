@@ -60,10 +60,17 @@ SCHEDULES = [
     ("dpmpp_2m_sde_heun", "leading", 5),
     ("euler", "linspace", 1),
 ]
+QUICK = [
+    *(("euler", "karras", 6), ("euler", "linspace", 1), ("dpmpp_2m", "exponential", 6), ("dpmpp_2m", "leading", 7)),
+    *(("dpm_2_ancestral", "karras", 6), ("dpmpp_2m_sde", "karras", 5)),
+]
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-@pytest.mark.parametrize(("sampler", "schedule", "steps"), SCHEDULES)
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "steps"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in SCHEDULES],
+)
 def test_schedules(
     sampler: str, schedule: str, steps: int, reference_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
 ) -> None:
@@ -163,7 +170,7 @@ def test_inpainting_with_9_channels(case: str, inpainting_pipe: sdxl.Pipeline, e
     assert error(result.images, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("sampler", ["euler_ancestral", pytest.param("dpmpp_2m_sde", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", ["text", "image"])
 def test_one_generator_for_a_batch(
     sampler: str, task: str, reference_pipe: Any, image_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
