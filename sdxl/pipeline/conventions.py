@@ -192,7 +192,8 @@ class Conventions:
         part="the last int(n d)",
         sigmas="the last int((n + 1) d) sigmas",
         all="n: the last of int(n / d), all at d > 0.9999",
-        one_more="the last int(n min(d, 0.999)) + 1 (with ddim one less)",
+        one_more="the last int(n min(d, 0.999)) + 1 (with ddim one less); in a second pass as exactly",
+        exactly="n: the last of int(n / min(d, 0.999))",
     )
     # ---- inpainting
     mask_size: str = _rule(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from ..sampling.schedule_formulas import float32_levels
 from .plan import Plan
 from .profiles import Place, for_one, record_compat
 
+if TYPE_CHECKING:
+    from .variation import BatchNoise
+
 Shape = tuple[int, int, int]
 Batch = tuple[int, int, int]
 
@@ -29,6 +32,10 @@ class Source(Protocol):
 
     def randn(self, shape: Sequence[int]) -> Tensor:
         """The next tensor of a shape, float32."""
+        ...
+
+    def seed(self) -> int:
+        """A seed for other noise, which it draws."""
         ...
 
 
@@ -43,6 +50,10 @@ class TorchSource:
         own = self.generator
         return torch.randn(tuple(shape), generator=own, dtype=torch.float32, device=own.device)
 
+    def seed(self) -> int:
+        """A seed for other noise, which it draws."""
+        return int(torch.randint(2**63 - 1, (), generator=self.generator, device=self.generator.device))
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -50,8 +61,8 @@ class Noise:
     single one for several images draws the whole batch at once.
 
     `batch` is the number of the only image in the batch that its source draws, the size of that batch and how many
-    source images it has. `shares`: noise for a source image comes from the source of its first result, or from `first`
-    where that is another image's.
+    source images it has. `shares`: noise for a source image comes from the source of its first result, or from `lead`
+    where that is another image's. It `goes_on` in a second pass from where the first one ended.
     """
 
     sources: Sequence[Source]
@@ -60,7 +71,17 @@ class Noise:
     device: torch.device
     batch: Batch | None = None
     shares: bool = False
-    first: Source | None = None
+    lead: Source | None = None
+    goes_on: bool = False
+
+    @property
+    def own(self) -> Noise:
+        """Itself: the noise of the plan's own seeds."""
+        return self
+
+    def first(self) -> Tensor:
+        """The noise that the steps start from, (B, C, h, w)."""
+        return self.draw()
 
     def draw(self, sources: int | None = None) -> Tensor:
         """The next tensor (B, C, h, w). Where the noise belongs to so many source images that the batch shares, and one
@@ -69,8 +90,8 @@ class Noise:
         if self.batch is not None:
             row, rows, own = self.batch
             return self._spread(self.sources[0], own if sources else rows, rows)[row : row + 1].to(self.device)
-        if self.first is not None:
-            drawn = self.first.randn((1, *self.shape))  # from it all images' generators are in step
+        if self.lead is not None:
+            drawn = self.lead.randn((1, *self.shape))  # from it all images' generators are in step
             if sources:
                 return drawn.to(self.device)
         if len(self.sources) < self.count:
@@ -90,7 +111,7 @@ class Noise:
 
     def resized(self, shape: Shape) -> Noise:
         """The noise of images of another shape, from the same sources, which go on."""
-        return replace(self, shape=shape, first=None)
+        return replace(self, shape=shape, lead=None, goes_on=True)
 
     def paths(
         self,
@@ -106,19 +127,13 @@ class Noise:
         low, high = min(filter(None, sigmas)), max(sigmas)
         whole = self.batch is not None or (bool(seeds) and len(self.sources) < self.count)
         if not seeds:
-            seeds = [_seed(self.sources[i % len(self.sources)]) for i in range(self.count)]
+            seeds = [self.sources[i % len(self.sources)].seed() for i in range(self.count)]
         if not whole:
             paths = [BrownianPath(seed, low, high, self.shape, randn) for seed in seeds]
             return PathNoise(paths, self.device, levels=levels or {})
         row, rows = (None, self.count) if self.batch is None else self.batch[:2]
         path = BrownianPath(seeds[0], low, high, (rows, *self.shape), randn)
         return PathNoise([path], self.device, True, row, levels or {})
-
-
-def _seed(source: Source) -> int:
-    assert isinstance(source, TorchSource)
-    own = source.generator
-    return int(torch.randint(2**63 - 1, (), generator=own, device=own.device))
 
 
 @dataclass(frozen=True)
@@ -155,8 +170,8 @@ def make_noise(plan: Plan, shape: Shape, device: torch.device, given: Sequence[t
         return Noise([TorchSource(each) for each in given], count, shape, device, shares=shares)
     seeds = plan.seeds[:1] if plan.one_generator else plan.seeds
     sources = [_source(rules.noise, seed) for seed in seeds]
-    first = None if rules.posterior_seed is None else _source(rules.noise, rules.posterior_seed)
-    return Noise(sources, count, shape, device, rules.batch, shares, first)
+    lead = None if rules.posterior_seed is None else _source(rules.noise, rules.posterior_seed)
+    return Noise(sources, count, shape, device, rules.batch, shares, lead)
 
 
 def second_noise(plan: Plan, noise: Noise, shape: Shape) -> Noise:
@@ -168,14 +183,22 @@ def second_noise(plan: Plan, noise: Noise, shape: Shape) -> Noise:
     return make_noise(plan, shape, noise.device)
 
 
-def step_noise(plan: Plan, noise: Noise) -> Callable[[Sequence[float]], StepNoise]:
-    """What gives the noise of the steps over some sigmas, those of one model's part of the schedule."""
-    rules, seeds = plan.request.conventions, plan.seeds if _has_seeds(plan, noise) else ()
+def other_noise(plan: Plan, noise: Noise) -> Noise:
+    """The noise of the seeds that a plan's own is varied with, for the images of `noise`."""
+    kind = plan.request.conventions.noise
+    sources = [_source(kind, seed) for seed in plan.variation_seeds]
+    return Noise(sources, noise.count, noise.shape, noise.device)
+
+
+def step_noise(plan: Plan, noise: BatchNoise) -> Callable[[Sequence[float]], StepNoise]:
+    """What gives the noise of the steps of a pass over some sigmas, those of one model's part of the schedule."""
+    rules, own = plan.request.conventions, noise.own
+    seeds = plan.seeds if _has_seeds(plan, own) and not own.goes_on else ()
     if plan.settings.get("noise") == "tree":
         randn = _philox_randn if rules.tree_noise == "philox" else None
         if rules.tree_range == "run":
-            return lambda sigmas: noise.paths(seeds, sigmas, randn, _levels(plan, sigmas))
-        paths = noise.paths(seeds, plan.schedule.sigmas, randn, _levels(plan, plan.schedule.sigmas))
+            return lambda sigmas: own.paths(seeds, sigmas, randn, _levels(plan, sigmas))
+        paths = own.paths(seeds, plan.schedule.sigmas, randn, _levels(plan, plan.schedule.sigmas))
         return lambda sigmas: paths
     kinds = {"card": ("philox", 0), "cpu": ("cpu", 1), "cpu_again": ("cpu", 0)}
     if rules.ensd:
@@ -183,11 +206,11 @@ def step_noise(plan: Plan, noise: Noise) -> Callable[[Sequence[float]], StepNois
     if rules.step_noise not in kinds or not seeds:
         return lambda sigmas: noise
     kind, more = kinds[rules.step_noise]
-    own = seeds[:1] if plan.one_generator else seeds
+    drawn = seeds[:1] if plan.one_generator else seeds
     if rules.step_noise == "go_on":  # with ENSD, once for all models
-        restarted = replace(noise, sources=[_source(kind, seed + more) for seed in own], first=None)
+        restarted = replace(own, sources=[_source(kind, seed + more) for seed in drawn], lead=None)
         return lambda sigmas: restarted
-    return lambda sigmas: replace(noise, sources=[_source(kind, seed + more) for seed in own], first=None)
+    return lambda sigmas: replace(own, sources=[_source(kind, seed + more) for seed in drawn], lead=None)
 
 
 def known_noise(plan: Plan, noise: Noise, first: Tensor) -> Tensor:
@@ -195,7 +218,7 @@ def known_noise(plan: Plan, noise: Noise, first: Tensor) -> Tensor:
     if plan.request.conventions.samplers != "comfyui" or plan.request.sampler != "ddim" or not _has_seeds(plan, noise):
         return first
     seeds = plan.seeds[:1] if plan.one_generator else plan.seeds
-    return replace(noise, sources=[_source("cpu", seed + 1) for seed in seeds], first=None).draw()
+    return replace(noise, sources=[_source("cpu", seed + 1) for seed in seeds], lead=None).draw()
 
 
 def replay_rules(plan: Plan, number: int) -> dict[str, Any]:

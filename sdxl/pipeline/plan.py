@@ -31,9 +31,11 @@ from ..sampling.variants import sampler_of
 from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
+from .controlling import ActiveControl
 from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
+from .referencing import ActiveReference
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 from .steps import default_schedule, hand_off, make_steps, steps_of
@@ -66,12 +68,30 @@ class Plan:
     embedded_scales: tuple[float, ...] = ()  # of each step, for a UNet that takes the guidance scale as an input
     settings: Mapping[str, Value] = field(default_factory=dict)  # of the sampler: all of its options
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
+    controls: tuple[ActiveControl, ...] = ()
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
+    references: tuple[ActiveReference, ...] = ()
+    variation_seeds: tuple[int, ...] = ()  # of each image, if its noise is varied
+    second: Plan | None = None  # of hires fix: image to image from the enlarged result of this one
+
+    @property
+    def passes(self) -> tuple[Plan, ...]:
+        """The plan of each pass."""
+        return (self,) if self.second is None else (self, self.second)
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps run in all passes."""
+        return sum(each.steps for each in self.passes)
 
     @property
     def guider(self) -> Guider:
         """What combines the outputs of its branches."""
         return self.branches.guider
+
+    def texts_of(self, number: int) -> list[str]:
+        """All texts that a prompt has in some branch of some pass."""
+        return [text for each in self.passes for text in each.branches.texts_of(number)]
 
     def perturbs(self, block: str) -> bool:
         """Whether PAG perturbs the transformer block of that name."""
@@ -79,7 +99,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How many steps run."""
+        """How many steps of this pass run."""
         return len(self.sigmas) - 1
 
     @property
@@ -157,7 +177,9 @@ def make_plan(
     _warn_of_defaults(request, info.schedule)
     _warn_of_cfg_pp(request, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
-    seeds = _seeds(request.seed, count, rules.generators == "batch")
+    is_one = rules.generators == "batch"
+    seeds = _seeds(request.seed, count, advance=not request.varies and not is_one)
+    variation_seeds = _seeds(request.variation_seed, count, "variation_seed") if request.varies else ()
     resolved = replace(
         request,
         height=size[0] if request.image is None else request.height,
@@ -166,7 +188,8 @@ def make_plan(
         schedule=None if schedule_name == CUSTOM else schedule_name,
         steps=total,
         eta=eta,
-        seed=seeds[0] if rules.generators == "batch" and not isinstance(request.seed, Sequence) else list(seeds),
+        seed=seeds[0] if is_one and not isinstance(request.seed, Sequence) else list(seeds),
+        variation_seed=list(variation_seeds) or request.variation_seed,
         strength=strength,
         refine_at=refine_at,
     )
@@ -196,6 +219,7 @@ def make_plan(
         noise=noise,
         embedded_scales=scales if is_embedded else (),
         settings=settings | ({"eta": eta} if "eta" in settings else {}),
+        variation_seeds=variation_seeds,
     )
     warn_of_idle(plan, given, tuple(each.config.kind for each in (info, refiner) if each))
     return plan
@@ -472,10 +496,13 @@ def _negative(request: Request, sizes: Sizes, kind: str) -> Sizes:
     return Sizes(original or sizes.original, crop or sizes.crop, target or sizes.target, score)
 
 
-def _seeds(seed: int | Sequence[int] | None, count: int, is_same: bool) -> tuple[int, ...]:
+def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> tuple[int, ...]:
+    """The seed of each image: the given ones, or the numbers from the first one on, or that one for all."""
     if isinstance(seed, Sequence):
         if len(seed) != count:
-            raise ArgumentError(f"seed has {len(seed)} entries for {count} images; give one for each, or a single one")
+            raise ArgumentError(
+                f"{name} has {len(seed)} entries for {count} images; give one for each, or a single one"
+            )
         return tuple(seed)
     first = secrets.randbelow(2**32) if seed is None else seed
-    return (first,) * count if is_same else tuple(first + i for i in range(count))
+    return tuple(first + i if advance else first for i in range(count))

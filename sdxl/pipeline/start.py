@@ -12,8 +12,9 @@ from ..images.canvas import Canvas
 from ..sampling.inpaint import BlendRegion, InpaintRegion, Region
 from .latents import Latents
 from .masks import latent_masks, shown_masks, with_hole
-from .noise import Noise, known_noise
+from .noise import known_noise
 from .plan import Plan
+from .variation import BatchNoise
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Start:
         return latents if self.region is None else self.region.result(latents, plan.sigmas[-1])
 
 
-def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
+def make_start(plan: Plan, latents: Latents, noise: BatchNoise) -> Start:
     """The first x. Each image's generator draws, as in diffusers: the posterior of the source image, the start noise,
     the posterior of the masked image, and after that the noise of the steps.
     """
@@ -44,7 +45,7 @@ def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
         assert z is not None
         return Start(z)
     given = plan.sources.start_noise
-    first = noise.draw() if given is None else given.to(noise.device, torch.float32)
+    first = noise.first() if given is None else given.to(noise.device, torch.float32)
     scale = plan.schedule.start_scale if rules.start_scale == "highest" else plan.sigmas[0]
     x = first * plan.schedule.start_scale if z is None else z + first * scale
     if not request.repaints:
@@ -60,13 +61,13 @@ def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
         noise.draw(plan.source_count)  # drawn for a 4-channel model too, which does not use it
     z = _source(plan, latents, noise) if z is None else z  # not for the 9 channels, but for the refiner's 4
     if rules.known != "both":
-        own = known_noise(plan, noise, first)
+        own = known_noise(plan, noise.own, first)
         return Start(x, BlendRegion(z, own, mask, rules.known == "always", _threshold(plan)), channels)
     region = InpaintRegion(z, first, mask, plan.sigmas, plan.from_noise)
     return Start(x if is_inpainting else region.start(plan.schedule.start_scale), region, channels)
 
 
-def _source(plan: Plan, latents: Latents, noise: Noise) -> Tensor:
+def _source(plan: Plan, latents: Latents, noise: BatchNoise) -> Tensor:
     """The latents of each image's source."""
     given = plan.sources.image_latents
     if given is not None:
@@ -77,7 +78,7 @@ def _source(plan: Plan, latents: Latents, noise: Noise) -> Tensor:
     return _encode(plan, latents, noise, lambda canvas: canvas.pixels)
 
 
-def _encode(plan: Plan, latents: Latents, noise: Noise, view: Callable[[Canvas], Tensor]) -> Tensor:
+def _encode(plan: Plan, latents: Latents, noise: BatchNoise, view: Callable[[Canvas], Tensor]) -> Tensor:
     """The latents of a view of each canvas: samples of their posteriors, or the means."""
     views = {id(canvas): view(canvas) for canvas in plan.canvases}
     is_mean = plan.request.conventions.posterior == "mean"

@@ -45,8 +45,8 @@ def steps_of(steps: int, strength: float | None, sampler: str, conventions: Conv
     rule = conventions.strength_steps
     if rule == "all" and strength > 0.9999:
         return steps, None
-    if rule == "all" and strength:
-        return int(steps / strength), steps
+    if rule in ("all", "exactly") and strength:
+        return int(steps / min(strength, 0.999 if rule == "exactly" else 1)), steps
     left = _left(steps, strength, sampler, rule)
     if strength and not left:
         raise ArgumentError(

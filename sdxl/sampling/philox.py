@@ -22,14 +22,20 @@ _LOW, _BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
 class Philox:
     """A generator of standard normal numbers, the same on every device. Each draw raises the first counter by 1."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed, self.draws = seed, 0
+    def __init__(self, key: int) -> None:
+        self.key, self.draws = key, 0
 
     def randn(self, shape: Sequence[int]) -> Tensor:
         """The next tensor of a shape, float32 on the CPU."""
-        numbers = philox_normal(self.seed, self.draws, math.prod(shape))
+        numbers = philox_normal(self.key, self.draws, math.prod(shape))
         self.draws += 1
         return torch.from_numpy(numbers).reshape(tuple(shape))
+
+    def seed(self) -> int:
+        """A seed for other noise, of 63 bits, which it draws."""
+        low, high = (int(word[0]) for word in _philox(self.key, self.draws, 1))
+        self.draws += 1
+        return high << 31 | low >> 1
 
 
 def philox_normal(seed: int, draw: int, count: int) -> NDArray[np.float32]:

@@ -51,8 +51,8 @@ def recall(hashed: Hashed) -> str | None:
 
 
 def find_paths(sha256: str) -> list[Path]:
-    """The files and folders that have a hash, and are as they were; the latest first."""
-    found = [each for each, known in _hashes().items() if known == sha256 and each.kind != "tensors"]
+    """The files and folders whose hash begins with `sha256`, and that are as they were; the latest first."""
+    found = [each for each, known in _hashes().items() if known.startswith(sha256) and each.kind != "tensors"]
     return [Path(each.path) for each in reversed(found) if _is_unchanged(each)]
 
 
@@ -117,7 +117,8 @@ def _hashes() -> dict[Hashed, str]:
             if identity != _contents.identity or state.st_size < _contents.end:
                 _contents = _Contents(identity)
             file.seek(_contents.end)
-            data = file.read(_MOST_BYTES)
+            # not `_MOST_BYTES` themselves: a read takes memory for all that it asks for
+            data = file.read(min(state.st_size - _contents.end, _MOST_BYTES))
         whole = data[: data.rfind(b"\n") + 1]
         _contents.end += len(whole)
         for line in whole.splitlines():
