@@ -1,9 +1,10 @@
 # make generate PROMPT="a red circle on a blue background"   sets up .venv and draws it with the miniature
+# make serve     serves the miniature at http://127.0.0.1:7860
 # make test      sets up .venv and runs the quick tests, also against diffusers and transformers: minutes
 # make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
 # make check     format, lint, types and words
 # make docs      writes docs/api from the docstrings
-# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris
+# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
@@ -18,7 +19,7 @@ OUTPUT ?= picture.png
 UNTYPED := arg-type attr-defined call-overload func-returns-value index no-untyped-call operator union-attr unused-ignore
 export PROMPT OUTPUT
 
-.PHONY: references generate test test-all check format docs miniature smoke pictures clean
+.PHONY: references generate serve test test-all check format docs miniature smoke pictures clean
 
 # bytecode is written when a module is first imported: for all modules it would take as long as the rest
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -41,6 +42,10 @@ references: $(TESTED)
 
 generate: $(READY)
 	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"
+
+serve: $(READY)
+	$(INSTALL) '.[serve]'
+	$(BIN)/python -m sdxl serve --model miniature
 
 test: $(TESTED)
 	SDXL_EXAMPLES=30 $(BIN)/python scripts/run_tests.py -m "not slow"

@@ -13,6 +13,7 @@ from .exports import exports
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .adapters.control import Control as Control
     from .adapters.inspection import inspect as inspect
     from .adapters.lora import LoRA as LoRA
     from .adapters.merging import convert as convert
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "adapters.control": ("Control",),
         "adapters.inspection": ("inspect",),
         "adapters.lora": ("LoRA",),
         "adapters.merging": ("convert",),

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import SDXLWarning
-from sdxl.images.png import read_parameters
+from sdxl.images.record import read_parameters
 from sdxl.images.upscalers import UPSCALERS
 from sdxl.jobs.job import read_job
 from sdxl.sampling.samplers import SAMPLERS
@@ -111,6 +111,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "emphasis": st.sampled_from(EMPHASES),
     "long_prompt": st.sampled_from(LONG_PROMPTS),
     "loras": st.just([]),
+    "control": st.sampled_from([[], [{"net": "/nowhere.safetensors", "image": "/nowhere.png"}], {"net": "a/b"}]),
     "width": sides,
     "height": sides,
     "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),

@@ -196,3 +196,31 @@ def test_a_trainable_model_has_gradients_there() -> None:
     x, t = torch.randn(1, 4, 16, 16, device="cuda"), torch.tensor([500.0], device="cuda")
     pipe.unet(x, t, text.context.cuda(), text.vector.cuda()).square().mean().backward()
     assert all(each.grad is not None and each.grad.is_cuda for each in pipe.unet.parameters())
+
+
+@pytest.mark.parametrize("offload", ["none", "stage"])
+def test_compiled_control(offload: str, tmp_path: Path, error: Any) -> None:
+    """A ControlNet and a window with compiled blocks and graphs: two graphs, and the image of the plain layers."""
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from sdxl.models import ControlNet, ControlNetConfig
+    from sdxl.weights.control_keys import controlnet_rows
+
+    plain = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda", offload=offload)
+    torch.manual_seed(0)
+    config = ControlNetConfig(plain.info.config.unet, (4, 8, 12, 16))
+    state = ControlNet(config).state_dict()
+    save_file({row.folder: state[row.ours] for row in controlnet_rows(config)}, tmp_path / "net.safetensors")
+    control = sdxl.Control(
+        tmp_path / "net.safetensors", Image.effect_noise((128, 128), 60).convert("RGB"), 0.5, end=0.5
+    )
+    settings: dict[str, Any] = {"width": 128, "height": 128, "steps": 4, "control": control}
+    compiled = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda", offload=offload)
+    compiled.compile()
+    wanted = draw(plain, "a red circle", **settings)
+    for _ in range(2):
+        assert error(draw(compiled, "a red circle", **settings), wanted) < 1e-3
+    assert error(draw(plain, "a red circle", **(settings | {"control": None})), wanted) > 1e-2
+    if offload == "none":
+        assert len(compiled.residency.model.graphs or ()) == 2

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .adapter import Adapter as Adapter
     from .adapter import read_adapter as read_adapter
     from .changes import make_changes as make_changes
+    from .control import Control as Control
     from .embedding import Embedding as Embedding
     from .formulas import FORMULAS as FORMULAS
     from .inspection import EmbeddingReport as EmbeddingReport
@@ -25,6 +26,7 @@ __getattr__, __dir__, __all__ = exports(
     {
         "adapter": ("Adapter", "read_adapter"),
         "changes": ("make_changes",),
+        "control": ("Control",),
         "formulas": ("FORMULAS",),
         "embedding": ("Embedding",),
         "inspection": ("EmbeddingReport",),

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..weights import audit, identify
 from ..weights.container import TensorFile
+from ..weights.control_kinds import is_control
 from .adapter import read_adapter
 from .inversion import PAIRS
 from .keys import split
@@ -63,7 +64,7 @@ def _adapter_file(path: Path) -> Path | None:
         shapes = TensorFile(path).shapes
     except CheckpointError:
         return None
-    if identify.contents(shapes)[0] != "unknown":
+    if identify.contents(shapes)[0] != "unknown" or is_control(shapes):
         return None
     is_embedding = any(first in shapes and second in shapes for first, second in PAIRS)
     return path if is_embedding or split(shapes)[0] else None

@@ -12,6 +12,7 @@ from ..weights import hub
 from ..weights.container import TensorFile
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash
+from ..weights.keymap import UNET
 
 _SUFFIX = ".safetensors"
 
@@ -36,6 +37,20 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     if _is_of_hub(path):
         return hub.resolve(str(name))
     raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
+
+
+def find_network(name: str | Path, folders: Sequence[Path], what: str, variant: str | None = None) -> Path:
+    """As `find_file`, for a network that may be a diffusers folder too: a path, a name in one of the folders, or
+    owner/name on the hub, of whose files those of a `variant` are downloaded.
+    """
+    path = Path(os.path.expanduser(name))
+    for place in (path, *(folder / path for folder in folders)):
+        if os.path.isfile(place / "config.json"):
+            return place
+    is_id = hub.is_hub_name(str(name)) and path.suffix != _SUFFIX
+    if is_id and not os.path.exists(path) and not _in_folders(str(name), folders):
+        return hub.resolve(str(name), None, variant, part=UNET)
+    return find_file(name, folders, what)
 
 
 def find_named(name: str, folders: Sequence[Path], what: str) -> Path:

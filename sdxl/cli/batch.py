@@ -117,16 +117,16 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
 
 def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
     """The job in a file, or in the standard input."""
-    path, lora_dir = options.batch, getattr(options, "lora_dir", None)
+    path, folders = options.batch, [getattr(options, name, None) for name in ("lora_dir", "control_dir")]
     from ..jobs.job import identity, parse_job, read_job
 
     if str(path) != _STDIN:
-        return read_job(path, defaults, identity(model, first_seed), lora_dir)
+        return read_job(path, defaults, identity(model, first_seed), *folders)
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except (OSError, AttributeError, UnicodeDecodeError) as error:  # it has no buffer, or is None, where it is closed
         raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
-    return parse_job(text, Path(), defaults, identity(model, first_seed), lora_dir)
+    return parse_job(text, Path(), defaults, identity(model, first_seed), *folders)
 
 
 def _report(lines: Sequence[int], where: str, error: SDXLError) -> str:

@@ -111,8 +111,8 @@ def _job(
         if Request(**{"prompt": "", **checked}).count > 1:
             raise ArgumentError("a grid has one image for each pair of values; give one prompt, and no --num-images")
         lines.append(json.dumps(cell | {"output": f"{row + 1}-{column + 1}.png"}))
-    lora_dir = getattr(options, "lora_dir", None)
-    return parse_job("\n".join(lines), Path(), defaults, identity(model, seed), lora_dir)
+    folders = [getattr(options, name, None) for name in ("lora_dir", "control_dir")]
+    return parse_job("\n".join(lines), Path(), defaults, identity(model, seed), *folders)
 
 
 def _seed(folder: Path, given: Any) -> int:

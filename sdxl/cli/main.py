@@ -18,6 +18,8 @@ from .checkpoints import convert_parser, inspect_parser
 from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
 from .parser import Parser
+from .preprocess import preprocess_parser
+from .serve import serve_parser
 from .tokens import tokens_parser
 
 COMMANDS: dict[str, Callable[[], Parser]] = {
@@ -26,6 +28,8 @@ COMMANDS: dict[str, Callable[[], Parser]] = {
     "convert": convert_parser,
     "bench": bench_parser,
     "tokens": tokens_parser,
+    "preprocess": preprocess_parser,
+    "serve": serve_parser,
 }
 HELP = """\
 usage: sdxl COMMAND ...
@@ -33,11 +37,13 @@ usage: sdxl COMMAND ...
 Stable Diffusion XL in PyTorch.
 
 commands:
-  generate  generate images; also without its name: sdxl "a red cat"
-  inspect   identify a model file, or show the parameters of an image
-  convert   write a single file as a folder, or a folder as a single file
-  bench     measure the speed of this machine
-  tokens    show the tokens of a prompt and their weights
+  generate    generate images; also without its name: sdxl "a red cat"
+  inspect     identify a model file, or show the parameters of an image
+  convert     write a single file as a folder, or a folder as a single file
+  bench       measure the speed of this machine
+  tokens      show the tokens of a prompt and their weights
+  preprocess  make a control image: edges of a photo, a blurred one, ...
+  serve       serve models over HTTP
 
 examples:
   sdxl generate "a red circle on a blue background" --model miniature

@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
 from ..pipeline.request import SEEDS, Request
+from .control_flag import read_control_flag
 from .idle import warn_of_idle_flags
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return read_file
     if flag.type is Embedding:
         return read_flag
+    if flag.type is Control:
+        return read_control_flag
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 
@@ -269,6 +273,8 @@ def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRe
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
         local["max_memory"] = int(1e9 * most)
     local |= {
-        name: getattr(options, name) for name in ("device", "lora_dir", "embedding_dir") if hasattr(options, name)
+        name: getattr(options, name)
+        for name in ("device", "lora_dir", "embedding_dir", "control_dir")
+        if hasattr(options, name)
     }
     return ModelRequest(**{"offload": "auto", **given, **local})

@@ -23,7 +23,7 @@ def replay(
     source: Path, given: dict[str, Any], model: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """The recorded arguments of an image, overridden by the given ones, and the hashes of its own sources."""
-    from ..images.png import read_parameters
+    from ..images.record import read_parameters
     from ..pipeline.defaults import recorded_request
     from ..pipeline.recorded_model import find_recorded
     from ..pipeline.replay import check_replay
@@ -58,7 +58,7 @@ def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]
 
 def replay_precision(source: Path) -> Precision | None:
     """The precision that an image records."""
-    from ..images.png import read_parameters
+    from ..images.record import read_parameters
     from ..runtime.precision import recorded_precision
 
     return recorded_precision(read_parameters(source)["model"])

@@ -9,6 +9,7 @@ from ..exports import exports
 if TYPE_CHECKING:
     from .a1111 import parameters_text as parameters_text
     from .canvas import Canvas as Canvas
+    from .control import fit_control as fit_control
     from .grids import differences as differences
     from .grids import grid as grid
     from .image import open_mask as open_mask
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from .output import check_writable as check_writable
     from .pixels import to_pil as to_pil
     from .pixels import to_tensor as to_tensor
+    from .preprocess import PREPROCESSORS as PREPROCESSORS
+    from .preprocess import preprocess_image as preprocess_image
     from .record import encode_image as encode_image
     from .record import read_parameters as read_parameters
     from .record import save_image as save_image
@@ -27,9 +30,11 @@ __getattr__, __dir__, __all__ = exports(
         "a1111": ("parameters_text",),
         "canvas": ("Canvas",),
         "grids": ("differences", "grid"),
+        "control": ("fit_control",),
         "image": ("open_mask", "open_picture"),
         "output": ("check_writable",),
         "pixels": ("to_pil", "to_tensor"),
+        "preprocess": ("PREPROCESSORS", "preprocess_image"),
         "record": ("encode_image", "read_parameters", "save_image", "save_png"),
     },
 )

@@ -111,6 +111,13 @@ def open_mask(source: Picture, name: str = "mask") -> Image.Image:
     return _load(source, name, "black").convert("L")
 
 
+def open_control(source: Picture, name: str = "control") -> Image.Image:
+    """A control image as 8-bit RGB: rotated by its EXIF data, transparent parts on black, which is nothing in lines,
+    poses and depths.
+    """
+    return _load(source, name, "black")
+
+
 def _load(source: Picture, name: str, background: str) -> Image.Image:
     """The image as 8-bit RGB, transparent parts on a background of that colour."""
     where = f"{name} {source}" if isinstance(source, (str, Path)) else name

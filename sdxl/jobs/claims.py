@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
-from ..images.png import remedy
+from ..images.output import remedy
 
 if sys.platform == "win32":
     import msvcrt

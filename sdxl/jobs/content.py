@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..adapters.control import read_controls
 from ..adapters.embedding import read_embeddings
-from ..adapters.lookup import find_file, find_named
+from ..adapters.lookup import find_file, find_named, find_network
 from ..adapters.lora import read_loras
+from ..errors import ArgumentError, brief
 from ..pipeline.tags import requested_loras
 from ..weights.hashes import file_hash
 
@@ -24,6 +26,42 @@ def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[s
         path = find_file(beside if os.path.isfile(beside) else lora.file, folders, "LoRA")
         records.append(lora.record() | {"file": str(path.absolute()), "hash": lora.hash or file_hash(path)})
     return records
+
+
+def control_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Controls as JSON has them, with the hashes of their networks' files; a folder is known by its path. Paths are
+    relative to `root`; names are looked for in `folders`. Raises `SDXLError`.
+    """
+    records = []
+    for control in read_controls(value):
+        beside = root / os.path.expanduser(control.net)
+        path = find_network(beside if os.path.exists(beside) else control.net, folders, "ControlNet")
+        images = [_image(each, root) for each in control.images]
+        own = {"net": str(path.absolute()), "image": images if len(images) > 1 else images[0]}
+        is_file = os.path.isfile(path)
+        records.append(control.record() | own | ({"hash": control.hash or file_hash(path)} if is_file else {}))
+    return records
+
+
+def _image(image: Any, root: Path) -> str:
+    if not isinstance(image, (str, Path)) or "\0" in str(image):
+        raise ArgumentError(f"the image of a control is {brief(image)}; give the path of a file")
+    return str((root / os.path.expanduser(image)).absolute())
+
+
+def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
+    """The controls of one of `count` images, each with its own image."""
+    own = []
+    for record in records:
+        images = record["image"]
+        is_list = isinstance(images, list)
+        if is_list and count % len(images):
+            raise ArgumentError(
+                f"the image of control {record['net']} has {len(images)} entries for {count} images; give one for "
+                "each, one for each prompt, or one"
+            )
+        own.append({**record, "image": images[number * len(images) // count] if is_list else images})
+    return own
 
 
 def with_requested(arguments: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
@@ -46,6 +84,14 @@ def embedding_records(value: Any, folders: Sequence[Path]) -> list[dict[str, Any
 
 
 def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of images with each LoRA named by the hash of its file alone."""
+    """Arguments of images with each LoRA and each network of a control named by the hash of its file alone."""
     loras = [{name: each[name] for name in each if name != "file"} for each in arguments.get("loras") or ()]
-    return dict(arguments) | ({"loras": loras} if loras else {})
+    controls = [
+        {name: each[name] for name in each if name != "net" or "hash" not in each} for each in _controls(arguments)
+    ]
+    found = dict(arguments) | ({"loras": loras} if loras else {})
+    return found | ({"control": controls} if controls else {})
+
+
+def _controls(arguments: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return arguments.get("control") or ()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import ArgumentError, DrawError, NonFiniteError, OutOfMemoryError, SDXLError
-from ..images.png import encode_png
+from ..images.record import encode_png
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..pipeline.sources import read_sources

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, OutputError
-from ..images.png import PART, part_prefix, read_parameters, remedy, write_png
+from ..images.output import remedy, write_file
+from ..images.record import read_parameters
 from ..pipeline.defaults import NUMBER, earlier_defaults
 from ..runtime.precision import Precision, recorded_precision
+from ..weights.part import PART, part_prefix
 from .claims import Claims
 from .job import Batch, Job, WorkItem, gather
 from .journal import Journal
@@ -102,7 +104,7 @@ class JobFolder:
     def finish(self, batch: Batch, images: Sequence[bytes]) -> None:
         """Write the PNGs of a batch, then record its items."""
         for file, data in zip(batch.files, images, strict=True):
-            write_png(data, self.path / file)
+            write_file(data, self.path / file)
         self.journal.record(batch.items)
 
     def release(self, batch: Batch) -> None:

@@ -20,7 +20,7 @@ from ..pipeline.hires import read_hires
 from ..pipeline.request import SEEDS, SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, embedding_records, lora_records, with_requested
+from .content import by_content, control_of, control_records, embedding_records, lora_records, with_requested
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -165,7 +165,11 @@ def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]
 
 
 def read_job(
-    path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], lora_dir: str | Path | None = None
+    path: Path,
+    defaults: Mapping[str, Any],
+    model: Mapping[str, Any],
+    lora_dir: str | Path | None = None,
+    control_dir: str | Path | None = None,
 ) -> Job:
     """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
     `ArgumentError` if the file cannot be read.
@@ -174,7 +178,7 @@ def read_job(
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
-    return parse_job(text, path.parent, defaults, model, lora_dir)
+    return parse_job(text, path.parent, defaults, model, lora_dir, control_dir)
 
 
 def parse_job(
@@ -183,15 +187,19 @@ def parse_job(
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
+    control_dir: str | Path | None = None,
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
-    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`. Errors of lines go to `faults`.
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
+    in `control_dir`. Errors of lines go to `faults`.
     """
-    folders = [] if lora_dir is None else [Path(lora_dir)]
+    folders, nets = ([] if each is None else [Path(each)] for each in (lora_dir, control_dir))
     if defaults.get("loras"):
         defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
     if defaults.get("hires"):
         defaults = {**defaults, "hires": read_hires(defaults["hires"]).record()}
+    if defaults.get("control"):
+        defaults = {**defaults, "control": control_records(defaults["control"], Path(), nets)}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -202,7 +210,9 @@ def parse_job(
         if not line.strip():
             continue
         try:
-            new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
+            new = list(
+                _items(number, _arguments(line, defaults, root, folders, nets), f"{number:0{digits}}.png", first)
+            )
             new = [replace(item, arguments=with_requested(item.arguments, folders)) for item in new]
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
@@ -212,12 +222,15 @@ def parse_job(
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    content = [by_content(item.arguments)["loras"] for item in items if item.arguments.get("loras")]
+    contents = [by_content(item.arguments) for item in items]
+    content = [each[name] for each in contents for name in ("loras", "control") if each.get(name)]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
-def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
+def _arguments(
+    line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path], nets: Sequence[Path]
+) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -233,6 +246,8 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequ
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
     if data.get("loras") is not None:
         arguments["loras"] = lora_records(data["loras"], root, folders)
+    if data.get("control") is not None:
+        arguments["control"] = control_records(data["control"], root, nets)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -275,6 +290,7 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
         own |= {} if seeds is None else {"seed": [seeds[n]]}
         own |= {} if others is None else {"variation_seed": [others[n]]}
+        own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
         yield WorkItem(line, (file,), arguments | own, first if checked.varies else first + n)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError
-from ..images.png import remedy
+from ..images.output import remedy
 from .job import Job, WorkItem, gather
 
 _CHUNK = 1 << 20  # bytes

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, OutputError, brief
-from ..images.png import PART
+from ..images.output import write_file
 from ..pipeline.defaults import NUMBER
 from ..runtime.precision import Precision
 
@@ -73,15 +71,6 @@ def read_plan(path: Path) -> JobPlan:
 
 
 def write_plan(plan: JobPlan, path: Path) -> None:
-    """Write a plan atomically, with the permissions that the umask leaves. Raises `OSError`."""
+    """Write a plan atomically, with the permissions that the umask leaves. Raises `OutputError`."""
     data = {name: value for name, value in asdict(plan).items() if value is not None}
-    temporary = path.with_name(f"{path.name}{secrets.token_hex(4)}{PART}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(f"{json.dumps(data)}\n".encode(), path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import cast
 
 import torch
@@ -46,6 +47,27 @@ class Residuals:
 
 
 NO_RESIDUALS = Residuals()
+
+
+def total(residuals: Sequence[Residuals]) -> Residuals:
+    """The sum of what several controls add."""
+    if len(residuals) == 1:
+        return residuals[0]
+    skips = [each.skips for each in residuals if each.skips]
+    mids = [each.mid for each in residuals if each.mid is not None]
+    path: dict[int, list[Tensor]] = {}
+    for each in residuals:
+        for place, feature in each.path.items():
+            path.setdefault(place, []).append(feature)
+    return Residuals(
+        [_sum(same) for same in zip(*skips, strict=True)],
+        _sum(mids) if mids else None,
+        {place: _sum(features) for place, features in path.items()},
+    )
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
 
 
 class Embed(nn.Module):

@@ -29,6 +29,7 @@ _STEPS = (
     *_SIZES,
     "guidance_interval",
     "guider",
+    "control",
     "prompt_2",
     "emphasis",
     "clip_skip",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -27,6 +28,7 @@ from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
+from .steering import Steering
 from .variation import BatchNoise, varied
 
 
@@ -76,7 +78,8 @@ def _stage(
     """The steps of one expert."""
     expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
     options = {name: value for name, value in plan.settings.items() if name != "noise"}
-    with model.using(expert.unet, expert.text):
+    nets = [] if number else [model.nets.get(each.opened, model.placement) for each in plan.controls]
+    with model.using(expert.unet, expert.text, *nets):
         denoise = _denoiser(number, plan, model, start)
         steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)
         for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
@@ -99,11 +102,17 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
     inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
 
+    steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)
+
     @cache
-    def network(branches: tuple[str, ...]) -> Network:
+    def made(branches: tuple[str, ...], controls: tuple[int, ...]) -> Network:
         selected = perturb(conditioned.select(branches), is_perturbed, plan.perturbs)
+        selected = steering.steered(selected, controls)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
+
+    def network(branches: tuple[str, ...], sigma: float) -> Network:
+        return made(branches, steering.active(sigma))
 
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(

@@ -38,6 +38,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
             texts = request.texts(name)
             own[name] = None if texts is None else texts[i // request.num_images]
         own |= {name: each[i] for name, each in hashes.items()}
+        own["control"] = [each.record(i) for each in plan.controls] or None
         image: dict[str, Any] = {"version": f"sdxl {__version__}", "torch": torch.__version__}
         image["model"] = model | ({"embeddings": [each.record() for each in words]} if words else {})
         image["request"] = common | own

@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..errors import CheckpointError, SDXLWarning
@@ -19,7 +20,7 @@ class PendingHash:
     def __init__(self, path: str | os.PathLike[str], files: Sequence[str] = ()) -> None:
         self._path, self._files = path, tuple(files)
         self._value: str | None = None
-        self._thread = threading.Thread(target=self._compute, daemon=True)
+        self._thread = threading.Thread(target=self._compute_aside, daemon=True)
         self._thread.start()
 
     def _compute(self) -> None:
@@ -28,10 +29,14 @@ class PendingHash:
         except CheckpointError:  # the error of loading the file is the one to see
             self._value = ""
 
+    def _compute_aside(self) -> None:
+        with suppress(MemoryError):  # `result` computes it when there may be more memory
+            self._compute()
+
     def result(self) -> str:
         """The hash, when it is there; empty if the files cannot be read."""
         self._thread.join()
-        if self._value is None:  # the process was forked meanwhile, and a fork has no other threads
+        if self._value is None:  # memory ran out, or the process was forked: a fork has no other threads
             self._compute()
         return self._value or ""
 

@@ -5,7 +5,7 @@ Each pass is a plan of its own, so the second one knows what image to image know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -46,6 +46,12 @@ def make_passes(
         raise ArgumentError(f"in the second pass of hires {error}") from error
     refined = {name: getattr(second.request, name) for name in _OF_REFINERS}
     return replace(first, request=replace(first.request, hires=hires, **refined), second=second)
+
+
+def with_each(plan: Plan, change: Callable[[Plan], Plan]) -> Plan:
+    """A plan whose passes are changed."""
+    first, *second = map(change, plan.passes)
+    return replace(first, second=second[0] if second else None)
 
 
 def _plan(request: Request, info: ModelInfo, refiner: ModelInfo | None, families: Sequence[Family]) -> Plan:

@@ -24,9 +24,11 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
+from ..weights.keymap import UNET
 from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .call import Call, Callback
+from .controlling import Controls
 from .encoding import EncodedPrompt
 from .expert import Expert
 from .generators import read_generators
@@ -37,7 +39,7 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .passes import make_passes
+from .passes import make_passes, with_each
 from .plan import Plan
 from .prompts import reading_of
 from .request import Request
@@ -61,12 +63,14 @@ class Pipeline(DiffusersNames):
         source: dict[str, Any] | None = None,
         hashes: ModelHashes | None = None,
         adapters: Adapters | None = None,
+        controls: Controls | None = None,
     ) -> None:
         """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
-        `adapters` opens LoRAs for it.
+        `adapters` opens LoRAs for it, and `controls` the networks of control images.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
         self._adapters = adapters
+        self._controls = controls or Controls(residency.model.info.config.unet)
         self._loras: tuple[LoRA, ...] = ()
         self._embeddings: tuple[ActiveEmbedding, ...] = ()
         self._lock = Turns()  # one image at a time, whichever thread asks for it
@@ -87,6 +91,7 @@ class Pipeline(DiffusersNames):
         int8: bool = False,
         loras: Sequence[Any] = (),
         lora_dir: str | Path | None = None,
+        control_dir: str | Path | None = None,
         embeddings: Sequence[Any] | Mapping[str, Any] = (),
         embedding_dir: str | Path | None = None,
         trainable: bool = False,
@@ -112,9 +117,9 @@ class Pipeline(DiffusersNames):
         keeps them in memory, in float32 if no `dtype` is given.
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
-        `lora_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
-        known by their names. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
-        `SDXLError`.
+        `lora_dir`, and those of the networks of `control` in `control_dir`. `embeddings` are words with learned
+        vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. diffusers' names of equal
+        meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,
@@ -131,6 +136,7 @@ class Pipeline(DiffusersNames):
             device=device,
             loras=loras,
             lora_dir=lora_dir,
+            control_dir=control_dir,
             embeddings=embeddings,
             embedding_dir=embedding_dir,
             trainable=trainable,
@@ -150,7 +156,13 @@ class Pipeline(DiffusersNames):
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        pipe = cls(residency, request.record(variant), loader.hashes, adapters)
+        controls = Controls(
+            loader.checkpoints[0].info.config.unet,
+            loader.checkpoints[0].components[UNET],
+            [] if request.control_dir is None else [Path(request.control_dir)],
+            variant,
+        )
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters, controls)
         pipe._loras, pipe._embeddings = loras, embeddings
         with pipe._lock:
             residency.retry(lambda model: model.load())
@@ -389,6 +401,7 @@ class Pipeline(DiffusersNames):
         families = [] if self._adapters is None else self._adapters.families(loras)
         info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
         plan = make_passes(replace(request, loras=loras or None), info, refiner, families)
+        plan = with_each(plan, lambda each: replace(each, controls=self._controls.activate(each)))
         if self._adapters is None:
             return plan
         reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]

@@ -31,6 +31,7 @@ from ..sampling.settings import CUSTOM, Value, check_options
 from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
+from .controlling import ActiveControl
 from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
@@ -65,6 +66,7 @@ class Plan:
     embedded_scales: tuple[float, ...] = ()  # of each step, for a UNet that takes the guidance scale as an input
     settings: Mapping[str, Value] = field(default_factory=dict)  # of the sampler: all of its options
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
+    controls: tuple[ActiveControl, ...] = ()
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
     variation_seeds: tuple[int, ...] = ()  # of each image, if its noise is varied
     second: Plan | None = None  # of hires fix: image to image from the enlarged result of this one

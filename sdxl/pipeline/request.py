@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..adapters.control import Control, read_controls
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, brief
 from ..images.upscalers import UPSCALERS
@@ -115,6 +116,13 @@ class Request:
         metavar="FILE",
         repeated=True,
         flag="lora",
+    )
+    control: Sequence[Control | Mapping[str, Any]] | Control | None = option(
+        "NET=IMAGE[,scale=1][,start=0][,end=1][,type=canny][,preprocess=canny][,guess=true]: an image that steers by a "
+        "ControlNet or T2I-Adapter: a file, a folder, a name in --control-dir, or owner/name of the hub",
+        type=Control,
+        metavar="NET=IMAGE",
+        repeated=True,
     )
     preset: str | None = option(
         f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
@@ -237,6 +245,7 @@ class Request:
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
         plain |= {} if self.hires is None else {"hires": read_hires(self.hires)}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
+        plain |= {} if self.control is None else {"control": read_controls(self.control) or None}
         self._check_names()
         plain |= self._sampling()
         self._check_sources()

@@ -48,8 +48,9 @@ class Residency:
             try:
                 return self._check(plan)
             except OutOfMemoryError as error:
-                if self.model.graphs:  # whose memory is for the same work
-                    self.model.free()
+                idle = self.model.nets.others(each.opened for each in plan.controls)
+                if self.model.graphs or idle:  # graphs, whose memory is for the same work
+                    self.model.free(*idle)
                     continue
                 if not self.may_shrink or self.smaller is None:
                     raise
@@ -61,7 +62,9 @@ class Residency:
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
-        room, count, compiled = self.room() - to_load, len(plan.seeds), model.graphs is not None
+        count, compiled = len(plan.seeds), model.graphs is not None
+        wanted = [each.opened for each in plan.controls]
+        room = self.room() - to_load - model.nets.missing_bytes(wanted, model.placement)
         for each in plan.passes:
             branches = len(each.guider.names)
             check_memory(each.size, count, branches, configs, model.placement, room, self.smaller, compiled)
@@ -220,7 +223,7 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        self.loader, self.model = loader, new
+        self.loader, self.model = loader, replace(new, nets=old.nets) if keep else new
         if old.graphs is not None and offload != "block":
             self.compile()
 

@@ -10,19 +10,22 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..images.image import fingerprint, open_latents, open_sources
+from .control_images import ControlImages, open_controls
 from .request import SOURCES, Request, spread
 
 
 @dataclass(frozen=True)
 class Sources:
     """`images` are RGB, `masks` grey (mode L): one for all prompts, or one for each. `image_latents` are scaled latents
-    (B, 4, h, w) in place of images, `start_noise` is noise of variance 1.
+    (B, 4, h, w) in place of images, `start_noise` is noise of variance 1. `controls` are the images of
+    the controls.
     """
 
     images: tuple[Image, ...] | None = None
     image_latents: Tensor | None = None
     masks: tuple[Image, ...] | None = None
     start_noise: Tensor | None = None
+    controls: tuple[ControlImages, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Request` that give these sources, so that their files are not opened again."""
@@ -39,8 +42,9 @@ class Sources:
 def read_sources(request: Request) -> Sources:
     """Open what a request starts from. Raises `ArgumentError`."""
     noise = None if request.latents is None else open_latents(request.latents, "latents")
+    controls = open_controls(request)
     if request.image is None:
-        return Sources(start_noise=noise)
+        return Sources(start_noise=noise, controls=controls)
     count = len(request.prompts)
     image = open_sources(request.image, "image", count)
     masks = None if request.mask is None else open_sources(request.mask, "mask", count)
@@ -52,7 +56,7 @@ def read_sources(request: Request) -> Sources:
         )
     if images is not None and masks is not None:
         _check_sizes(images, masks)
-    return Sources(images, latents, masks, noise)
+    return Sources(images, latents, masks, noise, controls=controls)
 
 
 def _check_sizes(images: tuple[Image, ...], masks: tuple[Image, ...]) -> None:

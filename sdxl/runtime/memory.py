@@ -148,12 +148,18 @@ def check_memory(
     )
 
 
+_OUT_OF_MEMORY = (
+    *("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED"),
+    *("could not create a primitive", "could not create a memory"),  # oneDNN's words for it
+    "can't start new thread",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether that is what torch means, which has many words for it; not of what was said in one sentence already."""
     if isinstance(error, SDXLError):
         return False
-    words = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def trim() -> None:

@@ -22,8 +22,9 @@ class Network(Protocol):
     def __call__(self, x: Tensor, t: float) -> Tensor: ...
 
 
-Networks = Callable[[tuple[str, ...]], Network]
-"""The network of some guidance branches: its batch holds the rows of each branch, one branch after the other."""
+Networks = Callable[[tuple[str, ...], float], Network]
+"""The network of some guidance branches at a noise level: its batch holds the rows of each branch, one branch after the
+other."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class NetworkDenoiser:
         scaled, t = (point.x * point.scale).to(self.dtype), self.schedule.timestep(point.sigma)
         branches = self.guider.branches(point.sigma)
         batch = torch.cat([scaled] * len(branches)) if len(branches) > 1 else scaled
-        outputs = self.networks(branches)(batch, t).to(point.x.dtype).chunk(len(branches))
+        outputs = self.networks(branches, point.sigma)(batch, t).to(point.x.dtype).chunk(len(branches))
         return dict(zip(branches, outputs, strict=True))
 
 

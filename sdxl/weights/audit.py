@@ -9,15 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import naming
+from ..errors import CheckpointError, naming
+from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
 from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, read_checkpoint
-from .component import Component, Findings, find_superfluous
+from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
+from .control import NAME, read_controlnet, read_files, read_t2i_adapter
+from .control_kinds import CONTROL_LORA, T2I_ADAPTER, is_control, kind_of, refusal
 from .info import ModelInfo
 from .recognise import recognise
 
@@ -56,7 +59,46 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     `CheckpointError`.
     """
     path = hub.on_disk(path)
+    if (network := _control(path, variant)) is not None:
+        return network
     return _inspect_folder(path, variant) if os.path.isdir(path) else _inspect_file(TensorFile(path))
+
+
+def _control(path: Path, variant: str | None) -> Report | None:
+    """The report of a network for control images; None for any other file or folder."""
+    if os.path.isdir(path) and (os.path.isfile(path / "model_index.json") or not os.path.isfile(path / "config.json")):
+        return None
+    weights, data = read_files(path, variant) if os.path.isdir(path) else (Weights([TensorFile(path)]), {})
+    if not is_control(weights):
+        return None
+    if (found := refusal(weights)) is not None:
+        return Report(path, found[0], {"all": _count(weights, weights)})
+    kind = kind_of(weights)
+    if kind == CONTROL_LORA:
+        return Report(path, f"{kind} of SDXL, rank {_rank(weights)}", {"all": _count(weights, weights)})
+    with naming(path):
+        try:
+            read = read_t2i_adapter(weights, data) if kind == T2I_ADAPTER else read_controlnet(weights, data, BASE.unet)
+        except (KeyError, IndexError, ValueError) as error:
+            raise CheckpointError(f"the {kind} is incomplete ({error}); download it again") from error
+    return _report(path, f"{kind} of SDXL, {_size(read.config)}", {NAME: read})
+
+
+def _rank(weights: Weights) -> str:
+    """The ranks of a Control-LoRA's factors."""
+    ranks = {weights[key][1] for key in weights if key.endswith(".up") and len(weights[key]) > 1}
+    return " to ".join(map(str, sorted({min(ranks), max(ranks)}))) if ranks else "unknown"
+
+
+def _size(config: Config) -> str:
+    """What tells networks of one kind apart."""
+    if isinstance(config, T2IAdapterConfig):
+        return f"{config.image_channels} channel{'s' * (config.image_channels > 1)}"
+    assert isinstance(config, ControlNetConfig)
+    if config.types:
+        return f"{config.types} types"
+    depths = {depth for level in config.trunk.down for depth in level}
+    return "small" if depths == {None} else "mid" if 0 in depths else "full"
 
 
 def _inspect_file(file: TensorFile) -> Report:

@@ -117,7 +117,8 @@ def _hashes() -> dict[Hashed, str]:
             if identity != _contents.identity or state.st_size < _contents.end:
                 _contents = _Contents(identity)
             file.seek(_contents.end)
-            data = file.read(_MOST_BYTES)
+            # not `_MOST_BYTES` themselves: a read takes memory for all that it asks for
+            data = file.read(min(state.st_size - _contents.end, _MOST_BYTES))
         whole = data[: data.rfind(b"\n") + 1]
         _contents.end += len(whole)
         for line in whole.splitlines():

@@ -18,12 +18,13 @@ from .ops import FUSED, Op
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter under its three names."""
+    """One parameter under its three names. `folder_op` is the difference of `folder`, where there is one."""
 
     ours: str
     single: str
     folder: str
     op: Op = Op.SAME
+    folder_op: Op = Op.SAME
 
 
 Leaves = tuple[tuple[str, str, str], ...]
@@ -108,6 +109,12 @@ def _transformer(ours: str, single: str, folder: str, depth: int) -> Iterator[Ro
 
 def unet_rows(config: UNetConfig) -> Iterator[Row]:
     """The UNet: 1,680 parameters (base), 1,220 (refiner)."""
+    yield from contracting_rows(config)
+    yield from _expanding_rows(config)
+
+
+def contracting_rows(config: UNetConfig) -> Iterator[Row]:
+    """The contracting half of a UNet, with the middle block and the embeddings."""
     yield from _module("time_embed.fc1", "time_embed.0", "time_embedding.linear_1")
     yield from _module("time_embed.fc2", "time_embed.2", "time_embedding.linear_2")
     if config.guidance_dim is not None:
@@ -138,7 +145,10 @@ def unet_rows(config: UNetConfig) -> Iterator[Row]:
     if config.mid is not None and config.mid >= 0:
         yield from _transformer("mid.attn.0", "middle_block.1", "mid_block.attentions.0", config.mid)
         yield from _modules("mid.res.1", "middle_block.2", "mid_block.resnets.1", _UNET_RES)
-    index = 0
+
+
+def _expanding_rows(config: UNetConfig) -> Iterator[Row]:
+    index, last = 0, len(config.channels) - 1
     for i, level in enumerate(config.up_blocks()):
         for j, block in enumerate(level):
             ours, folder = (

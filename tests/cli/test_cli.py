@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import sdxl
 from sdxl.cli.main import main
-from sdxl.images.png import parameters_text
+from sdxl.images.a1111 import parameters_text
 from sdxl.pipeline.model_request import DEFAULT_MODEL
 
 

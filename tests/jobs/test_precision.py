@@ -16,7 +16,7 @@ from PIL import Image
 import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import ArgumentError, SDXLWarning
-from sdxl.images.png import save_png
+from sdxl.images.record import save_png
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import parse_job
 from sdxl.jobs.plan import JobPlan, read_plan, write_plan

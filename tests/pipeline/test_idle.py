@@ -128,6 +128,7 @@ def test_every_argument_has_a_value() -> None:
     assert VALUES.keys() == {each.name for each in fields(sdxl.Request)} - {
         "num_images",
         "loras",
+        "control",
         "prompt_syntax",
         "long_prompt",
     }

@@ -17,7 +17,8 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli.main import main
-from sdxl.images.png import parameters_text, read_parameters
+from sdxl.images.a1111 import parameters_text
+from sdxl.images.record import read_parameters
 from sdxl.pipeline.model_hashes import PendingHash
 from sdxl.weights import file_hash, hashes
 from sdxl.weights.hashes import model_hash
@@ -187,3 +188,19 @@ def test_a_hash_that_a_fork_interrupts(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
     monkeypatch.setattr(threading.Thread, "join", lambda thread: None)
     assert PendingHash(tmp_path / "m.safetensors").result() == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_thread_without_memory_leaves_the_hash_to_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"a")
+    left = [MemoryError()]
+
+    def hash_of(*given: Any) -> str:
+        if left:
+            raise left.pop()
+        return "f" * 64
+
+    monkeypatch.setattr("sdxl.pipeline.model_hashes.model_hash", hash_of)
+    assert PendingHash(tmp_path).result() == "f" * 64
+    assert capfd.readouterr().err == ""

@@ -139,7 +139,7 @@ def test_outside_the_mask_every_byte_is_the_sources(
     inpainting_pipe: sdxl.Pipeline,
     tmp_path: Path,
 ) -> None:
-    from sdxl.images.png import save_png
+    from sdxl.images.record import save_png
 
     pipe = tiny_pipe if channels == 4 else inpainting_pipe
     source, mask = picture(*size), box_mask((13, 21, 42, 50), *size)

@@ -113,6 +113,7 @@ WORDS = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     MemoryError(),
+    RuntimeError("could not create a primitive"),
 ]
 
 
@@ -128,7 +129,7 @@ def fail_first(method: Callable[..., Any], times: int, error: Exception) -> Call
     return failing
 
 
-@pytest.mark.parametrize("error", WORDS, ids=["CPU", "CUDA", "Python"])
+@pytest.mark.parametrize("error", WORDS, ids=["CPU", "CUDA", "Python", "oneDNN"])
 def test_auto_goes_on_with_less(error: Exception, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = load(tiny_folder, offload="block")("cat", output="tensor", **QUICK).images
     pipe = load(tiny_folder, offload="auto")
@@ -140,7 +141,7 @@ def test_auto_goes_on_with_less(error: Exception, tiny_folder: Path, monkeypatch
     assert torch.equal(result.images, expected)
 
 
-@pytest.mark.parametrize("error", WORDS, ids=["CPU", "CUDA", "Python"])
+@pytest.mark.parametrize("error", WORDS, ids=["CPU", "CUDA", "Python", "oneDNN"])
 def test_a_vae_without_room_for_the_whole_works_in_strips(
     error: Exception, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -267,3 +268,14 @@ def test_a_folder_is_found_by_its_hash(tmp_path: Path) -> None:
 def test_names_are_looked_up_without_torch() -> None:
     code = "import sys, sdxl.weights.library, sdxl.weights.hashes; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_the_cache_takes_memory_for_what_it_holds() -> None:
+    hash_cache.remember(hash_cache.Hashed("file", "/a", (), 1, 1), "0" * 64)
+    hash_cache.find_paths("1" * 64)
+    tracemalloc.start()
+    hash_cache.remember(hash_cache.Hashed("file", "/b", (), 1, 1), "0" * 64)
+    hash_cache.find_paths("1" * 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000

@@ -1,0 +1,262 @@
+"""Our own skin, `/api/*`, and the routes of operation: `/health`, `/ready`, `/metrics`. The page uses these."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ..errors import ArgumentError, brief
+from ..sampling.presets import PRESETS
+from ..sampling.samplers import SAMPLERS
+from ..sampling.schedules import SCHEDULES
+from ..version import __version__
+from .body import is_form, parse_json, read_form, read_json
+from .events import HEADERS, events
+from .job import Job
+from .openapi import ENDPOINTS, describe
+from .problems import refuse
+from .refusals import UnknownError
+from .service import Service
+from .skin import Skin
+from .uploads import Upload, from_base64
+from .views import job_view
+
+_NO_STORE = {"Cache-Control": "no-store"}
+_OWN = ("batches", "model", "session")  # what a job has beside the fields of Request
+_IMAGES = ("image", "mask")
+_SESSION = re.compile(r"[\w-]{1,64}")
+_FILE = re.compile(r"([\w-]+)-(\d{1,4})\.png")
+Answer = Callable[[Service, Request], Awaitable[Response]]
+
+
+def skin(service: Service) -> Skin:
+    """The routes of `openapi.ENDPOINTS`."""
+    routes = [
+        Route(each.path, partial(_CALLS[each.name], service), methods=[each.method], name=each.name)
+        for each in ENDPOINTS
+    ]
+    return Skin("/api/", routes)
+
+
+# ---- operation
+
+
+async def _health(service: Service, request: Request) -> Response:
+    return _json({"status": "ok"})
+
+
+async def _ready(service: Service, request: Request) -> Response:
+    engine = service.engine
+    status = "closing" if engine.is_closing else "ready" if engine.is_ready else "loading"
+    return _json({"status": status}, 200 if engine.is_ready else 503)
+
+
+async def _metrics(service: Service, request: Request) -> Response:
+    engine = service.engine
+    text = engine.metrics.text(len(engine.waiting), len(engine.running), engine.is_ready)
+    return Response(text, media_type="text/plain; version=0.0.4", headers=_NO_STORE)
+
+
+# ---- jobs
+
+
+async def _create(service: Service, request: Request) -> Response:
+    given = await _read_job(service, request)
+    own = {name: given.pop(name) for name in _OWN if given.get(name) is not None}
+    for name in ("model", "session"):
+        if not isinstance(own.get(name, ""), str):
+            raise ArgumentError(f"{name} is {brief(own[name])}; expected a text")
+    if "session" in own:
+        _check_session(own["session"])
+    return _started(service.engine.submit(service.make_work(given, **own)))
+
+
+def _started(job: Job) -> Response:
+    return _json(job_view(job), 202, {"Location": f"/api/jobs/{job.id}"})
+
+
+async def _read_job(service: Service, request: Request) -> dict[str, Any]:
+    """The arguments, from an object of JSON with images in base64, or from a form with one and files."""
+    if is_form(request):
+        form = await read_form(request, service.settings.max_body)
+        if unknown := [name for name in (*form.texts, *form.files) if name not in ("request", *_IMAGES)]:
+            raise refuse(400, f"the form has {brief(unknown[0])}; expected request, image and mask")
+        given = parse_json(form.text("request") or "{}")
+        sent: Mapping[str, list[Any]] = {name: form.files.get(name, []) for name in _IMAGES}
+    else:
+        given = await read_json(request)
+        sent = {name: _decoded(given.pop(name, None), name) for name in _IMAGES}
+    uploads = {name: [await service.upload(data, name) for data in values] for name, values in sent.items() if values}
+    return {**given, **uploads}
+
+
+def _decoded(value: Any, name: str) -> list[bytes]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [from_base64(each, name) for each in values]
+
+
+async def _list(service: Service, request: Request) -> Response:
+    session = request.query_params.get("session")
+    if session is not None:
+        _check_session(session)
+    return _json({"jobs": [job_view(job) for job in service.engine.jobs(session)]})
+
+
+async def _get(service: Service, request: Request) -> Response:
+    return _json(job_view(_job(service, request)))
+
+
+async def _cancel(service: Service, request: Request) -> Response:
+    options = await read_json(request, is_optional=True)
+    keep_guess = options.get("keep_guess", False)
+    if not isinstance(keep_guess, bool):
+        raise refuse(400, f"keep_guess is {brief(keep_guess)}; expected true or false")
+    return _json(job_view(service.engine.cancel(_job(service, request).id, keep_guess)))
+
+
+async def _skip(service: Service, request: Request) -> Response:
+    return _json(job_view(service.engine.skip(_job(service, request).id)))
+
+
+async def _events(service: Service, request: Request) -> Response:
+    return StreamingResponse(events(_job(service, request)), media_type="text/event-stream", headers=HEADERS)
+
+
+async def _file(service: Service, request: Request) -> Response:
+    name = _FILE.fullmatch(request.path_params["name"])
+    images = service.engine.get(name[1]).state.images if name else ()
+    image = next((each for each in images if each.name == request.path_params["name"]), None)
+    if image is None:
+        raise UnknownError("there is no image of this name; it is forgotten, or never was")
+    headers = {"Content-Disposition": f'inline; filename="{image.name}"', "Cache-Control": "private, max-age=3600"}
+    return Response(image.png, media_type="image/png", headers=headers)
+
+
+def _job(service: Service, request: Request) -> Job:
+    return service.engine.get(request.path_params["id"])
+
+
+def _check_session(session: str) -> None:
+    if not _SESSION.fullmatch(session):
+        raise ArgumentError(f"session is {brief(session)}; expected 1 to 64 letters, digits, - and _")
+
+
+# ---- what can be named
+
+
+async def _models(service: Service, request: Request) -> Response:
+    loaded = service.engine.loaded
+    models = [
+        {"name": name, "is_default": name == service.model, "is_loaded": name in loaded}
+        for name in service.catalog.models
+    ]
+    return _json({"models": models})
+
+
+async def _switch(service: Service, request: Request) -> Response:
+    given = await read_json(request)
+    if not isinstance(given.get("model"), str):
+        raise ArgumentError(f"model is {brief(given.get('model'))}; expected a name")
+    return _started(service.switch(given["model"]))
+
+
+async def _loras(service: Service, request: Request) -> Response:
+    loras = await asyncio.to_thread(service.catalog.loras)
+    return _json({"loras": [{"name": name, "file": path.name} for name, path in loras.items()]})
+
+
+async def _embeddings(service: Service, request: Request) -> Response:
+    embeddings = await asyncio.to_thread(service.catalog.embeddings)
+    return _json({"embeddings": [{"name": name, "file": path.name} for name, path in embeddings.items()]})
+
+
+async def _samplers(service: Service, request: Request) -> Response:
+    samplers = [{"name": name, "a1111": each.a1111, "options": dict(each.options)} for name, each in SAMPLERS.items()]
+    schedules = [{"name": name, "a1111": each.a1111} for name, each in SCHEDULES.items()]
+    return _json({"samplers": samplers, "schedules": schedules, "presets": list(PRESETS)})
+
+
+async def _server(service: Service, request: Request) -> Response:
+    settings = service.settings
+    names = ("queue", "max_pixels", "max_steps", "max_images", "max_body")
+    limits = {name: getattr(settings, name) for name in names} | {"letters": settings.letters}
+    counts = {"waiting": len(service.engine.waiting), "running": len(service.engine.running)}
+    return _json({"version": __version__, "is_ready": service.engine.is_ready, "limits": limits, **counts})
+
+
+async def _parameters(service: Service, request: Request) -> Response:
+    if is_form(request):
+        files = (await read_form(request, service.settings.max_body)).files.get("image", [])
+    else:
+        files = _decoded((await read_json(request)).get("image"), "image")
+    if len(files) != 1:
+        raise ArgumentError(f"image is given {len(files)} times; expected one image file")
+    upload = await service.upload(files[0], "image")
+    recorded = await asyncio.to_thread(_recorded, upload)
+    try:
+        return _json(service.catalog.public(recorded))
+    except (TypeError, ValueError, LookupError, RecursionError) as error:
+        raise ArgumentError("image has damaged parameters; give another image of sdxl") from error
+
+
+def _recorded(upload: Upload) -> dict[str, Any]:
+    """The parameters in an image, which are read from a file."""
+    from ..images.record import read_parameters
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image"
+        path.write_bytes(upload.data)
+        try:
+            return read_parameters(path)
+        except ArgumentError as error:
+            advice = str(error).replace(str(path), "the file")
+            raise ArgumentError(f"image: {advice}") from error
+
+
+async def _openapi(service: Service, request: Request) -> Response:
+    return _json(describe())
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(_finite(value), status, {**_NO_STORE, **(headers or {})})
+
+
+def _finite(value: Any) -> Any:
+    """A value with null in place of infinities and NaN, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_CALLS: Mapping[str, Answer] = {
+    "health": _health,
+    "ready": _ready,
+    "metrics": _metrics,
+    "create_job": _create,
+    "list_jobs": _list,
+    "get_job": _get,
+    "cancel_job": _cancel,
+    "skip_batch": _skip,
+    "job_events": _events,
+    "get_file": _file,
+    "list_models": _models,
+    "switch_model": _switch,
+    "list_loras": _loras,
+    "list_embeddings": _embeddings,
+    "list_samplers": _samplers,
+    "server": _server,
+    "read_parameters": _parameters,
+    "openapi": _openapi,
+}

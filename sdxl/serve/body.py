@@ -1,0 +1,82 @@
+"""The bodies of requests: JSON, or a form with files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from .problems import refuse
+
+_MOST_VALUES = 200_000  # brackets, braces and commas, which bound the memory of what JSON becomes
+_MOST_PARTS = 64
+
+
+async def read_json(request: Request, is_optional: bool = False) -> dict[str, Any]:
+    """An object; an empty one for an empty body that is optional. Raises `RefusedError`."""
+    data = await request.body()
+    if not data.strip() and is_optional:
+        return {}
+    if _kind(request) != "application/json":
+        raise refuse(415, "the body is no application/json; set the Content-Type, and send an object of JSON")
+    return parse_json(data)
+
+
+def parse_json(data: bytes | str) -> dict[str, Any]:
+    """An object of JSON without NaN and infinities. Raises `RefusedError`."""
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if sum(map(raw.count, (b"[", b"{", b","))) > _MOST_VALUES:
+        raise refuse(400, f"the JSON has more than {_MOST_VALUES} values; send fewer")
+    try:
+        value = json.loads(raw, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise refuse(400, "the body is no valid JSON; expected an object, with finite numbers") from error
+    if not isinstance(value, dict):
+        raise refuse(400, 'the body is no object of JSON; expected one such as {"prompt": "a red circle"}')
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The texts and the files of a form, each name with all its values in their order."""
+
+    texts: dict[str, list[str]]
+    files: dict[str, list[bytes]]
+
+    def text(self, name: str) -> str | None:
+        """The last text of a name."""
+        return self.texts[name][-1] if name in self.texts else None
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body is a multipart form."""
+    return _kind(request) == "multipart/form-data"
+
+
+async def read_form(request: Request, most_bytes: int) -> Form:
+    """A multipart form. Raises `RefusedError`."""
+    texts: dict[str, list[str]] = {}
+    files: dict[str, list[bytes]] = {}
+    try:
+        async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=most_bytes) as form:
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    files.setdefault(name, []).append(await value.read())
+                else:
+                    texts.setdefault(name, []).append(value)
+    except (MultiPartException, HTTPException, ValueError, KeyError) as error:
+        raise refuse(400, "the body is no valid multipart form; send it as a browser or curl -F does") from error
+    return Form(texts, files)
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

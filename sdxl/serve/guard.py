@@ -1,0 +1,170 @@
+"""What every request passes: an id, access, the bounds of its body, and errors as answers; one line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import SDXLError
+from .access import check_access, is_allowed_origin, is_own_host
+from .catalog import Catalog
+from .metrics import Metrics
+from .problems import Problem, problem_of, refuse, type_of
+from .refusals import TooLargeError
+from .settings import MIB, Settings
+
+OPEN = ("/health",)
+"""The routes that need no log-in."""
+_LOG = logging.getLogger("sdxl.serve.requests")
+_GONE = 499  # nginx's status for a client that has gone away
+_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_MESSAGES = {
+    404: "there is no such address here; /api/openapi.json lists those of our own",
+    405: "this address takes no such method; the header Allow lists those that it takes",
+}
+ErrorBody = Callable[[Problem], Mapping[str, Any]]
+
+
+def error_body(problem: Problem) -> Mapping[str, Any]:
+    """The shape of errors of our own routes."""
+    return {"error": {"type": problem.type, "message": problem.message, "argument": problem.argument}}
+
+
+class Guard:
+    """An ASGI application around another one. `bodies` are the shapes of errors by the beginnings of paths."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        catalog: Catalog,
+        metrics: Metrics,
+        bodies: Sequence[tuple[str, ErrorBody]],
+    ) -> None:
+        self._app, self._settings, self._catalog, self._metrics, self._bodies = app, settings, catalog, metrics, bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = _Exchange(scope, send, self._settings)
+        try:
+            response = self._before(scope, exchange)
+            if response is None:
+                body = _Body(scope, receive, self._settings)
+                await self._app({**scope, "app": self}, body.receive, exchange.send)
+            else:
+                await response(scope, receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = exchange.status or _GONE
+        except Exception as error:
+            await self._answer(error, scope, receive, exchange)
+        finally:
+            self._metrics.add_request(exchange.status or _GONE)
+            exchange.log()
+
+    def _before(self, scope: Scope, exchange: _Exchange) -> Response | None:
+        """The answer to a request that goes no further, if it does not. Raises `RefusedError`."""
+        headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
+        asks = method == "OPTIONS" and "access-control-request-method" in headers
+        if asks and is_own_host(headers.get("host", ""), self._settings) and exchange.origin is not None:
+            return Response(status_code=204, headers=_PREFLIGHT)
+        if path in OPEN:
+            return None
+        check_access(headers, self._settings)
+        return None
+
+    async def _answer(self, error: Exception, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        problem = self._problem(error, exchange.id)
+        if exchange.status is None:
+            shape = next((body for prefix, body in self._bodies if scope["path"].startswith(prefix)), error_body)
+            headers = {**problem.headers, "Cache-Control": "no-store"}
+            await JSONResponse(dict(shape(problem)), problem.status, headers)(scope, receive, exchange.send)
+
+    def _problem(self, error: Exception, id: str) -> Problem:
+        if isinstance(error, HTTPException):
+            message = _MESSAGES.get(error.status_code, error.detail)
+            return Problem(error.status_code, type_of(error.status_code), message, None, error.headers or {})
+        if isinstance(error, SDXLError):
+            problem = problem_of(error)
+            message = self._catalog.message(problem.message)
+            return Problem(problem.status, problem.type, message, problem.argument, problem.headers)
+        _LOG.error("request %s failed", id, exc_info=error)
+        return Problem(500, "InternalError", f"an unexpected error; the log of the service has it under request {id}")
+
+
+_PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST, DELETE",
+    "access-control-allow-headers": "authorization, content-type, x-api-key",
+    "access-control-max-age": "600",
+}
+
+
+class _Exchange:
+    """One request and its answer: what is added to its headers, and what the log says of it."""
+
+    def __init__(self, scope: Scope, send: Send, settings: Settings) -> None:
+        self.id, self._began = secrets.token_hex(6), time.perf_counter()
+        self.status: int | None = None
+        self._scope, self._send = scope, send
+        origin = Headers(scope=scope).get("origin")
+        self.origin = origin if origin is not None and is_allowed_origin(origin, settings) else None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            if self.origin is not None:
+                headers["access-control-allow-origin"] = self.origin
+                headers["access-control-expose-headers"] = "x-request-id, retry-after"
+                headers.add_vary_header("origin")
+        await self._send(message)
+
+    def log(self) -> None:
+        """One line, in which nothing that the client sent can begin another one."""
+        path, method = quote(self._scope["path"], safe="/"), quote(self._scope["method"])
+        client = (self._scope.get("client") or ("-",))[0]
+        took = 1000 * (time.perf_counter() - self._began)
+        _LOG.info("%s %s %s %s %s %.0f ms", self.id, client, method, path[:200], self.status or _GONE, took)
+
+
+class _Body:
+    """The body of a request, of bounded size and time whatever its headers say."""
+
+    def __init__(self, scope: Scope, receive: Receive, settings: Settings) -> None:
+        self._receive, self._most, self._seconds = receive, settings.max_body, settings.body_seconds
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > self._most:
+            raise self._too_large()
+        self._size, self._deadline, self._is_complete = 0, time.monotonic() + self._seconds, False
+
+    async def receive(self) -> Message:
+        if self._is_complete:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0, self._deadline - time.monotonic()))
+        except asyncio.TimeoutError as error:
+            self._is_complete = True
+            raise refuse(408, f"the body did not arrive within {self._seconds:.0f} s; send it faster") from error
+        self._size += len(message.get("body", b""))
+        self._is_complete = not message.get("more_body", False)
+        if self._size > self._most:
+            self._is_complete = True
+            raise self._too_large()
+        return message
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"the body is larger than {self._most / MIB:g} MiB; send smaller images")

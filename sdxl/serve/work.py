@@ -1,0 +1,184 @@
+"""What a job is to generate: the arguments of a client, checked by `Request` and by the limits of the service.
+
+Each field of `Request` is read by what it holds. A field that may name a file is refused unless it is in `_READERS`,
+which turn names and uploads into what the field takes: no client opens a path of this machine.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.lora import read_lora
+from ..errors import ArgumentError, brief
+from ..pipeline.aliases import advice
+from ..pipeline.request import TEXTS, Request
+from .catalog import Catalog
+from .settings import Settings
+from .uploads import Upload
+
+if TYPE_CHECKING:
+    from ..pipeline.plan import Plan
+
+_PLAIN = (str, int, float, dict)  # types of fields that name no file
+_SHOWN = 100_000  # characters of texts that a job shows again
+
+
+@dataclass(frozen=True)
+class Work:
+    """`batches` are the arguments of a call each, one after the other; none of them: the model is loaded, no more.
+    `model` is its name in the catalog. `origin` is the skin that asks, `given` what a client can send to ask again.
+    """
+
+    batches: tuple[Mapping[str, Any], ...]
+    model: str
+    origin: str = "api"
+    session: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """The memory of its uploads, which the batches share."""
+        first = self.batches[0].values() if self.batches else ()
+        return sum(len(each.data) for value in first for each in _listed(value) if isinstance(each, Upload))
+
+
+def make_work(
+    given: Mapping[str, Any],
+    settings: Settings,
+    catalog: Catalog,
+    model: str,
+    batches: int = 1,
+    origin: str = "api",
+    session: str | None = None,
+) -> Work:
+    """The work of the fields of `Request` that are given, `batches` times with the next seeds. Images are `Upload`s.
+    Raises `ArgumentError` and `UnknownError`.
+    """
+    arguments = _arguments(given, catalog)
+    _check_texts(arguments, settings.letters)
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+        raise ArgumentError(f"batches is {brief(batches)}; expected a whole number of at least 1")
+    request = Request(**arguments)
+    if request.count * batches > settings.max_images:
+        raise ArgumentError(
+            f"num_images is {request.num_images} for {len(request.prompts)} prompts and {batches} batches; this "
+            f"service generates at most {settings.max_images} images in a job, ask again for more"
+        )
+    check_limits(request.steps, request.levels, request.height, request.width, settings)
+    return Work(
+        tuple(_batches(arguments, request, batches)),
+        catalog.model(model),
+        origin,
+        session,
+        _shown(given) | ({"batches": batches} if batches > 1 else {}),
+    )
+
+
+def check_limits(
+    steps: int | None, levels: Sequence[float] | None, height: int | None, width: int | None, settings: Settings
+) -> None:
+    """Raise `ArgumentError` for more steps or pixels than the service generates."""
+    count = max(steps or 0, len(levels or ()) - 1)
+    if count > settings.max_steps:
+        raise ArgumentError(f"steps is {count}; this service takes at most {settings.max_steps}")
+    if (height or 1) * (width or 1) > settings.max_pixels:
+        raise ArgumentError(
+            f"width is {width or '?'} and height is {height or '?'}; this service generates at most "
+            f"{settings.max_pixels} pixels, give smaller ones"
+        )
+
+
+def check_plan(plan: Plan, settings: Settings) -> None:
+    """The same for what the model's defaults and the images of a request make of it."""
+    check_limits(plan.request.steps, plan.sigmas, *plan.size, settings)
+    for canvas in plan.canvases:
+        check_limits(None, None, *canvas.result_size, settings)
+
+
+def opened(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a batch with its uploads opened."""
+    return {
+        name: [each.open() for each in value] if isinstance(value, list) and isinstance(value[0], Upload) else value
+        for name, value in arguments.items()
+    }
+
+
+def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    known = {each.name: each for each in fields(Request)}
+    arguments = {}
+    for name, value in given.items():
+        if name not in known:
+            raise ArgumentError(f"{name} is not an argument; {advice(name, _taken())}")
+        if value is None:
+            continue
+        if name in _READERS:
+            arguments[name] = _READERS[name](name, value, catalog)
+        elif name in _taken():
+            arguments[name] = value
+        else:
+            raise ArgumentError(f"{name} names a file, which this service does not take from clients; leave it out")
+    if "prompt" not in arguments:
+        raise ArgumentError("prompt is missing; give a text")
+    return arguments
+
+
+def _taken() -> list[str]:
+    """The fields that clients can give."""
+    return [each.name for each in fields(Request) if each.name in _READERS or _is_plain(each.metadata["option"].type)]
+
+
+def _is_plain(kind: type) -> bool:
+    return kind in _PLAIN
+
+
+def _uploads(name: str, value: Any, catalog: Catalog) -> list[Upload]:
+    uploads = _listed(value)
+    if not uploads or not all(isinstance(each, Upload) for each in uploads):
+        raise ArgumentError(f"{name} is {brief(value)}; expected an image file")
+    return uploads
+
+
+def _loras(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise ArgumentError(f"{name} is {brief(value)}; expected a list such as [{{'file': 'style', 'weight': 0.8}}]")
+    loras = [read_lora(each) for each in value]
+    return [{**lora.record(), "file": str(catalog.lora(str(lora.file)))} for lora in loras]
+
+
+_READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {"image": _uploads, "mask": _uploads, "loras": _loras}
+
+
+def _check_texts(arguments: Mapping[str, Any], most: int) -> None:
+    for name in TEXTS:
+        texts = [each for each in _listed(arguments.get(name)) if isinstance(each, str)]
+        if (length := sum(map(len, texts))) > most:
+            raise ArgumentError(f"{name} has {length} characters; this service reads at most {most}, shorten it")
+
+
+def _batches(arguments: Mapping[str, Any], request: Request, count: int) -> list[dict[str, Any]]:
+    """The arguments of each batch, with its seeds."""
+    if isinstance(request.seed, list):
+        if count > 1:
+            raise ArgumentError(f"seed is a list, and there are {count} batches; give one seed, the next ones follow")
+        return [dict(arguments)]
+    seed = request.seed if isinstance(request.seed, int) else secrets.randbelow(2**32)
+    batches = [{**arguments, "seed": seed + number * request.count} for number in range(count)]
+    Request(**batches[-1])  # the last seed is in the range too
+    return batches
+
+
+def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without images."""
+    shown = {name: value for name, value in given.items() if value is not None and not _has_upload(value)}
+    return shown if sum(len(str(each)) for each in shown.values()) <= _SHOWN else {}
+
+
+def _has_upload(value: Any) -> bool:
+    return any(isinstance(each, Upload) for each in _listed(value))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

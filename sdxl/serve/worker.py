@@ -1,0 +1,227 @@
+"""A worker: one thread that has a model on one device, takes jobs from the engine, and generates their images.
+
+It calls the pipeline as the command line does, so that a request's image is the same, and looks at each step through
+the call's callback: a call repeats its steps with less in memory where a generator of steps would end with an error.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OutOfMemoryError, SDXLError
+from ..pipeline.model_request import ModelRequest
+from ..pipeline.request import Request
+from .catalog import Catalog
+from .engine import Engine
+from .job import Failure, Image, Job
+from .problems import argument_of
+from .settings import Settings
+from .warned import collecting
+from .work import check_plan, opened
+
+if TYPE_CHECKING:
+    from ..pipeline.pipeline import Pipeline
+    from ..pipeline.result import PipelineStep, Result
+
+DEVICE_FAULT = 70
+"""The exit status of a process whose GPU has failed: nothing but a new process can use it again."""
+NO_MODEL = 1
+_PREVIEW_SECONDS = 0.25
+_LOG = logging.getLogger("sdxl.serve")
+Load = Callable[[ModelRequest], "Pipeline"]
+
+
+class _CancelledError(Exception):
+    """The job was cancelled."""
+
+
+class _SkippedError(Exception):
+    """This batch is left out."""
+
+
+@dataclass
+class _Pace:
+    """When a batch began, when its last preview was made, and whether it ended with a guess."""
+
+    began: float
+    shown: float = 0.0
+    is_stopped: bool = False
+
+
+def load(request: ModelRequest) -> Pipeline:
+    """The pipeline of a model."""
+    from ..pipeline.pipeline import Pipeline
+
+    return Pipeline.from_request(request)
+
+
+class Worker:
+    """Worker `number` on a device; None is the fastest."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        settings: Settings,
+        number: int,
+        load: Load = load,
+    ) -> None:
+        self._engine, self._catalog, self._settings, self._number = engine, catalog, settings, number
+        self._device, self._load = settings.devices[number], load
+        self._pipe: Pipeline | None = None
+        self._model: str | None = None
+        self._thread = threading.Thread(target=self._run, name=f"sdxl worker {number}", daemon=True)
+
+    def start(self) -> None:
+        """Load the first model and begin to take jobs, in a thread of its own."""
+        self._thread.start()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the thread, which comes when the engine is closed."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            self._use(next(iter(self._catalog.models)))
+        except Exception as error:
+            expected = isinstance(error, SDXLError)
+            _LOG.error("the model cannot be loaded: %s", error, exc_info=not expected)
+            self._engine.fail(DEVICE_FAULT if is_device_fault(error) else NO_MODEL, str(error))
+            return
+        while (job := self._engine.take()) is not None:
+            self._do(job)
+
+    def _use(self, name: str) -> Pipeline:
+        """The pipeline of a model; the present one goes before another comes."""
+        if self._pipe is not None and self._model == name:
+            return self._pipe
+        self._pipe = self._model = None
+        self._engine.has_loaded(self._number, None)
+        gc.collect()
+        request = self._catalog.models[name]
+        self._pipe = self._load(request if self._device is None else replace(request, device=self._device))
+        self._model = name
+        self._engine.has_loaded(self._number, name)
+        return self._pipe
+
+    def _do(self, job: Job) -> None:
+        with collecting() as warned:
+            try:
+                status, failure = self._generate(job, warned), None
+            except Exception as error:
+                status, failure = "failed", self._failure(error, job)
+                if is_device_fault(error):
+                    self._engine.fail(DEVICE_FAULT, str(error))
+        job.update(warnings=tuple(map(self._catalog.message, warned)))
+        self._engine.end(job, status, failure)
+
+    def _generate(self, job: Job, warned: list[str]) -> Any:
+        """All batches of a job; its status after them."""
+        if self._model != job.work.model:
+            job.update(stage="loading")
+        pipe = self._use(job.work.model)
+        for number, arguments in enumerate(job.work.batches):
+            job.update(stage="steps", batch=number, step=0, steps=0, preview=None)
+            pace = _Pace(time.monotonic())
+            try:
+                plan = pipe.plan(Request(**opened(arguments)))
+                check_plan(plan, self._settings)
+                result = self._call(pipe, job, {**arguments, **plan.sources.arguments()}, pace)
+            except _SkippedError:
+                continue
+            except _CancelledError:
+                return "cancelled"
+            images = self._images(job, result)
+            self._engine.metrics.add_images(len(images), time.monotonic() - pace.began)
+            job.update(
+                images=(*job.state.images, *images),
+                stage="steps",
+                batch=number + 1,
+                step=0,
+                steps=0,
+                preview=None,
+                warnings=tuple(map(self._catalog.message, warned)),
+            )
+            if pace.is_stopped or (job.is_cancelled and number + 1 < len(job.work.batches)):
+                return "cancelled"
+        return "done"
+
+    def _call(self, pipe: Pipeline, job: Job, arguments: dict[str, Any], pace: _Pace) -> Result:
+        _look(job)
+        return pipe(**arguments, progress=False, callback=lambda step: self._step(job, step, pace))
+
+    def _step(self, job: Job, step: PipelineStep, pace: _Pace) -> bool:
+        """Show a step; True ends the batch with the guess after it."""
+        if step.total:
+            self._engine.metrics.add_step()
+        now, finished = time.monotonic(), step.index + 1 if step.total else 0
+        changes: dict[str, Any] = {"step": finished, "steps": step.total}
+        if finished:
+            each = (now - pace.began) / finished
+            later = step.total * (job.batches - job.state.batch - 1)
+            changes["seconds_left"] = each * (step.total - finished + later)
+        if now - pace.shown >= _PREVIEW_SECONDS and not step.is_last:
+            pace.shown = now
+            changes["preview"] = _preview(step)
+        if step.is_last:
+            changes["stage"] = "decoding"
+        job.update(**changes)
+        pace.is_stopped = _look(job) and not step.is_last
+        return pace.is_stopped
+
+    def _images(self, job: Job, result: Result) -> list[Image]:
+        from ..images.record import encode_image
+
+        images = list[Image]()
+        for image, seed, recorded in zip(result.images, result.seeds, result.parameters, strict=True):
+            number = len(job.state.images) + len(images) + 1
+            parameters = self._catalog.public(recorded)
+            png = encode_image(image, parameters, "PNG")
+            images.append(Image(f"{job.id}-{number}.png", png, seed, image.width, image.height, parameters))
+        return images
+
+    def _failure(self, error: Exception, job: Job) -> Failure:
+        if isinstance(error, MemoryError) and not isinstance(error, SDXLError):
+            return Failure(OutOfMemoryError.__name__, "there is too little memory for this; give a smaller size")
+        if not isinstance(error, SDXLError):
+            _LOG.error("job %s failed", job.id, exc_info=error)
+            return Failure("InternalError", f"an unexpected error; the log of the service has it under job {job.id}")
+        return Failure(type(error).__name__, self._catalog.message(str(error)), argument_of(error))
+
+
+def _look(job: Job) -> bool:
+    """Whether to end with the present guess. Raises for what is asked meanwhile."""
+    if job.is_cancelled and not job.keeps_guess:
+        raise _CancelledError
+    if job.skipped == job.state.batch:
+        raise _SkippedError
+    return job.is_cancelled
+
+
+def _preview(step: PipelineStep) -> bytes | None:
+    """The guesses of the images side by side, small, as a JPEG."""
+    from PIL import Image as Pillow
+
+    images = step.preview()
+    if not images:
+        return None
+    width, height = images[0].size
+    strip = Pillow.new("RGB", (len(images) * width, height))
+    for number, image in enumerate(images):
+        strip.paste(image, (number * width, 0))
+    data = io.BytesIO()
+    strip.save(data, format="JPEG", quality=80)
+    return data.getvalue()
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether a GPU has failed, so that all work on it fails from now on. Too little memory is no fault."""
+    fault = type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+    return fault and not isinstance(error, (SDXLError, MemoryError)) and "out of memory" not in str(error)
