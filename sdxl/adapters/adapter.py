@@ -18,7 +18,7 @@ from ..errors import CheckpointError, brief, naming
 from ..weights.container import TensorFile, parse_json, read_text
 from ..weights.keymap import summarize
 from .family import alien, stated
-from .formulas import BIASES, Formula, Parts, UnfitError, find_formula, unit_change
+from .formulas import BIASES, Formula, Parts, UnfitError, check_fit, find_formula, unit_change
 from .keys import BUNDLED, split, unsupported
 
 # of CLIP-L, which has a projection that SDXL does not use
@@ -93,7 +93,7 @@ class Module:
         if self.formula is None:
             return None
         try:
-            unit_change(self.formula, torch.empty(shape, device="meta"), self._meta())
+            check_fit(self.formula, shape, self._meta())
         except UnfitError as error:
             shapes = ", ".join(f"{role} {list(self.file.shapes[key])}" for role, key in self.roles.items())
             return f"{shapes} for a weight of shape {list(shape)}: {error}"

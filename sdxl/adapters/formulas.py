@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -208,6 +209,16 @@ def unit_change(formula: Formula, weight: Tensor, parts: Parts) -> Tensor:
         magnitude = parts[name].flatten() if name == "output_magnitude" else parts[name]
         change = _decomposed(weight + change, magnitude) - weight
     return change
+
+
+def check_fit(formula: Formula, shape: tuple[int, ...], parts: Parts) -> None:
+    """Raise `UnfitError` if a module cannot change a weight of this shape. Only the shapes of `parts` are looked at."""
+    if parts.keys() == {"up", "down"}:  # as in most files: products of meta tensors import 800 modules, for seconds
+        (out, *rank), (inner, *inputs) = parts["up"].shape, parts["down"].shape
+        _expect(prod(rank) == inner, "they do not fit each other or the weight")
+        _expect(out == shape[0] and out * prod(inputs) == prod(shape), "they give a weight of another shape")
+    else:
+        unit_change(formula, torch.empty(shape, device="meta"), parts)
 
 
 def _factor(formula: Formula, parts: Parts) -> Tensor | float:

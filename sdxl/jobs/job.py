@@ -16,7 +16,8 @@ from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
-from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.hires import read_hires
+from ..pipeline.request import SEEDS, SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
 from .content import (
@@ -60,7 +61,7 @@ class WorkItem:
         LoRAs that their prompts ask for.
         """
         own = by_content(self.arguments)
-        shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
+        shared = {name: value for name, value in own.items() if name not in (*TEXTS, *SEEDS)}
         absent = [self.arguments.get(name) is None for name in TEXTS]
         tags = [lora.record() for lora in requested_loras(self.arguments)]
         return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
@@ -141,6 +142,8 @@ def gather(items: Sequence[WorkItem], first_seed: int) -> Batch:
     arguments = dict(items[0].arguments) if items else {}
     if len(items) > 1:
         arguments |= {name: [each.arguments[name] for each in items] for name in TEXTS if name in arguments}
+        if "variation_seed" in arguments:
+            arguments["variation_seed"] = [seed for each in items for seed in each.arguments["variation_seed"]]
     arguments["seed"] = [seed for each in items for seed in each.seeds(first_seed)]
     return Batch(tuple(items), arguments)
 
@@ -201,6 +204,8 @@ def parse_job(
     """
     folders = make_folders(lora_dir, control_dir)
     defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
+    if defaults.get("hires"):
+        defaults = {**defaults, "hires": read_hires(defaults["hires"]).record()}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -268,7 +273,10 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
     later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
     count = len(checked.prompts) * checked.num_images
-    seeds = _seeds(checked, count)
+    seeds = _seeds(checked.seed, count, advance=not checked.varies)
+    if checked.varies and checked.variation_seed is None:
+        raise ArgumentError("variation_strength is given without variation_seed; in a job give both")
+    others = _seeds(checked.variation_seed, count, "variation_seed")
     files = [name] if count == 1 else [f"{name.removesuffix('.png')}-{n + 1}.png" for n in range(count)]
     if "latents" in arguments or str(arguments.get("image")).endswith(".safetensors"):
         yield WorkItem(line, tuple(files), arguments | ({} if seeds is None else {"seed": seeds}), first, alone=True)
@@ -280,20 +288,21 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
         own |= {} if seeds is None else {"seed": [seeds[n]]}
+        own |= {} if others is None else {"variation_seed": [others[n]]}
         own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
         own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
-        yield WorkItem(line, (file,), arguments | own, first + n)
+        yield WorkItem(line, (file,), arguments | own, first if checked.varies else first + n)
 
 
-def _seeds(request: Request, count: int) -> list[int] | None:
+def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> list[int] | None:
     """The seeds of a line's images; None if the job assigns them."""
-    if request.seed is None:
+    if seed is None:
         return None
-    if isinstance(request.seed, int):
-        return [request.seed + n for n in range(count)]
-    if len(request.seed) != count:
-        raise ArgumentError(f"seed has {len(request.seed)} entries for {count} images; give one for each, or one")
-    return list(request.seed)
+    if isinstance(seed, int):
+        return [seed + n if advance else seed for n in range(count)]
+    if len(seed) != count:
+        raise ArgumentError(f"{name} has {len(seed)} entries for {count} images; give one for each, or one")
+    return list(seed)
 
 
 def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:

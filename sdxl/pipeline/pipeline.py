@@ -39,7 +39,8 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .plan import Plan, make_plan
+from .passes import make_passes
+from .plan import Plan
 from .prompts import reading_of
 from .referencing import References
 from .request import Request
@@ -399,15 +400,19 @@ class Pipeline(DiffusersNames):
             loras = (*loras, *self._open_adapters().resolve_named(named))
         families = [] if self._adapters is None else self._adapters.families(loras)
         info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
-        plan = make_plan(replace(request, loras=loras or None), info, refiner, families)
-        plan = replace(plan, controls=self._controls.activate(plan))
-        if plan.sources.references:
-            plan = replace(plan, references=self._references.open(plan, info.config.unet))
+        plan = self._with_images(make_passes(replace(request, loras=loras or None), info, refiner, families))
         if self._adapters is None:
             return plan
-        reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]
+        reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]
         used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
         return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
+
+    def _with_images(self, plan: Plan) -> Plan:
+        """A plan, and that of its second pass, with the controls and references of each opened."""
+        plan = replace(plan, controls=self._controls.activate(plan))
+        if plan.sources.references:
+            plan = replace(plan, references=self._references.open(plan, self.info.config.unet))
+        return plan if plan.second is None else replace(plan, second=self._with_images(plan.second))
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads

@@ -63,12 +63,13 @@ class Residency:
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
-        branches, compiled = len(plan.guider.names), model.graphs is not None
-        wanted = [each.opened for each in plan.controls]
-        extra = extra_bytes(plan, model)  # which a UNet in memory stands beside, or is loaded after
-        before = to_load + extra if model.keeps else max(to_load, extra)
-        room = self.room() - before - model.nets.missing_bytes(wanted, model.placement)
-        check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
+        compiled, wanted = model.graphs is not None, [each.opened for each in plan.controls]
+        room = self.room() - model.nets.missing_bytes(wanted, model.placement)
+        for each in plan.passes:
+            branches, count = len(each.guider.names), len(plan.seeds)
+            extra = extra_bytes(each, model)  # which a UNet in memory stands beside, or is loaded after
+            left = room - (to_load + extra if model.keeps else max(to_load, extra))
+            check_memory(each.size, count, branches, configs, model.placement, left, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
         """The result of `work` on the present model; where memory runs out, and the model may shrink, again on one with

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sdxl.adapters.formulas import UnfitError, find_formula, unit_change
+from sdxl.adapters.formulas import FORMULAS, UnfitError, check_fit, find_formula, unit_change
 
+ROOT = Path(__file__).parents[2]
 LINEAR, CONV, POINT = (24, 16), (24, 16, 3, 3), (24, 16, 1, 1)
 SHAPES = [LINEAR, CONV, POINT]
 
@@ -259,6 +263,33 @@ def test_tensors_that_do_not_fit() -> None:
         {"up", "down", "diff"},
     ):
         assert find_formula(frozenset(roles)) is None
+
+
+@pytest.mark.parametrize("up", [(24, 4), (24, 4, 1, 1), (24, 2, 2, 1), (16, 4), (24, 5)], ids=str)
+@pytest.mark.parametrize("down", [(4, 16), (4, 16, 1, 1), (4, 16, 3, 3), (4, 24), (5, 16)], ids=str)
+def test_shapes_alone_tell_whether_a_lora_fits(up: tuple[int, ...], down: tuple[int, ...]) -> None:
+    parts = {"up": torch.zeros(up), "down": torch.zeros(down)}
+
+    def is_unfit(check: Any) -> bool:
+        try:
+            check()
+        except UnfitError:
+            return True
+        return False
+
+    for shape in SHAPES:
+        computed = is_unfit(lambda shape=shape: unit_change(FORMULAS[0], torch.zeros(shape), parts))
+        assert is_unfit(lambda shape=shape: check_fit(FORMULAS[0], shape, parts)) == computed
+
+
+def test_a_lora_loads_no_compiler() -> None:
+    """The first LoRA of a process takes no longer than the others."""
+    code = (
+        "import sys, sdxl; pipe = sdxl.Pipeline.from_pretrained('miniature', device='cpu'); before = set(sys.modules); "
+        "pipe.set_loras(['weights/adapters/heart.safetensors']); print(len(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20
 
 
 # ---- the programs that train them ------------------------------------------------------------------------------------
