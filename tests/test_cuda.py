@@ -176,6 +176,27 @@ def test_a_pipeline_moves_there_and_back(reference: sdxl.Pipeline, error: Any) -
     assert torch.equal(draw(pipe.to("cpu"), "a red circle", steps=4), draw(reference, "a red circle", steps=4))
 
 
+@pytest.mark.parametrize("offload", ["none", "text", "stage", "block"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_references(offload: Any, compiled: bool, tiny_folder: Path, tmp_path: Path, error: Any) -> None:
+    """An IP-Adapter with a window and a mask gives there what it gives on the CPU, in recorded graphs too."""
+    if compiled and offload == "block":
+        pytest.skip("it cannot be compiled")
+    import tiny_reference
+
+    from sdxl.adapters.ip_adapter import places
+
+    plain = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+    path = tiny_reference.save(tmp_path, "plus", places(plain.info.config.unet))
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cuda", offload=offload)
+    if compiled:
+        pipe.compile()
+    for mask, scale in ((None, 0.8), (None, 0.4), (tiny_reference.mask(1), 0.8)):
+        reference = sdxl.Reference(path, tiny_reference.picture(3), scale=scale, mask=mask, end=0.5)
+        settings: dict[str, Any] = {"steps": 4, "reference": reference}
+        assert error(draw(pipe, "a cat", **settings), draw(plain, "a cat", **settings)) < BOUNDS["float32"]
+
+
 def test_a_generator_of_the_gpu() -> None:
     """It draws there, and no seed stands for it."""
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .lora import LoRA as LoRA
     from .matching import make_host as make_host
     from .matching import match as match
+    from .reference import Reference as Reference
     from .report import AdapterReport as AdapterReport
     from .report import report_adapter as report_adapter
 
@@ -33,6 +34,7 @@ __getattr__, __dir__, __all__ = exports(
         "inversion": ("read_inversion",),
         "lora": ("LoRA",),
         "matching": ("make_host", "match"),
+        "reference": ("Reference",),
         "report": ("AdapterReport", "report_adapter"),
     },
 )

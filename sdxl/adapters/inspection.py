@@ -14,6 +14,7 @@ from .adapter import read_adapter
 from .inversion import PAIRS
 from .keys import split
 from .lookup import only_file
+from .reference_report import report_reference
 from .report import AdapterReport, report_adapter
 
 
@@ -32,10 +33,12 @@ Report = audit.Report | AdapterReport | EmbeddingReport
 
 
 def inspect(path: str | Path, variant: str | None = None) -> Report:
-    """What a file or folder is: a model with its components, a LoRA or its relative, or an embedding. Of a model's
-    folder, `variant` says which files. Raises `CheckpointError`.
+    """What a file or folder is: a model with its components, a LoRA or its relative, an embedding, an IP-Adapter, or an
+    image encoder. Of a model's folder, `variant` says which files. Raises `CheckpointError`.
     """
     where = Path(os.path.expanduser(path))
+    if (report := report_reference(where)) is not None:
+        return report
     file = _adapter_file(where)
     if file is None:
         return audit.inspect(path, variant)

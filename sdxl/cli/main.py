@@ -50,6 +50,7 @@ examples:
   sdxl generate "a lighthouse in a storm" --size 1216x832 --steps 25 --seed 7
   sdxl generate "a watercolour" --image photo.jpg --strength 0.5
   sdxl generate --from picture.png --seed -1
+  sdxl generate --from picture.png --verify
   sdxl inspect picture.png
 
 environment:
@@ -61,6 +62,8 @@ exit status:
   1    an error: the model, a file, memory, the network, or a line of a job
   2    wrong arguments; nothing was done
   3    all is done, but not all could be printed
+  4    --verify: the same within a few of 255
+  5    --verify: another image
   130  interrupted by Ctrl-C
 
 sdxl COMMAND --help shows the flags of a command."""

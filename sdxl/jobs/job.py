@@ -16,10 +16,20 @@ from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
-from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.hires import read_hires
+from ..pipeline.request import SEEDS, SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, control_of, control_records, embedding_records, lora_records, with_requested
+from .content import (
+    Folders,
+    adapter_records,
+    by_content,
+    control_of,
+    embedding_records,
+    make_folders,
+    references_of,
+    with_requested,
+)
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -51,7 +61,7 @@ class WorkItem:
         LoRAs that their prompts ask for.
         """
         own = by_content(self.arguments)
-        shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
+        shared = {name: value for name, value in own.items() if name not in (*TEXTS, *SEEDS)}
         absent = [self.arguments.get(name) is None for name in TEXTS]
         tags = [lora.record() for lora in requested_loras(self.arguments)]
         return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
@@ -132,6 +142,8 @@ def gather(items: Sequence[WorkItem], first_seed: int) -> Batch:
     arguments = dict(items[0].arguments) if items else {}
     if len(items) > 1:
         arguments |= {name: [each.arguments[name] for each in items] for name in TEXTS if name in arguments}
+        if "variation_seed" in arguments:
+            arguments["variation_seed"] = [seed for each in items for seed in each.arguments["variation_seed"]]
     arguments["seed"] = [seed for each in items for seed in each.seeds(first_seed)]
     return Batch(tuple(items), arguments)
 
@@ -188,13 +200,12 @@ def parse_job(
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
     `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
-    in `control_dir`. Errors of lines go to `faults`.
+    and references in `control_dir`. Errors of lines go to `faults`.
     """
-    folders, nets = ([] if each is None else [Path(each)] for each in (lora_dir, control_dir))
-    if defaults.get("loras"):
-        defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
-    if defaults.get("control"):
-        defaults = {**defaults, "control": control_records(defaults["control"], Path(), nets)}
+    folders = make_folders(lora_dir, control_dir)
+    defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
+    if defaults.get("hires"):
+        defaults = {**defaults, "hires": read_hires(defaults["hires"]).record()}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -205,9 +216,7 @@ def parse_job(
         if not line.strip():
             continue
         try:
-            new = list(
-                _items(number, _arguments(line, defaults, root, folders, nets), f"{number:0{digits}}.png", first)
-            )
+            new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
             new = [replace(item, arguments=with_requested(item.arguments, folders)) for item in new]
             for file in (file for item in new for file in item.files):
                 if (other := taken.setdefault(file.casefold(), number)) != number:
@@ -218,14 +227,12 @@ def parse_job(
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
     contents = [by_content(item.arguments) for item in items]
-    content = [each[name] for each in contents for name in ("loras", "control") if each.get(name)]
+    content = [own[name] for own in contents for name in ("loras", "control", "reference") if own.get(name)]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
-def _arguments(
-    line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path], nets: Sequence[Path]
-) -> dict[str, Any]:
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -239,10 +246,7 @@ def _arguments(
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
-    if data.get("loras") is not None:
-        arguments["loras"] = lora_records(data["loras"], root, folders)
-    if data.get("control") is not None:
-        arguments["control"] = control_records(data["control"], root, nets)
+    arguments |= adapter_records(data, root, folders)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -269,7 +273,10 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
     later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
     count = len(checked.prompts) * checked.num_images
-    seeds = _seeds(checked, count)
+    seeds = _seeds(checked.seed, count, advance=not checked.varies)
+    if checked.varies and checked.variation_seed is None:
+        raise ArgumentError("variation_strength is given without variation_seed; in a job give both")
+    others = _seeds(checked.variation_seed, count, "variation_seed")
     files = [name] if count == 1 else [f"{name.removesuffix('.png')}-{n + 1}.png" for n in range(count)]
     if "latents" in arguments or str(arguments.get("image")).endswith(".safetensors"):
         yield WorkItem(line, tuple(files), arguments | ({} if seeds is None else {"seed": seeds}), first, alone=True)
@@ -281,19 +288,21 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
         own |= {} if seeds is None else {"seed": [seeds[n]]}
+        own |= {} if others is None else {"variation_seed": [others[n]]}
         own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
-        yield WorkItem(line, (file,), arguments | own, first + n)
+        own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
+        yield WorkItem(line, (file,), arguments | own, first if checked.varies else first + n)
 
 
-def _seeds(request: Request, count: int) -> list[int] | None:
+def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> list[int] | None:
     """The seeds of a line's images; None if the job assigns them."""
-    if request.seed is None:
+    if seed is None:
         return None
-    if isinstance(request.seed, int):
-        return [request.seed + n for n in range(count)]
-    if len(request.seed) != count:
-        raise ArgumentError(f"seed has {len(request.seed)} entries for {count} images; give one for each, or one")
-    return list(request.seed)
+    if isinstance(seed, int):
+        return [seed + n if advance else seed for n in range(count)]
+    if len(seed) != count:
+        raise ArgumentError(f"{name} has {len(seed)} entries for {count} images; give one for each, or one")
+    return list(seed)
 
 
 def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:

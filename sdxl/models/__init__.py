@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .control_config import ControlNetConfig as ControlNetConfig
     from .control_config import T2IAdapterConfig as T2IAdapterConfig
     from .controlnet import ControlNet as ControlNet
+    from .ip_adapter import IPAdapter as IPAdapter
     from .layers import Attention as Attention
     from .layers import Source as Source
     from .published import BASE as BASE
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from .unet import UNet as UNet
     from .unet_config import UNetConfig as UNetConfig
     from .vae import VAE as VAE
+    from .vision import VisionEncoder as VisionEncoder
+    from .vision_config import IPAdapterConfig as IPAdapterConfig
+    from .vision_config import VisionConfig as VisionConfig
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
@@ -39,6 +43,7 @@ __getattr__, __dir__, __all__ = exports(
         "config": ("ModelConfig", "TextConfig", "VAEConfig"),
         "control_config": ("ControlNetConfig", "T2IAdapterConfig"),
         "controlnet": ("ControlNet",),
+        "ip_adapter": ("IPAdapter",),
         "layers": ("Attention", "Source"),
         "published": ("BASE", "INPAINTING", "REFINER"),
         "schedule_config": ("ScheduleConfig",),
@@ -46,5 +51,7 @@ __getattr__, __dir__, __all__ = exports(
         "unet": ("Contracting", "Memory", "Residuals", "UNet"),
         "unet_config": ("UNetConfig",),
         "vae": ("VAE",),
+        "vision": ("VisionEncoder",),
+        "vision_config": ("IPAdapterConfig", "VisionConfig"),
     },
 )

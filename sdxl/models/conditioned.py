@@ -168,6 +168,12 @@ def precompute(
     )
 
 
+def with_sources(conditioned: ConditionedUNet, more: Sequence[Sequence[Source]]) -> ConditionedUNet:
+    """The same whose transformer blocks attend to further sources, those of each block in the order of running."""
+    pairs = zip(conditioned.memories, more, strict=True)
+    return replace(conditioned, memories=[replace(memory, cross=(*memory.cross, *own)) for memory, own in pairs])
+
+
 @dataclass(frozen=True)
 class IdentityMap:
     """Self-attention in which each token of the last rows of a batch sees itself alone (PAG, arXiv 2403.17377): all

@@ -92,7 +92,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, gate = self.proj(x).chunk(2, dim=-1)
-        return self.out(h * F.gelu(gate))
+        return self.out(F.gelu(gate).mul_(h))
 
 
 class TransformerBlock(nn.Module):
@@ -109,13 +109,13 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         h, attn = self.norm1(x), self.self_attn
-        x = x + (attn(h) if memory.own is None else attn.attend(h, memory.own(attn, h)))
+        x = (attn(h) if memory.own is None else attn.attend(h, memory.own(attn, h))).add_(x)
         first = min(source.first for source in memory.cross)
         attending = x[first:]
-        attending = attending + self.cross_attn.attend(self.norm2(attending), memory.cross, first)
+        attending = self.cross_attn.attend(self.norm2(attending), memory.cross, first).add_(attending)
         if first:  # to attend to zeros is to add the bias alone
             attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
-        return attending + self.ff(self.norm3(attending))
+        return self.ff(self.norm3(attending)).add_(attending)
 
 
 class SpatialTransformer(nn.Module):
@@ -316,4 +316,4 @@ class UNet(Contracting):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the output."""
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))

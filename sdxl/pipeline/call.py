@@ -90,7 +90,7 @@ class Call:
         if self.generators is not None:
             self.generators.rewind()
         steps = self._run(model)
-        with closing(steps), tqdm(total=self.plan.steps, disable=not progress, unit="step") as bar:
+        with closing(steps), tqdm(total=self.plan.total_steps, disable=not progress, unit="step") as bar:
             for step in steps:
                 bar.update(step.total > 0)
                 try:

@@ -30,11 +30,14 @@ _STEPS = (
     "guidance_interval",
     "guider",
     "control",
+    "reference",
     "prompt_2",
     "emphasis",
     "clip_skip",
     "eta",
     "latents",
+    "variation_seed",
+    "variation_strength",
     "aesthetic_score",
 )
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
@@ -64,6 +67,10 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     if not running:
         yield _STEPS, "strength is 0, so no step runs; raise strength"
         return
+    if not request.varies:
+        yield ("variation_seed",), "variation_strength is 0; give more, up to 1"
+    elif request.latents is not None:
+        yield ("variation_strength",), "the first noise is latents; give seed in place of them"
     perturbs = isinstance(request.guider, PAG) and request.guider.scale > 0
     acting = ("guidance_rescale", "guidance_interval") if perturbs else ()  # on PAG too
     if plan.embedded_scales:

@@ -131,11 +131,8 @@ class Loader:
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        is_packed = self.placement(UNET, "none").packed
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
-        return [
-            weight_bytes(each.shapes(), self.dtype, is_packed, self.int8 and each.name == UNET) for each in components
-        ]
+        return [weight_bytes(each.shapes(), self.dtype, self.int8 and each.name == UNET) for each in components]
 
     def text_bytes(self) -> int:
         """The memory of the text encoders' weights."""

@@ -18,13 +18,14 @@ from ..runtime.memory import trim
 from ..runtime.placement import Placement, vae_placement
 from ..weights.info import ModelInfo
 from .expert import Expert
+from .extras import Extras
 from .nets import Nets
 
 
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled. `nets` are the networks of controls.
+    memory. `graphs` are there if it is compiled. `nets` are the networks of controls, `extras` those of references.
     """
 
     experts: tuple[Expert, ...]
@@ -32,6 +33,7 @@ class Model:
     offload: str = "none"
     graphs: Graphs | None = None
     nets: Nets = field(default_factory=Nets)
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def info(self) -> ModelInfo:
@@ -81,7 +83,7 @@ class Model:
     def free_all(self) -> None:
         """Release all components."""
         parts = (part for expert in self.experts for part in (expert.unet, expert.text))
-        self.free(*parts, self.vae, *self.nets.all())
+        self.free(*parts, self.vae, *self.nets.all(), *self.extras.networks.values())
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Model:
         """The same with its networks, which are in memory, on a device and in a dtype. Raises `ArgumentError` for
@@ -96,7 +98,7 @@ class Model:
         for network, its_dtype in networks:
             network.to(device, its_dtype)
         experts = tuple(replace(expert, placement=at) for expert in self.experts)
-        return replace(self, experts=experts, nets=Nets())
+        return replace(self, experts=experts, nets=Nets(), extras=self.extras.empty())
 
     def compiled(self) -> Model:
         """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""

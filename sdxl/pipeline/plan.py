@@ -35,6 +35,7 @@ from .controlling import ActiveControl
 from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
+from .referencing import ActiveReference
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
 
@@ -68,11 +69,28 @@ class Plan:
     embeddings: tuple[tuple[Embedding, ...], ...] = ()  # for each prompt, those whose words it has
     controls: tuple[ActiveControl, ...] = ()
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
+    references: tuple[ActiveReference, ...] = ()
+    variation_seeds: tuple[int, ...] = ()  # of each image, if its noise is varied
+    second: Plan | None = None  # of hires fix: image to image from the enlarged result of this one
+
+    @property
+    def passes(self) -> tuple[Plan, ...]:
+        """The plan of each pass."""
+        return (self,) if self.second is None else (self, self.second)
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps run in all passes."""
+        return sum(each.steps for each in self.passes)
 
     @property
     def guider(self) -> Guider:
         """What combines the outputs of its branches."""
         return self.branches.guider
+
+    def texts_of(self, number: int) -> list[str]:
+        """All texts that a prompt has in some branch of some pass."""
+        return [text for each in self.passes for text in each.branches.texts_of(number)]
 
     def perturbs(self, block: str) -> bool:
         """Whether PAG perturbs the transformer block of that name."""
@@ -80,7 +98,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """How many steps run."""
+        """How many steps of this pass run."""
         return len(self.sigmas) - 1
 
     @property
@@ -140,7 +158,8 @@ def make_plan(
     _warn_of_defaults(request, info.schedule)
     _warn_of_cfg_pp(request, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
-    seeds = _seeds(request.seed, count)
+    seeds = _seeds(request.seed, count, advance=not request.varies)
+    variation_seeds = _seeds(request.variation_seed, count, "variation_seed") if request.varies else ()
     resolved = replace(
         request,
         height=size[0] if request.image is None else request.height,
@@ -150,6 +169,7 @@ def make_plan(
         steps=total,
         eta=eta,
         seed=list(seeds),
+        variation_seed=list(variation_seeds) or request.variation_seed,
         strength=strength,
         refine_at=refine_at,
     )
@@ -176,6 +196,7 @@ def make_plan(
         noise=noise,
         embedded_scales=scales if is_embedded else (),
         settings=settings | ({"eta": eta} if "eta" in settings else {}),
+        variation_seeds=variation_seeds,
     )
     warn_of_idle(plan, given, tuple(each.config.kind for each in (info, refiner) if each))
     return plan
@@ -458,10 +479,13 @@ def _sizes(request: Request, size: Size, canvas: Canvas | None) -> tuple[Sizes, 
     return Sizes(original, crop, target, request.aesthetic_score), negative
 
 
-def _seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
+def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> tuple[int, ...]:
+    """The seed of each image: the given ones, or the numbers from the first one on, or that one for all."""
     if isinstance(seed, Sequence):
         if len(seed) != count:
-            raise ArgumentError(f"seed has {len(seed)} entries for {count} images; give one for each, or a single one")
+            raise ArgumentError(
+                f"{name} has {len(seed)} entries for {count} images; give one for each, or a single one"
+            )
         return tuple(seed)
     first = secrets.randbelow(2**32) if seed is None else seed
-    return tuple(first + i for i in range(count))
+    return tuple(first + i if advance else first for i in range(count))

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..images.pixels import to_tensor
 from ..sampling.inpaint import InpaintRegion
 from .latents import Latents
-from .noise import Noise
 from .plan import Plan
 from .request import spread
+from .variation import BatchNoise, first_noise
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Start:
         return latents if self.region is None else self.region.output(latents, plan.sigmas[-1])
 
 
-def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
+def make_start(plan: Plan, latents: Latents, noise: BatchNoise) -> Start:
     """The first x. Each image's generator draws, as in diffusers: the posterior of the source image, the start noise,
     the posterior of the masked image, and after that the noise of the steps.
     """
@@ -42,7 +42,7 @@ def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
         assert z is not None
         return Start(z)
     given = plan.sources.start_noise
-    first = noise.draw() if given is None else given.to(noise.device, torch.float32)
+    first = first_noise(noise) if given is None else given.to(noise.device, torch.float32)
     x = first * plan.schedule.start_scale if z is None else z + first * plan.sigmas[0]
     if not request.repaints:
         return Start(x)
@@ -59,7 +59,7 @@ def make_start(plan: Plan, latents: Latents, noise: Noise) -> Start:
     return Start(x if is_inpainting else region.start(plan.schedule.start_scale), region, channels)
 
 
-def _source(plan: Plan, latents: Latents, noise: Noise) -> Tensor:
+def _source(plan: Plan, latents: Latents, noise: BatchNoise) -> Tensor:
     """The latents of each image's source."""
     given = plan.sources.image_latents
     if given is None:

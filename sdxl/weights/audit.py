@@ -72,16 +72,16 @@ def _control(path: Path, variant: str | None) -> Report | None:
     if not is_control(weights):
         return None
     if (found := refusal(weights)) is not None:
-        return Report(path, found[0], {"all": _count(weights, weights)})
+        return Report(path, found[0], {"all": count_tensors(weights, weights)})
     kind = kind_of(weights)
     if kind == CONTROL_LORA:
-        return Report(path, f"{kind} of SDXL, rank {_rank(weights)}", {"all": _count(weights, weights)})
+        return Report(path, f"{kind} of SDXL, rank {_rank(weights)}", {"all": count_tensors(weights, weights)})
     with naming(path):
         try:
             read = read_t2i_adapter(weights, data) if kind == T2I_ADAPTER else read_controlnet(weights, data, BASE.unet)
         except (KeyError, IndexError, ValueError) as error:
             raise CheckpointError(f"the {kind} is incomplete ({error}); download it again") from error
-    return _report(path, f"{kind} of SDXL, {_size(read.config)}", {NAME: read})
+    return report_components(path, f"{kind} of SDXL, {_size(read.config)}", {NAME: read})
 
 
 def _rank(weights: Weights) -> str:
@@ -104,14 +104,16 @@ def _size(config: Config) -> str:
 def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
     if other := identify.foreign(weights):
-        return Report(file.path, other, {"all": _count(weights, weights)})
+        return Report(file.path, other, {"all": count_tensors(weights, weights)})
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
         note = ", without VAE" if identify.lacking(weights) else ""
-        return _report(file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info)
+        return report_components(
+            file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info
+        )
     if component == "unknown":
-        return Report(file.path, "not a known model", {"all": _count(weights, weights)})
+        return Report(file.path, "not a known model", {"all": count_tensors(weights, weights)})
     with naming(file.path):
         opened = component_of_file(file, component, BASE)
     inputs = getattr(opened.config, "in_channels", None)
@@ -122,16 +124,16 @@ def _inspect_file(file: TensorFile) -> Report:
         prediction = opened.prediction or ("epsilon", False)
         schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
         family = recognise(opened.config, schedule, file.path, file.metadata)
-    return replace(_report(file.path, f"{label} only, {names}", {component: opened}), family=family)
+    return replace(report_components(file.path, f"{label} only, {names}", {component: opened}), family=family)
 
 
 def _inspect_folder(path: Path, variant: str | None) -> Report:
     unets = sorted((path / "unet").glob("*.safetensors"))
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
-        return Report(path, f"{other}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
+        return Report(path, f"{other}, diffusers folder", {name: count_tensors(w, w) for name, w in files.items()})
     checkpoint = read_checkpoint(path, variant)
-    return _report(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)
+    return report_components(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)
 
 
 def _whole(checkpoint: Checkpoint) -> str:
@@ -142,14 +144,14 @@ def _whole(checkpoint: Checkpoint) -> str:
     return _MODELS[checkpoint.info.config.kind] + prediction + ending
 
 
-def _report(path: Path, kind: str, components: dict[str, Component], info: ModelInfo | None = None) -> Report:
-    """Count and compare. The keys of a folder begin with the names of their components."""
+def report_components(path: Path, kind: str, components: dict[str, Component], info: ModelInfo | None = None) -> Report:
+    """The report of components: counted and compared. The keys of a folder begin with the names of their components."""
     report = Report(path, kind, {})
     if info is not None:
         report = replace(report, notes=list(info.schedule.notes), family=info.family)
     for name, component in components.items():
         keys = component.keys() & set(component.weights)
-        report.parts[name] = _count(component.weights, keys)
+        report.parts[name] = count_tensors(component.weights, keys)
         _add(report, component.find(), f"{name}/" if os.path.isdir(path) else "")
     if os.path.isdir(path):
         for name, component in components.items():
@@ -166,7 +168,8 @@ def _add(report: Report, findings: Findings, prefix: str) -> None:
     report.wrong += [prefix + sentence for sentence in findings.wrong]
 
 
-def _count(weights: Weights, keys: Iterable[str]) -> ComponentReport:
+def count_tensors(weights: Weights, keys: Iterable[str]) -> ComponentReport:
+    """How many tensors and parameters some keys of files are, and of which dtypes."""
     keys = list(keys)
     return ComponentReport(
         len(keys),

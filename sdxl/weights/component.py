@@ -14,15 +14,18 @@ from ..models.clip import TextEncoder
 from ..models.config import TextConfig, VAEConfig
 from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.controlnet import ControlNet
+from ..models.ip_adapter import IPAdapter
 from ..models.t2i_adapter import T2IAdapter
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig
 from ..models.vae import VAE as VAEModel
+from ..models.vision import VisionEncoder
+from ..models.vision_config import IPAdapterConfig, VisionConfig
 from .container import Weights
 from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
 
-Config = UNetConfig | VAEConfig | TextConfig | ControlNetConfig | T2IAdapterConfig
+Config = UNetConfig | VAEConfig | TextConfig | ControlNetConfig | T2IAdapterConfig | VisionConfig | IPAdapterConfig
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
@@ -63,6 +66,10 @@ class Component:
                 return ControlNet(self.config)
             if isinstance(self.config, T2IAdapterConfig):
                 return T2IAdapter(self.config)
+            if isinstance(self.config, VisionConfig):
+                return VisionEncoder(self.config)
+            if isinstance(self.config, IPAdapterConfig):
+                return IPAdapter(self.config)
             return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
 
     def key(self, row: Row) -> str:

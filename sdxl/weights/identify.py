@@ -79,6 +79,8 @@ _CONTROL = ("control_model.", "controlnet_", "zero_convs.", "input_hint_block.",
 
 def _other_model(shapes: Shapes) -> str | None:
     keys = list(shapes)
+    if any("to_k_ip." in key for key in keys):
+        return "an IP-Adapter"
     if any(".lora_" in key or "lora_down" in key or key.startswith(("lora_unet_", "lora_te")) for key in keys):
         return "a LoRA"
     if any(".hada_w1_" in key or ".lokr_w" in key for key in keys):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.unet_config import UNetConfig
+from ..models.vision_config import VisionConfig
 from .ops import FUSED, Op
 
 
@@ -173,8 +174,16 @@ def text_rows(config: TextConfig) -> Iterator[Row]:
     hf = "text_model."
     yield Row("token_embed.weight", "token_embedding.weight", hf + "embeddings.token_embedding.weight")
     yield Row("position_embed.weight", "positional_embedding", hf + "embeddings.position_embedding.weight")
+    yield from clip_layer_rows(config, "", hf)
+    yield from _module("norm_out", "ln_final", hf + "final_layer_norm")
+    if config.projection_dim is not None:
+        yield Row("projection.weight", "text_projection", "text_projection.weight", Op.TRANSPOSE)
+
+
+def clip_layer_rows(config: TextConfig | VisionConfig, before: str, model: str) -> Iterator[Row]:
+    """The layers of an encoder of CLIP; `before` stands in front of OpenCLIP's names, `model` of transformers'."""
     for n in range(config.layers):
-        ours, single, folder = f"layers.{n}", f"transformer.resblocks.{n}", f"{hf}encoder.layers.{n}"
+        ours, single, folder = f"layers.{n}", f"{before}transformer.resblocks.{n}", f"{model}encoder.layers.{n}"
         for name, op in zip("qkv", FUSED, strict=True):
             for leaf in WEIGHT_BIAS:
                 yield Row(
@@ -184,9 +193,6 @@ def text_rows(config: TextConfig) -> Iterator[Row]:
                     op,
                 )
         yield from _modules(ours, single, folder, _TEXT_LAYER)
-    yield from _module("norm_out", "ln_final", hf + "final_layer_norm")
-    if config.projection_dim is not None:
-        yield Row("projection.weight", "text_projection", "text_projection.weight", Op.TRANSPOSE)
 
 
 def vae_rows(config: VAEConfig) -> Iterator[Row]:

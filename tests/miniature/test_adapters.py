@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import numpy as np
 import pytest
 
 import sdxl
+from sdxl.errors import SDXLWarning
+from sdxl.miniature.edges import edges, moved_scene
 from sdxl.miniature.exam import make_scenes, mark, paint
-from sdxl.miniature.judge import agrees, look
+from sdxl.miniature.judge import agrees, look, overlap
 from sdxl.miniature.scenes import HEART, SHAPES, Pixels, Scene, caption, heart_scene, sun_scene
 from sdxl.text import with_tokens
 from sdxl.weights import TensorFile
 
 ADAPTERS = Path(__file__).parents[2] / "weights" / "adapters"
-HEART_FILE, SUN_FILE, TWO_STEPS = (ADAPTERS / f"{name}.safetensors" for name in ("heart", "sun", "two-steps"))
+HEART_FILE, SUN_FILE, TWO_STEPS, EDGES = (
+    ADAPTERS / f"{name}.safetensors" for name in ("heart", "sun", "two-steps", "edges")
+)
 FEW: dict[str, Any] = {"schedule": "trailing", "guidance_scale": 1.0}
 
 
@@ -67,6 +72,19 @@ def test_the_embedding_gives_its_word_a_meaning(pipe: sdxl.Pipeline) -> None:
     assert right(images, scenes) >= 3
 
 
+def test_things_are_where_their_edges_are(pipe: sdxl.Pipeline) -> None:
+    scenes = make_scenes(4, 93, things=1, make=moved_scene)
+    plain = paint(pipe, scenes, steps=8)
+    assert max(overlap(pixels, scene) for pixels, scene in zip(plain, scenes, strict=True)) < 0.75
+    control = sdxl.Control(EDGES, [edges(scene) for scene in scenes])
+    made = paint(pipe, scenes, steps=8, control=control)
+    assert min(overlap(pixels, scene) for pixels, scene in zip(made, scenes, strict=True)) > 0.75
+    assert right(made, scenes) == 4
+    with pytest.warns(SDXLWarning, match="its scale is 0"):
+        zero = paint(pipe, scenes, steps=8, control=replace(control, scale=0))
+    assert all(np.array_equal(a, b) for a, b in zip(zero, plain, strict=True))
+
+
 @pytest.mark.slow
 def test_the_heart_comes_with_its_weight(pipe: sdxl.Pipeline) -> None:
     hearts = make_scenes(20, 67, things=1, make=heart_scene)
@@ -81,8 +99,8 @@ def test_the_heart_comes_with_its_weight(pipe: sdxl.Pipeline) -> None:
 def test_the_files_are_small_and_their_card_names_them() -> None:
     card = (ADAPTERS / "README.md").read_text(encoding="utf-8")
     files = sorted(ADAPTERS.glob("*.safetensors"))
-    assert files == [HEART_FILE, SUN_FILE, TWO_STEPS]
+    assert files == sorted([HEART_FILE, SUN_FILE, TWO_STEPS, EDGES])
     for file in files:
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card, file
     assert HEART_FILE.stat().st_size < 2e6
-    assert sum(file.stat().st_size for file in files) < 7e6
+    assert sum(file.stat().st_size for file in files) < 13e6
