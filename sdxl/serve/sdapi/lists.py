@@ -29,7 +29,7 @@ def _own_schedule(schedule: str) -> dict[str, str]:
 
 def schedulers() -> list[dict[str, Any]]:
     """The schedules; `automatic` is the sampler's own."""
-    labels = {name: each.a1111 or _LABELS.get(name) or name for name, each in SCHEDULES.items()}
+    labels = {name: each.a1111 or _LABELS.get(name) or name.title() for name, each in SCHEDULES.items()}
     rows = [(AUTOMATIC, "Automatic", None)]
     rows += [(_key(label), label, SCHEDULES[name].options.get("rho")) for name, label in labels.items()]
     return [
