@@ -88,7 +88,7 @@ def _side(given: Given, name: str) -> int | None:
 
 def _seed(given: Given, name: str) -> int | None:
     seed = given.whole(name)
-    return None if seed == -1 else seed
+    return None if seed is None or seed < 0 else seed
 
 
 def _clip_skip(settings: Given, option: int) -> int | None:

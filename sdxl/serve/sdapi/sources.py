@@ -64,8 +64,9 @@ async def _again(service: Service, files: Sequence[bytes], name: str) -> list[Up
 
 
 def _blur(given: Given) -> tuple[float, float]:
-    both = given.number("mask_blur", _BLUR)
-    blur = given.number("mask_blur_x", both), given.number("mask_blur_y", both)
+    both = given.number("mask_blur")
+    x, y = (given.number(name, _BLUR) for name in ("mask_blur_x", "mask_blur_y"))
+    blur = (x, y) if both is None else (both, both)
     for each in blur:
         if not 0 <= each <= _MOST_BLUR:
             raise ArgumentError(f"mask_blur is {brief(each)}; expected 0 to {_MOST_BLUR:g}")
