@@ -95,6 +95,10 @@ def test_preparation() -> None:
     assert opened(masks[0]).max() == 127
     _, masks = prepare([image], mask, Painting(inverts=True))
     assert opened(masks[0]).min() == 255
+    _, masks = prepare([image], Upload(png(box())), Painting(blur=(4.0, 2.0)))
+    ys, xs = np.nonzero(opened(masks[0]))
+    assert set(np.unique(opened(masks[0]))) == {0, 255}
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (10, 53, 19, 44)  # 2.5 sigmas around
     wide = Upload(png(noise(96, 64)))
     files, masks = prepare([wide, image], Upload(png(box())), Painting(fills=True))
     assert [opened(each).shape for each in masks] == [(64, 96), (64, 64)]

@@ -35,6 +35,13 @@ class Painting:
     fills: bool = False
     only_masked: bool = False
 
+    @property
+    def feather(self) -> int:
+        """Pixels over which the result fades in, from where a blurred mask begins: half of it at the mask's own edge, as
+        in AUTOMATIC1111.
+        """
+        return reach(min(self.blur)) * (2 if self.rounds else 1)
+
 
 def prepare(uploads: Sequence[Upload], mask: Upload | None, how: Painting) -> tuple[list[bytes], list[bytes]]:
     """The files of the images, and of a mask for each of them if there is one. It takes time."""
@@ -54,7 +61,10 @@ def prepare(uploads: Sequence[Upload], mask: Upload | None, how: Painting) -> tu
         masks = [ImageOps.invert(each) for each in masks]
     if how.fills:
         fitted = [fill(*each) for each in zip(fitted, masks, strict=True)]
-    return [_png(each) for each in fitted], [_png(blurred(each, how.blur)) for each in masks]
+    masks = [blurred(each, how.blur) for each in masks]
+    if how.rounds:  # all that a blur reaches is repainted, and fades in from there: `feather`
+        masks = [each.point([0] + [255] * 255) for each in masks]
+    return [_png(each) for each in fitted], [_png(each) for each in masks]
 
 
 def read_mask(upload: Upload) -> Image.Image:

@@ -31,18 +31,18 @@ async def read_sources(service: Service, given: Given, warnings: list[str]) -> d
     fields: dict[str, Any] = {"strength": given.number("denoising_strength", 0.75)}
     if not masks and mode in (0, 3):
         return fields | {"image": uploads}
-    from .painting import Painting, prepare, reach
+    from .painting import Painting, prepare
 
     if not masks:
         images, _ = await asyncio.to_thread(prepare, uploads, None, Painting(size, mode))
         return fields | {"image": await _again(service, images, "init_images")}
-    blur, only_masked = _blur(given), given.flag("inpaint_full_res", True)
+    only_masked = given.flag("inpaint_full_res", True)
     painting = Painting(
         size,
         mode,
         inverts=given.flag("inpainting_mask_invert"),
         rounds=given.flag("mask_round", True),
-        blur=blur,
+        blur=_blur(given),
         fills=_fills(given, warnings),
         only_masked=only_masked,
     )
@@ -50,9 +50,7 @@ async def read_sources(service: Service, given: Given, warnings: list[str]) -> d
     fields |= {"image": await _again(service, images, "init_images"), "mask": await _again(service, painted, "mask")}
     if only_masked:
         fields["mask_padding"] = given.whole("inpaint_full_res_padding", 0)
-    if feather := reach(min(blur)):  # beside the blur, so that the edge of what changes is not seen
-        fields["feather"] = feather
-    return fields
+    return fields | ({"feather": painting.feather} if painting.feather else {})
 
 
 async def _uploads(service: Service, values: Sequence[Any], name: str) -> list[Upload]:
