@@ -175,7 +175,9 @@ _READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {
 
 def _check_texts(arguments: Mapping[str, Any], most: int) -> None:
     hires = arguments.get("hires") or {}
-    named = [(name, arguments.get(name)) for name in TEXTS] + [(f"{name} of hires", hires.get(name)) for name in _OF_HIRES]
+    named = [(name, arguments.get(name)) for name in TEXTS] + [
+        (f"{name} of hires", hires.get(name)) for name in _OF_HIRES
+    ]
     for name, value in named:
         texts = [each for each in _listed(value) if isinstance(each, str)]
         if (length := sum(map(len, texts))) > most:

@@ -82,7 +82,9 @@ def test_edits_repaint_what_is_transparent(theirs: Any, miniature: Any) -> None:
     hole.putalpha(mask.getchannel("A"))
     own = theirs.images.edit(model="x", image=png(hole), **given)  # the image's own transparency, without a file's name
     assert not np.array_equal(pixels(own.data[0].b64_json), np.asarray(image))
-    whole = theirs.images.edit(model="x", image=[("a.png", png(image))], prompt=PROMPT, extra_body=OWN | {"strength": 0.6})
+    whole = theirs.images.edit(
+        model="x", image=[("a.png", png(image))], prompt=PROMPT, extra_body=OWN | {"strength": 0.6}
+    )
     expected = miniature(PROMPT, image=image, strength=0.6, progress=False, **OWN).images[0]
     assert np.array_equal(pixels(whole.data[0].b64_json), np.asarray(expected))
 
@@ -111,7 +113,13 @@ def test_errors_have_the_shape_that_the_client_reads(theirs: Any, client: Client
         theirs.images.generate(prompt="", model="x")
     assert (caught.value.param, caught.value.type) == ("prompt", "invalid_request_error")
     assert "prompt is missing" in caught.value.message
-    for wrong in ({"size": "63x64"}, {"n": 11}, {"output_format": "gif"}, {"background": "transparent"}, {"size": "big"}):
+    for wrong in (
+        {"size": "63x64"},
+        {"n": 11},
+        {"output_format": "gif"},
+        {"background": "transparent"},
+        {"size": "big"},
+    ):
         with pytest.raises(openai.BadRequestError):
             theirs.images.generate(**SMALL | wrong)
     with pytest.raises(openai.BadRequestError):

@@ -106,7 +106,9 @@ def test_fields_that_every_client_sends_change_nothing(client: Client) -> None:
 
 
 def test_hires_and_variations(client: Client, miniature: Any) -> None:
-    answer = draw(client, enable_hr=True, hr_second_pass_steps=4, denoising_strength=0.6, subseed=3, subseed_strength=0.2)
+    answer = draw(
+        client, enable_hr=True, hr_second_pass_steps=4, denoising_strength=0.6, subseed=3, subseed_strength=0.2
+    )
     same: dict[str, Any] = {"width": 64, "height": 64, "steps": 3, "seed": 7, "variation_seed": 3}
     same |= {"variation_strength": 0.2, "hires": {"scale": 2, "steps": 4, "strength": 0.6}, "prompt_syntax": "a1111"}
     expected = np.asarray(miniature(PROMPT, progress=False, **same).images[0])
@@ -198,7 +200,9 @@ def test_lists(client: Client) -> None:
     for each in asked["samplers"]:
         assert draw(client, steps=1, sampler_name=each["name"], send_images=False).status == 200
     for name, label in schedulers.items():
-        assert client.post("/sdapi/v1/txt2img", {"scheduler": name, "steps": -1}).status == 422  # the steps, not the name
+        assert (
+            client.post("/sdapi/v1/txt2img", {"scheduler": name, "steps": -1}).status == 422
+        )  # the steps, not the name
         assert client.post("/sdapi/v1/txt2img", {"scheduler": label, "steps": -1}).status == 422
     assert [each["title"] for each in asked["sd-models"]] == ["miniature", "miniature-refiner"]
     assert "heart" in {each["name"] for each in asked["loras"]}

@@ -17,7 +17,9 @@ from sdxl.serve.sdapi.request import Asked, read_request
 from sdxl.serve.service import Service, make_service
 from sdxl.serve.settings import Settings
 
-SERVICE: Service = make_service(Settings(max_steps=40), make_catalog([ModelRequest("one"), ModelRequest("two.safetensors")]))
+SERVICE: Service = make_service(
+    Settings(max_steps=40), make_catalog([ModelRequest("one"), ModelRequest("two.safetensors")])
+)
 
 
 def asked(has_image: bool = False, clip_skip: int = 1, **body: Any) -> Asked:

@@ -49,7 +49,9 @@ def read_request(service: Service, given: Given, kind: str, sources: Mapping[str
         if not least <= value <= most:
             raise ArgumentError(f"{name} is {value}; expected {least} to {most}")
     if given.text("background") == "transparent":
-        raise refuse(400, "background is transparent, and images here have no transparent parts; leave it out", "background")
+        raise refuse(
+            400, "background is transparent, and images here have no transparent parts; leave it out", "background"
+        )
     name = given.text("output_format").lower() or "png"
     if name not in _FORMATS:
         raise ArgumentError(f"output_format is {brief(name)}; expected {', '.join(_FORMATS)}")

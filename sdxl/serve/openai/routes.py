@@ -66,9 +66,7 @@ def _decoded(value: Any, name: str) -> list[bytes]:
 async def _answer(service: Service, request: Request, asked: Asked) -> Response:
     if asked.streams:
         job = service.engine.submit(asked.work)
-        return StreamingResponse(
-            events(service.engine, job, asked), media_type="text/event-stream", headers=HEADERS
-        )
+        return StreamingResponse(events(service.engine, job, asked), media_type="text/event-stream", headers=HEADERS)
     job = await finished(request, service, asked.work)
     check_images(job)
     return JSONResponse(await asyncio.to_thread(make_answer, job, asked), headers=_NO_STORE)

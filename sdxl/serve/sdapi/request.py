@@ -78,7 +78,9 @@ async def read_request(service: Service, body: Mapping[str, Any], has_image: boo
 def _check_lacking(given: Given) -> None:
     for name, idle in _LACKING.items():
         if given.has(name) and given.fields[name] not in idle:
-            raise refuse(422, f"{name} is {brief(given.fields[name])}, which this service cannot do; leave it out", name)
+            raise refuse(
+                422, f"{name} is {brief(given.fields[name])}, which this service cannot do; leave it out", name
+            )
 
 
 def _side(given: Given, name: str) -> int | None:
@@ -100,7 +102,9 @@ def _variation(given: Given, warnings: list[str]) -> dict[str, Any]:
     strength = given.number("subseed_strength", 0.0)
     resized = [name for name in ("seed_resize_from_w", "seed_resize_from_h") if given.number(name, 0) > 0]
     if resized and strength:
-        raise refuse(422, f"{resized[0]} is given, and noise of another size is not made here; leave it out", resized[0])
+        raise refuse(
+            422, f"{resized[0]} is given, and noise of another size is not made here; leave it out", resized[0]
+        )
     if resized:
         warnings.append(f"{resized[0]} has no effect here")
     if not strength:
@@ -114,7 +118,9 @@ def _refiner(service: Service, given: Given, model: str) -> dict[str, Any]:
         return {}
     if service.catalog.models[model].refiner is None:
         raise refuse(
-            422, f"refiner_checkpoint is {brief(name)}, and {model} has no refiner here; leave it out", "refiner_checkpoint"
+            422,
+            f"refiner_checkpoint is {brief(name)}, and {model} has no refiner here; leave it out",
+            "refiner_checkpoint",
         )
     return {"refine_at": share}
 

@@ -80,7 +80,6 @@ def _route(path: str, method: str, call: Answer, server: _Server) -> Route:
     return Route(path, answer, methods=[method])
 
 
-
 # ---- images
 
 
