@@ -219,7 +219,10 @@ def test_lists(client: Client) -> None:
         assert client.post(f"/sdapi/v1/{name}").json == {}
 
 
-LISTS = "samplers schedulers sd-models loras embeddings upscalers latent-upscale-modes scripts memory cmd-flags".split()
+LISTS = (
+    *("samplers", "schedulers", "sd-models", "loras", "embeddings", "upscalers", "latent-upscale-modes", "scripts"),
+    *("memory", "cmd-flags"),
+)
 
 
 def test_options(client: Client, running: Running) -> None:

@@ -1,5 +1,6 @@
-"""Images and masks as AUTOMATIC1111's clients send them, made into what our pipeline takes. Imports PIL and numpy, so it
-is imported with the first image.
+"""Images and masks as AUTOMATIC1111's clients send them, made into what our pipeline takes.
+
+Imports PIL and numpy, so it is imported with the first image.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Painting:
 
     @property
     def feather(self) -> int:
-        """Pixels over which the result fades in, from where a blurred mask begins: half of it at the mask's own edge, as
-        in AUTOMATIC1111.
+        """Pixels over which the result fades in, from where a blurred mask begins: half of it at the mask's own
+        edge, as in AUTOMATIC1111.
         """
         return reach(min(self.blur)) * (2 if self.rounds else 1)
 
