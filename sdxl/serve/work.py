@@ -7,10 +7,11 @@ which turn names and uploads into what the field takes: no client opens a path o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.control import read_controls
 from ..adapters.lora import read_lora
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
@@ -44,7 +45,7 @@ class Work:
     def bytes(self) -> int:
         """The memory of its uploads, which the batches share."""
         first = self.batches[0].values() if self.batches else ()
-        return sum(len(each.data) for value in first for each in _listed(value) if isinstance(each, Upload))
+        return sum(len(each.data) for value in first for each in _uploaded(value))
 
 
 def make_work(
@@ -113,10 +114,15 @@ def check_plan(plan: Plan, settings: Settings) -> None:
 
 def opened(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a batch with its uploads opened."""
-    return {
-        name: [each.open() for each in value] if isinstance(value, list) and isinstance(value[0], Upload) else value
-        for name, value in arguments.items()
-    }
+    return {name: _opened(value) for name, value in arguments.items()}
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_opened(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _opened(each) for name, each in value.items()}
+    return value.open() if isinstance(value, Upload) else value
 
 
 def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
@@ -165,11 +171,22 @@ def _hires(name: str, value: Any, catalog: Catalog) -> dict[str, Any]:
     return read_hires(value).record()  # which names no file
 
 
+def _controls(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
+    controls = []
+    for each in read_controls(value):
+        if not all(isinstance(image, Upload) for image in each.images):
+            raise ArgumentError(f"the image of control {brief(each.net)} is no image; send one in base64")
+        net = str(catalog.control(str(each.net)))
+        controls.append({**each.record(), "net": net, "image": each.image})
+    return controls
+
+
 _READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {
     "image": _uploads,
     "mask": _uploads,
     "loras": _loras,
     "hires": _hires,
+    "control": _controls,
 }
 
 
@@ -212,7 +229,16 @@ def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_upload(value: Any) -> bool:
-    return any(isinstance(each, Upload) for each in _listed(value))
+    return any(True for _ in _uploaded(value))
+
+
+def _uploaded(value: Any) -> Iterator[Upload]:
+    """The uploads in a value."""
+    if isinstance(value, Upload):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _uploaded(each)
 
 
 def _listed(value: Any) -> list[Any]:
