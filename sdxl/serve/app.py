@@ -16,7 +16,13 @@ from .service import Service
 from .skin import Skin
 from .static import page_routes
 
-SKINS: tuple[Callable[[Service], Skin], ...] = (api.skin, sdapi.skin, sdapi.internal, openai.skin)
+SKINS: tuple[Callable[[Service], Skin], ...] = (
+    api.skin,
+    sdapi.skin,
+    sdapi.internal,
+    sdapi.extension,
+    openai.skin,
+)
 PAGE = Path(__file__).parent / "page"
 
 

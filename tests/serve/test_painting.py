@@ -56,6 +56,11 @@ def test_what_is_filled_continues_its_surroundings() -> None:
     assert np.abs(filled - np.asarray(ramp)).max() < 50  # of 97 from side to side
     assert np.diff(filled[32, 20:44, 0]).min() >= -4  # and it rises
     assert fill(grey, Image.new("L", (64, 64), 255)) is grey  # nothing to continue
+    large, part = noise(1500, 40), Image.new("L", (1500, 40), 0)
+    part.paste(255, (700, 10, 800, 30))
+    filled, outside = np.asarray(fill(large, part)), np.asarray(part) == 0
+    assert np.array_equal(filled[outside], np.asarray(large)[outside])
+    assert filled[~outside].std() < 40 < np.asarray(large)[~outside].std()
     assert fill(noise(63, 31), box(63, 31)).size == (63, 31)
 
 

@@ -190,6 +190,8 @@ def test_images() -> None:
         ({"init_images": [3]}, 400, "init_images"),
         ({"init_images": "x"}, 400, "expected a list"),
         ({"init_images": ["AAAA"]}, 400, "known format"),
+        ({"width": 10**6, "height": 10**6, "resize_mode": 1}, 400, "pixels"),
+        ({"width": -8, "height": 64, "resize_mode": 2}, 400, "width is -8"),
         ({"resize_mode": 7}, 400, "resize_mode"),
         ({"mask": "http://x/"}, 400, "opens none"),
         ({"mask": 1, "mask_blur": 1000}, 400, "mask_blur"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ async def read_sources(service: Service, given: Given, files: Mapping[str, Seque
         raise ArgumentError(f"mask is given {len(masks)} times; expected one image file, or none")
     image = await service.upload(images[0], "image")
     transparent = image if not masks else await service.upload(masks[0], "mask")
-    mask = await asyncio.to_thread(_mask, transparent, image)
+    mask = await service.work_on(_mask, transparent, image)
     if masks and mask is None:
         raise ArgumentError("mask has no transparent part; make transparent what is to be repainted")
     fields = {"image": image, "strength": given.number("strength")}

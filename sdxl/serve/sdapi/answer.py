@@ -98,4 +98,4 @@ def _first(scale: Any) -> Any:
 
 def _label(table: Mapping[str, Any], name: str | None) -> str | None:
     """AUTOMATIC1111's name of a sampler or schedule; ours where it has none."""
-    return (table[name].a1111 or name) if name in table else name
+    return (table[name].a1111 or name) if name is not None and name in table else name

@@ -30,7 +30,7 @@ def _own_schedule(schedule: str) -> dict[str, str]:
 def schedulers() -> list[dict[str, Any]]:
     """The schedules; `automatic` is the sampler's own."""
     labels = {name: each.a1111 or _LABELS.get(name) or name.title() for name, each in SCHEDULES.items()}
-    rows = [(AUTOMATIC, "Automatic", None)]
+    rows: list[tuple[str, str, Any]] = [(AUTOMATIC, "Automatic", None)]
     rows += [(_key(label), label, SCHEDULES[name].options.get("rho")) for name, label in labels.items()]
     return [
         {"name": name, "label": label, "aliases": None, "default_rho": -1 if rho is None else rho}

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...images.image import open_mask, open_picture
+from ...images.image import open_control, open_mask, open_picture
 from ..uploads import Upload
 
 CROP, FILL = 1, 2
 _REACH = 2.5  # sigmas that AUTOMATIC1111's blur of masks reaches
 _HALF = 128
+_MOST_FILLED = 1024  # pixels of a side
 Size = tuple[int, int]
 
 
@@ -95,6 +96,12 @@ def fit(image: Image.Image, size: Size, mode: int) -> Image.Image:
     return Image.fromarray(np.pad(pixels, [*borders, *[(0, 0)] * (pixels.ndim - 2)], mode="edge"))
 
 
+def reshaped(upload: Upload, size: Size, mode: int | None) -> bytes:
+    """The file of an image at (width, height), stretched where there is no mode. It takes time."""
+    image = open_control(upload.open(), "image")
+    return _png(image.resize(size, Image.Resampling.LANCZOS) if mode is None else fit(image, size, mode))
+
+
 def reach(sigma: float) -> int:
     """How many pixels outside of a mask a blur changes."""
     return int(_REACH * sigma + 0.5)
@@ -119,6 +126,11 @@ def fill(image: Image.Image, mask: Image.Image) -> Image.Image:
     """An image (RGB) whose masked part is a smooth continuation of its surroundings, by averages of ever larger squares
     (push-pull, Gortler et al. 1996, "The Lumigraph", section 3.4). What the mask leaves black stays bit for bit.
     """
+    if max(image.size) > _MOST_FILLED:  # what is smooth needs no more
+        small = ImageOps.contain(image, (_MOST_FILLED, _MOST_FILLED))
+        parts = mask.resize(small.size, Image.Resampling.BOX).point([0] + [255] * 255)
+        filled = fill(small, parts).resize(image.size, Image.Resampling.BICUBIC)
+        return Image.composite(filled, image, mask)
     pixels, weight = np.asarray(image).astype(np.float32), 1 - np.asarray(mask).astype(np.float32)[..., None] / 255
     if not weight.any():
         return image

@@ -13,10 +13,10 @@ from ..service import Service
 from ..work import Work
 from .names import model_name
 from .sampling import read_names, read_sampling
-from .scripts import check_scripts
+from .scripts import read_scripts
+from .sizes import read_size
 from .sources import read_sources
 
-_MULTIPLE = 8  # of a side, to which AUTOMATIC1111 rounds down
 _LATER = 2  # the last layer but one, which AUTOMATIC1111 counts as 2, is SDXL's own
 _MOST_ID = 200  # characters of a task's name
 _LACKING = {  # fields and what of them has no effect
@@ -47,15 +47,15 @@ async def read_request(service: Service, body: Mapping[str, Any], has_image: boo
     """
     given, warnings = Given(body), list[str]()
     _check_lacking(given)
-    check_scripts(given)
     settings = Given(given.mapping("override_settings"))
     model = model_name(service, settings.text("sd_model_checkpoint")) or service.model
+    width, height = read_size(service, given)
     fields = {
         "prompt": given.text("prompt"),
         "negative_prompt": given.text("negative_prompt") or None,  # of no letters at all: zeros
         "prompt_syntax": "a1111",
-        "width": _side(given, "width"),
-        "height": _side(given, "height"),
+        "width": width,
+        "height": height,
         "steps": given.whole("steps"),
         "guidance_scale": given.number("cfg_scale"),
         "seed": _seed(given, "seed"),
@@ -64,6 +64,7 @@ async def read_request(service: Service, body: Mapping[str, Any], has_image: boo
         **read_sampling(given),
         **_variation(given, warnings),
         **_refiner(service, given, model),
+        **await read_scripts(service, given),
     }
     if has_image:
         fields |= await read_sources(service, given, warnings)
@@ -81,11 +82,6 @@ def _check_lacking(given: Given) -> None:
             raise refuse(
                 422, f"{name} is {brief(given.fields[name])}, which this service cannot do; leave it out", name
             )
-
-
-def _side(given: Given, name: str) -> int | None:
-    side = given.whole(name)
-    return None if side is None else side // _MULTIPLE * _MULTIPLE if side >= _MULTIPLE else side
 
 
 def _seed(given: Given, name: str) -> int | None:

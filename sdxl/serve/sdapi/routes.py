@@ -21,6 +21,8 @@ from ..skin import Skin, check, finished, wait
 from ..uploads import from_base64
 from . import lists
 from .answer import make_answer
+from .controlnet import SCRIPT
+from .controlnet import lists as lists_of_controls
 from .names import model_name
 from .progress import ORIGIN, mine, progress_view, task_view
 from .request import read_request
@@ -59,6 +61,13 @@ def internal(service: Service) -> Skin:
         _route("/internal/ping", "GET", partial(_constant, {}), server),
     ]
     return Skin("/internal/", routes, error_body)
+
+
+def extension(service: Service) -> Skin:
+    """The lists of the extension ControlNet, whose presence says that there is one."""
+    server, names = _Server(service), lists_of_controls(service) if service.catalog.control_dir else {}
+    routes = [_route(f"/controlnet/{name}", "GET", partial(_controls, name), server) for name in names]
+    return Skin("/controlnet/", routes, error_body)
 
 
 def error_body(problem: Problem) -> Mapping[str, Any]:
@@ -156,6 +165,15 @@ async def _table(make: Callable[[], Any], server: _Server, request: Request) -> 
     return make()
 
 
+async def _controls(name: str, server: _Server, request: Request) -> Any:
+    return (await asyncio.to_thread(lists_of_controls, server.service))[name]
+
+
+async def _scripts(server: _Server, request: Request) -> Any:
+    names = [] if server.service.catalog.control_dir is None else [SCRIPT]
+    return {"txt2img": names, "img2img": names}
+
+
 async def _constant(value: Any, server: _Server, request: Request) -> Any:
     return value
 
@@ -194,7 +212,7 @@ _CALLS: dict[tuple[str, str], Answer] = {
     ("GET", "sd-models"): partial(_listed, lists.models),
     ("GET", "loras"): partial(_listed, lists.loras),
     ("GET", "embeddings"): partial(_listed, lists.embeddings),
-    ("GET", "scripts"): partial(_constant, {"txt2img": [], "img2img": []}),
+    ("GET", "scripts"): _scripts,
     ("GET", "cmd-flags"): partial(_constant, {}),
     **{("GET", name): partial(_constant, []) for name in _EMPTY},
     **{("POST", name): partial(_constant, {}) for name in _REFRESHING},

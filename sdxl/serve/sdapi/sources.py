@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..given import Given
 from ..refusals import UnknownError
 from ..service import Service
 from ..uploads import Upload, from_base64
+from .sizes import read_size
 
 _MODES = (0, 1, 2, 3)  # stretch, crop, fill, and enlarged latents, which is stretched here
 _FILLS = {2: "latent noise", 3: "latent nothing"}
@@ -27,14 +27,14 @@ async def read_sources(service: Service, given: Given, warnings: list[str]) -> d
     if (mode := given.whole("resize_mode", 0)) not in _MODES:
         raise ArgumentError(f"resize_mode is {mode}; expected 0 to 3")
     masks = await _uploads(service, [given.text("mask")], "mask")
-    size = given.whole("width"), given.whole("height")
+    size = read_size(service, given)
     fields: dict[str, Any] = {"strength": given.number("denoising_strength", 0.75)}
     if not masks and mode in (0, 3):
         return fields | {"image": uploads}
     from .painting import Painting, prepare
 
     if not masks:
-        images, _ = await asyncio.to_thread(prepare, uploads, None, Painting(size, mode))
+        images, _ = await service.work_on(prepare, uploads, None, Painting(size, mode))
         return fields | {"image": await _again(service, images, "init_images")}
     only_masked = given.flag("inpaint_full_res", True)
     painting = Painting(
@@ -46,7 +46,7 @@ async def read_sources(service: Service, given: Given, warnings: list[str]) -> d
         fills=_fills(given, warnings),
         only_masked=only_masked,
     )
-    images, painted = await asyncio.to_thread(prepare, uploads, masks[0], painting)
+    images, painted = await service.work_on(prepare, uploads, masks[0], painting)
     fields |= {"image": await _again(service, images, "init_images"), "mask": await _again(service, painted, "mask")}
     if only_masked:
         fields["mask_padding"] = given.whole("inpaint_full_res_padding", 0)
