@@ -138,7 +138,7 @@ def test_webuiapi_bad_input(webui: Any) -> None:
             webui.txt2img(**SMALL | wrong)
         assert caught.value.args[0] == status
     with pytest.raises(RuntimeError, match="Init image not found"):
-        webui.img2img(images=[])
+        webui.img2img(images=[], width=64, height=64)
 
 
 # ---- sd-backend-client

@@ -25,7 +25,8 @@ PYTHON, SHELL = (re.findall(rf"^```{name}\n(.*?)^```", PAGE, re.MULTILINE | re.D
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    with serving([sdxl.ModelRequest("miniature", dtype="float32", device="cpu")]) as running:
+    adapters = Path(__file__).parents[2] / "weights/adapters"
+    with serving([sdxl.ModelRequest("miniature", dtype="float32", device="cpu", control_dir=adapters)]) as running:
         yield running
 
 
@@ -55,7 +56,8 @@ def test_curl(code: str, running: Running, tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_route(running: Running) -> None:
-    skins = [make(running.service) for make in (sdapi.skin, sdapi.internal, openai.skin)]
-    for route in [route for skin in skins for route in skin.routes]:
-        path = route.path.replace("{id:path}", "{id}")  # type: ignore[attr-defined]
-        assert re.search(rf"[/`]{re.escape(path.removeprefix('/sdapi/v1/').removeprefix('/'))}`", PAGE), path
+    skins = [make(running.service) for make in (sdapi.skin, sdapi.internal, sdapi.extension, openai.skin)]
+    for path in [route.path for skin in skins for route in skin.routes]:  # type: ignore[attr-defined]
+        shown = path.replace("{id:path}", "{id}")
+        last = shown.removeprefix("/sdapi/v1/").removeprefix("/controlnet/").removeprefix("/")
+        assert re.search(rf"[/`]{re.escape(last)}`", PAGE), path
