@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import sdxl
+from sdxl.miniature.edges import edges
 from sdxl.miniature.exam import make_picture
 from sdxl.miniature.scenes import BUCKETS, Scene, Thing
 
@@ -160,6 +161,51 @@ def draw_distilled(pipe: sdxl.Pipeline, draw: Draw) -> None:
     sheet(rows, columns, ["miniature", "distilled"] * len(prompts)).save(OUT / "distilled.png")
 
 
+def draw_control(draw: Draw) -> None:
+    """The ControlNet that knows edges: two images of them with several prompts, and its scale."""
+    net = ADAPTERS / "edges.safetensors"
+    star = edges(Scene("black", (Thing("white", "star", x=0.3, y=0.35, radius=0.27),)))
+    inner = Thing("white", "ring", x=0.62, y=0.6, radius=0.16), Thing("white", "square", x=0.62, y=0.6, radius=0.4)
+    grounds = ("a blue", "a purple", "a striped orange", "a green", "a black")
+    one, two = ("a red", "a yellow", "a black", "a white", "a blue"), ("white", "orange", "yellow", "purple", "green")
+    rows = [
+        [
+            star,
+            *(
+                draw(f"{a} star on {b} background", control=sdxl.Control(net, star))[0]
+                for a, b in zip(one, grounds, strict=True)
+            ),
+        ],
+    ]
+    both = edges(Scene("black", inner))
+    prompts = [f"{a} ring inside a {b} square on {c} background" for a, b, c in zip(one, two, grounds, strict=True)]
+    rows.append([both, *(draw(prompt, control=sdxl.Control(net, both))[0] for prompt in prompts)])
+    sheet(rows, ["edges"], ["", ""]).save(OUT / "control.png")
+
+    scales = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rows = [
+        [star, *(draw(seed=seed, control=sdxl.Control(net, star, scale=scale))[0] for scale in scales)]
+        for seed in (4, 5)
+    ]
+    sheet(rows, ["edges", *(f"scale {scale:g}" for scale in scales)], ["seed 4", "seed 5"]).save(
+        OUT / "control_scale.png"
+    )
+
+
+def draw_reference(draw: Draw) -> None:
+    """The IP-Adapter that knows colours: two reference images, and its scale."""
+    file, scales = ADAPTERS / "colours.safetensors", (0.0, 0.25, 0.5, 0.75, 1.0)
+    scenes = Scene("blue", (Thing("orange", "square", x=0.4, y=0.6),)), Scene("red", (Thing("white", "ring", x=0.6),))
+    rows = []
+    for scene in scenes:
+        image = make_picture(scene)
+        for prompt in ("a star on a background", "a yellow star on a purple background"):
+            made = [draw(prompt, reference=sdxl.Reference(file, image, scale=scale))[0] for scale in scales]
+            rows.append([image, *made])
+    labels = ["a star", "a yellow star"] * len(scenes)
+    sheet(rows, ["reference", *(f"scale {scale:g}" for scale in scales)], labels).save(OUT / "reference.png")
+
+
 def main() -> None:
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
     OUT.mkdir(parents=True, exist_ok=True)
@@ -172,6 +218,8 @@ def main() -> None:
     draw_refiner()
     draw_lora(pipe, draw)
     draw_distilled(pipe, draw)
+    draw_control(draw)
+    draw_reference(draw)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
@@ -34,6 +34,7 @@ from sdxl.weights.container import save_tensors
 
 SECONDS = 2.0
 HANGS = 20  # seconds after which a file is given up
+Files = Callable[[Path], Mapping[str, tuple[dict[str, Tensor], dict[str, str]]]]
 
 
 def adapters(model: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
@@ -114,8 +115,9 @@ def use(kind: str, path: Path, model: Path) -> None:
                         change(weight.float())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def run(doc: str | None, what: str, make: Files, use: Callable[[str, Path, Path], None]) -> None:
+    """Damage files of these kinds for a small model, use each, and exit with 1 if one fails."""
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
@@ -129,7 +131,7 @@ def main() -> None:
         folder = Path(name)
         write_valid(folder)
         model, data = folder / "model.safetensors", {}
-        for kind, (tensors, header) in adapters(model).items():
+        for kind, (tensors, header) in make(model).items():
             save_tensors(tensors, folder / f"{kind}.safetensors", header)
             data[kind] = (folder / f"{kind}.safetensors").read_bytes()
             use(kind, folder / f"{kind}.safetensors", model)
@@ -155,10 +157,10 @@ def main() -> None:
             outcomes[outcome] += 1
             failures += outcome.startswith("FAILED") or seconds > SECONDS
             path.unlink()
-    print(f"{sum(outcomes.values())} damaged adapter files of seed {options.seed}: {dict(outcomes)}")
+    print(f"{sum(outcomes.values())} damaged {what} of seed {options.seed}: {dict(outcomes)}")
     print(f"the slowest took {slowest:.2f} s; {failures} failures")
     sys.exit(bool(failures))
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, "adapter files", adapters, use)

@@ -37,7 +37,7 @@ from sdxl.errors import SDXLError, SDXLWarning
 from sdxl.models.config import ModelConfig, TextConfig, VAEConfig
 from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.models.unet_config import UNetConfig
-from sdxl.pipeline.loading import load as load_network
+from sdxl.pipeline.loaded import load as load_network
 from sdxl.runtime.placement import choose_placement
 from sdxl.text.learn import learn_vocabulary
 from sdxl.text.tokenizer import Tokenizer

@@ -52,6 +52,8 @@ class Example:
     size: tuple[int, int]
     crop: tuple[int, int]
     original: tuple[int, int]
+    hint: np.ndarray | None = None  # an 8-bit image (H, W, C) that steers
+    words: str | None = None  # the caption, where it is not the scene's
 
     def pixels(self) -> Pixels:
         return draw(self.scene, self.size, self.crop, self.original)
@@ -113,6 +115,7 @@ class Latents:
     z: Tensor  # (N, 4, h, w)
     captions: list[str]
     sizes: Tensor  # (N, 6), for the refiner (N, 5)
+    hints: Tensor | None = None  # (N, C, H, W), 8-bit images that steer
 
 
 @torch.no_grad()
@@ -130,11 +133,12 @@ def store_latents(run: Run, vae: VAE, count: int, refiner: bool, world: World) -
         for x in DataLoader(Pictures(examples), batch_size=64, num_workers=run.workers):
             draws = torch.randn(len(x), 4, bucket[0] // 8, bucket[1] // 8, generator=noise)
             z.append(vae.encode(x.to(run.device), draws.to(run.device)))
-        captions = [caption(example.scene, rng) for example in examples]
+        captions = [example.words or caption(example.scene, rng) for example in examples]
         sizes = torch.tensor([example.sizes(refiner) for example in examples])
-        stored.append(Latents(torch.cat(z).cpu(), captions, sizes))
+        hints = [torch.from_numpy(example.hint).movedim(-1, 0) for example in examples if example.hint is not None]
+        stored.append(Latents(torch.cat(z).cpu(), captions, sizes, torch.stack(hints) if hints else None))
         print(f"stored {number} pictures of {bucket[1]} x {bucket[0]}", flush=True)
-    torch.save([(entry.z, entry.captions, entry.sizes) for entry in stored], path)
+    torch.save([(entry.z, entry.captions, entry.sizes, entry.hints) for entry in stored], path)
     return stored
 
 
@@ -152,7 +156,7 @@ class Noised(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """z, noise (B, 4, h, w), t (B,), ids of each tokenizer (T, B, 77), sizes (B, N), and kept (B,): 1 where the
-        caption is given, 0 where it is dropped.
+        caption is given, 0 where it is dropped; behind them the images that steer, (B, C, H, W) in 0..1, if there are.
         """
         rng, generator = self.run.numpy(self.place, step), self.run.torch(self.place + 1, step)
         counts = np.array([len(latents.z) for latents in self.stored])
@@ -165,4 +169,5 @@ class Noised(Dataset[Batch]):
         if self.timesteps == TRAIN_STEPS:  # the refiner begins where the overall brightness is settled
             noise = offset_noise(noise, 0.05, generator)
         t = stratified_timesteps(count, 0, self.timesteps, generator)
-        return z, noise, t, self.ids[bucket][:, chosen], latents.sizes[chosen], kept
+        steering = [] if latents.hints is None else [latents.hints[chosen] / 255]
+        return z, noise, t, self.ids[bucket][:, chosen], latents.sizes[chosen], kept, *steering

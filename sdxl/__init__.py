@@ -13,9 +13,11 @@ from .exports import exports
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .adapters.control import Control as Control
     from .adapters.inspection import inspect as inspect
     from .adapters.lora import LoRA as LoRA
     from .adapters.merging import convert as convert
+    from .adapters.reference import Reference as Reference
     from .errors import ArgumentError as ArgumentError
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
@@ -31,20 +33,25 @@ if TYPE_CHECKING:
     from .images.record import read_parameters as read_parameters
     from .images.record import save_image as save_image
     from .images.record import save_png as save_png
+    from .pipeline.hires import Hires as Hires
     from .pipeline.model_request import ModelRequest as ModelRequest
     from .pipeline.pipeline import Pipeline as Pipeline
     from .pipeline.request import Request as Request
     from .pipeline.result import PipelineStep as PipelineStep
     from .pipeline.result import Result as Result
+    from .pipeline.verify import Verification as Verification
+    from .pipeline.verify import verify as verify
     from .sampling.guiders import APG as APG
     from .sampling.guiders import PAG as PAG
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "adapters.control": ("Control",),
         "adapters.inspection": ("inspect",),
         "adapters.lora": ("LoRA",),
         "adapters.merging": ("convert",),
+        "adapters.reference": ("Reference",),
         "errors": (
             "ArgumentError",
             "CheckpointError",
@@ -60,10 +67,12 @@ __getattr__, __dir__, __all__ = exports(
             "UnsupportedError",
         ),
         "images.record": ("read_parameters", "save_image", "save_png"),
+        "pipeline.hires": ("Hires",),
         "pipeline.model_request": ("ModelRequest",),
         "pipeline.pipeline": ("Pipeline",),
         "pipeline.request": ("Request",),
         "pipeline.result": ("PipelineStep", "Result"),
+        "pipeline.verify": ("Verification", "verify"),
         "sampling.guiders": ("APG", "PAG"),
         "version": ("__version__",),
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from .cli import garbage
 from .cli.interrupts import install, uninstall
 
 
@@ -24,6 +25,7 @@ def run() -> int:
         return 130
     finally:
         uninstall()
+        garbage.leave()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import SDXLWarning
 from sdxl.images.record import read_parameters
+from sdxl.images.upscalers import UPSCALERS
 from sdxl.jobs.job import read_job
+from sdxl.pipeline.profiles import PROFILES
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedules import SCHEDULES
 from sdxl.text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
@@ -110,6 +112,9 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "emphasis": st.sampled_from(EMPHASES),
     "long_prompt": st.sampled_from(LONG_PROMPTS),
     "loras": st.just([]),
+    "compat": st.sampled_from([*PROFILES, "comfyui,grey=timesteps,step_noise=cpu", "comfyui,hole=grey,grow_mask=3"]),
+    "control": st.sampled_from([[], [{"net": "/nowhere.safetensors", "image": "/nowhere.png"}], {"net": "a/b"}]),
+    "reference": st.sampled_from([[], [{"adapter": "/nowhere.safetensors", "image": "/nowhere.png"}], {"image": "a"}]),
     "width": sides,
     "height": sides,
     "steps": st.sampled_from([*[2, 1, 3] * 6, 0]),
@@ -126,7 +131,9 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     ),
     "sigmas": st.lists(st.floats(0, 20), max_size=4, unique=True).map(lambda each: sorted(each, reverse=True)),
     "timesteps": st.lists(st.integers(0, 999), max_size=3, unique=True).map(lambda each: sorted(each, reverse=True)),
-    "seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "seed": st.one_of(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "variation_seed": st.one_of(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "variation_strength": st.sampled_from([0, 0.3, 1]),
     "num_images": st.integers(1, 2),
     "clip_skip": st.integers(0, 3),
     "original_size": sizes,
@@ -142,6 +149,18 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "mask_padding": st.integers(0, 40),
     "feather": st.integers(0, 20),
     "outpaint": st.tuples(*[st.sampled_from([8, 0, 13])] * 4),
+    "hires": st.fixed_dictionaries(
+        {},
+        optional={
+            "scale": st.floats(1, 1.6),
+            "size": sizes,
+            "upscaler": st.sampled_from(list(UPSCALERS)),
+            "steps": st.integers(0, 3),
+            "strength": st.floats(0, 1),
+            "prompt": texts,
+            "sampler": st.sampled_from([*SAMPLERS]),
+        },
+    ),
     "refine_at": st.floats(0, 1),
     "aesthetic_score": st.floats(0, 10),
     "negative_aesthetic_score": st.floats(0, 10),
@@ -192,7 +211,10 @@ def outcomes() -> Iterator[Counter[str]]:
 def expected_size(plan: Any, number: int) -> tuple[int, int]:
     """(width, height) of an image: the requested size, else the source's, cut to whole latents without a mask."""
     request = plan.request
-    if not plan.canvases:
+    if plan.second is not None:
+        height, width = plan.second.size
+        return (width, height)
+    if not plan.pastes:
         return (request.width or plan.size[1], request.height or plan.size[0])
     return tuple(reversed(plan.canvases[number].result_size))
 
@@ -218,7 +240,7 @@ def test_a_picture_or_an_error(pipes: list[sdxl.Pipeline], outcomes: Counter[str
         assert image.mode == "RGB"
         assert image.size == expected_size(plan, number)
         width, height = chosen.get("width"), chosen.get("height")
-        if width is not None and height is not None and "outpaint" not in chosen:
+        if width is not None and height is not None and not {"outpaint", "hires"} & chosen.keys():
             assert image.size == (width, height)
         json.dumps(result.parameters[number])
 

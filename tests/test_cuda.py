@@ -176,6 +176,27 @@ def test_a_pipeline_moves_there_and_back(reference: sdxl.Pipeline, error: Any) -
     assert torch.equal(draw(pipe.to("cpu"), "a red circle", steps=4), draw(reference, "a red circle", steps=4))
 
 
+@pytest.mark.parametrize("offload", ["none", "text", "stage", "block"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_references(offload: Any, compiled: bool, tiny_folder: Path, tmp_path: Path, error: Any) -> None:
+    """An IP-Adapter with a window and a mask gives there what it gives on the CPU, in recorded graphs too."""
+    if compiled and offload == "block":
+        pytest.skip("it cannot be compiled")
+    import tiny_reference
+
+    from sdxl.adapters.ip_adapter import places
+
+    plain = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+    path = tiny_reference.save(tmp_path, "plus", places(plain.info.config.unet))
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cuda", offload=offload)
+    if compiled:
+        pipe.compile()
+    for mask, scale in ((None, 0.8), (None, 0.4), (tiny_reference.mask(1), 0.8)):
+        reference = sdxl.Reference(path, tiny_reference.picture(3), scale=scale, mask=mask, end=0.5)
+        settings: dict[str, Any] = {"steps": 4, "reference": reference}
+        assert error(draw(pipe, "a cat", **settings), draw(plain, "a cat", **settings)) < BOUNDS["float32"]
+
+
 def test_a_generator_of_the_gpu() -> None:
     """It draws there, and no seed stands for it."""
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda")
@@ -196,3 +217,31 @@ def test_a_trainable_model_has_gradients_there() -> None:
     x, t = torch.randn(1, 4, 16, 16, device="cuda"), torch.tensor([500.0], device="cuda")
     pipe.unet(x, t, text.context.cuda(), text.vector.cuda()).square().mean().backward()
     assert all(each.grad is not None and each.grad.is_cuda for each in pipe.unet.parameters())
+
+
+@pytest.mark.parametrize("offload", ["none", "stage"])
+def test_compiled_control(offload: str, tmp_path: Path, error: Any) -> None:
+    """A ControlNet and a window with compiled blocks and graphs: two graphs, and the image of the plain layers."""
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from sdxl.models import ControlNet, ControlNetConfig
+    from sdxl.weights.control_keys import controlnet_rows
+
+    plain = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda", offload=offload)
+    torch.manual_seed(0)
+    config = ControlNetConfig(plain.info.config.unet, (4, 8, 12, 16))
+    state = ControlNet(config).state_dict()
+    save_file({row.folder: state[row.ours] for row in controlnet_rows(config)}, tmp_path / "net.safetensors")
+    control = sdxl.Control(
+        tmp_path / "net.safetensors", Image.effect_noise((128, 128), 60).convert("RGB"), 0.5, end=0.5
+    )
+    settings: dict[str, Any] = {"width": 128, "height": 128, "steps": 4, "control": control}
+    compiled = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cuda", offload=offload)
+    compiled.compile()
+    wanted = draw(plain, "a red circle", **settings)
+    for _ in range(2):
+        assert error(draw(compiled, "a red circle", **settings), wanted) < 1e-3
+    assert error(draw(plain, "a red circle", **(settings | {"control": None})), wanted) > 1e-2
+    if offload == "none":
+        assert len(compiled.residency.model.graphs or ()) == 2

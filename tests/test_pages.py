@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from test_docs import PAGES, ROOT, blocks
 
@@ -26,11 +28,28 @@ SMALLER = (  # what takes long or is far away, and what stands for it
     (r"stabilityai/stable-diffusion-xl-refiner-1\.0", "miniature-refiner"),
     (r"--size \S+", "--size 128x128"),
     (r"--(width|height) \d+", r"--\1 128"),
+    (r"\bsize=\d+x\d+", "size=192x128"),
     (r"--steps \d+", "--steps 4"),
     (r"\b256,0,256,0\b", "32,0,32,0"),
     (r"steps=\d+", "steps=2"),
     (r"--output -(?= )", "--output out.png"),
 )
+
+
+GRAPH = {  # of ComfyUI
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "miniature"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red circle", "clip": ["1", 1]}},
+    "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}},
+    "4": {
+        "class_type": "KSampler",
+        "inputs": {
+            **{"seed": 1, "steps": 2, "cfg": 5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1},
+            **{"model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0]},
+        },
+    },
+    "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
+    "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}},
+}
 
 
 def smaller(text: str) -> str:
@@ -55,8 +74,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "weights/adapters", folder / "weights/adapters")
     for name in ("some_checkpoint", "weights/random_base", "sdxl_lightning_4step"):
         shutil.copy(folder / "sd_xl_base_1.0.safetensors", folder / f"{name}.safetensors")
-    for name in ("photo.jpg", "lion.png", "picture.png"):
+    for name in ("photo.jpg", "lion.png"):
         Image.new("RGB", (128, 128), "blue").save(folder / name)
+    made = sdxl.Pipeline.from_pretrained("miniature")("a red circle", steps=2, progress=False)
+    for name in ("picture.png", "cat.png"):
+        made.save(folder / name)
+    info = PngInfo()
+    info.add_text("prompt", json.dumps(GRAPH))
+    Image.new("RGB", (128, 128), "blue").save(folder / "ComfyUI_00042_.png", pnginfo=info)
     mask = Image.new("L", (128, 128))
     mask.paste(255, (32, 32, 80, 80))
     mask.save(folder / "mask.png")
@@ -110,7 +135,7 @@ WITH_PYTHON = [name for name in NAMES if blocks(ROOT / name, "python") and "/api
 def test_the_commands_of_a_page(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for line in commands(ROOT / name):
         arguments = shlex.split(line)[1:]
-        if "generate" in arguments and not {"--steps", "--from", "--batch"} & {*arguments}:
+        if "generate" in arguments and not {"--steps", "--from", "--batch", "--x"} & {*arguments}:
             arguments += ["--steps", "4"]
         assert main(arguments) == 0, (line, capsys.readouterr().err)
 

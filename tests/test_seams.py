@@ -283,7 +283,9 @@ def test_guidance_over_three_branches(pipe: sdxl.Pipeline) -> None:
     conditionings = {name: Conditioning(c, vector, is_zero=name == "zero") for name, c in contexts.items()}
     schedule = make_schedule(pipe.info.schedule, "trailing", 4, "euler")
     conditioned = precompute(unet, conditionings, schedule.timesteps)
-    denoise = make_denoiser(conditioned.select, schedule, "epsilon", ThreeBranches(), torch.float32)
+    denoise = make_denoiser(
+        lambda names, _: conditioned.select(names), schedule, "epsilon", ThreeBranches(), torch.float32
+    )
     for sigma, t_of in zip(schedule.sigmas, schedule.timesteps, strict=False):
         asked = ThreeBranches().branches(sigma)
         times = torch.full((2,), t_of)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .adapter import Adapter as Adapter
     from .adapter import read_adapter as read_adapter
     from .changes import make_changes as make_changes
+    from .control import Control as Control
     from .embedding import Embedding as Embedding
     from .formulas import FORMULAS as FORMULAS
     from .inspection import EmbeddingReport as EmbeddingReport
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .lora import LoRA as LoRA
     from .matching import make_host as make_host
     from .matching import match as match
+    from .reference import Reference as Reference
     from .report import AdapterReport as AdapterReport
     from .report import report_adapter as report_adapter
 
@@ -25,12 +27,14 @@ __getattr__, __dir__, __all__ = exports(
     {
         "adapter": ("Adapter", "read_adapter"),
         "changes": ("make_changes",),
+        "control": ("Control",),
         "formulas": ("FORMULAS",),
         "embedding": ("Embedding",),
         "inspection": ("EmbeddingReport",),
         "inversion": ("read_inversion",),
         "lora": ("LoRA",),
         "matching": ("make_host", "match"),
+        "reference": ("Reference",),
         "report": ("AdapterReport", "report_adapter"),
     },
 )

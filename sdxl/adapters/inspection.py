@@ -9,10 +9,12 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..weights import audit, identify
 from ..weights.container import TensorFile
+from ..weights.control_kinds import is_control
 from .adapter import read_adapter
 from .inversion import PAIRS
 from .keys import split
 from .lookup import only_file
+from .reference_report import report_reference
 from .report import AdapterReport, report_adapter
 
 
@@ -31,10 +33,12 @@ Report = audit.Report | AdapterReport | EmbeddingReport
 
 
 def inspect(path: str | Path, variant: str | None = None) -> Report:
-    """What a file or folder is: a model with its components, a LoRA or its relative, or an embedding. Of a model's
-    folder, `variant` says which files. Raises `CheckpointError`.
+    """What a file or folder is: a model with its components, a LoRA or its relative, an embedding, an IP-Adapter, or an
+    image encoder. Of a model's folder, `variant` says which files. Raises `CheckpointError`.
     """
     where = Path(os.path.expanduser(path))
+    if (report := report_reference(where)) is not None:
+        return report
     file = _adapter_file(where)
     if file is None:
         return audit.inspect(path, variant)
@@ -63,7 +67,7 @@ def _adapter_file(path: Path) -> Path | None:
         shapes = TensorFile(path).shapes
     except CheckpointError:
         return None
-    if identify.contents(shapes)[0] != "unknown":
+    if identify.contents(shapes)[0] != "unknown" or is_control(shapes):
         return None
     is_embedding = any(first in shapes and second in shapes for first, second in PAIRS)
     return path if is_embedding or split(shapes)[0] else None

@@ -11,7 +11,8 @@ from ..errors import CheckpointError
 from ..weights import hub
 from ..weights.container import TensorFile
 from ..weights.hash_cache import find_paths
-from ..weights.hashes import file_hash
+from ..weights.hashes import file_hash, tensor_hash
+from ..weights.keymap import UNET
 
 _SUFFIX = ".safetensors"
 
@@ -36,6 +37,20 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     if _is_of_hub(path):
         return hub.resolve(str(name))
     raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
+
+
+def find_network(name: str | Path, folders: Sequence[Path], what: str, variant: str | None = None) -> Path:
+    """As `find_file`, for a network that may be a diffusers folder too: a path, a name in one of the folders, or
+    owner/name on the hub, of whose files those of a `variant` are downloaded.
+    """
+    path = Path(os.path.expanduser(name))
+    for place in (path, *(folder / path for folder in folders)):
+        if os.path.isfile(place / "config.json"):
+            return place
+    is_id = hub.is_hub_name(str(name)) and path.suffix != _SUFFIX
+    if is_id and not os.path.exists(path) and not _in_folders(str(name), folders):
+        return hub.resolve(str(name), None, variant, part=UNET)
+    return find_file(name, folders, what)
 
 
 def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
@@ -87,7 +102,39 @@ def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
     """A file with a hash: one that was hashed before, or one in the folders."""
     known = (path for path in find_paths(sha256) if path.is_file())
-    return next(known, None) or next((path for path in adapter_files(folders) if file_hash(path) == sha256), None)
+    candidates = (path for path in adapter_files(folders) if has_hash(path, sha256))
+    return next(known, None) or next(candidates, None)
+
+
+def has_hash(path: Path, sha256: str) -> bool:
+    """Whether the hash of a file, or of its bytes behind the header, begins with `sha256`: tools record either."""
+    if file_hash(path).startswith(sha256):
+        return True
+    try:
+        return tensor_hash(path).startswith(sha256)
+    except CheckpointError:
+        return False
+
+
+def find_again(file: str | Path, hash: str | None, folders: Sequence[Path], what: str) -> Path:
+    """The file of a name; where it is gone, another one with its hash."""
+    try:
+        return find_file(file, folders, what)
+    except CheckpointError:
+        if hash is None or (found := find_by_hash(hash, folders)) is None:
+            raise
+        return found
+
+
+def checked_hash(path: Path, expected: str | None) -> str:
+    """The sha256 of a file. Raises `CheckpointError` if it is not the expected one."""
+    hash = file_hash(path)
+    if expected is not None and not hash.startswith(expected.lower()):
+        raise CheckpointError(
+            f"{path} is not the file that is asked for: its hash begins with {hash[:12]}, expected {expected[:12]}; "
+            "give the right file, or leave the hash out"
+        )
+    return hash
 
 
 def _title(path: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,31 +65,43 @@ def add_batch_flags(group: Any) -> None:
 
 def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> int:
     """Run a job and print the result; the exit status is 1 if lines failed."""
-    options.batch_size = 1 if options.batch_size is None else options.batch_size
-    options.engine = options.engine or "local"
     if options.output_dir is None or options.output or options.source:
         raise ArgumentError("--batch FILE requires --output-dir DIR and excludes --output and --from; change the flags")
-    if options.batch_size < 1:
-        raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
     first_seed = given.pop("seed", None)
     if isinstance(first_seed, list):
         raise ArgumentError("--seed is given several times; with --batch it is the seed of the first image")
+    defaults = absolute_defaults(given)
+    # a wrong flag is one error, not one for each line
+    checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
+    Request(**{"prompt": "", "seed": first_seed, **checked})
+    where = "the standard input" if str(options.batch) == _STDIN else str(options.batch)
+    return run_job(options, _read(options, defaults, model, first_seed), model, first_seed, where)
+
+
+def absolute_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that apply to all lines of a job, with absolute paths: it can be resumed from any folder."""
+    return {name: _absolute(value) for name, value in given.items()}
+
+
+def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_seed: int | None, where: str) -> int:
+    """Run the pending part of a job in the folder of the flags, and print the result; `where` names its lines. The exit
+    status is 1 if some failed.
+    """
+    options.batch_size = 1 if options.batch_size is None else options.batch_size
+    options.engine = options.engine or "local"
+    if options.batch_size < 1:
+        raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
     if options.workers is not None and options.engine == "local":
         warnings.warn("--workers has no effect with --engine local; give --engine ray too", SDXLWarning, stacklevel=2)
     from ..jobs.folder import open_folder
 
-    defaults = {name: _absolute(value) for name, value in given.items()}
-    # a wrong flag is one error, not one for each line
-    checked = {name: value for name, value in defaults.items() if name not in (*SOURCES, *WITH_IMAGE)}
-    Request(**{"prompt": "", "seed": first_seed, **checked})
-    job = _read(options, defaults, model, first_seed)
     with open_folder(options.output_dir, job, first_seed) as folder:
         for line, error in job.faults.items():
-            note(_report([line], options, error))
+            note(_report([line], where, error))
         failed, printed = set(job.faults), True
         try:
             if folder.count_done() < len(job.files):
-                more, printed = _work(options, model, folder)
+                more, printed = _work(options, model, folder, where)
                 failed |= more
         except KeyboardInterrupt:
             note("interrupted; the same command resumes the job")
@@ -105,26 +117,25 @@ def generate_batch(options: argparse.Namespace, given: dict[str, Any], model: di
 
 def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
     """The job in a file, or in the standard input."""
-    path, lora_dir = options.batch, getattr(options, "lora_dir", None)
+    path, folders = options.batch, [getattr(options, name, None) for name in ("lora_dir", "control_dir")]
     from ..jobs.job import identity, parse_job, read_job
 
     if str(path) != _STDIN:
-        return read_job(path, defaults, identity(model, first_seed), lora_dir)
+        return read_job(path, defaults, identity(model, first_seed), *folders)
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
     except (OSError, AttributeError, UnicodeDecodeError) as error:  # it has no buffer, or is None, where it is closed
         raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
-    return parse_job(text, Path(), defaults, identity(model, first_seed), lora_dir)
+    return parse_job(text, Path(), defaults, identity(model, first_seed), *folders)
 
 
-def _report(lines: Sequence[int], options: argparse.Namespace, error: SDXLError) -> str:
+def _report(lines: Sequence[int], where: str, error: SDXLError) -> str:
     """The message for lines that failed, of a bounded length."""
-    where = "the standard input" if str(options.batch) == _STDIN else options.batch
     text = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))} of {where}: {error}"
     return text[:_LONGEST] + "..." * (len(text) > _LONGEST)
 
 
-def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> tuple[set[int], bool]:
+def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder, where: str) -> tuple[set[int], bool]:
     """Generate the pending images of a job, with progress; the lines that failed, and whether all could be printed."""
     from ..jobs.engine import work
 
@@ -140,7 +151,7 @@ def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder)
             if progress.error is not None and progress.batch is not None:
                 lines = sorted(set(progress.batch.lines))
                 failed |= set(lines)
-                note(_report(lines, options, progress.error))
+                note(_report(lines, where, progress.error))
     return failed, printed
 
 

@@ -24,8 +24,8 @@ def inspect_parser() -> Parser:
     """The command and its flags."""
     parser = command(
         "inspect",
-        "Identify a model, a LoRA or an embedding: what it is for, its components and keys. Or show the parameters of "
-        "an image.",
+        "Identify a model, an adapter or an embedding: what it is for, its components and keys. Or show the parameters "
+        "of an image.",
         usage="FILE [--json] [--variant TEXT]",
     )
     parser.add_argument("file", type=read_file, metavar="FILE", help="a .safetensors file, a folder, or an image")

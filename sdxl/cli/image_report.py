@@ -1,45 +1,49 @@
-"""`inspect` of an image: the parameters that it records."""
+"""`inspect` of an image, or of a text file with parameters: what it says of how the image was made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError
 from .console import as_json
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+if TYPE_CHECKING:
+    from ..images.parameters import Parameters
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".txt", ".json")
 
 
 def image_report(path: Path, in_json: bool) -> list[str]:
-    """Our parameters, or the text that AUTOMATIC1111 and its kin write into a PNG. Raises `ArgumentError` where an
-    image has neither.
-    """
+    """The parameters that a file records, ours or another tool's. Raises `ArgumentError` where it has none."""
     from ..images.record import read_parameters
 
-    try:
-        recorded = read_parameters(path)
-    except ArgumentError:
-        text = None if in_json else _text(path)
-        if text is None:
-            raise
-        return [f"{path}: parameters of another program", *(f"  {line}" for line in text.splitlines())]
+    recorded = read_parameters(path)
     if in_json:
-        return as_json(recorded, indent=2).split("\n")
+        return as_json(recorded | _foreign(recorded), indent=2).split("\n")
+    version = recorded.get("version", "sdxl")
+    tool = version if recorded.is_record or recorded.tool in version else f"{recorded.tool} {version}"
     facts = [*_facts(recorded["request"]), *_facts(recorded["model"])]
-    return [f"{path}: an image of {recorded.get('version', 'sdxl')}", *facts]
+    sources = {name: f"{identity or 'not named'}, not in the file" for name, identity in recorded.sources.items()}
+    return [
+        f"{path}: an image of {tool}",
+        *facts,
+        *(_facts(sources) if not recorded.is_record else ()),
+        *_left(recorded),
+    ]
+
+
+def _foreign(recorded: Parameters) -> dict[str, Any]:
+    """What another tool's parameters have beside a record."""
+    if recorded.is_record:
+        return {}
+    unmapped = {name: {"value": value, "reason": reason} for name, (value, reason) in recorded.unmapped.items()}
+    return {"tool": recorded.tool, "sources": recorded.sources, "unmapped": unmapped}
 
 
 def _facts(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  {name:24} {value}" for name, value in facts.items() if value is not None and value != [])
 
 
-def _text(path: Path) -> str | None:
-    from ..images.image import open_header
-
-    with suppress(OSError, ValueError, SyntaxError), open_header(path, formats=("PNG",)) as image:
-        text = image.info.get("parameters")
-        return text if isinstance(text, str) else None
-    return None
+def _left(recorded: Parameters) -> Iterator[str]:
+    yield from (f"  not mapped: {name} {value}: {reason}" for name, (value, reason) in recorded.unmapped.items())

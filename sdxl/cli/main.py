@@ -18,6 +18,7 @@ from .checkpoints import convert_parser, inspect_parser
 from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
 from .parser import Parser
+from .preprocess import preprocess_parser
 from .serve import serve_parser
 from .tokens import tokens_parser
 
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[[], Parser]] = {
     "convert": convert_parser,
     "bench": bench_parser,
     "tokens": tokens_parser,
+    "preprocess": preprocess_parser,
     "serve": serve_parser,
 }
 HELP = """\
@@ -35,18 +37,20 @@ usage: sdxl COMMAND ...
 Stable Diffusion XL in PyTorch.
 
 commands:
-  generate  generate images; also without its name: sdxl "a red cat"
-  inspect   identify a model file, or show the parameters of an image
-  convert   write a single file as a folder, or a folder as a single file
-  bench     measure the speed of this machine
-  tokens    show the tokens of a prompt and their weights
-  serve     serve models over HTTP
+  generate    generate images; also without its name: sdxl "a red cat"
+  inspect     identify a model file, or show the parameters of an image
+  convert     write a single file as a folder, or a folder as a single file
+  bench       measure the speed of this machine
+  tokens      show the tokens of a prompt and their weights
+  preprocess  make a control image: edges of a photo, a blurred one, ...
+  serve       serve models over HTTP
 
 examples:
   sdxl generate "a red circle on a blue background" --model miniature
   sdxl generate "a lighthouse in a storm" --size 1216x832 --steps 25 --seed 7
   sdxl generate "a watercolour" --image photo.jpg --strength 0.5
   sdxl generate --from picture.png --seed -1
+  sdxl generate --from picture.png --verify
   sdxl inspect picture.png
 
 environment:
@@ -58,6 +62,8 @@ exit status:
   1    an error: the model, a file, memory, the network, or a line of a job
   2    wrong arguments; nothing was done
   3    all is done, but not all could be printed
+  4    --verify: the same within a few of 255
+  5    --verify: another image
   130  interrupted by Ctrl-C
 
 sdxl COMMAND --help shows the flags of a command."""

@@ -8,17 +8,20 @@ import os
 import re
 import secrets
 from collections.abc import Callable
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
+from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
-from ..pipeline.request import Request
+from ..pipeline.request import SEEDS, Request
 from .idle import warn_of_idle_flags
+from .pair_flag import read_pair
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
@@ -39,10 +42,12 @@ _GROUPS = {
         "num_images",
         "--output",
         "--from",
+        "--verify",
     ),
+    "larger images, variations": ("hires", "variation_seed", "variation_strength"),
     "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
     "sampling": (
-        *("preset", "sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
+        *("preset", "compat", "sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
         *("guidance_rescale", "guidance_interval", "guider", "latents"),
     ),
     "text and size conditioning": ("prompt_2", "negative_prompt_2", "clip_skip", "_size", "_top_left"),
@@ -101,26 +106,35 @@ def _reader(flag: Option) -> Callable[[str], Any]:
         return read_file
     if flag.type is Embedding:
         return read_flag
+    if flag.type in (Control, Reference):
+        return partial(read_pair, flag.type)
     return partial(read_value, flag.type) if is_dataclass(flag.type) else flag.type
 
 
 def read_value(type: Any, text: str) -> Any:
-    """A value of several parts from FILE[,name=value]...: the first field is the file, the others are numbers."""
-    names = [each.name for each in fields(type)][1:]
-    file, *parts = re.split(rf",(?=(?:{'|'.join(names)})=)", text)
-    given: dict[str, Any] = {}
+    """A value of several parts from FILE[,name=value]..., in which a first field without a default is the file, or from
+    name=value,... alone.
+    """
+    own = fields(type)
+    words = {each.name for each in own if "float" not in each.type and "int" not in each.type}
+    names = [each.name for each in own if each.default is not MISSING]
+    parts = re.split(rf",(?=(?:{'|'.join(names)})=)", text)
+    given: dict[str, Any] = {own[0].name: parts.pop(0)} if own[0].name not in names else {}
     for part in parts:
-        name, _, value = part.partition("=")
+        name, equals, value = part.partition("=")
+        if not equals or name not in names:
+            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE with one of {', '.join(names)}")
         if name in given:
             raise argparse.ArgumentTypeError(f"{text!r} gives {name} twice")
-        given[name] = _read_part(value)
+        given[name] = value if name in words else read_part(value)
     try:
-        return type(file, **given)
+        return type(**given)
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _read_part(text: str) -> float | str:
+def read_part(text: str) -> float | str:
+    """A number, or else the text."""
     try:
         return float(text)
     except ValueError:
@@ -161,7 +175,7 @@ def _read_setting(text: str) -> tuple[str, float | str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as s_churn=4")
-    return name, _read_part(value)
+    return name, read_part(value)
 
 
 _OWN: dict[str, dict[str, Any]] = {
@@ -175,8 +189,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "--from": {
         "type": read_file,
         "dest": "source",
-        "metavar": "IMAGE",
-        "help": "generate this image again; other flags change it",
+        "metavar": "FILE",
+        "help": "generate this image again; other flags change it. Also one of AUTOMATIC1111, Forge, Civitai or "
+        "ComfyUI, or a text file with their parameters",
+    },
+    "--verify": {
+        "action": "store_true",
+        "help": "with --from: make the image again in memory, and say whether it is the same, also by the exit status",
     },
     "--compile": {"action": "store_true", "help": "compile for CUDA: worth it for many images of one size"},
 }
@@ -220,10 +239,14 @@ def _size(options: argparse.Namespace) -> dict[str, Any]:
 
 def _seed(options: argparse.Namespace) -> dict[str, Any]:
     """The seeds; -1 is a random one."""
-    seeds = getattr(options, "seed", [])
-    if seeds == [-1]:
-        return {"seed": None}
-    return {"seed": [secrets.randbelow(2**32) if seed == -1 else seed for seed in seeds]} if seeds else {}
+    given: dict[str, Any] = {}
+    for name in SEEDS:
+        seeds = getattr(options, name, [])
+        if seeds == [-1]:
+            given[name] = None
+        elif seeds:
+            given[name] = [secrets.randbelow(2**32) if seed == -1 else seed for seed in seeds]
+    return given
 
 
 def given_model(options: argparse.Namespace) -> dict[str, Any]:
@@ -256,7 +279,6 @@ def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRe
         if not math.isfinite(most):
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
         local["max_memory"] = int(1e9 * most)
-    local |= {
-        name: getattr(options, name) for name in ("device", "lora_dir", "embedding_dir") if hasattr(options, name)
-    }
+    names = ("device", "lora_dir", "embedding_dir", "control_dir")
+    local |= {name: getattr(options, name) for name in names if hasattr(options, name)}
     return ModelRequest(**{"offload": "auto", **given, **local})

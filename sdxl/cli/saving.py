@@ -24,9 +24,9 @@ _MOST_TEXT = 60_000  # bytes of texts beside which the other parameters fit into
 _SHOWN = ("steps", "sampler", "schedule", "guidance_scale", "strength")  # in a line of JSON
 
 
-def choose_outputs(given: Path | None, request: Request) -> list[Path]:
-    """The files to write, numbered if they are several. Raises `ArgumentError` and `OutputError`, before any work, if
-    they cannot be written.
+def choose_outputs(given: Path | None, request: Request, with_grid: bool = False) -> list[Path]:
+    """The files to write, numbered if they are several, beside which a grid may have its place. Raises `ArgumentError`
+    and `OutputError`, before any work, if they cannot be written.
     """
     from ..images.output import check_writable, image_format
 
@@ -34,7 +34,7 @@ def choose_outputs(given: Path | None, request: Request) -> list[Path]:
     if given == STDOUT:
         _check_stdout(count)
         return [STDOUT]
-    outputs = numbered(given, count) if given else _free(count)
+    outputs = numbered(given, count) if given else _free(count, with_grid)
     check_writable(outputs[-1])
     texts = "".join(text for name in TEXTS for text in request.texts(name) or ())
     if image_format(outputs[0]) == "JPEG" and 2 * len(texts) + len(texts.encode()) > _MOST_TEXT:
@@ -56,11 +56,17 @@ def _paths(value: Any) -> list[Path]:
     return [value] if isinstance(value, Path) else value if isinstance(value, list) else []
 
 
-def _free(count: int) -> list[Path]:
-    """The default files to write, none of which exists."""
+def grid_path(outputs: Sequence[Path]) -> Path:
+    """The file of the grid of several numbered ones."""
+    return outputs[0].with_stem(f"{outputs[0].stem.removesuffix('-1')}-grid")
+
+
+def _free(count: int, with_grid: bool) -> list[Path]:
+    """The default files to write, none of which exists, nor their grid."""
     names = itertools.chain(["picture.png"], (f"picture-{n}.png" for n in itertools.count(2)))
     files = (numbered(Path(name), count) for name in names)
-    return next(paths for paths in files if not any(map(os.path.lexists, paths)))
+    taken = ([*paths, grid_path(paths)] if with_grid else paths for paths in files)
+    return next(paths[:count] for paths in taken if not any(map(os.path.lexists, paths)))
 
 
 def save(result: Result, outputs: Sequence[Path], seconds: float, in_json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
+from .a1111_hires import first_size, hires_facts, variation_facts
 
 # AUTOMATIC1111 quotes what holds a comma, a colon or a line break. Its reader would also take quotes at both ends, and
 # spaces at the start, for its own, and other readers take more characters for the end of a line.
@@ -30,13 +31,14 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
         "Schedule type": _a1111_name(SCHEDULES, request["schedule"]),
         "CFG scale": _first(request["guidance_scale"]),
         "Seed": request["seed"],
-        "Size": f"{size[0]}x{size[1]}",
+        "Size": first_size(request) or f"{size[0]}x{size[1]}",
         **_model_hash(parameters["model"].get("sha256")),
         "Model": Path(parameters["model"].get("model", "unknown")).name.removesuffix(".safetensors"),
-        "RNG": "CPU",
+        "RNG": _noise_source(request.get("compat")),
     }
     if request.get("strength") is not None:
         facts["Denoising strength"] = request["strength"]
+    facts |= hires_facts(request) | variation_facts(request)
     if request.get("refine_at") is not None:
         facts["Refiner switch at"] = request["refine_at"]
     if request.get("clip_skip"):
@@ -53,6 +55,13 @@ def parameters_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str
     facts["Version"] = parameters["version"]
     lines.append(", ".join(f"{name}: {_quote(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _noise_source(compat: Any) -> str:
+    """Where the first noise came from: torch's generator on the CPU, or Philox (NV), as conventions say it."""
+    profile = compat.get("profile") if isinstance(compat, Mapping) else compat
+    noise = compat.get("noise") if isinstance(compat, Mapping) else None
+    return "NV" if (noise or ("philox" if profile == "a1111" else "cpu")) == "philox" else "CPU"
 
 
 def _first(scale: Any) -> Any:
@@ -75,7 +84,7 @@ def _is_tagged(lora: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
     return request.get("prompt_syntax") == "a1111" and str(lora["file"]) in asked
 
 
-_FIELDS = {
+OPTIONS = {
     "s_churn": "Sigma churn",
     "s_tmin": "Sigma tmin",
     "s_tmax": "Sigma tmax",
@@ -85,6 +94,7 @@ _FIELDS = {
     "beta": "Beta schedule beta",
     "order": "UniPC order",
 }
+"""AUTOMATIC1111's names for options of samplers and schedules."""
 
 
 def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def _sampler_facts(request: Mapping[str, Any]) -> dict[str, Any]:
     name = "Eta DDIM" if request["sampler"] == "ddim" else "Eta"
     facts = {name: eta} if eta not in (None, default) else {}
     given = request.get("sampler_options") or {}
-    return facts | {_FIELDS[each]: value for each, value in given.items() if each in _FIELDS}
+    return facts | {OPTIONS[each]: value for each, value in given.items() if each in OPTIONS}
 
 
 def _lora_tag(lora: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ import struct
 
 HEADER = b"Exif\0\0"
 _EXIF_IFD, _MAKER_NOTE, _USER_COMMENT = 0x8769, 0x927C, 0x9286
-_LONG, _UNDEFINED = 4, 7
+_ASCII, _LONG, _UNDEFINED = 2, 4, 7
+_MOST_TEXTS = 32
 _COMMENT_CODE, _NOTE_CODE = b"UNICODE\0", b"sdxl\0"
 _FIELDS = 8 + 2 + 12 + 4  # the offset of the Exif IFD
 _DATA = _FIELDS + 2 + 2 * 12 + 4  # the offset of the values
@@ -31,21 +32,68 @@ def pack_exif(comment: str, note: str) -> bytes:
 
 def unpack_note(exif: bytes) -> str | None:
     """Our record in the EXIF of an image, if it has one. Raises `ValueError` where it is damaged."""
-    data = exif.removeprefix(HEADER)
-    order = {b"MM": ">", b"II": "<"}.get(data[:2])
-    if order is None:
+    value = _undefined(exif, _MAKER_NOTE)
+    if value is None or not value.startswith(_NOTE_CODE):
         return None
+    return value.removeprefix(_NOTE_CODE).rstrip(b"\0").decode()
+
+
+def unpack_comment(exif: bytes) -> str | None:
+    """The UserComment in the EXIF of an image, if it has one. Raises `ValueError` where it is damaged."""
+    value = _undefined(exif, _USER_COMMENT)
+    if value is None:
+        return None
+    code, text = value[:8], value[8:]
+    if code == _COMMENT_CODE:
+        # writers differ in the order of bytes, whatever the order of the rest; Latin letters show which it is
+        is_little = text[1::2].count(0) > text[0::2].count(0)
+        return text.decode("utf-16-le" if is_little else "utf-16-be", errors="replace").rstrip("\0")
+    if code in (b"ASCII\0\0\0", bytes(8)):
+        return text.decode(errors="replace").rstrip("\0")
+    return value.decode(errors="replace").rstrip("\0")
+
+
+def unpack_texts(exif: bytes) -> list[str]:
+    """The texts of the first directory, among which ComfyUI has its graphs. Raises `ValueError`."""
+    data, order, start = _open(exif)
+    if not order:
+        return []
     try:
-        (start,) = struct.unpack_from(f"{order}L", data, 4)
-        pointer = _entry(data, order, start, _EXIF_IFD)
-        note = pointer and _entry(data, order, pointer[1], _MAKER_NOTE)
+        (entries,) = struct.unpack_from(f"{order}H", data, start)
+        found = [struct.unpack_from(f"{order}HHLL", data, start + 2 + 12 * n) for n in range(entries)]
     except struct.error as error:
         raise ValueError("its EXIF ends too early") from error
-    if not note:
+    values = [data[offset : offset + count] for _, kind, count, offset in found if kind == _ASCII and count > 4]
+    return [value.rstrip(b"\0").decode(errors="replace") for value in values[:_MOST_TEXTS]]
+
+
+def _open(exif: bytes) -> tuple[bytes, str, int]:
+    """The data from the TIFF header on, the order of bytes ("" for other data), and where the first directory is."""
+    data = exif.removeprefix(HEADER)
+    order = {b"MM": ">", b"II": "<"}.get(data[:2], "")
+    if not order:
+        return data, "", 0
+    try:
+        (start,) = struct.unpack_from(f"{order}L", data, 4)
+    except struct.error as error:
+        raise ValueError("its EXIF ends too early") from error
+    return data, order, start
+
+
+def _undefined(exif: bytes, tag: int) -> bytes | None:
+    """The value of a tag in the Exif IFD."""
+    data, order, start = _open(exif)
+    if not order:
         return None
-    count, offset = note
-    value = data[offset : offset + count]
-    return value.removeprefix(_NOTE_CODE).rstrip(b"\0").decode() if value.startswith(_NOTE_CODE) else None
+    try:
+        pointer = _entry(data, order, start, _EXIF_IFD)
+        found = pointer and _entry(data, order, pointer[1], tag)
+    except struct.error as error:
+        raise ValueError("its EXIF ends too early") from error
+    if not found:
+        return None
+    count, offset = found
+    return data[offset : offset + count]
 
 
 def _entry(data: bytes, order: str, start: int, tag: int) -> tuple[int, int] | None:

@@ -12,13 +12,14 @@ from PIL import Image, PngImagePlugin
 
 from ..errors import ArgumentError, OutputError, brief
 from .a1111 import parameters_text
-from .exif import pack_exif, unpack_note
-from .image import MOST_PIXELS, open_header
+from .exif import pack_exif
 from .output import image_format, resolve_output, write_file
+from .parameters import Parameters
+from .texts import OWN_CHUNK, find_texts
+from .tools.comfyui import read_graph
+from .tools.webui import read_infotext
 
-_CHUNK = "sdxl"  # the PNG text chunk with our JSON, beside AUTOMATIC1111's "parameters"
 _MOST_EXIF = 65533  # bytes, in a JPEG
-_LONGEST = 2**23  # characters of JSON that are read
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": "4:4:4"},
@@ -53,7 +54,7 @@ def _metadata(image: Image.Image, parameters: Mapping[str, Any], name: str) -> d
     if name == "PNG":
         info = PngImagePlugin.PngInfo()
         info.add_itxt("parameters", text)
-        info.add_itxt(_CHUNK, record)
+        info.add_itxt(OWN_CHUNK, record)
         return {"pnginfo": info}
     exif = pack_exif(text, record)
     if name == "JPEG" and len(exif) > _MOST_EXIF:
@@ -83,18 +84,30 @@ def save_png(image: Image.Image, path: str | Path, parameters: Mapping[str, Any]
     write_file(encode_png(image, parameters), resolve_output(Path(path)))
 
 
-def read_parameters(path: str | Path) -> dict[str, Any]:
-    """The parameters that were recorded in an image of `save_image`. Raises `ArgumentError`."""
+def read_parameters(path: str | Path) -> Parameters:
+    """What a file says of how its image was made: one of `save_image`, or of AUTOMATIC1111, Forge, Civitai or ComfyUI.
+    An image (PNG, JPEG, WebP), or a text file with AUTOMATIC1111's parameters or ComfyUI's graph. Raises
+    `ArgumentError`.
+    """
+    texts = find_texts(Path(path))
+    if texts.own is not None:
+        return _own_record(path, texts.own)
+    failures: list[str] = []
+    for read, text in ((read_graph, texts.prompt), (read_graph, texts.workflow), (read_infotext, texts.parameters)):
+        if text is None:
+            continue
+        try:
+            return read(text)
+        except ValueError as error:
+            failures.append(str(error))
+    if failures:
+        raise ArgumentError(f"the parameters in {path} cannot be read ({', and '.join(failures)}); give another file")
+    raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl or another tool wrote")
+
+
+def _own_record(path: str | Path, text: str) -> Parameters:
+    """The record that this package wrote."""
     try:
-        text = _record(Path(path))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
-        raise ArgumentError(f"{path} cannot be read as an image ({reason}); give an image that sdxl wrote") from error
-    if text is None:
-        raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl wrote")
-    try:
-        if len(text) > _LONGEST:
-            raise ValueError(f"{len(text)} characters, expected at most {_LONGEST}")
         data = json.loads(text)
         if not isinstance(data["request"], dict) or not isinstance(data["model"], dict):
             raise TypeError("request and model must be objects")
@@ -103,15 +116,4 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     request = data["request"]
     if "sampler_options" not in request and request.get("sampler") != "ddim":
         request.pop("eta", None)  # 0.1.0 recorded 0 for all samplers, and had eta for ddim alone
-    return dict(data)
-
-
-def _record(path: Path) -> str | None:
-    """The JSON in an image, by its header alone where that has it."""
-    with open_header(path, formats=tuple(_OPTIONS)) as image:
-        if not isinstance(image, PngImagePlugin.PngImageFile):
-            return unpack_note(image.info.get("exif", b""))
-        text = image.info.get(_CHUNK)
-        if text is None and image.width * image.height <= MOST_PIXELS and not image.is_animated:
-            text = image.text.get(_CHUNK)  # behind the pixels, which are read for it
-        return text
+    return Parameters(data)

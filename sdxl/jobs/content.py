@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..adapters.control import read_controls
 from ..adapters.embedding import read_embeddings
-from ..adapters.lookup import find_file, find_named
+from ..adapters.lookup import find_file, find_named, find_network
 from ..adapters.lora import read_loras
+from ..adapters.reference import read_references
+from ..errors import ArgumentError, brief
 from ..pipeline.tags import requested_loras
 from ..weights.hashes import file_hash
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where names of files are looked for: of LoRAs, and of the networks of controls and references."""
+
+    loras: tuple[Path, ...] = ()
+    control: tuple[Path, ...] = ()
+
+
+def make_folders(lora_dir: str | Path | None = None, control_dir: str | Path | None = None) -> Folders:
+    """Those of the command line's flags."""
+    return Folders(*(() if each is None else (Path(each),) for each in (lora_dir, control_dir)))
+
+
+def adapter_records(arguments: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
+    """The LoRAs, controls and references among arguments as JSON has them, with the hashes of their files. Paths are
+    relative to `root`. Raises `SDXLError`.
+    """
+    read = {
+        "loras": (lora_records, folders.loras),
+        "control": (control_records, folders.control),
+        "reference": (reference_records, folders.control),
+    }
+    return {name: make(arguments[name], root, own) for name, (make, own) in read.items() if arguments.get(name)}
 
 
 def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -26,12 +55,74 @@ def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[s
     return records
 
 
-def with_requested(arguments: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+def control_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Controls as JSON has them, with the hashes of their networks' files; a folder is known by its path. Paths are
+    relative to `root`; names are looked for in `folders`. Raises `SDXLError`.
+    """
+    records = []
+    for control in read_controls(value):
+        beside = root / os.path.expanduser(control.net)
+        path = find_network(beside if os.path.exists(beside) else control.net, folders, "ControlNet")
+        images = [_image(each, root) for each in control.images]
+        own = {"net": str(path.absolute()), "image": images if len(images) > 1 else images[0]}
+        is_file = os.path.isfile(path)
+        records.append(control.record() | own | ({"hash": control.hash or file_hash(path)} if is_file else {}))
+    return records
+
+
+def _image(image: Any, root: Path) -> str:
+    if not isinstance(image, (str, Path)) or "\0" in str(image):
+        raise ArgumentError(f"the image of a control is {brief(image)}; give the path of a file")
+    return str((root / os.path.expanduser(image)).absolute())
+
+
+def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
+    """The controls of one of `count` images, each with its own image."""
+    own = []
+    for record in records:
+        images = record["image"]
+        is_list = isinstance(images, list)
+        if is_list and count % len(images):
+            raise ArgumentError(
+                f"the image of control {record['net']} has {len(images)} entries for {count} images; give one for "
+                "each, one for each prompt, or one"
+            )
+        own.append({**record, "image": images[number * len(images) // count] if is_list else images})
+    return own
+
+
+def reference_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """References as JSON has them, with the hashes of their adapters. Paths are relative to `root`; names are looked
+    for in `folders`. Raises `SDXLError`.
+    """
+    records = []
+    for reference in read_references(value):
+        own = reference.at(root)
+        path = find_file(own.adapter, folders, "IP-Adapter")
+        records.append(own.record() | {"adapter": str(path.absolute()), "hash": own.hash or file_hash(path)})
+    return records
+
+
+def references_of(value: Any, number: int, count: int) -> list[dict[str, Any]]:
+    """The records of image `number` of the `count` images of a line. Raises `ArgumentError`."""
+    records = []
+    for reference in read_references(value):
+        entries = reference.images
+        if count % len(entries):
+            raise ArgumentError(
+                f"reference {reference.adapter} has {len(entries)} images for {count} to generate; give one for each, "
+                "or one"
+            )
+        records.append(replace(reference, image=entries[number * len(entries) // count]).record())
+    return records
+
+
+def with_requested(arguments: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
     """Arguments of an image with the LoRAs that its prompt asks for beside its others, by name and hash. Raises
     `SDXLError`.
     """
     asked = [
-        lora.record() | {"hash": file_hash(find_named(str(lora.file), folders, "LoRA"))}
+        lora.record() | {"hash": file_hash(find_named(str(lora.file), folders.loras, "LoRA"))}
         for lora in requested_loras(arguments)
     ]
     return dict(arguments) | ({"loras": [*(arguments.get("loras") or ()), *asked]} if asked else {})
@@ -46,6 +137,11 @@ def embedding_records(value: Any, folders: Sequence[Path]) -> list[dict[str, Any
 
 
 def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of images with each LoRA named by the hash of its file alone."""
-    loras = [{name: each[name] for name in each if name != "file"} for each in arguments.get("loras") or ()]
-    return dict(arguments) | ({"loras": loras} if loras else {})
+    """Arguments of images with LoRAs, IP-Adapters and networks of controls named by the hashes of their files alone."""
+    files = {"loras": "file", "control": "net", "reference": "adapter"}
+    named = {
+        name: [{key: each[key] for key in each if key != file or "hash" not in each} for each in arguments[name]]
+        for name, file in files.items()
+        if arguments.get(name)
+    }
+    return dict(arguments) | named

@@ -154,6 +154,12 @@ def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}; {remedy(error)}") from error
 
 
+def first_seed(folder: Path) -> int | None:
+    """The seed of the first image of the job in a folder; None if it has no job. Raises `OutputError`."""
+    path = _plan_path(folder)
+    return read_plan(path).first_seed if path.exists() else None
+
+
 def _plan_path(folder: Path) -> Path:
     return folder / "job/plan.json"
 

@@ -16,10 +16,21 @@ from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
-from ..pipeline.request import SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.hires import read_hires
+from ..pipeline.profiles import Place, for_one, record_compat
+from ..pipeline.request import SEEDS, SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
-from .content import by_content, embedding_records, lora_records, with_requested
+from .content import (
+    Folders,
+    adapter_records,
+    by_content,
+    control_of,
+    embedding_records,
+    make_folders,
+    references_of,
+    with_requested,
+)
 
 _DIGITS = 5  # of the number in a file's name, at least
 
@@ -51,7 +62,7 @@ class WorkItem:
         LoRAs that their prompts ask for.
         """
         own = by_content(self.arguments)
-        shared = {name: value for name, value in own.items() if name not in (*TEXTS, "seed")}
+        shared = {name: value for name, value in own.items() if name not in (*TEXTS, *SEEDS)}
         absent = [self.arguments.get(name) is None for name in TEXTS]
         tags = [lora.record() for lora in requested_loras(self.arguments)]
         return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
@@ -132,6 +143,8 @@ def gather(items: Sequence[WorkItem], first_seed: int) -> Batch:
     arguments = dict(items[0].arguments) if items else {}
     if len(items) > 1:
         arguments |= {name: [each.arguments[name] for each in items] for name in TEXTS if name in arguments}
+        if "variation_seed" in arguments:
+            arguments["variation_seed"] = [seed for each in items for seed in each.arguments["variation_seed"]]
     arguments["seed"] = [seed for each in items for seed in each.seeds(first_seed)]
     return Batch(tuple(items), arguments)
 
@@ -162,7 +175,11 @@ def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]
 
 
 def read_job(
-    path: Path, defaults: Mapping[str, Any], model: Mapping[str, Any], lora_dir: str | Path | None = None
+    path: Path,
+    defaults: Mapping[str, Any],
+    model: Mapping[str, Any],
+    lora_dir: str | Path | None = None,
+    control_dir: str | Path | None = None,
 ) -> Job:
     """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
     `ArgumentError` if the file cannot be read.
@@ -171,7 +188,7 @@ def read_job(
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
-    return parse_job(text, path.parent, defaults, model, lora_dir)
+    return parse_job(text, path.parent, defaults, model, lora_dir, control_dir)
 
 
 def parse_job(
@@ -180,13 +197,16 @@ def parse_job(
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
+    control_dir: str | Path | None = None,
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
-    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`. Errors of lines go to `faults`.
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
+    and references in `control_dir`. Errors of lines go to `faults`.
     """
-    folders = [] if lora_dir is None else [Path(lora_dir)]
-    if defaults.get("loras"):
-        defaults = {**defaults, "loras": lora_records(defaults["loras"], Path(), folders)}
+    folders = make_folders(lora_dir, control_dir)
+    defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
+    if defaults.get("hires"):
+        defaults = {**defaults, "hires": read_hires(defaults["hires"]).record()}
     lines = text.split("\n")
     digits = max(_DIGITS, len(str(len(lines))))
     first = 0
@@ -207,12 +227,13 @@ def parse_job(
         except SDXLError as error:
             faults[number] = error
             first += 1  # correcting this line must not change the seeds of later lines
-    content = [by_content(item.arguments)["loras"] for item in items if item.arguments.get("loras")]
+    contents = [by_content(item.arguments) for item in items]
+    content = [own[name] for own in contents for name in ("loras", "control", "reference") if own.get(name)]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 
 
-def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequence[Path]) -> dict[str, Any]:
+def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
     """A line's arguments, with the checks that need no open images."""
     try:
         data = json.loads(line)
@@ -226,8 +247,7 @@ def _arguments(line: str, defaults: Mapping[str, Any], root: Path, folders: Sequ
     arguments = {name: value for name, value in {**defaults, **data}.items() if value is not None}
     if "prompt" not in arguments:
         raise ArgumentError(f"the line has no prompt; it must be an object like {_EXAMPLE}")
-    if data.get("loras") is not None:
-        arguments["loras"] = lora_records(data["loras"], root, folders)
+    arguments |= adapter_records(data, root, folders)
     given = [name for name in SOURCES if data.get(name) is not None]
     return arguments | {name: _paths(name, data[name], root) for name in given}
 
@@ -254,7 +274,10 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
     later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
     count = len(checked.prompts) * checked.num_images
-    seeds = _seeds(checked, count)
+    seeds = _seeds(checked.seed, count, advance=not checked.varies)
+    if checked.varies and checked.variation_seed is None:
+        raise ArgumentError("variation_strength is given without variation_seed; in a job give both")
+    others = _seeds(checked.variation_seed, count, "variation_seed")
     files = [name] if count == 1 else [f"{name.removesuffix('.png')}-{n + 1}.png" for n in range(count)]
     if "latents" in arguments or str(arguments.get("image")).endswith(".safetensors"):
         yield WorkItem(line, tuple(files), arguments | ({} if seeds is None else {"seed": seeds}), first, alone=True)
@@ -265,19 +288,32 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
             key: texts[prompt] for key in TEXTS if (texts := checked.texts(key)) is not None
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
-        own |= {} if seeds is None else {"seed": [seeds[n]]}
-        yield WorkItem(line, (file,), arguments | own, first + n)
+        own |= {} if seeds is None else {"seed": [seeds[n]]} | _compat(checked, arguments, n, seeds)
+        own |= {} if others is None else {"variation_seed": [others[n]]}
+        own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
+        own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
+        yield WorkItem(line, (file,), arguments | own, first if checked.varies else first + n)
 
 
-def _seeds(request: Request, count: int) -> list[int] | None:
+def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> list[int] | None:
     """The seeds of a line's images; None if the job assigns them."""
-    if request.seed is None:
+    if seed is None:
         return None
-    if isinstance(request.seed, int):
-        return [request.seed + n for n in range(count)]
-    if len(request.seed) != count:
-        raise ArgumentError(f"seed has {len(request.seed)} entries for {count} images; give one for each, or one")
-    return list(request.seed)
+    if isinstance(seed, int):
+        return [seed + n if advance else seed for n in range(count)]
+    if len(seed) != count:
+        raise ArgumentError(f"{name} has {len(seed)} entries for {count} images; give one for each, or one")
+    return list(seed)
+
+
+def _compat(request: Request, arguments: Mapping[str, Any], number: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """The conventions of an image whose noise depends on others of its line, so that it can be generated alone."""
+    image = arguments.get("image")
+    sources = len(image) if isinstance(image, list) else 1
+    repaints = "mask" in arguments or "outpaint" in arguments
+    is_one = request.conventions.generators == "batch" and isinstance(request.seed, int)
+    alone = for_one(request.conventions, Place(number, len(seeds), sources, repaints), seeds, is_one)
+    return {} if alone is None else {"compat": record_compat(alone)}
 
 
 def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:

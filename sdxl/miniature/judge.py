@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .scenes import COLOURS, SHAPES, Pixels, Scene, shade, shape_distance
+from .scenes import COLOURS, SHAPES, Pixels, Scene, draw, shade, shape_distance
 
 Mask = NDArray[np.bool_]  # (H, W)
 
@@ -64,6 +64,15 @@ def look(pixels: Pixels, shapes: Sequence[str] = SHAPES) -> View:
 def area(pixels: Pixels, colour: str) -> float:
     """The part of an image (H, W, 3) in 0..1 that has a colour, edges between others left out."""
     return float(_solid(_nearest_colour(pixels) == list(COLOURS).index(colour)).mean())
+
+
+def overlap(pixels: Pixels, scene: Scene) -> float:
+    """How much the things of an image (H, W, 3) in 0..1 lie where they do in the drawn scene: the intersection over
+    union of the pixels of a thing's colour, the least of all things.
+    """
+    made, drawn = _nearest_colour(pixels), _nearest_colour(draw(scene, pixels.shape[:2]))
+    colours = [list(COLOURS).index(thing.colour) for thing in scene.things]
+    return min(_overlap(made == colour, drawn == colour) for colour in colours)
 
 
 def agrees(view: View, scene: Scene) -> bool:

@@ -14,18 +14,26 @@ if TYPE_CHECKING:
     from .config import ModelConfig as ModelConfig
     from .config import TextConfig as TextConfig
     from .config import VAEConfig as VAEConfig
+    from .control_config import ControlNetConfig as ControlNetConfig
+    from .control_config import T2IAdapterConfig as T2IAdapterConfig
+    from .controlnet import ControlNet as ControlNet
+    from .ip_adapter import IPAdapter as IPAdapter
     from .layers import Attention as Attention
     from .layers import Source as Source
     from .published import BASE as BASE
     from .published import INPAINTING as INPAINTING
     from .published import REFINER as REFINER
     from .schedule_config import ScheduleConfig as ScheduleConfig
+    from .t2i_adapter import T2IAdapter as T2IAdapter
     from .unet import Contracting as Contracting
     from .unet import Memory as Memory
     from .unet import Residuals as Residuals
     from .unet import UNet as UNet
     from .unet_config import UNetConfig as UNetConfig
     from .vae import VAE as VAE
+    from .vision import VisionEncoder as VisionEncoder
+    from .vision_config import IPAdapterConfig as IPAdapterConfig
+    from .vision_config import VisionConfig as VisionConfig
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
@@ -33,11 +41,17 @@ __getattr__, __dir__, __all__ = exports(
         "clip": ("TextEncoder",),
         "conditioned": ("ConditionedUNet", "Conditioning", "precompute"),
         "config": ("ModelConfig", "TextConfig", "VAEConfig"),
+        "control_config": ("ControlNetConfig", "T2IAdapterConfig"),
+        "controlnet": ("ControlNet",),
+        "ip_adapter": ("IPAdapter",),
         "layers": ("Attention", "Source"),
         "published": ("BASE", "INPAINTING", "REFINER"),
         "schedule_config": ("ScheduleConfig",),
+        "t2i_adapter": ("T2IAdapter",),
         "unet": ("Contracting", "Memory", "Residuals", "UNet"),
         "unet_config": ("UNetConfig",),
         "vae": ("VAE",),
+        "vision": ("VisionEncoder",),
+        "vision_config": ("IPAdapterConfig", "VisionConfig"),
     },
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .config import TextConfig
 from .layers import Attention, Embedding, Linear
+from .vision_config import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Insert:
 class FeedForward(nn.Module):
     """Two linear layers with GELU, or with CLIP-L's approximation of it, x * sigmoid(1.702 x)."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig | VisionConfig) -> None:
         super().__init__()
         self.quick = config.activation == "quick_gelu"
         self.up = Linear(config.dim, config.ff_dim)
@@ -40,17 +41,17 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Causal self-attention and feed-forward, each behind a layer norm and added."""
+    """Self-attention, causal in texts, and feed-forward, each behind a layer norm and added."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig | VisionConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.dim, config.norm_eps)
         self.attn = Attention(config.dim, config.dim, config.heads, bias=True)
         self.norm2 = nn.LayerNorm(config.dim, config.norm_eps)
         self.ff = FeedForward(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x), causal=True)
+    def forward(self, x: Tensor, causal: bool = True) -> Tensor:
+        x = x + self.attn(self.norm1(x), causal=causal)
         return x + self.ff(self.norm2(x))
 
 

@@ -9,8 +9,9 @@ from itertools import accumulate, groupby, pairwise
 import torch
 from torch import Tensor
 
+from .controlnet import ControlNet
 from .layers import Attention, Source
-from .unet import Memory, UNet
+from .unet import NO_RESIDUALS, Contracting, Memory, Residuals, UNet, total
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,41 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class ConditionedUNet:
-    """A UNet with the embeddings of its timesteps and the memories of its blocks.
+    """A UNet, or a ControlNet, with the embeddings of its timesteps and the memories of its blocks.
 
     A batch holds B rows for each of its `branches`, one branch after the other: (len(branches) * B, ...). `scales` are
-    the guidance scales that are embedded with the timesteps, where the UNet takes them.
+    the guidance scales that are embedded with the timesteps, where the UNet takes them. `steers` are ControlNets that
+    run before it, and `added` is what other controls add, the same in each step.
     """
 
-    unet: UNet
+    unet: Contracting
     branches: tuple[str, ...]
     vector: Tensor  # of all rows, as in `Conditioning`
     embs: Mapping[float, Tensor]  # of each timestep, (rows, emb_dim)
     memories: Sequence[Memory]
     scales: Mapping[float, float] = field(default_factory=dict)
+    steers: tuple[Steer, ...] = ()
+    added: Residuals = NO_RESIDUALS
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The raw output of the UNet (rows, out_channels, H, W) for scaled latents x at timestep t."""
-        return self.unet.predict(x, self.emb(t), self.memories)
+        return self.predict(x, self.step(t))
+
+    def step(self, t: float) -> list[Tensor]:
+        """All that depends on the timestep: the embedding, and that of each ControlNet."""
+        return [self.emb(t), *(steer.conditioned.emb(t) for steer in self.steers)]
+
+    def predict(self, x: Tensor, step: Sequence[Tensor]) -> Tensor:
+        """The raw output, with the result of `step`."""
+        assert isinstance(self.unet, UNet)
+        own = [steer(x, emb) for steer, emb in zip(self.steers, step[1:], strict=True)]
+        return self.unet.predict(x, step[0], self.memories, total([self.added, *own]))
+
+    def without_steps(self) -> ConditionedUNet:
+        """The same without what `step` gives and is made from, and without the names of the branches."""
+        steers = tuple(replace(steer, conditioned=steer.conditioned.without_steps()) for steer in self.steers)
+        names = ("",) * len(self.branches)
+        return replace(self, branches=names, vector=self.vector[:0], embs={}, scales={}, steers=steers)
 
     def emb(self, t: float) -> Tensor:
         """The embedding of a timestep, (rows, emb_dim); computed now if it is not among the timesteps of the steps."""
@@ -81,8 +101,43 @@ class ConditionedUNet:
         )
 
 
+@dataclass(frozen=True)
+class Steer:
+    """A ControlNet for the batch of a UNet: it runs for those of the UNet's branches on which it `acts`, of which
+    `conditioned` is. `hint` is what it sees of the control images, (rows or 1, C, h, w). Its residuals are multiplied
+    by `factors`: one for each skip connection, and a last one for the middle block.
+    """
+
+    net: ControlNet
+    conditioned: ConditionedUNet
+    hint: Tensor
+    factors: tuple[float, ...]
+    acts: tuple[bool, ...]
+
+    def __call__(self, x: Tensor, emb: Tensor) -> Residuals:
+        """What it adds for the UNet's input x; it sees no channels beside the latents."""
+        latents = x[:, : self.net.config.in_channels]
+        if not all(self.acts):
+            parts = latents.chunk(len(self.acts))
+            latents = torch.cat([part for part, acts in zip(parts, self.acts, strict=True) if acts])
+        residuals = self.net.predict(latents, emb, self.conditioned.memories, self.hint)
+        assert residuals.mid is not None
+        *skips, mid = (self._spread(each, n) for n, each in enumerate([*residuals.skips, residuals.mid]))
+        return Residuals(skips, mid)
+
+    def _spread(self, residual: Tensor, number: int) -> Tensor:
+        """A residual at its strength, with zeros for the other branches."""
+        factor = self.factors[number]
+        residual = residual if factor == 1 else residual * factor
+        if all(self.acts):
+            return residual
+        parts = iter(residual.chunk(sum(self.acts)))
+        zeros = torch.zeros_like(residual[: len(residual) // sum(self.acts)])
+        return torch.cat([next(parts) if acts else zeros for acts in self.acts])
+
+
 def precompute(
-    unet: UNet,
+    unet: Contracting,
     conditionings: Mapping[str, Conditioning],
     timesteps: Sequence[float],
     scales: Sequence[float] = (),
@@ -111,6 +166,12 @@ def precompute(
         memories,
         dict(zip(timesteps, scales, strict=True)) if scales else {},
     )
+
+
+def with_sources(conditioned: ConditionedUNet, more: Sequence[Sequence[Source]]) -> ConditionedUNet:
+    """The same whose transformer blocks attend to further sources, those of each block in the order of running."""
+    pairs = zip(conditioned.memories, more, strict=True)
+    return replace(conditioned, memories=[replace(memory, cross=(*memory.cross, *own)) for memory, own in pairs])
 
 
 @dataclass(frozen=True)

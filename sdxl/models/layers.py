@@ -62,6 +62,17 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
+class Learned(nn.Module):
+    """A learned tensor that is used as it is. It is a layer, so that it is brought to its place as others are."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
 @dataclass(frozen=True)
 class Source:
     """One thing that an attention layer attends to, for some rows of a batch.
@@ -160,11 +171,12 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))  # in place: new maps cost a CPU as much as some layers
         if self.emb is not None and emb is not None:
-            h = h + self.emb(emb)[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.skip(x) + h
+            h += self.emb(emb)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
+        h += self.skip(x)
+        return h
 
 
 class Upsample(nn.Module):

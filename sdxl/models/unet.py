@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import cast
 
 import torch
@@ -48,6 +49,27 @@ class Residuals:
 NO_RESIDUALS = Residuals()
 
 
+def total(residuals: Sequence[Residuals]) -> Residuals:
+    """The sum of what several controls add."""
+    if len(residuals) == 1:
+        return residuals[0]
+    skips = [each.skips for each in residuals if each.skips]
+    mids = [each.mid for each in residuals if each.mid is not None]
+    path: dict[int, list[Tensor]] = {}
+    for each in residuals:
+        for place, feature in each.path.items():
+            path.setdefault(place, []).append(feature)
+    return Residuals(
+        [_sum(same) for same in zip(*skips, strict=True)],
+        _sum(mids) if mids else None,
+        {place: _sum(features) for place, features in path.items()},
+    )
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
+
+
 class Embed(nn.Module):
     """Two linear layers that bring a conditioning vector to the width of the embedding."""
 
@@ -70,7 +92,7 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, gate = self.proj(x).chunk(2, dim=-1)
-        return self.out(h * F.gelu(gate))
+        return self.out(F.gelu(gate).mul_(h))
 
 
 class TransformerBlock(nn.Module):
@@ -87,13 +109,13 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
         h, attn = self.norm1(x), self.self_attn
-        x = x + (attn(h) if memory.own is None else attn.attend(h, memory.own(attn, h)))
+        x = (attn(h) if memory.own is None else attn.attend(h, memory.own(attn, h))).add_(x)
         first = min(source.first for source in memory.cross)
         attending = x[first:]
-        attending = attending + self.cross_attn.attend(self.norm2(attending), memory.cross, first)
+        attending = self.cross_attn.attend(self.norm2(attending), memory.cross, first).add_(attending)
         if first:  # to attend to zeros is to add the bias alone
             attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
-        return attending + self.ff(self.norm3(attending))
+        return self.ff(self.norm3(attending)).add_(attending)
 
 
 class SpatialTransformer(nn.Module):
@@ -294,4 +316,4 @@ class UNet(Contracting):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the output."""
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))

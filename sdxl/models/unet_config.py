@@ -101,12 +101,17 @@ class UNetConfig:
             width = channels
         return levels
 
-    def up_blocks(self) -> list[list[Block]]:
-        """The blocks of the expanding path from the lowest resolution; inputs count the skip connection."""
+    def skip_channels(self) -> list[int]:
+        """The channels of each skip connection, from the highest resolution to the lowest."""
         skips = [self.channels[0]]
         for level, blocks in enumerate(self.down_blocks()):
             skips += [block.out_channels for block in blocks]
             skips += [self.channels[level]] if level < len(self.channels) - 1 else []
+        return skips
+
+    def up_blocks(self) -> list[list[Block]]:
+        """The blocks of the expanding path from the lowest resolution; inputs count the skip connection."""
+        skips = self.skip_channels()
         width, levels = self.channels[-1], []
         for channels, depths, heads in zip(reversed(self.channels), self.up, reversed(self.heads), strict=True):
             blocks = []

@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the moments."""
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
 
 
 class Decoder(nn.Module):
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the image."""
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
 
 
 _OF_DIFFUSERS = ("enable_tiling", "disable_tiling", "enable_slicing", "disable_slicing")

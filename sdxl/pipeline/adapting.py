@@ -14,7 +14,7 @@ from ..adapters.adapter import read_adapter, sidecar
 from ..adapters.changes import make_changes
 from ..adapters.embedding import Embedding
 from ..adapters.inversion import Inversion, read_bundled, read_inversion
-from ..adapters.lookup import adapter_files, find_by_hash, find_file, find_named
+from ..adapters.lookup import adapter_files, checked_hash, find_again, find_named
 from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
 from ..adapters.report import AdapterReport, distilled, report_adapter
@@ -23,7 +23,7 @@ from ..sampling.presets import Family
 from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
-from ..weights.hashes import file_hash, tensor_hash
+from ..weights.hashes import tensor_hash
 from ..weights.keymap import TEXT, TEXT_2
 from .loading import PREFIXES, Changes, Embeddings
 
@@ -99,10 +99,10 @@ class Adapters:
         return tuple(self._opened(lora, path) for lora, path in zip(loras, paths, strict=True))
 
     def _resolve(self, lora: LoRA) -> LoRA:
-        return self._opened(lora, _find(lora.file, lora.hash, self._lora_folders, "LoRA"))
+        return self._opened(lora, find_again(lora.file, lora.hash, self._lora_folders, "LoRA"))
 
     def _opened(self, lora: LoRA, path: Path) -> LoRA:
-        hash = _checked_hash(path, lora.hash)
+        hash = checked_hash(path, lora.hash)
         source = path, sidecar(path)
         if hash not in self._matches or self._matches[hash][0] != source:
             self._matches[hash] = source, match(read_adapter(path), self._all_hosts())
@@ -161,8 +161,8 @@ class Adapters:
 
     def _open_embedding(self, embedding: Embedding) -> ActiveEmbedding:
         folders = self._embedding_folders
-        paths = [_find(file, embedding.hash, folders, "embedding") for file in embedding.files]
-        hash = "+".join(_checked_hash(path, None if len(paths) > 1 else embedding.hash) for path in paths)
+        paths = [find_again(file, embedding.hash, folders, "embedding") for file in embedding.files]
+        hash = "+".join(checked_hash(path, None if len(paths) > 1 else embedding.hash) for path in paths)
         if embedding.hash not in (None, hash) and len(paths) > 1:
             raise CheckpointError(
                 f"{paths[0]} and {paths[1]} are not the files that are asked for; give the right ones"
@@ -229,24 +229,3 @@ class Adapters:
         if present:
             _LOG.info("embeddings in the prompts: %s", ", ".join(sorted(present)))
         return tuple(each.embedding for each in embeddings if each.word in present)
-
-
-def _find(file: str | Path, hash: str | None, folders: Sequence[Path], what: str) -> Path:
-    """The file of a name; where it is gone, another one with its hash."""
-    try:
-        return find_file(file, folders, what)
-    except CheckpointError:
-        if hash is None or (found := find_by_hash(hash, folders)) is None:
-            raise
-        return found
-
-
-def _checked_hash(path: Path, expected: str | None) -> str:
-    """The sha256 of a file. Raises `CheckpointError` if it is not the expected one."""
-    hash = file_hash(path)
-    if expected is not None and not hash.startswith(expected.lower()):
-        raise CheckpointError(
-            f"{path} is not the file that is asked for: its hash begins with {hash[:12]}, expected {expected[:12]}; "
-            "give the right file, or leave the hash out"
-        )
-    return hash

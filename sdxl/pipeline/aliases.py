@@ -15,13 +15,19 @@ _OURS = {
     "denoising_end": "refine_at",
     "denoising_start": "refine_at",
     "denoising_strength": "strength",
+    "enable_hr": "hires",
     "generator": "seed",
+    "hires_fix": "hires",
+    "hr_scale": "hires",
+    "hr_upscaler": "hires",
     "init_image": "image",
     "mask_blur": "feather",
     "negative": "negative_prompt",
     "refiner_switch_at": "refine_at",
     "sampler_name": "sampler",
     "scheduler": "sampler",
+    "subseed": "variation_seed",
+    "subseed_strength": "variation_strength",
 } | {name: foreign.ours for table in (CALL, LOAD) for name, foreign in table.items() if foreign.ours}
 _LIKENESS = 0.75  # below that a guess leads astray more often than not
 

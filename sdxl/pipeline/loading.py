@@ -21,7 +21,6 @@ from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
 from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
 from ..runtime.precision import Precision
-from ..runtime.settle import settle, settle_again
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
 from ..text.tokenizer import Tokenizer
@@ -33,11 +32,11 @@ from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
 from ..weights.weight_files import folder_files
 from .expert import Expert
+from .loaded import load, load_again
 from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
 from .recorded_model import RecordedModel
-from .stages import stage
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""
@@ -132,11 +131,8 @@ class Loader:
 
     def bytes(self) -> list[int]:
         """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        is_packed = self.placement(UNET, "none").packed
         components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
-        return [
-            weight_bytes(each.shapes(), self.dtype, is_packed, self.int8 and each.name == UNET) for each in components
-        ]
+        return [weight_bytes(each.shapes(), self.dtype, self.int8 and each.name == UNET) for each in components]
 
     def text_bytes(self) -> int:
         """The memory of the text encoders' weights."""
@@ -186,45 +182,6 @@ class Both:
 
     def __call__(self, weight: Tensor) -> Tensor:
         return self.second(self.first(weight))
-
-
-def load(
-    component: Component,
-    placement: Placement,
-    changes: Mapping[str, Change] | None = None,
-    trainable: bool = False,
-) -> nn.Module:
-    """A component's network with its weights, ready to run or to be trained. `changes` are named without the component.
-
-    `open_checkpoint` has checked the component; a missing weight would still be an error here.
-    """
-    model = component.build()
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    with stage("loading", placement, component.name):
-        settle(model, component.state(shapes), placement, component.weights.forget, changes)
-    if trainable:
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()  # those of a file are not the model's own
-            parameter.requires_grad_(True)
-    if not (placement.streamed and placement.device.type == "cpu"):
-        component.weights.close()
-    return model
-
-
-def load_again(
-    component: Component,
-    placement: Placement,
-    changes: Mapping[str, Change],
-    network: nn.Module,
-    weights: Collection[str],
-) -> None:
-    """Bring the layers of a component's loaded network that have some of its weights to their places again."""
-    plain = component.build()
-    shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items()}
-    state = component.state(shapes)
-    settle_again(network, plain, state, placement, component.weights.forget, changes, weights)
-    if not (placement.streamed and placement.device.type == "cpu"):
-        component.weights.close()
 
 
 def open_loader(request: ModelRequest, precision: Precision | None = None) -> tuple[Loader, str | None]:

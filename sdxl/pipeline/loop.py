@@ -1,65 +1,83 @@
-"""The denoising loop: every image passes through it, whatever the task."""
+"""The denoising loop: every image passes through it, whatever the task, and twice with hires fix."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Generator, Iterator, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
 
-from ..models.conditioned import perturb, precompute
+from ..models.conditioned import ConditionedUNet, perturb, precompute, with_sources
 from ..sampling.denoiser import Network, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
-from ..sampling.sampler import Denoiser, Step
-from ..sampling.sampler import Noise as StepNoise
-from ..sampling.samplers import SAMPLERS
+from ..sampling.sampler import Denoiser, Noise, Step
+from ..sampling.variants import sampler_of
+from .attending import attended
+from .enlarging import with_enlarged
 from .finite import check_finite
-from .generators import seeded
 from .latents import Latents
 from .model import Model
-from .noise import Noise
+from .noise import step_noise
 from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
+from .steering import Steering
+from .variation import BatchNoise, noise_of_pass
+from .window import step_at
 
 
 @torch.no_grad()
 def run(
     plan: Plan, model: Model, latents: Latents, generators: Sequence[torch.Generator] | None = None
 ) -> Generator[PipelineStep, None, None]:
-    """The steps of a plan. One expert after the other takes x down its part of the sigmas. The noise comes from the
-    plan's seeds, or from generators in place of them.
+    """The steps of a plan, pass by pass. One expert after the other takes x down its part of the sigmas. The noise
+    comes from the plan's seeds, or from generators in place of them; a second pass draws on.
     """
-    shape = model.info.config.vae.latent_channels, *plan.latent_size
-    noise = Noise(generators or seeded(plan.seeds), len(plan.seeds), shape, model.placement.device)
-    report("start", _summary(plan, model), total=plan.steps, level=logging.INFO)
-    start = make_start(plan, latents, noise)
-    of_steps = noise.paths(plan.seeds, plan.schedule.sigmas) if plan.settings.get("noise") == "tree" else noise
-    x, index = start.x, 0
-    if not plan.steps:  # strength 0: the image as it is
-        yield PipelineStep(0, 0, plan.sigmas[0], x, x)
-    began = time.perf_counter()
+    channels, total, index = model.info.config.vae.latent_channels, plan.total_steps, 0
+    report("start", _summary(plan, model), total=total, level=logging.INFO)
+    z: Tensor | None = None  # the result of the pass before
+    noise: BatchNoise | None = None
+    for each in plan.passes:
+        shape = channels, *each.latent_size
+        noise = noise_of_pass(plan, noise, shape, model.placement.device, generators)
+        if z is not None:
+            each = with_enlarged(each, plan, z, latents, noise)
+        start = make_start(each, latents, noise)
+        z, began, last = start.x, time.perf_counter(), index + each.steps
+        if not each.steps:  # strength 0: the image as it is
+            yield PipelineStep(0, 0, each.sigmas[0], z, z)
+        for step in _pass(each, model, start, noise):
+            index += 1
+            report("steps", f"step {index} of {total}, sigma {step.sigma:.3g}", index, total)
+            z = start.result(step.x, each) if index == last else step.x
+            yield PipelineStep(index - 1, total, step.sigma, z, step.denoised)
+        report_end("sampling", time.perf_counter() - began, model.placement)
+
+
+def _pass(plan: Plan, model: Model, start: Start, noise: BatchNoise) -> Iterator[Step]:
+    """The steps of one pass."""
+    of_steps, x = step_noise(plan, noise), start.x
     for number, sigmas in plan.stages():
-        for step in _stage(number, sigmas, x, plan, model, start, of_steps):
-            x, index = step.x, index + 1
-            report("steps", f"step {index} of {plan.steps}, sigma {step.sigma:.3g}", index, plan.steps)
-            result = start.result(x, plan) if index == plan.steps else x
-            yield PipelineStep(index - 1, plan.steps, step.sigma, result, step.denoised)
-    report_end("sampling", time.perf_counter() - began, model.placement)
+        for step in _stage(number, sigmas, x, plan, model, start, of_steps(sigmas)):
+            x = step.x
+            yield step
 
 
 def _stage(
-    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: StepNoise
+    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
 ) -> Iterator[Step]:
     """The steps of one expert."""
-    expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
+    expert = model.experts[number]
+    sampler = sampler_of(str(plan.request.sampler), plan.request.conventions.samplers)
     options = {name: value for name, value in plan.settings.items() if name != "noise"}
-    with model.using(expert.unet, expert.text):
+    nets = [] if number else [model.nets.get(each.opened, model.placement) for each in plan.controls]
+    with model.using(expert.unet, expert.text, *nets):
         denoise = _denoiser(number, plan, model, start)
         steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)
         for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
@@ -77,16 +95,29 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     for each in conditionings.values():
         for tensor in (*each.groups, each.vector):
             check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
+    references = attended(plan, model) if number == 0 else []
     unet = expert.unet()
     scales = plan.embedded_scales if unet.guidance_embed is not None else ()
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
     inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
 
+    steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)
+
     @cache
-    def network(branches: tuple[str, ...]) -> Network:
-        selected = perturb(conditioned.select(branches), is_perturbed, plan.perturbs)
+    def seeing(shown: tuple[int, ...]) -> ConditionedUNet:
+        return reduce(with_sources, [references[number].sources for number in shown], conditioned)
+
+    @cache
+    def made(branches: tuple[str, ...], shown: tuple[int, ...], controls: tuple[int, ...]) -> Network:
+        selected = perturb(seeing(shown).select(branches), is_perturbed, plan.perturbs)
+        selected = steering.steered(selected, controls)
         each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
         return with_channels(each, start.channels) if inpaints and start.channels is not None else each
+
+    def network(branches: tuple[str, ...], sigma: float) -> Network:
+        step = step_at(sigma, plan.sigmas)
+        shown = tuple(number for number, each in enumerate(references) if each.window.acts(step))
+        return made(branches, shown, steering.active(sigma))
 
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(
@@ -98,13 +129,15 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         plan.branches.negatives,
         config.sigma_data,
     )
-    return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
+    is_blended = start.region is not None and (not inpaints or plan.request.conventions.known_9)
+    return blend_known(denoise, start.region) if is_blended and start.region is not None else denoise
 
 
 def _summary(plan: Plan, model: Model) -> str:
     """Model, hardware and size, in a line."""
-    at, (height, width), count = model.placement, plan.size, len(plan.seeds)
+    at, count, sizes = model.placement, len(plan.seeds), [f"{each.size[1]} x {each.size[0]}" for each in plan.passes]
     dtypes = [str(each).removeprefix("torch.") for each in (at.dtype, at.arithmetic)]
     dtype = dtypes[0] if at.dtype is at.arithmetic else f"{dtypes[0]} (arithmetic {dtypes[1]})"
-    work = f"{count} image{'s' * (count > 1)} of {width} x {height}, {plan.steps} steps"
+    steps = " + ".join(str(each.steps) for each in plan.passes)
+    work = f"{count} image{'s' * (count > 1)} of {', then '.join(sizes)}, {steps} steps"
     return f"SDXL {model.info.config.kind}, {at.device}, {dtype}, offload {model.offload}, {work}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,18 +18,22 @@ from ..runtime.memory import trim
 from ..runtime.placement import Placement, vae_placement
 from ..weights.info import ModelInfo
 from .expert import Expert
+from .extras import Extras
+from .nets import Nets
 
 
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled.
+    memory. `graphs` are there if it is compiled. `nets` are the networks of controls, `extras` those of references.
     """
 
     experts: tuple[Expert, ...]
     vae: Lazy[VAE]
     offload: str = "none"
     graphs: Graphs | None = None
+    nets: Nets = field(default_factory=Nets)
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def info(self) -> ModelInfo:
@@ -78,7 +82,8 @@ class Model:
 
     def free_all(self) -> None:
         """Release all components."""
-        self.free(*(part for expert in self.experts for part in (expert.unet, expert.text)), self.vae)
+        parts = (part for expert in self.experts for part in (expert.unet, expert.text))
+        self.free(*parts, self.vae, *self.nets.all(), *self.extras.networks.values())
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Model:
         """The same with its networks, which are in memory, on a device and in a dtype. Raises `ArgumentError` for
@@ -92,11 +97,12 @@ class Model:
             list(network.parameters())  # raises before any is moved
         for network, its_dtype in networks:
             network.to(device, its_dtype)
-        return replace(self, experts=tuple(replace(expert, placement=at) for expert in self.experts))
+        experts = tuple(replace(expert, placement=at) for expert in self.experts)
+        return replace(self, experts=experts, nets=Nets(), extras=self.extras.empty())
 
     def compiled(self) -> Model:
         """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""
         self.vae.apply(compile_blocks)
         for expert in self.experts:
             expert.unet.apply(compile_blocks)
-        return replace(self, graphs=Graphs())
+        return replace(self, graphs=Graphs(), nets=Nets(compile_blocks))

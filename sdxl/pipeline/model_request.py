@@ -51,6 +51,12 @@ class ModelRequest:
     lora_dir: AnyPath | None = option(
         "a folder in which LoRAs are found by their names", type=Path, metavar="DIR", recorded=False
     )
+    control_dir: AnyPath | None = option(
+        "a folder in which ControlNets, T2I-Adapters and IP-Adapters are found by their names",
+        type=Path,
+        metavar="DIR",
+        recorded=False,
+    )
     dtype: str | torch.dtype | None = option(
         "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"
     )

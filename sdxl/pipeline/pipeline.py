@@ -24,9 +24,11 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
+from ..weights.keymap import UNET
 from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .call import Call, Callback
+from .controlling import Controls
 from .encoding import EncodedPrompt
 from .expert import Expert
 from .generators import read_generators
@@ -37,8 +39,10 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .plan import Plan, make_plan
+from .passes import make_passes
+from .plan import Plan
 from .prompts import reading_of
+from .referencing import References
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -60,12 +64,16 @@ class Pipeline(DiffusersNames):
         source: dict[str, Any] | None = None,
         hashes: ModelHashes | None = None,
         adapters: Adapters | None = None,
+        controls: Controls | None = None,
+        references: References | None = None,
     ) -> None:
         """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
-        `adapters` opens LoRAs for it.
+        `adapters` opens LoRAs for it, `controls` the networks of control images, and `references` IP-Adapters.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
         self._adapters = adapters
+        self._controls = controls or Controls(residency.model.info.config.unet)
+        self._references = references or References()
         self._loras: tuple[LoRA, ...] = ()
         self._embeddings: tuple[ActiveEmbedding, ...] = ()
         self._lock = Turns()  # one image at a time, whichever thread asks for it
@@ -86,6 +94,7 @@ class Pipeline(DiffusersNames):
         int8: bool = False,
         loras: Sequence[Any] = (),
         lora_dir: str | Path | None = None,
+        control_dir: str | Path | None = None,
         embeddings: Sequence[Any] | Mapping[str, Any] = (),
         embedding_dir: str | Path | None = None,
         trainable: bool = False,
@@ -111,9 +120,9 @@ class Pipeline(DiffusersNames):
         keeps them in memory, in float32 if no `dtype` is given.
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
-        `lora_dir`. `embeddings` are words with learned vectors: see `set_embeddings`; all files of `embedding_dir` are
-        known by their names. diffusers' names of equal meaning, such as `torch_dtype`, are taken with a warning. Raises
-        `SDXLError`.
+        `lora_dir`, and those of the networks of `control` and `reference` in `control_dir`. `embeddings` are words with
+        learned vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. diffusers' names
+        of equal meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,
@@ -130,6 +139,7 @@ class Pipeline(DiffusersNames):
             device=device,
             loras=loras,
             lora_dir=lora_dir,
+            control_dir=control_dir,
             embeddings=embeddings,
             embedding_dir=embedding_dir,
             trainable=trainable,
@@ -142,14 +152,17 @@ class Pipeline(DiffusersNames):
         `SDXLError`.
         """
         loader, variant = open_loader(request, precision)
-        folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
-        adapters = Adapters(loader.checkpoints, *folders)
+        own_folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
+        adapters = Adapters(loader.checkpoints, *own_folders)
         loras = adapters.resolve(read_loras(request.loras))
         embeddings = adapters.open_embeddings(read_embeddings(request.embeddings))
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        pipe = cls(residency, request.record(variant), loader.hashes, adapters)
+        folders = [] if request.control_dir is None else [Path(request.control_dir)]
+        checkpoint = loader.checkpoints[0]
+        controls = Controls(checkpoint.info.config.unet, checkpoint.components[UNET], folders, variant)
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters, controls, References(folders))
         pipe._loras, pipe._embeddings = loras, embeddings
         with pipe._lock:
             residency.retry(lambda model: model.load())
@@ -387,12 +400,19 @@ class Pipeline(DiffusersNames):
             loras = (*loras, *self._open_adapters().resolve_named(named))
         families = [] if self._adapters is None else self._adapters.families(loras)
         info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
-        plan = make_plan(replace(request, loras=loras or None), info, refiner, families)
+        plan = self._with_images(make_passes(replace(request, loras=loras or None), info, refiner, families))
         if self._adapters is None:
             return plan
-        reading, texts = reading_of(request), [plan.branches.texts_of(n) for n in range(len(request.prompts))]
+        reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]
         used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
         return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
+
+    def _with_images(self, plan: Plan) -> Plan:
+        """A plan, and that of its second pass, with the controls and references of each opened."""
+        plan = replace(plan, controls=self._controls.activate(plan))
+        if plan.sources.references:
+            plan = replace(plan, references=self._references.open(plan, self.info.config.unet))
+        return plan if plan.second is None else replace(plan, second=self._with_images(plan.second))
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads

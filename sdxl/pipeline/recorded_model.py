@@ -19,8 +19,8 @@ SOURCES = ("model", "refiner", "unet", "vae")
 
 @dataclass(frozen=True)
 class RecordedModel(os.PathLike[str]):
-    """A model as an image records it: the `name` that was typed, and the hash. Where it was found by its hash, `path`
-    says where it is; records keep the name.
+    """A model as an image records it: the `name` that was typed, and the hash, of which other tools record the first
+    digits or none. Where it was found by its hash, `path` says where it is; records keep the name.
     """
 
     name: str

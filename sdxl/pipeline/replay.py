@@ -1,12 +1,24 @@
-"""What a record says of an image that its request does not make again, and what a replay does with that."""
+"""The arguments of a recorded image again, and what a record says of an image that its request does not make again."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, SDXLWarning
+from ..adapters.reference import check_contained
+from ..errors import ArgumentError, SDXLWarning, brief
+from ..images.parameters import Parameters
+from ..images.record import read_parameters
+from ..runtime.precision import Precision, recorded_precision
+from .defaults import recorded_request
+from .foreign import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
+from .model_request import RECORDED, ModelRequest
+from .recorded_model import find_recorded
+from .request import SOURCES, Request
+from .tags import untagged_loras
 
 _STOPPED, _GENERATOR = "stopped_after", "generator"
 
@@ -30,6 +42,8 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
         raise ArgumentError(f"{where} was made by networks in memory; give the model")
     if model.get("trainable"):
         _warn(f"{where} was made by a model in training, whose weights may differ from its file's")
+    if "reference" not in given:
+        check_contained(parameters["request"].get("reference") or (), where)
     if _GENERATOR in parameters and "seed" not in given:
         raise ArgumentError(
             f"{where} cannot be generated again: {parameters[_GENERATOR]}, and no seed stands for that; give a seed "
@@ -41,3 +55,82 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
 
 def _warn(why: str) -> None:
     warnings.warn(f"{why}; the result will differ", SDXLWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The arguments of a recorded image: of `Request`, of `ModelRequest`, and the hashes of its own sources, by
+    argument. `precision` is what it was computed in, if that is known. `recorded` is what the file says.
+    """
+
+    recorded: Parameters
+    request: dict[str, Any]
+    model: dict[str, Any]
+    sources: dict[str, str]
+    precision: Precision | None = None
+
+
+def replay(
+    source: Path,
+    given: dict[str, Any],
+    model: dict[str, Any],
+    lora_folders: Sequence[Path] = (),
+    embedding_folders: Sequence[Path] = (),
+) -> Replay:
+    """The recorded arguments of an image, overridden by the given ones."""
+    recorded = read_parameters(source)
+    arguments = recorded_request(recorded) if recorded.tool == "sdxl" else recorded.request
+    request = as_arguments(arguments, [each.name for each in fields(Request)], source)
+    request = {name: value for name, value in request.items() if name not in SOURCES}
+    for name, identity in recorded.sources.items():
+        if name not in given:
+            what = f"{name} {identity}" if identity and not recorded.is_record else name
+            raise ArgumentError(
+                f"{source} was made from {what}, which it does not contain; give it again with --{name}"
+            )
+    hashes = {name: str(identity) for name, identity in recorded.sources.items()} if recorded.is_record else {}
+    if recorded.is_record:
+        found = _find_record(recorded, source, given, model, request)
+    else:
+        found = _find_foreign(recorded, source, given, model, request, (lora_folders, embedding_folders))
+    precision = None if "dtype" in model else recorded_precision(recorded["model"])
+    return Replay(recorded, request | given, found | model, hashes, precision)
+
+
+def _find_record(
+    recorded: Parameters, source: Path, given: dict[str, Any], model: dict[str, Any], request: dict[str, Any]
+) -> dict[str, Any]:
+    """The model of our own record; the `request` loses what another prompt does not ask for."""
+    check_replay(recorded, source, {*given, *model})
+    if "prompt" in given and "loras" in request:
+        request["loras"] = untagged_loras(request)
+    return _recorded_model(source, recorded["model"]) | dict(find_recorded(recorded["model"], model))
+
+
+def _find_foreign(
+    recorded: Parameters,
+    source: Path,
+    given: dict[str, Any],
+    model: dict[str, Any],
+    request: dict[str, Any],
+    folders: tuple[Sequence[Path], Sequence[Path]],
+) -> dict[str, Any]:
+    """The model of another tool's parameters; the `request` gets the files of its LoRAs."""
+    warn_of_unmapped(recorded, source)
+    found: dict[str, Any] = dict(find_model_files(recorded, source, model))
+    if "loras" not in given and recorded.loras:
+        request["loras"] = find_loras(recorded, source, folders[0])
+    if "embeddings" not in model and (embeddings := find_embeddings(recorded, source, folders[1])):
+        found["embeddings"] = embeddings
+    return found
+
+
+def _recorded_model(source: Path, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    model = {name: value for name, value in recorded.items() if name in RECORDED}
+    options = {each.name: each.metadata["option"] for each in fields(ModelRequest)}
+    for name, value in model.items():
+        if type(value) is not (list if options[name].repeated else options[name].type):
+            raise ArgumentError(
+                f"the parameters in {source} are damaged ({name} is {brief(value)}); give another PNG of sdxl"
+            )
+    return model

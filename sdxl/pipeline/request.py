@@ -10,8 +10,11 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from ..adapters.control import Control, read_controls
 from ..adapters.lora import LoRA, read_loras
+from ..adapters.reference import Reference, read_references
 from ..errors import ArgumentError, brief
+from ..images.upscalers import UPSCALERS
 from ..sampling.guiders import NamedGuider, read_guider
 from ..sampling.names import read_sampler, read_schedule
 from ..sampling.presets import NO_PRESET, PRESETS
@@ -19,7 +22,10 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value, plain
 from ..text.grammars import EMPHASES, LONG_PROMPTS, MOST_LETTERS, SYNTAXES
+from .conventions import Conventions
+from .hires import Hires, read_hires
 from .option import option
+from .profiles import PROFILES, Compat, conventions_of, read_compat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
 _MOST_LEVELS = 10_000
-MOST_SEED = 2**63 - 1
+MOST_SEED = 2**64 - 1
 _MOST_GUIDANCE = 1000
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -40,6 +46,7 @@ _NUMBERS = {
     "guidance_rescale": 1,
     "eta": 1,
     "strength": 1,
+    "variation_strength": 1,
     "refine_at": 1,
     "aesthetic_score": 100,
     "negative_aesthetic_score": 100,
@@ -54,9 +61,11 @@ _OPTIONAL = (
     "mask_padding",
     "feather",
     "strength",
+    "variation_strength",
     "refine_at",
 )
 TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
+SEEDS = ("seed", "variation_seed")
 SOURCES = ("image", "mask", "latents")
 LEVELS = ("sigmas", "timesteps")
 WITH_IMAGE = ("strength", "mask_padding", "feather", "outpaint")
@@ -86,16 +95,16 @@ class Request:
         "another negative prompt for the second text encoder", repeated=True
     )
     prompt_syntax: str = option(
-        f"how prompts are read: {', '.join(SYNTAXES)}; plain: every character is text",
-        "plain",
+        f"how prompts are read: {', '.join(SYNTAXES)}; plain: every character is text (default: that of compat, "
+        "else plain)",
         choices=SYNTAXES,
     )
     emphasis: str | None = option(
         f"how weights in prompts act: {', '.join(EMPHASES)} (default: the syntax's own)", choices=EMPHASES
     )
     long_prompt: str = option(
-        "a prompt of more than 75 tokens: chunk encodes it in pieces, truncate cuts it off",
-        "chunk",
+        "a prompt of more than 75 tokens: chunk encodes it in pieces, truncate cuts it off (default: that of compat, "
+        "else chunk)",
         choices=LONG_PROMPTS,
     )
     width: int | None = option(
@@ -111,9 +120,29 @@ class Request:
         repeated=True,
         flag="lora",
     )
+    control: Sequence[Control | Mapping[str, Any]] | Control | None = option(
+        "NET=IMAGE[,scale=1][,start=0][,end=1][,type=canny][,preprocess=canny][,guess=true]: an image that steers by a "
+        "ControlNet or T2I-Adapter: a file, a folder, a name in --control-dir, or owner/name of the hub",
+        type=Control,
+        metavar="NET=IMAGE",
+        repeated=True,
+    )
+    reference: Sequence[Reference | Mapping[str, Any]] | Reference | None = option(
+        "ADAPTER=IMAGE[,scale=0.6][,only=style+layout][,mask=FILE][,start=0][,end=1][,image=FILE][,encoder=FILE]: an "
+        "IP-Adapter shows an image to the model: a file, a name in --control-dir, or owner/name/file of the hub; the "
+        "image encoder that it needs is found beside it, or on the hub",
+        type=Reference,
+        metavar="ADAPTER=IMAGE",
+        repeated=True,
+    )
     preset: str | None = option(
         f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
         "files show)",
+        metavar="NAME",
+    )
+    compat: Compat = option(
+        f"the conventions of another tool, for what is left open: {', '.join(PROFILES)}; members of Conventions may "
+        "follow, as in comfyui,step_noise=cpu (default: ours)",
         metavar="NAME",
     )
     steps: int | None = option("number of sampler steps (default: the preset's, else 30)", type=int)
@@ -167,6 +196,15 @@ class Request:
     seed: int | Sequence[int] | None = option(
         "seed of the first image, the next takes seed + 1 (default: random)", type=int, repeated=True
     )
+    variation_seed: int | Sequence[int] | None = option(
+        "seed of another noise, towards which that of the first image is varied; the next image takes the next number "
+        "(default: random)",
+        type=int,
+        repeated=True,
+    )
+    variation_strength: float | None = option(
+        "0 to 1, how far; above 0 all images have one seed (default: 0)", type=float
+    )
     num_images: int = option("images per prompt", 1, type=int)
     clip_skip: int | None = option("text encoder layers to skip at the end, beyond SDXL's one", type=int)
     original_size: Size | None = _size(
@@ -200,6 +238,13 @@ class Request:
     outpaint: Borders | None = option(
         "LEFT,TOP,RIGHT,BOTTOM pixels to add around the image", type=int, metavar="L,T,R,B", example="128,0,128,0"
     )
+    hires: Hires | Mapping[str, Any] | None = option(
+        "scale=2[,upscaler=latent][,steps=15][,strength=0.7]: enlarge the image, and generate again from there (hires "
+        "fix); size=WxH in place of scale; also prompt, negative_prompt, sampler, schedule; upscalers: "
+        + ", ".join(UPSCALERS),
+        type=Hires,
+        metavar="NAME=VALUE,...",
+    )
     refine_at: float | None = option(
         "the part of the noise schedule after which the refiner takes over (default: 0.8)", type=float
     )
@@ -207,13 +252,21 @@ class Request:
     negative_aesthetic_score: float = option("the same for the negative prompt", 2.5, type=float)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "compat", read_compat(self.compat))
+        for name in ("prompt_syntax", "long_prompt"):  # None stands for the conventions', and is replaced here
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.conventions, name))
         for name in TEXTS:
             self._check_text(name)
         # numpy's numbers, which JSON does not know, become Python's; lists, from JSON, become tuples
-        plain = self._numbers() | self._tuples() | {"seed": self._seed(), "guidance_scale": self._guidance_scale()}
+        plain = self._numbers() | self._tuples() | {"guidance_scale": self._guidance_scale()}
+        plain |= {name: self._seed(name) for name in SEEDS}
         plain |= {} if self.guider is None else {"guider": read_guider(self.guider)}
         plain |= {name: list(text) for name in TEXTS if not isinstance(text := getattr(self, name), (str, type(None)))}
+        plain |= {} if self.hires is None else {"hires": read_hires(self.hires)}
         plain |= {} if self.loras is None else {"loras": read_loras(self.loras)}
+        plain |= {} if self.control is None else {"control": read_controls(self.control) or None}
+        plain |= {} if self.reference is None else {"reference": read_references(self.reference) or None}
         self._check_names()
         plain |= self._sampling()
         self._check_sources()
@@ -284,20 +337,21 @@ class Request:
             )
         return tuple(map(_plain, scales)) if len(scales) > 1 else _plain(scales[0])
 
-    def _seed(self) -> int | list[int] | None:
-        if self.seed is None:
+    def _seed(self, name: str) -> int | list[int] | None:
+        value: Any = getattr(self, name)
+        if value is None:
             return None
-        several = isinstance(self.seed, Sequence)
-        seeds: Sequence[Any] = self.seed if isinstance(self.seed, Sequence) else [self.seed]
+        several = isinstance(value, Sequence)
+        seeds: Sequence[Any] = value if isinstance(value, Sequence) else [value]
         if isinstance(seeds, str) or not all(_is_whole(seed, 0, MOST_SEED) for seed in seeds):
             raise ArgumentError(
-                f"seed is {brief(self.seed)}; it must be a whole number from 0 to 2^63 - 1, or a list of them; leave "
+                f"{name} is {brief(value)}; it must be a whole number from 0 to 2^64 - 1, or a list of them; leave "
                 "it out for a random one"
             )
         if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > MOST_SEED:
             raise ArgumentError(
-                f"seed is {self.seed}, and the seeds of the next images are the next numbers; they must be at most "
-                "2^63 - 1, give a lower one"
+                f"{name} is {value}, and the seeds of the next images are the next numbers; they must be at most "
+                "2^64 - 1, give a lower one"
             )
         return [int(seed) for seed in seeds] if several else int(seeds[0])
 
@@ -372,7 +426,9 @@ class Request:
                 raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
 
     def _check_sources(self) -> None:
-        """Raise for arguments that only mean something beside another one."""
+        """Raise for arguments that only mean something beside another one, or without it."""
+        if self.hires is not None and self.image is not None:
+            raise ArgumentError("hires is given beside image; it belongs to text to image, leave one of them out")
         for needed, names in (("image", ("mask", "strength", "outpaint")), ("mask", ("mask_padding", "feather"))):
             has_it = self.repaints if needed == "mask" else self.image is not None
             if not has_it and (lost := [name for name in names if getattr(self, name) is not None]):
@@ -399,6 +455,11 @@ class Request:
             )
 
     @property
+    def conventions(self) -> Conventions:
+        """Those that `compat` stands for, or ours."""
+        return conventions_of(self.compat)
+
+    @property
     def prompts(self) -> list[str]:
         """The prompts as a list."""
         return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
@@ -412,6 +473,11 @@ class Request:
     def levels(self) -> Sequence[float] | None:
         """The noise levels or timesteps that are given in place of a schedule."""
         return self.timesteps if self.sigmas is None else self.sigmas
+
+    @property
+    def varies(self) -> bool:
+        """Whether the noise of its images is varied."""
+        return bool(self.variation_strength)
 
     @property
     def repaints(self) -> bool:

@@ -14,6 +14,7 @@ from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory,
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
+from .attending import extra_bytes
 from .loading import Changes, Loader
 from .model import Model
 from .plan import Plan
@@ -48,8 +49,9 @@ class Residency:
             try:
                 return self._check(plan)
             except OutOfMemoryError as error:
-                if self.model.graphs:  # whose memory is for the same work
-                    self.model.free()
+                idle = self.model.nets.others(each.opened for each in plan.controls)
+                if self.model.graphs or idle:  # graphs, whose memory is for the same work
+                    self.model.free(*idle)
                     continue
                 if not self.may_shrink or self.smaller is None:
                     raise
@@ -61,9 +63,13 @@ class Residency:
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
-        branches, compiled = len(plan.guider.names), model.graphs is not None
-        room = self.room() - to_load
-        check_memory(plan.size, len(plan.seeds), branches, configs, model.placement, room, self.smaller, compiled)
+        compiled, wanted = model.graphs is not None, [each.opened for each in plan.controls]
+        room = self.room() - model.nets.missing_bytes(wanted, model.placement)
+        for each in plan.passes:
+            branches, count = len(each.guider.names), len(plan.seeds)
+            extra = extra_bytes(each, model)  # which a UNet in memory stands beside, or is loaded after
+            left = room - (to_load + extra if model.keeps else max(to_load, extra))
+            check_memory(each.size, count, branches, configs, model.placement, left, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
         """The result of `work` on the present model; where memory runs out, and the model may shrink, again on one with
@@ -123,7 +129,7 @@ class Residency:
         if may_grow and loader is not None and sum(loader.bytes()) + RESERVE < self.room():
             self._replace("none")
         experts = tuple(replace(expert, cache=TextCache()) for expert in self.model.experts)
-        self.model = replace(self.model, experts=experts)
+        self.model = replace(self.model, experts=experts, extras=replace(self.model.extras, results={}))
 
     def change(self, changes: Changes) -> None:
         """Load the model again with other changes of its weights. Raises `ArgumentError`."""
@@ -219,7 +225,8 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        self.loader, self.model = loader, new
+        extras = old.extras if keep else old.extras.empty()
+        self.loader, self.model = loader, replace(new, extras=extras, nets=old.nets if keep else new.nets)
         if old.graphs is not None and offload != "block":
             self.compile()
 

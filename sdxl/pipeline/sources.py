@@ -10,19 +10,24 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..images.image import fingerprint, open_latents, open_sources
+from .control_images import ControlImages, open_controls
+from .reference_images import ReferenceImages, open_references
 from .request import SOURCES, Request, spread
 
 
 @dataclass(frozen=True)
 class Sources:
     """`images` are RGB, `masks` grey (mode L): one for all prompts, or one for each. `image_latents` are scaled latents
-    (B, 4, h, w) in place of images, `start_noise` is noise of variance 1.
+    (B, 4, h, w) in place of images, `start_noise` is noise of variance 1. `controls` and `references` are the images of
+    these.
     """
 
     images: tuple[Image, ...] | None = None
     image_latents: Tensor | None = None
     masks: tuple[Image, ...] | None = None
     start_noise: Tensor | None = None
+    controls: tuple[ControlImages, ...] = ()
+    references: tuple[ReferenceImages, ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Request` that give these sources, so that their files are not opened again."""
@@ -39,10 +44,11 @@ class Sources:
 def read_sources(request: Request) -> Sources:
     """Open what a request starts from. Raises `ArgumentError`."""
     noise = None if request.latents is None else open_latents(request.latents, "latents")
+    controls, references = open_controls(request), open_references(request)
     if request.image is None:
-        return Sources(start_noise=noise)
+        return Sources(start_noise=noise, controls=controls, references=references)
     count = len(request.prompts)
-    image = open_sources(request.image, "image", count)
+    image = open_sources(request.image, "image", count, request.conventions.alpha == "dropped")
     masks = None if request.mask is None else open_sources(request.mask, "mask", count)
     assert not isinstance(masks, Tensor)
     images, latents = (None, image) if isinstance(image, Tensor) else (image, None)
@@ -52,7 +58,7 @@ def read_sources(request: Request) -> Sources:
         )
     if images is not None and masks is not None:
         _check_sizes(images, masks)
-    return Sources(images, latents, masks, noise)
+    return Sources(images, latents, masks, noise, controls, references)
 
 
 def _check_sizes(images: tuple[Image, ...], masks: tuple[Image, ...]) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..adapters.lora import LoRA, read_loras
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, SDXLWarning
 from ..text.editing import Tag, split_tags
+from ..text.tags import LORAS, read_tag
+from .profiles import conventions_of
 from .request import Request
 
-_LORAS = ("lora", "lyco")
 _TEXTS = ("prompt", "prompt_2")  # negative prompts are not scanned
 
 
@@ -25,7 +25,7 @@ def tagged_loras(request: Request) -> tuple[LoRA, ...]:
 
 def requested_loras(arguments: Mapping[str, Any]) -> tuple[LoRA, ...]:
     """The same from the arguments of a request."""
-    if arguments.get("prompt_syntax") != "a1111":
+    if (arguments.get("prompt_syntax") or conventions_of(arguments.get("compat")).prompt_syntax) != "a1111":
         return ()
     texts = [_listed(arguments.get(name)) for name in _TEXTS]
     count = max(map(len, texts))
@@ -61,34 +61,13 @@ def _of_texts(texts: Sequence[str]) -> tuple[LoRA, ...]:
 
 def _lora(tag: Tag) -> LoRA | None:
     """The LoRA of a tag. Warns of tags and values that have no effect."""
-    if tag.kind not in _LORAS:
+    if tag.kind not in LORAS:
         _warn(f"<{tag.kind}:{tag.name}> in the prompt is ignored: only <lora:...> has an effect")
         return None
-    numbers, names = list[float](), dict[str, float]()
-    for value in tag.values:
-        name, equals, number = value.rpartition("=")
-        name = name.strip()
-        if name == "dyn" or (not equals and len(numbers) == 2):
-            _warn(f"{value} of <lora:{tag.name}> is ignored: the rank of a LoRA is not changed")
-        elif name not in ("", "te", "unet"):
-            _warn(f"{value} of <lora:{tag.name}> is ignored; its values are the text encoders' weight, te= and unet=")
-        elif equals:
-            names[name] = _number(number, tag)
-        else:
-            numbers.append(_number(value, tag))
-    text = names.get("te", numbers[0] if numbers else 1.0)
-    unet = names.get("unet", numbers[1] if len(numbers) > 1 else text)
-    return LoRA(tag.name, unet, None if text == unet else text)
-
-
-def _number(text: str, tag: Tag) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ArgumentError(f"a weight of <lora:{tag.name}> is {brief(text)}; expected a number such as 0.8")
-    return number
+    found = read_tag(tag)
+    for reason in found.ignored:
+        _warn(reason)
+    return LoRA(found.name, found.weight, None if found.text_weight == found.weight else found.text_weight)
 
 
 def _warn(message: str) -> None:

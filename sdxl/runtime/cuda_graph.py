@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from ..models.conditioned import ConditionedUNet
 from ..models.layers import Attention, ResBlock, Source, Upsample, attend, split_heads
-from ..models.unet import Memory, SpatialTransformer, TransformerBlock, UNet
+from ..models.unet import SpatialTransformer, TransformerBlock, UNet
 from ..models.vae import Decoder, Encoder
 from .rewrite import rewrite
 
@@ -69,32 +71,31 @@ class Graph:
 
     def run(self, conditioned: ConditionedUNet, x: Tensor, t: float) -> Tensor:
         """`conditioned(x, t)`; the conditioning may differ from the last one, but not in its shapes."""
-        emb = conditioned.emb(t)
+        step = conditioned.step(t)
         if self._graph is None:
-            self._graph = self._record(conditioned, x, emb)
+            self._graph = self._record(conditioned, x, step)
         elif conditioned is not self._conditioned:
-            torch._foreach_copy_(_tensors(self._memories), _tensors(conditioned.memories))
+            torch._foreach_copy_(tensors_of(self._static), tensors_of(conditioned.without_steps()))
         self._conditioned = conditioned
         self._x.copy_(x)
-        self._emb.copy_(emb)
+        torch._foreach_copy_(self._step, step)
         self._graph.replay()
         return self._output.clone()
 
-    def _record(self, conditioned: ConditionedUNet, x: Tensor, emb: Tensor) -> torch.cuda.CUDAGraph:
+    def _record(self, conditioned: ConditionedUNet, x: Tensor, step: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
         """Run once, since a first run compiles and plans, then once more to record."""
-        unet = conditioned.unet
         with torch.inference_mode(False):  # such tensors could not be written outside of that mode
-            self._x, self._emb = x.clone(), emb.clone()
-            self._memories = [_clone(memory) for memory in conditioned.memories]
-        unet.predict(self._x, self._emb, self._memories)
+            self._x, self._step = x.clone(), [each.clone() for each in step]
+            self._static: ConditionedUNet = mapped(conditioned.without_steps(), torch.Tensor.clone)
+        self._static.predict(self._x, self._step)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._output = unet.predict(self._x, self._emb, self._memories)
+            self._output = self._static.predict(self._x, self._step)
         return graph
 
 
 class Graphs:
-    """The graphs of images of the last size. They hold their UNet: clear them before it is released or changed."""
+    """The graphs of images of the last size. They hold their networks: clear them before one is released or changed."""
 
     def __init__(self) -> None:
         self._graphs: dict[tuple[object, ...], Graph] = {}
@@ -103,7 +104,7 @@ class Graphs:
         """A conditioned UNet as a network that replays a graph, for latents of `shape` (B, C, h, w)."""
         size = tuple(shape)
         self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] == size}
-        key = (size, id(conditioned.unet), len(conditioned.branches), _signature(conditioned.memories))
+        key = (size, signature(conditioned.without_steps()))
         return partial(self._graphs.setdefault(key, Graph()).run, conditioned)
 
     def __len__(self) -> int:
@@ -114,25 +115,41 @@ class Graphs:
         self._graphs.clear()
 
 
-def _signature(memories: Sequence[Memory]) -> tuple[object, ...]:
-    """What must be equal for one graph to serve several memories."""
-    return tuple((memory.own, *map(_source_signature, memory.cross)) for memory in memories)
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A value of dataclasses, lists and mappings with other tensors."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(mapped(each, change) for each in value)
+    if isinstance(value, dict):
+        return {key: mapped(each, change) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: mapped(getattr(value, each.name), change) for each in fields(value)})
+    return value
 
 
-def _source_signature(source: Source) -> tuple[object, ...]:
-    weight = tuple(source.weight.shape) if isinstance(source.weight, Tensor) else source.weight
-    return source.keys is None, tuple(source.values.shape), source.first, weight
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of such a value, in a fixed order."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.extend([tensor] if tensor.numel() else [])
+        return tensor
+
+    mapped(value, keep)
+    return found
 
 
-def _clone(memory: Memory) -> Memory:
-    copies = []
-    for source in memory.cross:
-        weight = source.weight.clone() if isinstance(source.weight, Tensor) else source.weight
-        keys = None if source.keys is None else source.keys.clone()
-        copies.append(Source(keys, source.values.clone(), source.first, weight))
-    return Memory(tuple(copies), memory.own)
-
-
-def _tensors(memories: Sequence[Memory]) -> list[Tensor]:
-    parts = [(each.keys, each.values, each.weight) for memory in memories for each in memory.cross]
-    return [part for source in parts for part in source if isinstance(part, Tensor)]
+def signature(value: Any) -> object:
+    """What must be equal for one graph to serve several such values: the networks, the shapes, and all numbers."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, nn.Module):
+        return id(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(signature, value))
+    if isinstance(value, dict):
+        return tuple((key, signature(each)) for key, each in value.items())
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), tuple(signature(getattr(value, each.name)) for each in fields(value))
+    return value

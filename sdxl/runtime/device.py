@@ -25,6 +25,13 @@ def default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """What computes: the kind of device with the name of the GPU, or the instructions that torch uses on the CPU."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware computes it fast, else float32."""
     if device.type == "cuda":

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from ..models.layers import Conv2d, Linear
 from ..models.unet import GEGLU
-from .scratch import scratch
+from .scratch import cast, scratch
 from .sealed import Sealed
-from .winograd import WinogradConv2d, suits
 
 _ops: Any = torch.ops.mkldnn
 
@@ -38,9 +37,12 @@ def packed(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return PackedGEGLU(layer, dtype)
     if isinstance(layer, Linear):
         return PackedLinear(layer.weight, layer.bias, dtype)
-    if isinstance(layer, Conv2d):
-        return WinogradConv2d(layer) if dtype is torch.float32 and suits(layer) else PackedConv2d(layer, dtype)
-    return None
+    return PackedConv2d(layer, dtype) if isinstance(layer, Conv2d) else None
+
+
+def _as(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in a dtype, valid until the next one."""
+    return cast(weight.detach(), scratch.take("weight", weight.shape, dtype))
 
 
 class PackedLinear(Sealed):
@@ -48,8 +50,7 @@ class PackedLinear(Sealed):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none") -> None:
         super().__init__()
-        weight = scratch.take("weight", weight.shape, dtype).copy_(weight.detach())
-        self.packed = _ops._reorder_linear_weight(weight, None)
+        self.packed = _ops._reorder_linear_weight(_as(weight, dtype), None)
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.activation = activation
 
@@ -84,8 +85,7 @@ class PackedConv2d(Sealed):
     def __init__(self, plain: Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         self.geometry = plain.padding, plain.stride, plain.dilation, plain.groups
-        weight = plain.weight.detach().to(dtype)
-        self.packed = _ops._reorder_convolution_weight(weight, *self.geometry, None)
+        self.packed = _ops._reorder_convolution_weight(_as(plain.weight, dtype), *self.geometry, None)
         self.bias = None if plain.bias is None else plain.bias.detach().to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from .device import choose_dtype, is_fast
 from .int8 import can_quantize
 from .onednn import can_pack
 from .precision import Precision
-from .winograd import GROWTH, is_wide
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,6 @@ def vae_placement(placement: Placement) -> Placement:
     return replace(placement, dtype=torch.float32, arithmetic=torch.float32) if overflows else placement
 
 
-def weight_bytes(
-    shapes: Iterable[tuple[int, ...]], dtype: torch.dtype, is_packed: bool = False, int8: bool = False
-) -> int:
-    """The memory of weights in a dtype, prepacked for a CPU or not; at least, if matrices are in 8 bits."""
-    total = 0.0
-    for shape in shapes:
-        grows = is_packed and dtype is torch.float32 and is_wide(shape)  # but for the few of stride 2
-        itemsize = 1 if int8 and len(shape) == 2 else dtype.itemsize
-        total += math.prod(shape) * itemsize * (GROWTH if grows else 1)
-    return int(total)
+def weight_bytes(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype, int8: bool = False) -> int:
+    """The memory of weights in a dtype; at least, if matrices are in 8 bits."""
+    return sum(math.prod(shape) * (1 if int8 and len(shape) == 2 else dtype.itemsize) for shape in shapes)

@@ -11,12 +11,14 @@ from ..models.clip import Layer
 from ..models.layers import Conv2d, Linear, ResBlock
 from ..models.unet import GEGLU, TransformerBlock
 from .int8 import quantized
+from .memory import trim
 from .onednn import packed
 from .placement import Placement
 from .rewrite import rewrite
 from .scratch import cast, scratch
 from .streamed import Change, streamed
 
+HOLES = 16  # changed weights after which the memory between weights is given back
 STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are given back
 
 
@@ -36,7 +38,7 @@ def settle(
     model.requires_grad_(False).eval().load_state_dict(state, assign=True)
     rule = _Settle(model, placement, forget, changes or {})
     rewrite(model, rule)
-    scratch.clear()  # loading takes more of it than running, and may run in many threads
+    _clear(placement, changes)
     if placement.streamed and placement.device.type == "cpu":
         for module in model.modules():
             if isinstance(module, STREAMED):
@@ -71,7 +73,14 @@ def settle_again(
         return module
 
     rewrite(plain, exchange)
-    scratch.clear()
+    _clear(placement, changes)
+
+
+def _clear(placement: Placement, changes: Mapping[str, Change] | None) -> None:
+    """Give the memory back that loading took beside the weights."""
+    scratch.clear()  # loading takes more of it than running, and may run in many threads
+    if changes and placement.device.type == "cpu":
+        trim()  # the intermediate results of changes leave holes between the weights
 
 
 class _Settle:
@@ -81,6 +90,7 @@ class _Settle:
         self, model: nn.Module, placement: Placement, forget: Callable[[], None], changes: Mapping[str, Change]
     ) -> None:
         self.placement, self.forget, self.changes = placement, forget, changes
+        self.changed = 0
         blocks = [name for name, module in model.named_modules() if isinstance(module, TransformerBlock)]
         self.in_blocks = tuple(f"{name}." for name in blocks)
 
@@ -110,6 +120,9 @@ class _Settle:
         for own, parameter in module.named_parameters():
             if (change := self.changes.get(f"{name}.{own}")) is not None:
                 parameter.data = change(parameter.data.float())
+                self.changed += 1
+                if self.changed % HOLES == 0 and self.placement.device.type == "cpu":
+                    trim()  # intermediate results leave holes between the weights
 
     def _replacement(self, name: str, module: nn.Module) -> nn.Module | None:
         """The layer in 8 bits or prepacked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,8 +22,9 @@ class Network(Protocol):
     def __call__(self, x: Tensor, t: float) -> Tensor: ...
 
 
-Networks = Callable[[tuple[str, ...]], Network]
-"""The network of some guidance branches: its batch holds the rows of each branch, one branch after the other."""
+Networks = Callable[[tuple[str, ...], float], Network]
+"""The network of some guidance branches at a noise level: its batch holds the rows of each branch, one branch after the
+other."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,16 @@ class NetworkDenoiser:
         return guess, point.denoised(negatives[0]) if negatives else guess
 
     def _point(self, x: Tensor, sigma: float) -> Point:
-        return make_point(x, sigma, self.prediction, self.sigma_data, self.memory)
+        level = self.schedule.table.level(sigma)
+        point = make_point(x, level, self.prediction, self.sigma_data, self.memory)
+        return point if level == sigma else replace(point, sigma=sigma)
 
     def _outputs(self, point: Point) -> Mapping[str, Tensor]:
         """The raw output for each of the branches that the step needs."""
         scaled, t = (point.x * point.scale).to(self.dtype), self.schedule.timestep(point.sigma)
         branches = self.guider.branches(point.sigma)
         batch = torch.cat([scaled] * len(branches)) if len(branches) > 1 else scaled
-        outputs = self.networks(branches)(batch, t).to(point.x.dtype).chunk(len(branches))
+        outputs = self.networks(branches, point.sigma)(batch, t).to(point.x.dtype).chunk(len(branches))
         return dict(zip(branches, outputs, strict=True))
 
 

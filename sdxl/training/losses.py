@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from ..models.clip import TextEncoder
 from ..models.layers import sinusoidal
 from ..models.unet import UNet
 from ..models.vae import VAE
+
+Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""From scaled noisy latents, timesteps, context and vector to the noise: a UNet, alone or with what steers it."""
 
 
 def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_weight: float) -> Tensor:
@@ -41,7 +44,14 @@ def offset_noise(noise: Tensor, strength: float, generator: torch.Generator) -> 
 
 
 def denoising_loss(
-    unet: UNet, z: Tensor, noise: Tensor, t: Tensor, sigma: Tensor, context: Tensor, vector: Tensor, gamma: float = 5.0
+    unet: Predict,
+    z: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    sigma: Tensor,
+    context: Tensor,
+    vector: Tensor,
+    gamma: float = 5.0,
 ) -> Tensor:
     """The loss of epsilon prediction, weighted with min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556).
 
@@ -65,17 +75,24 @@ def captioned_loss(
     sizes: Tensor,
     kept: Tensor,
 ) -> Tensor:
-    """The `denoising_loss` of images with captions, also for the text encoders.
+    """The `denoising_loss` of images with captions, also for the text encoders; the rest as in `encode_captions`."""
+    context, vector = encode_captions(encoders, ids, sizes, kept, unet.config.size_dim)
+    return denoising_loss(unet, z, noise, t, sigma, context, vector)
 
-    `ids` are those of each encoder (B, 77), `sizes` the numbers of the micro-conditioning (B, 6). `kept` (B,) is 0
-    where a caption is dropped, for guidance: its encoding is zeros.
+
+def encode_captions(
+    encoders: Sequence[TextEncoder], ids: Sequence[Tensor], sizes: Tensor, kept: Tensor, size_dim: int
+) -> tuple[Tensor, Tensor]:
+    """Context (B, L, D) and vector (B, V) of captions.
+
+    `ids` are those of each encoder (B, 77), `sizes` the numbers of the micro-conditioning (B, 6), each embedded in
+    `size_dim`. `kept` (B,) is 0 where a caption is dropped, for guidance: its encoding is zeros.
     """
     encoded = [encoder(each) for encoder, each in zip(encoders, ids, strict=True)]
     context = torch.cat([states for states, _ in encoded], dim=-1) * kept[:, None, None]
     pooled = encoded[-1][1]
     assert pooled is not None
-    vector = torch.cat([pooled * kept[:, None], size_embedding(sizes, unet.config.size_dim)], dim=1)
-    return denoising_loss(unet, z, noise, t, sigma, context, vector)
+    return context, torch.cat([pooled * kept[:, None], size_embedding(sizes, size_dim)], dim=1)
 
 
 def size_embedding(sizes: Tensor, dim: int) -> Tensor:

@@ -19,11 +19,11 @@ def start_unet(unet: UNet) -> None:
     """
     for module in unet.modules():
         if isinstance(module, SpatialTransformer):
-            _zero(module.proj_out)
+            zero(module.proj_out)
     for level in unet.levels():
         for block in cast(list[ResBlock], level.res):
-            _zero(block.conv2)
-    _zero(unet.conv_out)
+            zero(block.conv2)
+    zero(unet.conv_out)
 
 
 def start_text_encoder(encoder: TextEncoder) -> None:
@@ -40,7 +40,8 @@ def start_vae(vae: VAE) -> None:
         vae.quant_conv.bias[latent:] = -6
 
 
-def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+def zero(layer: nn.Linear | nn.Conv2d) -> None:
+    """Let a layer begin with zeros."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -9,15 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import naming
+from ..errors import CheckpointError, naming
+from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
 from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, read_checkpoint
-from .component import Component, Findings, find_superfluous
+from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
+from .control import NAME, read_controlnet, read_files, read_t2i_adapter
+from .control_kinds import CONTROL_LORA, T2I_ADAPTER, is_control, kind_of, refusal
 from .info import ModelInfo
 from .recognise import recognise
 
@@ -56,20 +59,61 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     `CheckpointError`.
     """
     path = hub.on_disk(path)
+    if (network := _control(path, variant)) is not None:
+        return network
     return _inspect_folder(path, variant) if os.path.isdir(path) else _inspect_file(TensorFile(path))
+
+
+def _control(path: Path, variant: str | None) -> Report | None:
+    """The report of a network for control images; None for any other file or folder."""
+    if os.path.isdir(path) and (os.path.isfile(path / "model_index.json") or not os.path.isfile(path / "config.json")):
+        return None
+    weights, data = read_files(path, variant) if os.path.isdir(path) else (Weights([TensorFile(path)]), {})
+    if not is_control(weights):
+        return None
+    if (found := refusal(weights)) is not None:
+        return Report(path, found[0], {"all": count_tensors(weights, weights)})
+    kind = kind_of(weights)
+    if kind == CONTROL_LORA:
+        return Report(path, f"{kind} of SDXL, rank {_rank(weights)}", {"all": count_tensors(weights, weights)})
+    with naming(path):
+        try:
+            read = read_t2i_adapter(weights, data) if kind == T2I_ADAPTER else read_controlnet(weights, data, BASE.unet)
+        except (KeyError, IndexError, ValueError) as error:
+            raise CheckpointError(f"the {kind} is incomplete ({error}); download it again") from error
+    return report_components(path, f"{kind} of SDXL, {_size(read.config)}", {NAME: read})
+
+
+def _rank(weights: Weights) -> str:
+    """The ranks of a Control-LoRA's factors."""
+    ranks = {weights[key][1] for key in weights if key.endswith(".up") and len(weights[key]) > 1}
+    return " to ".join(map(str, sorted({min(ranks), max(ranks)}))) if ranks else "unknown"
+
+
+def _size(config: Config) -> str:
+    """What tells networks of one kind apart."""
+    if isinstance(config, T2IAdapterConfig):
+        return f"{config.image_channels} channel{'s' * (config.image_channels > 1)}"
+    assert isinstance(config, ControlNetConfig)
+    if config.types:
+        return f"{config.types} types"
+    depths = {depth for level in config.trunk.down for depth in level}
+    return "small" if depths == {None} else "mid" if 0 in depths else "full"
 
 
 def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
     if other := identify.foreign(weights):
-        return Report(file.path, other, {"all": _count(weights, weights)})
+        return Report(file.path, other, {"all": count_tensors(weights, weights)})
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
         note = ", without VAE" if identify.lacking(weights) else ""
-        return _report(file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info)
+        return report_components(
+            file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info
+        )
     if component == "unknown":
-        return Report(file.path, "not a known model", {"all": _count(weights, weights)})
+        return Report(file.path, "not a known model", {"all": count_tensors(weights, weights)})
     with naming(file.path):
         opened = component_of_file(file, component, BASE)
     inputs = getattr(opened.config, "in_channels", None)
@@ -80,16 +124,16 @@ def _inspect_file(file: TensorFile) -> Report:
         prediction = opened.prediction or ("epsilon", False)
         schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
         family = recognise(opened.config, schedule, file.path, file.metadata)
-    return replace(_report(file.path, f"{label} only, {names}", {component: opened}), family=family)
+    return replace(report_components(file.path, f"{label} only, {names}", {component: opened}), family=family)
 
 
 def _inspect_folder(path: Path, variant: str | None) -> Report:
     unets = sorted((path / "unet").glob("*.safetensors"))
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
-        return Report(path, f"{other}, diffusers folder", {name: _count(w, w) for name, w in files.items()})
+        return Report(path, f"{other}, diffusers folder", {name: count_tensors(w, w) for name, w in files.items()})
     checkpoint = read_checkpoint(path, variant)
-    return _report(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)
+    return report_components(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)
 
 
 def _whole(checkpoint: Checkpoint) -> str:
@@ -100,14 +144,14 @@ def _whole(checkpoint: Checkpoint) -> str:
     return _MODELS[checkpoint.info.config.kind] + prediction + ending
 
 
-def _report(path: Path, kind: str, components: dict[str, Component], info: ModelInfo | None = None) -> Report:
-    """Count and compare. The keys of a folder begin with the names of their components."""
+def report_components(path: Path, kind: str, components: dict[str, Component], info: ModelInfo | None = None) -> Report:
+    """The report of components: counted and compared. The keys of a folder begin with the names of their components."""
     report = Report(path, kind, {})
     if info is not None:
         report = replace(report, notes=list(info.schedule.notes), family=info.family)
     for name, component in components.items():
         keys = component.keys() & set(component.weights)
-        report.parts[name] = _count(component.weights, keys)
+        report.parts[name] = count_tensors(component.weights, keys)
         _add(report, component.find(), f"{name}/" if os.path.isdir(path) else "")
     if os.path.isdir(path):
         for name, component in components.items():
@@ -124,7 +168,8 @@ def _add(report: Report, findings: Findings, prefix: str) -> None:
     report.wrong += [prefix + sentence for sentence in findings.wrong]
 
 
-def _count(weights: Weights, keys: Iterable[str]) -> ComponentReport:
+def count_tensors(weights: Weights, keys: Iterable[str]) -> ComponentReport:
+    """How many tensors and parameters some keys of files are, and of which dtypes."""
     keys = list(keys)
     return ComponentReport(
         len(keys),

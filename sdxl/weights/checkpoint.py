@@ -199,7 +199,8 @@ def _is_named(path: Path, index: Mapping[str, Any], component: str) -> bool:
     return entry[-1] is not None
 
 
-def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
+def open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
+    """The weight files of a component's folder. Raises `CheckpointError`."""
     names = entries(path)
     chosen = weight_files(names, stem, variant)
     if not chosen:
@@ -212,7 +213,7 @@ def _open_files(path: Path, stem: str, variant: str | None) -> list[TensorFile]:
 
 
 def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], variant: str | None) -> Component:
-    files = _open_files(path, STEMS[name], variant)
+    files = open_files(path, STEMS[name], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
     others = frozenset({"text_projection.weight"} if name == TEXT else ())

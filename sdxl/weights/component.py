@@ -12,13 +12,20 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, brief
 from ..models.clip import TextEncoder
 from ..models.config import TextConfig, VAEConfig
+from ..models.control_config import ControlNetConfig, T2IAdapterConfig
+from ..models.controlnet import ControlNet
+from ..models.ip_adapter import IPAdapter
+from ..models.t2i_adapter import T2IAdapter
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig
 from ..models.vae import VAE as VAEModel
+from ..models.vision import VisionEncoder
+from ..models.vision_config import IPAdapterConfig, VisionConfig
 from .container import Weights
 from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
 
+Config = UNetConfig | VAEConfig | TextConfig | ControlNetConfig | T2IAdapterConfig | VisionConfig | IPAdapterConfig
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
@@ -37,22 +44,32 @@ class Findings:
 @dataclass(frozen=True)
 class Component:
     """One network's weights. `layout` is the naming of the keys in its files: `single` or `folder`. `others` are keys
-    of its files that belong to other components. `prediction` is a UNet's: see `identify.prediction`.
+    of its files that belong to other components. `prediction` is a UNet's: see `identify.prediction`. Tensors that its
+    files lack are taken from `base`, another component with some of the same names of ours.
     """
 
     name: str
-    config: UNetConfig | VAEConfig | TextConfig
+    config: Config
     rows: list[Row]
     layout: str
     weights: Weights
     prediction: tuple[str, bool] | None = None
     others: frozenset[str] = frozenset()
+    base: Component | None = None
 
     def build(self) -> nn.Module:
         """The network on the meta device: no memory, no initialisation."""
         with torch.device("meta"):
             if isinstance(self.config, UNetConfig):
                 return UNet(self.config)
+            if isinstance(self.config, ControlNetConfig):
+                return ControlNet(self.config)
+            if isinstance(self.config, T2IAdapterConfig):
+                return T2IAdapter(self.config)
+            if isinstance(self.config, VisionConfig):
+                return VisionEncoder(self.config)
+            if isinstance(self.config, IPAdapterConfig):
+                return IPAdapter(self.config)
             return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
 
     def key(self, row: Row) -> str:
@@ -65,11 +82,21 @@ class Component:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of its tensors in its files."""
-        return [self.weights[key] for key in self.keys() & set(self.weights)]
+        lent = [base.weights[base.key(row)] for base, row in self._lent().values()]
+        return [self.weights[key] for key in self.keys() & set(self.weights)] + lent
+
+    def _lent(self) -> dict[str, tuple[Component, Row]]:
+        """What is taken from its base, by our names: that component, and its row."""
+        base = self.base
+        if base is None:
+            return {}
+        absent = {row.ours for row in self.rows if self.key(row) not in self.weights}
+        return {row.ours: (base, row) for row in base.rows if row.ours in absent}
 
     def find(self) -> Findings:
         """Compare the files with the config, except superfluous keys: files may hold several components."""
-        absent = (self.key(row) for row in self.rows if self.key(row) not in self.weights and not self.is_unread(row))
+        present = {row.ours for row in self.rows if self.key(row) in self.weights} | self._lent().keys()
+        absent = (self.key(row) for row in self.rows if row.ours not in present and not self.is_unread(row))
         findings = Findings(missing=list(dict.fromkeys(absent)))
         wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
         for row in self.rows:
@@ -106,13 +133,30 @@ class Component:
         return row.ours.startswith((f"layers.{self.config.layers - 1}.", "norm_out."))
 
     def _op(self, row: Row) -> Op:
-        return row.op if self.layout == "single" else Op.SAME
+        return row.op if self.layout == "single" else row.folder_op
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors, views of the mapped files, without absent tensors that SDXL never reads."""
         for row in self.rows:
             if self.key(row) in self.weights:
-                yield row.ours, from_stored(self.weights.read(self.key(row)), self._op(row))
+                yield row.ours, self._tensor(row)
+        for name, (base, row) in self._lent().items():
+            yield name, base._tensor(row)
+
+    def _tensor(self, row: Row) -> Tensor:
+        return from_stored(self.weights.read(self.key(row)), self._op(row))
+
+    def forget(self) -> None:
+        """Release the memory of tensors that were read."""
+        self.weights.forget()
+        if self.base is not None:
+            self.base.forget()
+
+    def close(self) -> None:
+        """Release the mappings of its files."""
+        self.weights.close()
+        if self.base is not None:
+            self.base.close()
 
     def state(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """The tensors of a network whose parameters have `shapes`, with zeros for those that SDXL never reads."""

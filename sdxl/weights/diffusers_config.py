@@ -16,6 +16,7 @@ from ..models.bounds import MOST_BLOCKS, MOST_LEVELS
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.schedule_config import EDM, ScheduleConfig
 from ..models.unet_config import UNetConfig
+from ..models.vision_config import VisionConfig
 from ..sampling.sampler import Scheduler
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
@@ -267,6 +268,42 @@ def read_text(data: Json, projection: bool, where: str = "text_encoder/config.js
         projection_dim=_whole(data, "projection_dim", 512, where) if projection else None,
         eos_id=None if eos == 2 else eos,
     )
+
+
+def read_vision(data: Json, where: str = "image_encoder/config.json") -> VisionConfig:
+    """The config of an image encoder, from transformers' `CLIPVisionConfig` JSON or the one within a `CLIPConfig`."""
+    own = data.get("vision_config", data)
+    own = own if isinstance(own, Mapping) else {}
+    return _make(
+        VisionConfig,
+        where,
+        dim=_whole(own, "hidden_size", 768, where),
+        ff_dim=_whole(own, "intermediate_size", 3072, where),
+        layers=_whole(own, "num_hidden_layers", 12, where),
+        heads=_whole(own, "num_attention_heads", 12, where),
+        patch=_whole(own, "patch_size", 32, where),
+        image_size=_whole(own, "image_size", 224, where),
+        projection_dim=_whole(data if "projection_dim" in data else own, "projection_dim", 512, where),
+        activation=_word(own, "hidden_act", "quick_gelu", where),
+        norm_eps=_number(own, "layer_norm_eps", 1e-5, where),
+    )
+
+
+def write_vision(config: VisionConfig) -> dict[str, Any]:
+    """The `CLIPVisionConfig` JSON of an image encoder."""
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_size": config.dim,
+        "intermediate_size": config.ff_dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "patch_size": config.patch,
+        "image_size": config.image_size,
+        "projection_dim": config.projection_dim,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.norm_eps,
+    }
 
 
 def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:

@@ -51,8 +51,8 @@ def recall(hashed: Hashed) -> str | None:
 
 
 def find_paths(sha256: str) -> list[Path]:
-    """The files and folders that have a hash, and are as they were; the latest first."""
-    found = [each for each, known in _hashes().items() if known == sha256 and each.kind != "tensors"]
+    """The files and folders whose hash begins with `sha256`, and that are as they were; the latest first."""
+    found = [each for each, known in _hashes().items() if known.startswith(sha256) and each.kind != "tensors"]
     return [Path(each.path) for each in reversed(found) if _is_unchanged(each)]
 
 

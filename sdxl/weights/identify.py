@@ -74,14 +74,21 @@ def foreign(shapes: Shapes) -> str | None:
     return None if has_unet_and_text(shapes) else _other_model(shapes)
 
 
+_CONTROL = ("control_model.", "controlnet_", "zero_convs.", "input_hint_block.", "lora_controlnet")
+
+
 def _other_model(shapes: Shapes) -> str | None:
     keys = list(shapes)
+    if any("to_k_ip." in key for key in keys):
+        return "an IP-Adapter"
     if any(".lora_" in key or "lora_down" in key or key.startswith(("lora_unet_", "lora_te")) for key in keys):
         return "a LoRA"
     if any(".hada_w1_" in key or ".lokr_w" in key for key in keys):
         return "a LyCORIS adapter"
-    if _has(shapes, "control_model.") or "controlnet_cond_embedding.conv_in.weight" in shapes:
+    if any(_has(shapes, start) for start in _CONTROL):
         return "a ControlNet"
+    if "adapter.conv_in.weight" in shapes or "body.0.block1.weight" in shapes:
+        return "a T2I-Adapter"
     if any("joint_blocks." in key for key in keys):
         return "Stable Diffusion 3"
     if any("double_blocks." in key or "single_transformer_blocks." in key for key in keys):
@@ -136,16 +143,16 @@ _UNET_NAMES = {
 def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
     """A UNet's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
     conv1, conv_in, conv_out, vector, guidance = _UNET_NAMES[layout]
-    down, up = _single_levels(shapes) if layout == "single" else _folder_levels(shapes)
+    down, up = single_levels(shapes) if layout == "single" else folder_levels(shapes)
     try:
         channels = tuple(shapes[f"{level[0][0]}.{conv1}.weight"][0] for level in down)
         return UNetConfig(
             in_channels=shapes[f"{conv_in}.weight"][1],
             out_channels=shapes[f"{conv_out}.weight"][0],
             channels=channels,
-            down=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in down),
-            mid=_middle(shapes, layout),
-            up=tuple(tuple(_depth(shapes, attn) for _, attn in level) for level in up),
+            down=tuple(tuple(depth_of(shapes, attn) for _, attn in level) for level in down),
+            mid=middle_of(shapes, layout),
+            up=tuple(tuple(depth_of(shapes, attn) for _, attn in level) for level in up),
             heads=tuple(max(1, width // HEAD_DIM) for width in channels),
             norm_groups=gcd(NORM_GROUPS, *channels),
             context_dim=_context_dim(shapes),
@@ -166,7 +173,8 @@ def _context_dim(shapes: Shapes) -> int:
     return shapes[key][1]
 
 
-def _single_levels(shapes: Shapes) -> tuple[Levels, Levels]:
+def single_levels(shapes: Shapes) -> tuple[Levels, Levels]:
+    """The levels of both halves of a UNet in a single file's names."""
     down: Levels = [[]]
     for n in count(1):
         if f"input_blocks.{n}.0.op.weight" in shapes:
@@ -186,7 +194,9 @@ def _single_levels(shapes: Shapes) -> tuple[Levels, Levels]:
     return down, up
 
 
-def _folder_levels(shapes: Shapes) -> tuple[Levels, Levels]:
+def folder_levels(shapes: Shapes) -> tuple[Levels, Levels]:
+    """The levels of both halves of a UNet in a folder's names."""
+
     def levels(side: str) -> Iterator[list[tuple[str, str]]]:
         for i in count():
             level = []
@@ -201,14 +211,14 @@ def _folder_levels(shapes: Shapes) -> tuple[Levels, Levels]:
     return list(levels("down_blocks")), list(levels("up_blocks"))
 
 
-def _depth(shapes: Shapes, transformer: str) -> int | None:
+def depth_of(shapes: Shapes, transformer: str) -> int | None:
     """The number of blocks of a transformer; None if there is no transformer."""
     if f"{transformer}.proj_in.weight" not in shapes:
         return None
-    return _length(shapes, f"{transformer}.transformer_blocks.{{}}.norm1.weight")
+    return count_of(shapes, f"{transformer}.transformer_blocks.{{}}.norm1.weight")
 
 
-def _middle(shapes: Shapes, layout: str) -> int | None:
+def middle_of(shapes: Shapes, layout: str) -> int | None:
     """The depth of the middle block; -1 if it is a residual block alone, None if there is none."""
     first, transformer = (
         ("middle_block.0.in_layers.2", "middle_block.1")
@@ -218,11 +228,11 @@ def _middle(shapes: Shapes, layout: str) -> int | None:
             "mid_block.attentions.0",
         )
     )
-    depth = _depth(shapes, transformer)
+    depth = depth_of(shapes, transformer)
     return -1 if depth is None and f"{first}.weight" in shapes else depth
 
 
-def _length(shapes: Shapes, pattern: str) -> int:
+def count_of(shapes: Shapes, pattern: str) -> int:
     """The number of the numbered keys, counted from 0."""
     return next(n for n in count() if pattern.format(n) not in shapes)
 
@@ -232,7 +242,7 @@ def infer_clip_l(shapes: Shapes) -> TextConfig:
     encoder = strip(shapes, CLIP_L_PREFIX + "text_model.")
     try:
         vocab_size, dim = encoder["embeddings.token_embedding.weight"]
-        layers = _length(encoder, "encoder.layers.{}.mlp.fc1.weight")
+        layers = count_of(encoder, "encoder.layers.{}.mlp.fc1.weight")
         if dim == CLIP_L.dim and layers == CLIP_L.layers - 1:
             layers = CLIP_L.layers  # SDXL never reads CLIP-L's last layer, and some tools leave it out
         return TextConfig(
@@ -258,7 +268,7 @@ def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
             positions=encoder["positional_embedding"][0],
             dim=dim,
             ff_dim=encoder["transformer.resblocks.0.mlp.c_fc.weight"][0],
-            layers=_length(encoder, "transformer.resblocks.{}.mlp.c_fc.weight"),
+            layers=count_of(encoder, "transformer.resblocks.{}.mlp.c_fc.weight"),
             heads=max(1, dim // HEAD_DIM),
             activation="gelu",
             projection_dim=encoder["text_projection"][1] if linear is None else linear[0],
@@ -271,14 +281,14 @@ def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
     """A VAE's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
     level, block = ("down.{}.block.0", "block") if layout == "single" else ("down_blocks.{}.resnets.0", "resnets")
     try:
-        levels = _length(shapes, f"encoder.{level}.conv1.weight")
+        levels = count_of(shapes, f"encoder.{level}.conv1.weight")
         first = "encoder.down.0" if layout == "single" else "encoder.down_blocks.0"
         channels = tuple(shapes[f"encoder.{level.format(n)}.conv1.weight"][0] for n in range(levels))
         return VAEConfig(
             image_channels=shapes["encoder.conv_in.weight"][1],
             latent_channels=shapes["post_quant_conv.weight"][0],
             channels=channels,
-            blocks=_length(shapes, f"{first}.{block}.{{}}.conv1.weight"),
+            blocks=count_of(shapes, f"{first}.{block}.{{}}.conv1.weight"),
             norm_groups=gcd(NORM_GROUPS, *channels),
         )
     except (KeyError, IndexError) as error:

@@ -13,17 +13,19 @@ from dataclasses import dataclass, replace
 
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.unet_config import UNetConfig
+from ..models.vision_config import VisionConfig
 from .ops import FUSED, Op
 
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter under its three names."""
+    """One parameter under its three names. `folder_op` is the difference of `folder`, where there is one."""
 
     ours: str
     single: str
     folder: str
     op: Op = Op.SAME
+    folder_op: Op = Op.SAME
 
 
 Leaves = tuple[tuple[str, str, str], ...]
@@ -108,6 +110,12 @@ def _transformer(ours: str, single: str, folder: str, depth: int) -> Iterator[Ro
 
 def unet_rows(config: UNetConfig) -> Iterator[Row]:
     """The UNet: 1,680 parameters (base), 1,220 (refiner)."""
+    yield from contracting_rows(config)
+    yield from _expanding_rows(config)
+
+
+def contracting_rows(config: UNetConfig) -> Iterator[Row]:
+    """The contracting half of a UNet, with the middle block and the embeddings."""
     yield from _module("time_embed.fc1", "time_embed.0", "time_embedding.linear_1")
     yield from _module("time_embed.fc2", "time_embed.2", "time_embedding.linear_2")
     if config.guidance_dim is not None:
@@ -138,7 +146,10 @@ def unet_rows(config: UNetConfig) -> Iterator[Row]:
     if config.mid is not None and config.mid >= 0:
         yield from _transformer("mid.attn.0", "middle_block.1", "mid_block.attentions.0", config.mid)
         yield from _modules("mid.res.1", "middle_block.2", "mid_block.resnets.1", _UNET_RES)
-    index = 0
+
+
+def _expanding_rows(config: UNetConfig) -> Iterator[Row]:
+    index, last = 0, len(config.channels) - 1
     for i, level in enumerate(config.up_blocks()):
         for j, block in enumerate(level):
             ours, folder = (
@@ -163,8 +174,16 @@ def text_rows(config: TextConfig) -> Iterator[Row]:
     hf = "text_model."
     yield Row("token_embed.weight", "token_embedding.weight", hf + "embeddings.token_embedding.weight")
     yield Row("position_embed.weight", "positional_embedding", hf + "embeddings.position_embedding.weight")
+    yield from clip_layer_rows(config, "", hf)
+    yield from _module("norm_out", "ln_final", hf + "final_layer_norm")
+    if config.projection_dim is not None:
+        yield Row("projection.weight", "text_projection", "text_projection.weight", Op.TRANSPOSE)
+
+
+def clip_layer_rows(config: TextConfig | VisionConfig, before: str, model: str) -> Iterator[Row]:
+    """The layers of an encoder of CLIP; `before` stands in front of OpenCLIP's names, `model` of transformers'."""
     for n in range(config.layers):
-        ours, single, folder = f"layers.{n}", f"transformer.resblocks.{n}", f"{hf}encoder.layers.{n}"
+        ours, single, folder = f"layers.{n}", f"{before}transformer.resblocks.{n}", f"{model}encoder.layers.{n}"
         for name, op in zip("qkv", FUSED, strict=True):
             for leaf in WEIGHT_BIAS:
                 yield Row(
@@ -174,9 +193,6 @@ def text_rows(config: TextConfig) -> Iterator[Row]:
                     op,
                 )
         yield from _modules(ours, single, folder, _TEXT_LAYER)
-    yield from _module("norm_out", "ln_final", hf + "final_layer_norm")
-    if config.projection_dim is not None:
-        yield Row("projection.weight", "text_projection", "text_projection.weight", Op.TRANSPOSE)
 
 
 def vae_rows(config: VAEConfig) -> Iterator[Row]:

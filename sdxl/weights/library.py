@@ -38,26 +38,46 @@ def find_model(name: str | os.PathLike[str]) -> Path | None:
     return found[0] if found else None
 
 
+def find_similar(name: str) -> Path | None:
+    """The only model of the library whose name has the same letters and digits: other tools and sites write `Some Model
+    v1.0` for `someModel_v10`.
+    """
+    found = [path for path in _models() if _letters(_stem(path.name)) == _letters(_stem(name))]
+    return found[0] if len(found) == 1 and _letters(name) else None
+
+
+def folder() -> Path | None:
+    """The folder of the library, if the user has one."""
+    value = os.environ.get(VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def count() -> int:
+    """How many models the library has."""
+    return sum(1 for _ in _models())
+
+
 def absence(name: str) -> str:
     """For an error message: that a plain name is not in the library, and which names there are like it."""
-    folder = _folder()
-    if folder is None or not _is_plain(name):
+    place = folder()
+    if place is None or not _is_plain(name):
         return ""
-    if not os.path.isdir(folder):
-        return f", and {VARIABLE} is {folder}, which is no folder"
+    if not os.path.isdir(place):
+        return f", and {VARIABLE} is {place}, which is no folder"
     close = get_close_matches(_stem(name), sorted({_stem(path.name) for path in _models()}), n=3)
-    return f" and is not in {VARIABLE} ({folder}){f', which has {list_some(close)}' if close else ''}"
+    return f" and is not in {VARIABLE} ({place}){f', which has {list_some(close)}' if close else ''}"
 
 
 def find_by_hash(sha256: str, name: str = "", thorough: bool = True) -> Path | None:
-    """The model with a hash, from the user's cache of hashes or the library. Models of the library whose hash is not
-    known are read once: those with the file name `name`, and if it is `thorough` the others, with a warning.
+    """The model whose hash is or begins with `sha256`, from the user's cache of hashes or the library. Models of the
+    library whose hash is not known are read once: those with the file name `name`, and if it is `thorough` the others,
+    with a warning.
     """
     if known := next(iter(find_paths(sha256)), None):
         return known
     candidates = [(path, files) for path in _models() for files in _choices(path)]
     for path, files in candidates:
-        if known_model_hash(path, files) == sha256:
+        if (known_model_hash(path, files) or "").startswith(sha256):
             return path
     unread = [(path, files) for path, files in candidates if known_model_hash(path, files) is None]
     named = [each for each in unread if _stem(each[0].name) == _stem(name)]
@@ -80,7 +100,7 @@ def _search_all(sha256: str, models: list[tuple[Path, list[str]]]) -> Path | Non
 def _search(sha256: str, models: list[tuple[Path, list[str]]]) -> Path | None:
     for path, files in models:
         try:
-            if model_hash(path, files) == sha256:
+            if model_hash(path, files).startswith(sha256):
                 return path
         except CheckpointError:  # it may not be read
             continue
@@ -97,17 +117,11 @@ def _choices(path: Path) -> Iterator[list[str]]:
     yield from map(list, dict.fromkeys(each for each in sets if each))
 
 
-def _folder() -> Path | None:
-    """The folder of the library, if the user has one."""
-    value = os.environ.get(VARIABLE)
-    return Path(value).expanduser() if value else None
-
-
 def _models() -> Iterator[Path]:
     """The files and diffusers folders of the library. A folder to which links lead back counts once."""
-    folder = _folder()
-    seen = {os.path.realpath(folder)} if folder else set()
-    for place, folders, files in os.walk(folder, followlinks=True) if folder else ():
+    root = folder()
+    seen = {os.path.realpath(root)} if root else set()
+    for place, folders, files in os.walk(root, followlinks=True) if root else ():
         if "model_index.json" in files:
             folders.clear()
             yield Path(place)
@@ -128,3 +142,7 @@ def _is_plain(name: str) -> bool:
 
 def _stem(name: str) -> str:
     return Path(name).name.removesuffix(_SUFFIX)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -127,6 +127,20 @@ def test_the_model_hash_is_the_first_ten_digits() -> None:
         assert "Model hash" not in parameters_text(parameters() | {"model": other}, (24, 16))
 
 
+@pytest.mark.parametrize(
+    ("compat", "source"),
+    [
+        (None, "CPU"),
+        ("comfyui", "CPU"),
+        ("a1111", "NV"),
+        ({"profile": "a1111", "noise": "cpu"}, "CPU"),
+        ({"noise": "philox"}, "NV"),
+    ],
+)
+def test_the_source_of_the_noise_is_that_of_the_conventions(compat: Any, source: str) -> None:
+    assert a1111_values(parameters_text(parameters(compat=compat), (24, 16)))["RNG"] == source
+
+
 def test_a_value_is_quoted_only_where_it_must_be() -> None:
     text = parameters_text(parameters(sampler="dpmpp_2m", schedule="karras"), (24, 16))
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in text

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sdxl.models.conditioned import Conditioning, precompute
+from sdxl.models.conditioned import ConditionedUNet, Conditioning, Steer, precompute
+from sdxl.models.control_config import ControlNetConfig
+from sdxl.models.controlnet import ControlNet
 from sdxl.models.layers import Attention
-from sdxl.models.unet import UNet
+from sdxl.models.unet import Residuals, UNet
 from sdxl.models.unet_config import UNetConfig
-from sdxl.runtime.cuda_graph import FusedAttention
+from sdxl.runtime.cuda_graph import FusedAttention, mapped, signature, tensors_of
 
 CONFIG = UNetConfig(
     channels=(16, 32),
@@ -64,3 +68,55 @@ def test_fused_attention_is_attention() -> None:
     plain = Attention(32, 32, heads=4, bias=False).double().requires_grad_(False)
     x = torch.randn(2, 7, 32, dtype=torch.float64)
     assert torch.allclose(FusedAttention(plain)(x), plain(x), atol=1e-12)
+
+
+def steered(
+    unet: UNet, net: ControlNet, seed: int, branches: tuple[str, ...] = ("negative", "positive")
+) -> ConditionedUNet:
+    """A UNet of two branches under a ControlNet that acts on the last one, and features that are added inside."""
+    _, given_ = given(seed)
+    conditionings = {name: Conditioning(given_.context[:1] + n, given_.vector[:1]) for n, name in enumerate(branches)}
+    conditioned, own = (precompute(each, conditionings, [500.0, 100.0]) for each in (unet, net))
+    generator = torch.Generator().manual_seed(seed)
+    hint = torch.randn(1, 16, 8, 6, generator=generator, dtype=torch.float64)
+    steer = Steer(net, own.select(branches[1:]), hint, (0.5,) * 5, (False, True))
+    added = Residuals(path={3: torch.randn(1, 32, 4, 3, generator=generator, dtype=torch.float64)})
+    return replace(conditioned, steers=(steer,), added=added)
+
+
+@torch.no_grad()
+def test_a_graphs_copy_of_what_is_fixed(unet: UNet) -> None:
+    """A recorded step runs on copies of the tensors: filled with those of another conditioning they give its output."""
+    torch.manual_seed(1)
+    net = ControlNet(ControlNetConfig(CONFIG, (4, 8))).double().requires_grad_(False).eval()
+    first, second = steered(unet, net, 2), steered(unet, net, 3)
+    x = torch.randn(2, 4, 8, 6, dtype=torch.float64)
+    static = mapped(first.without_steps(), torch.Tensor.clone)
+    assert torch.equal(static.predict(x, first.step(500.0)), first(x, 500.0))
+    for copy, tensor in zip(tensors_of(static), tensors_of(second.without_steps()), strict=True):
+        copy.copy_(tensor)
+    assert torch.equal(static.predict(x, second.step(100.0)), second(x, 100.0))
+    assert not torch.equal(first(x, 100.0), second(x, 100.0))
+    same = steered(unet, net, 3, ("a", "b"))
+    assert signature(first.without_steps()) == signature(second.without_steps()) == signature(same.without_steps())
+    others = [
+        replace(first, steers=()),
+        replace(first, added=Residuals()),
+        replace(first, steers=(replace(first.steers[0], factors=(1.0,) * 5),)),
+        replace(first, steers=(replace(first.steers[0], acts=(True, False)),)),
+    ]
+    signatures = {signature(each.without_steps()) for each in (first, *others)}
+    assert len(signatures) == 5, "a window, a scale and the rows change the graph"
+
+
+@torch.no_grad()
+def test_a_controlnet_acts_on_its_branches_alone(unet: UNet) -> None:
+    """Its residuals are zero for the others, so that their rows are bitwise without control."""
+    torch.manual_seed(1)
+    net = ControlNet(ControlNetConfig(CONFIG, (4, 8))).double().requires_grad_(False).eval()
+    conditioned = replace(steered(unet, net, 2), added=Residuals())
+    x = torch.randn(2, 4, 8, 6, dtype=torch.float64)
+    bare = replace(conditioned, steers=())(x, 500.0)
+    both = conditioned(x, 500.0)
+    assert torch.equal(both[:1], bare[:1])
+    assert not torch.allclose(both[1:], bare[1:])

@@ -59,6 +59,10 @@ VALUES: dict[str, Any] = {
     "timesteps": [800, 300],
     "preset": "v_prediction",
     "guider": "apg",
+    "compat": "comfyui",
+    "hires": {"scale": 1.5, "strength": 0.5},
+    "variation_seed": 12,
+    "variation_strength": 0.4,
 }
 
 # the model, and the arguments beside prompt, seed and steps
@@ -66,12 +70,14 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "text": ("base", {}),
     "no guidance": ("base", {"guidance_scale": 1.0}),
     "guidance nowhere": ("base", {"guidance_interval": (900.0, 1000.0)}),
+    "hires": ("base", {"hires": {"strength": 1}}),
     "image": ("base", {"image": PHOTO, "strength": 1.0}),
     "image of latents": ("base", {"image": LATENTS, "strength": 1.0, "mask": MASK}),
     "inpainting": ("base", {"image": PHOTO, "mask": MASK}),
     "strength 0": ("base", {"image": PHOTO, "strength": 0.0}),
     "refiner alone": ("refiner", {"image": PHOTO, "strength": 1.0}),
     "both": ("both", {}),
+    "both, hires": ("both", {"hires": {"strength": 1}}),
     "both, of which the refiner never runs": ("both", {"refine_at": 1.0}),
     "both, of which the base never runs": ("both", {"refine_at": 0.0, "image": PHOTO, "strength": 1.0}),
 }
@@ -123,6 +129,8 @@ def test_every_argument_has_a_value() -> None:
     assert VALUES.keys() == {each.name for each in fields(sdxl.Request)} - {
         "num_images",
         "loras",
+        "control",
+        "reference",
         "prompt_syntax",
         "long_prompt",
     }

@@ -171,7 +171,7 @@ def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
     from sdxl.models.schedule_config import ScheduleConfig
     from sdxl.sampling import Guidance, make_denoiser, make_schedule
 
-    def networks(branches: tuple[str, ...]) -> Any:
+    def networks(branches: tuple[str, ...], sigma: float) -> Any:
         def network(x: torch.Tensor, t: float) -> torch.Tensor:
             parts = x.chunk(len(branches))
             ways = {"negative": torch.sin, "positive": torch.cos}
@@ -182,8 +182,8 @@ def test_cfg_pp_is_its_formula(prediction: str, error: Any) -> None:
     schedule = make_schedule(ScheduleConfig(), "trailing", 5, "euler_cfg_pp")
     denoise = make_denoiser(networks, schedule, prediction, Guidance(1.4, always=True), torch.float64)
 
-    def only(name: str, _: tuple[str, ...]) -> Any:
-        return networks((name,))
+    def only(name: str, _: tuple[str, ...], sigma: float) -> Any:
+        return networks((name,), sigma)
 
     alone = [
         make_denoiser(partial(only, name), schedule, prediction, Guidance(), torch.float64)

@@ -341,13 +341,14 @@ def test_every_task_passes_through_the_one_loop(
     source = {"image": picture(), "mask": box_mask((8, 8, 40, 40))}
     for task in (
         lambda: pipe("cat", **QUICK),
+        lambda: pipe("cat", hires={"strength": 1}, **QUICK),
         lambda: pipe("cat", image=picture(), strength=0.5, **QUICK),
         lambda: pipe("cat", **source, **QUICK),
         lambda: inpainting_pipe("cat", **source, **QUICK),
         lambda: alone("cat", image=picture(), **QUICK),
     ):
         task()
-    assert len(calls) == 5
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize("strength", [0.7, pytest.param(1.0, marks=pytest.mark.slow)])

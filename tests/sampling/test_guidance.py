@@ -18,7 +18,7 @@ from sdxl.sampling.schedule import Schedule, noise_table
 def test_guidance_acts_within_its_interval_only() -> None:
     seen: list[tuple[tuple[str, ...], int]] = []
 
-    def network(branches: tuple[str, ...]) -> Any:
+    def network(branches: tuple[str, ...], sigma: float) -> Any:
         def run(x: torch.Tensor, t: float) -> torch.Tensor:
             seen.append((branches, len(x)))
             return torch.zeros_like(x)

@@ -1,0 +1,145 @@
+"""A control image as a value of a request: which network, which image, how strongly and when. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, brief
+
+# the numbers of a union's types; from 6 on in those of 8 types (ProMax) alone
+TYPES = {
+    "openpose": 0,
+    "depth": 1,
+    "hed": 2,
+    "pidi": 2,
+    "scribble": 2,
+    "ted": 2,
+    "canny": 3,
+    "lineart": 3,
+    "anime_lineart": 3,
+    "mlsd": 3,
+    "normal": 4,
+    "segment": 5,
+    "tile": 6,
+    "repaint": 7,
+}
+NUMBERS = {"scale": 100.0, "start": 1.0, "end": 1.0}
+"""The numbers of a control, from 0 to these."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """`net` is a ControlNet, ControlNet-Union, Control-LoRA or T2I-Adapter: a path, a name in `control_dir`, or
+    owner/name or owner/name/file on the hub. `image` is the control image for all images, or a list with one for each:
+    paths or PIL images.
+
+    It acts with strength `scale` in the steps from the share `start` to the share `end` of those that run. `type` says
+    which of a union's types the image is of. `preprocess` makes the control image of an ordinary one. With `guess` the
+    net acts on the prompt alone, and most in the middle of the UNet. With a `hash`, the sha256 of the net, another net
+    is refused; with an `image_hash`, another image is a warning.
+    """
+
+    net: str | Path
+    image: Any = field(hash=False)
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    type: str | int | None = None
+    preprocess: str | None = None
+    guess: bool = False
+    hash: str | None = None
+    image_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.net, (str, Path)) or not str(self.net):
+            raise ArgumentError(f"the net of a control is {brief(self.net)}; expected a path, a name or a hub id")
+        checked: dict[str, Any] = {name: self._number(name, most) for name, most in NUMBERS.items()}
+        checked |= {"image": self._image(), "guess": self._guess()}
+        if checked["start"] >= checked["end"]:
+            raise ArgumentError(
+                f"control {self.net} acts from {self.start:g} to {self.end:g} of the steps; give a start below the end"
+            )
+        is_number = isinstance(self.type, int) and not isinstance(self.type, bool) and self.type >= 0
+        if not is_number and self.type is not None and self.type not in TYPES:
+            raise ArgumentError(
+                f"the type of control {self.net} is {brief(self.type)}; expected a number, or {', '.join(TYPES)}"
+            )
+        for name in ("preprocess", "hash", "image_hash"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ArgumentError(f"the {name} of control {self.net} is {brief(value)}; expected a text")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def _number(self, name: str, most: float) -> float:
+        value = getattr(self, name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or not 0 <= value <= most:
+            raise ArgumentError(
+                f"the {name} of control {self.net} is {brief(value)}; expected a number from 0 to {most:g}"
+            )
+        return float(value)
+
+    def _guess(self) -> bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}  # of the command line
+        value: Any = words.get(self.guess, self.guess) if isinstance(self.guess, str) else self.guess
+        if value not in (True, False):
+            raise ArgumentError(f"the guess of control {self.net} is {brief(value)}; expected true or false")
+        return bool(value)
+
+    def _image(self) -> Any:
+        several = isinstance(self.image, (list, tuple))
+        images = list(self.image) if several else [self.image]
+        if not images or any(each is None or (isinstance(each, str) and not each) for each in images):
+            raise ArgumentError(
+                f"the image of control {self.net} is {brief(self.image)}; give a path, a PIL image, or a list with one "
+                "for each image. Try --control NET=IMAGE for an image whose record has none"
+            )
+        return images if len(images) > 1 else images[0]
+
+    @property
+    def images(self) -> list[Any]:
+        """The images: one for all, or one for each image to generate."""
+        return list(self.image) if isinstance(self.image, list) else [self.image]
+
+    @property
+    def number(self) -> int | None:
+        """The number of its type."""
+        return TYPES[self.type] if isinstance(self.type, str) else self.type
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it; equal for equal values. An image that is no path is null."""
+        images = [str(each) if isinstance(each, (str, Path)) else None for each in self.images]
+        record: dict[str, Any] = {"net": str(self.net), "image": images if len(images) > 1 else images[0]}
+        for each in fields(self)[2:]:
+            if (value := getattr(self, each.name)) != each.default:
+                record[each.name] = value
+        return record | {"scale": self.scale}
+
+
+def read_controls(values: Any) -> tuple[Control, ...]:
+    """A list of controls, or one: themselves, or objects of JSON. Raises `ArgumentError`."""
+    if isinstance(values, (Control, Mapping)):
+        return (_read(values),)
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise ArgumentError(
+            f"control is {brief(values)}; expected a list such as [sdxl.Control('canny.safetensors', 'edges.png')]"
+        )
+    return tuple(map(_read, values))
+
+
+def _read(value: Any) -> Control:
+    if isinstance(value, Control):
+        return value
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{brief(value)} is no control; expected sdxl.Control(net, image)")
+    names = [each.name for each in fields(Control)]
+    if unknown := [key for key in value if key not in names]:
+        raise ArgumentError(f"a control has no {brief(unknown[0])}; its values are {', '.join(names)}")
+    if lost := [name for name in ("net", "image") if name not in value]:
+        raise ArgumentError(f"the control {brief(dict(value))} names no {lost[0]}; give {{'net': ..., 'image': ...}}")
+    return Control(**value)

@@ -1,0 +1,47 @@
+"""What `inspect` says of IP-Adapters and image encoders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..models.vision_config import IPAdapterConfig, VisionConfig
+from ..weights.audit import Report, count_tensors, report_components
+from ..weights.component import Component
+from ..weights.container import TensorFile, Weights
+from ..weights.reference_rows import is_ip_adapter, is_vision
+from .image_encoder import is_encoder_folder, published_name, read_image_encoder, wanted
+from .ip_adapter import canonical_key, read_ip_adapter, refuse
+
+
+def report_reference(path: Path) -> Report | None:
+    """The report of an IP-Adapter, or of the file or folder of an image encoder; None for anything else."""
+    if os.path.isdir(path):
+        return _encoder(path) if is_encoder_folder(path) else None
+    try:
+        file = TensorFile(path)
+    except CheckpointError:
+        return None
+    weights = Weights([file], canonical_key)
+    if is_ip_adapter(weights):
+        if refusal := refuse(weights):
+            return Report(path, f"{refusal[0]}: not supported", {"all": count_tensors(weights, weights)})
+        adapter = read_ip_adapter(file)
+        return report_components(path, _adapter_kind(adapter), {adapter.name: adapter})
+    return _encoder(path) if is_vision(weights) else None
+
+
+def _encoder(path: Path) -> Report:
+    encoder = read_image_encoder(path)
+    assert isinstance(encoder.config, VisionConfig)
+    names = "OpenCLIP's names" if encoder.layout == "single" else "transformers' names"
+    kind = f"image encoder, {published_name(encoder.config)}, {names}"
+    return report_components(path, kind, {encoder.name: encoder})
+
+
+def _adapter_kind(adapter: Component) -> str:
+    config = adapter.config
+    assert isinstance(config, IPAdapterConfig)
+    kind = "IP-Adapter plus" if config.is_plus else "IP-Adapter"
+    return f"{kind}, {config.tokens} tokens of width {config.context_dim}, for {wanted(config)}"

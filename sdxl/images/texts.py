@@ -1,0 +1,107 @@
+"""The texts in which a file says how its image was made: chunks of a PNG, EXIF of JPEG and WebP, or the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from ..errors import ArgumentError, brief
+from .exif import unpack_comment, unpack_note, unpack_texts
+from .image import MOST_PIXELS, open_header
+
+OWN_CHUNK = "sdxl"
+"""The PNG text chunk with our JSON, beside AUTOMATIC1111's `parameters`."""
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_LONGEST = 2**23  # characters of a text that are read
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that
+    was executed and the `workflow` on the screen.
+    """
+
+    own: str | None = None
+    parameters: str | None = None
+    prompt: str | None = None
+    workflow: str | None = None
+
+
+def find_texts(path: Path) -> Texts:
+    """The texts of a file. Raises `ArgumentError` if it cannot be read, or if one of them is too long."""
+    try:
+        texts = _of_file(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
+        raise ArgumentError(
+            f"{path} cannot be read as an image ({reason}); give an image that sdxl or another tool wrote"
+        ) from error
+    for text in (texts.own, texts.parameters, texts.prompt, texts.workflow):
+        if text is not None and len(text) > _LONGEST:
+            raise ArgumentError(
+                f"the parameters in {path} are damaged ({len(text)} characters, expected at most {_LONGEST}); give "
+                "another image"
+            )
+    return texts
+
+
+def _of_file(path: Path) -> Texts:
+    try:
+        image = open_header(path, formats=_FORMATS)
+    except UnidentifiedImageError:
+        if (text := _plain(path)) is not None:
+            return text
+        raise
+    with image:
+        return _of_png(image) if isinstance(image, PngImagePlugin.PngImageFile) else _of_exif(image)
+
+
+def _of_png(image: PngImagePlugin.PngImageFile) -> Texts:
+    """By the header alone where that has a text; else all of the file is read, since texts may stand at the end."""
+    texts = _of_chunks(image.info)
+    if texts == Texts() and image.width * image.height <= MOST_PIXELS and not image.is_animated:
+        texts = _of_chunks(image.text)
+    return texts if texts != Texts() else _of_exif(image)
+
+
+def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
+    found = (chunks.get(name) for name in (OWN_CHUNK, "parameters", "prompt", "workflow"))
+    return Texts(*(text if isinstance(text, str) else None for text in found))
+
+
+def _of_exif(image: Image.Image) -> Texts:
+    exif = image.info.get("exif", b"")
+    own = unpack_note(exif)
+    if own is not None:
+        return Texts(own)
+    graphs = {
+        name: text.removeprefix(f"{name}:")
+        for name in ("prompt", "workflow")
+        for text in unpack_texts(exif)
+        if text.startswith(f"{name}:")
+    }
+    comment = unpack_comment(exif)
+    if comment is not None and comment.lstrip().startswith("{"):
+        return _of_json(comment)
+    return Texts(None, comment or None, graphs.get("prompt"), graphs.get("workflow"))
+
+
+def _plain(path: Path) -> Texts | None:
+    """A text file: a graph in JSON, or AUTOMATIC1111's text. None for other files."""
+    with path.open("rb") as file:
+        data = file.read(_LONGEST + 1)
+    if b"\0" in data or len(data) > _LONGEST:
+        return None
+    try:
+        text = data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
+    return _of_json(text) if text.startswith("{") else Texts(parameters=text or None)
+
+
+def _of_json(text: str) -> Texts:
+    return Texts(prompt=text)

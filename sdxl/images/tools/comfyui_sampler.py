@@ -1,0 +1,56 @@
+"""What a sampler of ComfyUI's graph says: its own values, and the prompts that lead to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ArgumentError
+from ...sampling.names import read_sampler, read_schedule
+from .comfyui_passes import Reading, chain
+from .comfyui_text import Text, read_text
+from .graph import Node
+
+
+def read_sampling(reading: Reading, node: Node, is_first: bool) -> dict[str, Any]:
+    """Steps, guidance, sampler, schedule and seed of a sampler."""
+    fields, label = reading.fields, f"{node.kind} {node.id}"
+    found: dict[str, Any] = {}
+    for ours, name in (("steps", "steps"), ("guidance_scale", "cfg")):
+        found[ours] = reading.number(node, name)
+    fields.left[f"{label}: seed"] = reading.value(node, "noise_seed" if node.kind == "KSamplerAdvanced" else "seed")
+    found["seed"] = fields.whole(f"{label}: seed")
+    sampler, schedule = reading.value(node, "sampler_name"), reading.value(node, "scheduler")
+    try:
+        found["sampler"] = read_sampler(sampler)[0] if isinstance(sampler, str) else None
+    except ArgumentError as error:
+        fields.refuse(f"{label}: sampler_name", sampler, str(error))
+    try:
+        found["schedule"] = read_schedule(schedule, found.get("sampler")) if isinstance(schedule, str) else None
+    except ArgumentError as error:
+        fields.refuse(f"{label}: scheduler", schedule, str(error))
+    if is_first and node.kind == "KSampler":
+        denoise = reading.number(node, "denoise")
+        if "image" in reading.sources:
+            found["strength"] = denoise
+        elif denoise not in (None, 1):
+            fields.refuse(f"{label}: denoise", denoise, "without an image all noise levels are visited")
+    elif is_first and reading.number(node, "start_at_step"):
+        reading.refuse(node, "its first steps are left out", "start_at_step")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def read_prompt(reading: Reading, sampler: Node, side: str) -> Text:
+    """The text on one side of a sampler."""
+    for node, slot in chain(reading, sampler.inputs.get(side), ("conditioning", "conditioning_1", side)):
+        if node.kind == "ConditioningZeroOut":
+            return Text(None)
+        if node.kind == "InpaintModelConditioning":
+            continue
+        text = read_text(reading.graph, node)
+        if text is not None:
+            for each in text.others:
+                reading.refuse(each, "nothing here does that with a text encoder")
+            return text
+        reading.refuse(node, f"nothing here does that with a prompt (slot {slot})")
+    reading.fields.refuse(f"{sampler.kind} {sampler.id}: {side}", None, "its text is not known")
+    return Text("" if side == "positive" else None)

@@ -1,0 +1,78 @@
+"""A prompt in ComfyUI's graph: its text, the sizes that it states, and the text encoders that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .fields import Fields, tidy
+from .graph import Graph, Link, Node, literal, origin
+
+_ENCODERS = ("CLIPTextEncode", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXLRefiner")
+_LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader")
+
+
+@dataclass
+class Text:
+    """A prompt, None for zeros in its place, and another one for the second encoder. `layer` is the hidden state as
+    ComfyUI counts it, `loras` are weights by node, and `others` nodes that are not understood.
+    """
+
+    prompt: str | None
+    prompt_2: str | None = None
+    sizes: dict[str, tuple[int, int] | list[int]] = field(default_factory=dict)
+    layer: int | None = None
+    loras: dict[str, float] = field(default_factory=dict)
+    others: list[Node] = field(default_factory=list)
+
+
+def read_text(graph: Graph, node: Node) -> Text | None:
+    """The text of a node that encodes one; None for another node."""
+    if node.kind not in _ENCODERS:
+        return None
+    if node.kind == "CLIPTextEncodeSDXL":
+        first, second = _string(graph, node, "text_l"), _string(graph, node, "text_g")
+        text = Text(first, None if first == second else second, _sizes(graph, node))
+    else:
+        text = Text(_string(graph, node, "text"))
+    _read_encoder(graph, node, text)
+    return text
+
+
+def _string(graph: Graph, node: Node, name: str) -> str:
+    value = literal(graph, node.inputs.get(name))
+    return value if isinstance(value, str) else ""
+
+
+def _sizes(graph: Graph, node: Node) -> dict[str, tuple[int, int] | list[int]]:
+    """The sizes of the conditioning, (height, width) or (top, left)."""
+    pairs = {
+        "original_size": ("height", "width"),
+        "crop_top_left": ("crop_h", "crop_w"),
+        "target_size": ("target_height", "target_width"),
+    }
+    found: dict[str, tuple[int, int] | list[int]] = {}
+    for ours, names in pairs.items():
+        values = [literal(graph, node.inputs.get(name)) for name in names]
+        if all(type(value) is int for value in values):
+            found[ours] = values
+    return found
+
+
+def _read_encoder(graph: Graph, node: Node, text: Text) -> None:
+    """The way from a text back to the file of its encoders."""
+    value: Any = node.inputs.get("clip")
+    seen: set[str] = set()
+    while (found := origin(graph, value)) is not None and found[0].id not in seen:
+        own = found[0]
+        seen.add(own.id)
+        fields = Fields({name: literal(graph, each) for name, each in own.inputs.items()})
+        if own.kind == "CLIPSetLastLayer":
+            layer = fields.number("stop_at_clip_layer")
+            text.layer = int(layer) if layer is not None and text.layer is None else text.layer
+        elif own.kind == "LoraLoader":
+            weight = fields.number("strength_clip")
+            text.loras[own.id] = 1 if weight is None else tidy(weight)
+        elif own.kind not in _LOADERS:
+            text.others.append(own)
+        value = own.inputs.get("clip") if isinstance(own.inputs.get("clip"), Link) else None

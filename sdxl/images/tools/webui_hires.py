@@ -1,0 +1,84 @@
+"""The fields of AUTOMATIC1111's second pass at a larger size ("hires fix")."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ArgumentError
+from ...sampling.names import read_sampler, read_schedule
+from ...text.editing import split_tags
+from .fields import Fields, tidy
+
+_FIELDS = ("Hires upscale", "Hires resize", "Hires upscaler")
+_SAME = {"use same sampler", "use same scheduler", "use same checkpoint", "use same choices"}
+_UPSCALERS = {
+    "latent": "latent",
+    "latent (antialiased)": "latent_antialiased",
+    "latent (bicubic)": "latent_bicubic",
+    "latent (bicubic antialiased)": "latent_bicubic_antialiased",
+    "latent (nearest)": "latent_nearest",
+    "latent (nearest-exact)": "latent_nearest_exact",
+    "lanczos": "lanczos",
+    "none": "lanczos",  # no network: AUTOMATIC1111 resizes with Lanczos
+}
+_NEAREST_ONE = "lanczos"
+
+
+def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
+    """The argument `hires` as JSON has it, if the text has a second pass. `prompt` is that of the first."""
+    if not any(name in fields.left for name in _FIELDS):
+        return None
+    hires: dict[str, Any] = {}
+    size, scale = fields.size("Hires resize"), fields.number("Hires upscale")
+    if size is not None and any(size):
+        hires["size"] = _whole_size(fields, size)
+    elif scale is not None:
+        hires["scale"] = tidy(scale)
+    strength, steps = fields.number("Denoising strength"), fields.whole("Hires steps")
+    if strength is not None:
+        hires["strength"] = tidy(strength)
+    if steps:
+        hires["steps"] = steps
+    if name := fields.take("Hires upscaler"):
+        hires["upscaler"] = _UPSCALERS.get(name.lower(), _NEAREST_ONE)
+        if name.lower() not in _UPSCALERS:
+            fields.refuse("Hires upscaler", name, "networks that enlarge are not read; lanczos takes its place")
+    if text := fields.take("Hires prompt"):
+        hires["prompt"], tags = split_tags(text)
+        if tags != split_tags(prompt)[1]:
+            fields.refuse("Hires prompt", text, "both passes have the LoRAs of the prompt")
+    if text := fields.take("Hires negative prompt"):
+        hires["negative_prompt"] = text
+    hires |= _names(fields)
+    for field in ("Hires checkpoint", "Hires CFG Scale"):
+        if (value := fields.take(field)) and value.lower() not in _SAME:
+            fields.refuse(field, value, "both passes have the same one")
+    return {"hires": hires}
+
+
+def _whole_size(fields: Fields, size: tuple[int, int]) -> list[int]:
+    """(height, width). A side of 0 follows from the other one."""
+    width, height = size
+    own = str(fields.left.get("Size", "")).lower().partition("x")
+    if not (width and height) and own[0].isdecimal() and own[2].isdecimal() and int(own[0]) and int(own[2]):
+        first = int(own[0]), int(own[2])
+        width, height = width or height * first[0] // first[1], height or width * first[1] // first[0]
+    return [height, width]
+
+
+def _names(fields: Fields) -> dict[str, str]:
+    """The sampler and the schedule of the second pass, where they are others."""
+    found: dict[str, str] = {}
+    sampler, own = fields.take("Hires sampler"), None
+    if sampler and sampler.lower() not in _SAME:
+        try:
+            found["sampler"], own = read_sampler(sampler)
+        except ArgumentError as error:
+            fields.refuse("Hires sampler", sampler, str(error))
+    schedule = fields.take("Hires schedule type") or own
+    if schedule and schedule.lower() not in _SAME:
+        try:
+            found["schedule"] = read_schedule(schedule, found.get("sampler")) or schedule
+        except ArgumentError as error:
+            fields.refuse("Hires schedule type", schedule, str(error))
+    return found

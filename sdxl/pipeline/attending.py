@@ -1,0 +1,249 @@
+"""What a UNet attends to beside its text: the images of references, encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from ..adapters.ip_adapter import level_of
+from ..images.canvas import Canvas
+from ..images.clip_pixels import clip_pixels
+from ..images.image import fingerprint, resize_mask
+from ..images.pixels import to_tensor
+from ..models.ip_adapter import file_order
+from ..models.layers import Source, split_heads
+from ..models.unet_config import UNetConfig
+from ..models.vision import VisionEncoder
+from ..runtime.lazy import Lazy
+from ..runtime.placement import Placement, weight_bytes
+from ..weights.component import Component
+from .finite import check_finite
+from .loaded import load
+from .model import Model
+from .plan import Plan
+from .referencing import ActiveReference
+from .stages import stage
+from .window import Window
+
+Shown = tuple[str, ...]
+"""Images side by side, by the hashes of their content; an empty one stands for no image, as negative rows see it."""
+Encoded = tuple[Tensor, Tensor]
+"""The hidden states (1, L, dim) and the embedding (1, projection_dim) of an image."""
+KeysValues = list[tuple[Tensor, Tensor]]
+"""(1, L, C) each, for every place of an adapter in the order of its file."""
+Key = tuple[str, str, Shown]
+Results = dict[Key, KeysValues]
+"""By the names of an image encoder and an adapter, and what they were shown."""
+_NONE = ""
+_MOST_RESULTS = 64
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The `sources` of each transformer block, in the order in which they run, for the steps of a window."""
+
+    sources: Sequence[Sequence[Source]]
+    window: Window
+
+
+def attended(plan: Plan, model: Model) -> list[Attended]:
+    """What the UNet of the first expert attends to in a plan: the references that act at all, in their order."""
+    acting = _acting(plan)
+    model.extras.keep(_components(acting))
+    if not acting:
+        return []
+    with stage("reference", model.placement):
+        found = _keys_values(acting, plan, model)
+        return [Attended(_sources(each, plan, model, found), each.window) for each in acting]
+
+
+def extra_bytes(plan: Plan, model: Model) -> int:
+    """The memory of a plan's image encoders and adapters that are not loaded: of all, or of the largest where a
+    component is released after its work; fetched ones take none.
+    """
+    at = _placement(model)
+    if at.streamed:
+        return 0
+    networks = model.extras.networks
+    absent = {name: each for name, each in _components(_acting(plan)).items() if not _is_loaded(networks.get(name))}
+    sizes = [weight_bytes(each.shapes(), at.dtype) for each in absent.values()]
+    return sum(sizes) if model.keeps else max(sizes, default=0)
+
+
+def _is_loaded(network: Lazy[nn.Module] | None) -> bool:
+    return network is not None and network.loaded is not None
+
+
+def _acting(plan: Plan) -> list[ActiveReference]:
+    return [each for each in plan.references if any(each.scales) and not each.window.is_empty]
+
+
+def _components(references: Iterable[ActiveReference]) -> dict[str, Component]:
+    """Their image encoders and adapters, by name."""
+    encoders = {each.encoder_name: each.encoder for each in references}
+    return encoders | {each.adapter_name: each.adapter for each in references}
+
+
+def _placement(model: Model) -> Placement:
+    """That of a text encoder: each network here runs once for an image."""
+    streamed = model.offload in ("text", "block")
+    return replace(model.placement, packed=False, int8=False, streamed=streamed)
+
+
+def _network(name: str, component: Component, model: Model) -> Lazy[nn.Module]:
+    return model.extras.get(name, partial(load, component, _placement(model)))
+
+
+# ---- images to keys and values
+
+
+def _keys_values(references: Sequence[ActiveReference], plan: Plan, model: Model) -> Results:
+    """Keys and values of all that the rows of a batch see."""
+    kept = model.extras.results
+    results: Results = {} if kept is None else kept
+    needed = [(each, shown) for each in references for shown in _all_shown(each, plan)]
+    missing = [(each, shown) for each, shown in needed if _key(each, shown) not in results]
+    encoded = _encode(missing, model)
+    for _, same in groupby(sorted(missing, key=_adapter_of), _adapter_of):
+        pairs = list(same)
+        network = _network(pairs[0][0].adapter_name, pairs[0][0].adapter, model)
+        with model.using(network):
+            for reference, shown in pairs:
+                inputs = [_input(reference, encoded, one, model) for one in shown]
+                made: KeysValues = network()(inputs)
+                total = torch.stack([keys.sum() + values.sum() for keys, values in made])
+                check_finite(total, f"the IP-Adapter {reference.reference.adapter}", _placement(model))
+                results[_key(reference, shown)] = made
+    found = {_key(each, shown): results[_key(each, shown)] for each, shown in needed}
+    for old in list(results)[:-_MOST_RESULTS]:
+        del results[old]
+    return found
+
+
+def _key(reference: ActiveReference, shown: Shown) -> Key:
+    return reference.encoder_name, reference.adapter_name, shown
+
+
+def _all_shown(reference: ActiveReference, plan: Plan) -> dict[Shown, None]:
+    """All that some row of the batch sees, each once."""
+    return dict.fromkeys(_rows(reference, plan))
+
+
+def _rows(reference: ActiveReference, plan: Plan) -> Iterator[Shown]:
+    """What each row of the batch sees."""
+    for branch in plan.guider.names:
+        for images in reference.images.images:
+            is_negative = branch in plan.branches.negatives
+            yield tuple(_NONE if is_negative else fingerprint(image) for image in images)
+
+
+def _encode(missing: Sequence[tuple[ActiveReference, Shown]], model: Model) -> dict[tuple[str, str], Encoded]:
+    """The images that are shown, and for plus adapters none, by the names of their encoders and the images."""
+    encoded: dict[tuple[str, str], Encoded] = {}
+    for name, same in groupby(sorted(missing, key=_encoder_of), _encoder_of):
+        pairs = list(same)
+        images: dict[str, Image | None] = {}
+        for reference, shown in pairs:
+            own = {fingerprint(each): each for several in reference.images.images for each in several}
+            images |= {one: own.get(one) for one in shown if one != _NONE or reference.config.is_plus}
+        network = _network(name, pairs[0][0].encoder, model)
+        with model.using(network):
+            encoded |= {(name, one): _encode_one(network, image, model) for one, image in images.items()}
+    return encoded
+
+
+def _adapter_of(pair: tuple[ActiveReference, Shown]) -> str:
+    return pair[0].adapter_name
+
+
+def _encoder_of(pair: tuple[ActiveReference, Shown]) -> str:
+    return pair[0].encoder_name
+
+
+def _encode_one(network: Lazy[nn.Module], image: Image | None, model: Model) -> Encoded:
+    """An image by itself, so that what it gives depends on no other one; None is zeros behind the normalisation."""
+    encoder, at = cast("VisionEncoder", network()), _placement(model)
+    side = encoder.config.image_size
+    pixels = torch.zeros(1, 3, side, side) if image is None else clip_pixels(image, side)
+    hidden, embedding = encoder(pixels.to(at.device, at.arithmetic))
+    check_finite(hidden, "the image encoder", at)
+    check_finite(embedding, "the image encoder", at)
+    return hidden, embedding
+
+
+def _input(reference: ActiveReference, encoded: Mapping[tuple[str, str], Encoded], one: str, model: Model) -> Tensor:
+    """What the adapter takes of an image: for no image a plain one takes an embedding of zeros."""
+    if one == _NONE and not reference.config.is_plus:
+        at = _placement(model)
+        return torch.zeros(1, reference.config.image_dim, device=at.device, dtype=at.arithmetic)
+    hidden, embedding = encoded[reference.encoder_name, one]
+    return hidden if reference.config.is_plus else embedding
+
+
+# ---- keys and values to sources
+
+
+def _sources(reference: ActiveReference, plan: Plan, model: Model, found: Results) -> list[list[Source]]:
+    """The sources of each transformer block; none where the scale is 0."""
+    unet = model.info.config.unet
+    rows = [found[_key(reference, shown)] for shown in _rows(reference, plan)]
+    blocks = unet.block_names()
+    places = {block: place for place, block in enumerate(file_order(blocks))}
+    masks = _Masks(reference, plan, model)
+    return [
+        list(_block_sources([row[places[block]] for row in rows], scale, unet, block, masks)) if scale else []
+        for block, scale in zip(blocks, reference.scales, strict=True)
+    ]
+
+
+def _block_sources(
+    rows: Sequence[tuple[Tensor, Tensor]], scale: float, unet: UNetConfig, block: str, masks: _Masks
+) -> Iterator[Source]:
+    """The keys and values of a batch's rows for a block, those of neighbours of one length as one. The scale is that of
+    the values, so that one recorded graph serves every scale.
+    """
+    level = level_of(unet, block)
+    heads, first = unet.heads[level], 0
+    for _, same in groupby(rows, lambda row: row[0].shape[1]):
+        keys, values = (torch.cat(each) for each in zip(*same, strict=True))
+        weight = masks.at(level, first, first + len(keys))
+        yield Source(split_heads(keys, heads), split_heads(values * scale, heads), first, weight)
+        first += len(keys)
+
+
+class _Masks:
+    """The mask of a reference at the levels of a UNet."""
+
+    def __init__(self, reference: ActiveReference, plan: Plan, model: Model) -> None:
+        self._size, self._levels = plan.latent_size, dict[int, Tensor]()
+        self._at, self._branches = model.placement, len(plan.guider.names)
+        mask = reference.images.mask
+        canvases = plan.canvases or (None,)
+        self._masks = None if mask is None else torch.stack([_work_mask(mask, each, plan.size) for each in canvases])
+        self._repeats = len(plan.seeds) // len(canvases)
+
+    def at(self, level: int, start: int, stop: int) -> Tensor | float:
+        """The weight of rows `start` to `stop` of the batch, (R, 1, L, 1); 1 without a mask."""
+        if self._masks is None:
+            return 1.0
+        if level not in self._levels:
+            size = [-(-side // 2**level) for side in self._size]  # a side of odd length is halved upwards
+            small = F.interpolate(self._masks, size, mode="bicubic").reshape(len(self._masks), 1, -1, 1)
+            rows = small.repeat_interleave(self._repeats, dim=0).repeat(self._branches, 1, 1, 1)
+            self._levels[level] = rows.to(self._at.device, self._at.arithmetic)
+        return self._levels[level][start:stop]
+
+
+def _work_mask(mask: Image, canvas: Canvas | None, size: tuple[int, int]) -> Tensor:
+    """The mask (1, H, W) over the part of the image that is worked on."""
+    if canvas is not None and canvas.box != (0, 0, *canvas.image.size):
+        mask = resize_mask(mask, canvas.original_size, 0).crop(canvas.box)
+    return to_tensor(resize_mask(mask, size, 0))

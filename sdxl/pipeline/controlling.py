@@ -1,0 +1,129 @@
+"""The controls of a pipeline: which files their networks are, and what each of them does in a plan."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..adapters.control import TYPES, Control, read_controls
+from ..adapters.lookup import find_by_hash, find_network
+from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..models.unet_config import UNetConfig
+from ..weights.component import Component
+from ..weights.control import OpenedControl, open_control
+from ..weights.control_kinds import T2I_ADAPTER
+from ..weights.hashes import model_hash
+from ..weights.keymap import UNET
+from ..weights.weight_files import folder_files
+from .control_images import ControlImages, fit_images
+from .window import Window
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+_WHAT = "ControlNet"
+
+
+@dataclass(frozen=True)
+class ActiveControl:
+    """A control of a plan: its opened network, what it was given, and its images at the size of the work, one for each
+    image to generate.
+    """
+
+    control: Control
+    opened: OpenedControl = field(repr=False)
+    given: ControlImages = field(repr=False)
+    images: tuple[Image.Image, ...] = field(repr=False)
+    window: Window
+
+    def acts(self, step: int) -> bool:
+        """Whether it acts in a step, counted from 0."""
+        return self.control.scale > 0 and self.window.acts(step)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """What a PNG records of it for image `number`."""
+        entries = self.control.images
+        own = entries[number * len(entries) // len(self.images)]
+        return replace(self.control, image=own, image_hash=self.given.hash(number)).record()
+
+
+class Controls:
+    """Opens the networks of controls, each once, for a model with this UNet, whose weights `base` has. Names are looked
+    for in `folders`; of the files of a folder those of a `variant` are taken.
+    """
+
+    def __init__(
+        self, unet: UNetConfig, base: Component | None = None, folders: Sequence[Path] = (), variant: str | None = None
+    ) -> None:
+        self._unet, self._base, self._folders, self._variant = unet, base, folders, variant
+        self._opened: dict[tuple[Path, str], OpenedControl] = {}
+
+    def activate(self, plan: Plan) -> tuple[ActiveControl, ...]:
+        """The controls of a plan. Raises `CheckpointError`, `HubError` and `ArgumentError`; warns of those that do
+        nothing.
+        """
+        controls = read_controls(plan.request.control or ())
+        active = [self._activate(each, own, plan) for each, own in zip(controls, plan.sources.controls, strict=True)]
+        steps = dict(plan.stages()).get(0, ())
+        for each in active:
+            if plan.steps and not any(each.acts(step) for step in range(len(steps) - 1)):
+                why = "its scale is 0" if not each.control.scale else "no step lies within its start and end"
+                warnings.warn(f"control {each.control.net} has no effect: {why}", SDXLWarning, stacklevel=2)
+        return tuple(active)
+
+    def _activate(self, control: Control, given: ControlImages, plan: Plan) -> ActiveControl:
+        control, opened = self._open(control)
+        _check_type(control, opened)
+        window = Window(control.start, control.end, plan.steps)
+        return ActiveControl(control, opened, given, fit_images(control, given, plan), window)
+
+    def _open(self, control: Control) -> tuple[Control, OpenedControl]:
+        """A control with the hash of its network, which is opened."""
+        path = self._find(control)
+        folder, names = folder_files(path, self._variant, UNET)
+        hash = model_hash(folder, names)
+        if control.hash is not None and not hash.startswith(control.hash.lower()):
+            raise CheckpointError(
+                f"{path} is not the network that is asked for: its hash begins with {hash[:12]}, expected "
+                f"{control.hash[:12]}; give the right file, or leave the hash out"
+            )
+        if (path, hash) not in self._opened:
+            self._opened[path, hash] = open_control(path, self._unet, self._variant, self._base)
+        return replace(control, hash=hash), self._opened[path, hash]
+
+    def _find(self, control: Control) -> Path:
+        """The file or folder of a network; where it is gone, a file with its hash."""
+        try:
+            return find_network(control.net, self._folders, _WHAT, self._variant)
+        except CheckpointError:
+            found = None if control.hash is None else find_by_hash(control.hash, self._folders)
+            if found is None:
+                raise
+            return found
+
+
+def _check_type(control: Control, opened: OpenedControl) -> None:
+    """Raise `ArgumentError` unless the control has a type that its network has, and nothing that it has not."""
+    if opened.kind == T2I_ADAPTER and control.guess:
+        raise ArgumentError(f"control {control.net} is a T2I-Adapter, which has no guess mode; leave guess out")
+    if not opened.types:
+        if control.type is not None:
+            raise ArgumentError(
+                f"control {control.net} is a {opened.kind}, which has no types; leave type {control.type} out"
+            )
+        return
+    names = ", ".join(name for name, number in TYPES.items() if number < opened.types)
+    if control.number is None:
+        raise ArgumentError(
+            f"control {control.net} is a union of {opened.types} types; give the type of its image: {names}"
+        )
+    if control.number >= opened.types:
+        raise ArgumentError(
+            f"the type of control {control.net} is {control.type}, number {control.number}, and the union has "
+            f"{opened.types} types; expected {names}"
+        )

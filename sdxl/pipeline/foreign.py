@@ -1,0 +1,144 @@
+"""Finds the files that another tool's parameters name, by name and by hash, in the user's folders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..adapters.lookup import find_by_hash, find_named, has_hash
+from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..images.parameters import Parameters
+from ..weights import builtin, library
+from .recorded_model import SOURCES, RecordedModel
+
+_ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
+
+
+def find_model_files(parameters: Parameters, where: object, given: Collection[str]) -> dict[str, RecordedModel]:
+    """The files of a model, by field of `ModelRequest`, without those that are `given`. Raises `CheckpointError` for
+    one that is not found, and `ArgumentError` if the model is not named.
+    """
+    if "model" not in given and parameters.model == (None, None):
+        raise ArgumentError(f"{where} does not name its model; give it with --model")
+    parts = [part for part in SOURCES if part not in given and parameters.file(part) != (None, None)]
+    return {part: _find_model(parameters, part, where) for part in parts}
+
+
+def _find_model(parameters: Parameters, part: str, where: object) -> RecordedModel:
+    name, hash = parameters.file(part)
+    plain, sha256 = _without_ending((name or "").replace("\\", "/").rpartition("/")[2]), hash or ""
+    if plain in builtin.NAMES:
+        return RecordedModel(plain, sha256)
+    try:
+        path = library.find_model(plain)
+    except CheckpointError:
+        path = None  # several of one name: the hash decides
+        if not sha256:
+            raise
+    path = path or (library.find_by_hash(sha256, plain) if sha256 else None) or library.find_similar(plain)
+    if path is None:
+        raise CheckpointError(
+            f"{where} was made with the {part} {_identity(name, hash)}, which is not found; {_searched()}give it with "
+            f"--{part}"
+        )
+    return RecordedModel(name or path.name, sha256, path)
+
+
+def _identity(name: str | None, hash: str | None) -> str:
+    known = f"the hash {hash}" if hash else "no recorded hash"
+    return f"{name} ({known})" if name else f"that has {known}"
+
+
+def _searched() -> str:
+    folder = library.folder()
+    if folder is None:
+        return f"set {library.VARIABLE} to the folder of your models, or "
+    return f"none of the {library.count()} models in {library.VARIABLE} ({folder}) has that name or hash; "
+
+
+def find_loras(parameters: Parameters, where: object, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The LoRAs of another tool's parameters, with the paths of their files. Raises `CheckpointError`."""
+    places = _places(folders)
+    found = []
+    for each in parameters.loras:
+        name, hash = str(each["file"]), each.get("hash", "")
+        path = _find_adapter(name, hash, places, "LoRA")
+        if path is None:
+            listed = ", ".join(map(str, places)) or "no folder"
+            raise CheckpointError(
+                f"{where} was made with the LoRA {_identity(name, hash)}, which is not found in {listed}; give its "
+                f"folder with --lora-dir, set {library.VARIABLE}, or give other LoRAs with --lora"
+            )
+        found.append({name: value for name, value in each.items() if name != "hash"} | {"file": str(path)})
+    return found
+
+
+def find_embeddings(parameters: Parameters, where: object, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The embeddings of another tool's parameters, with the paths of their files. Warns of one that is not found."""
+    found = []
+    for each in parameters["model"].get("embeddings") or []:
+        word, hash = str(each["word"]), each.get("hash", "")
+        path = _find_adapter(word, hash, _places(folders), "embedding")
+        if path is None:
+            warnings.warn(
+                f"{where} was made with the embedding {_identity(word, hash)}, which is not found; its word is read as "
+                "any other, and the result will differ. Try --embedding WORD=FILE",
+                SDXLWarning,
+                stacklevel=2,
+            )
+        else:
+            found.append({"file": str(path), "word": word})
+    return found
+
+
+def _places(folders: Sequence[Path]) -> list[Path]:
+    own = library.folder()
+    return [*folders, *([own] if own is not None and own not in folders else [])]
+
+
+def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: str) -> Path | None:
+    """The file of a name, if it has the hash; else one with the hash; else that of the name, with a warning."""
+    named: Path | None = None
+    try:
+        named = find_named(_without_ending(name), folders, what) if folders else None
+    except CheckpointError:
+        named = None
+    if not hash or (named is not None and has_hash(named, hash)):
+        return named
+    found = find_by_hash(hash, folders)
+    if found is None and named is not None:
+        warnings.warn(
+            f"{named} has another hash than the {what} {_identity(name, hash)}; the result will differ",
+            SDXLWarning,
+            stacklevel=2,
+        )
+    return found or named
+
+
+def _without_ending(name: str) -> str:
+    return next((name.removesuffix(each) for each in _ENDINGS if name.endswith(each)), name)
+
+
+def warn_of_unmapped(parameters: Parameters, where: object) -> None:
+    """Warn of each value that has no counterpart here."""
+    for name, (value, reason) in parameters.unmapped.items():
+        warnings.warn(f"{name} of {where} is {_short(value)}, and is left out: {reason}", SDXLWarning, stacklevel=2)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def as_arguments(request: Mapping[str, Any], known: Collection[str], where: object) -> dict[str, Any]:
+    """The arguments of a record that this version knows; warns of the others."""
+    for name in request:
+        if name not in known:
+            warnings.warn(
+                f"{where} has {name}, which this version does not know; the result will differ",
+                SDXLWarning,
+                stacklevel=2,
+            )
+    return {name: value for name, value in request.items() if name in known}

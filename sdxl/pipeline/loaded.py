@@ -1,0 +1,52 @@
+"""From a component's files to its network in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import nn
+
+from ..runtime.placement import Placement
+from ..runtime.settle import settle, settle_again
+from ..runtime.streamed import Change
+from ..weights.component import Component
+from .stages import stage
+
+
+def load(
+    component: Component,
+    placement: Placement,
+    changes: Mapping[str, Change] | None = None,
+    trainable: bool = False,
+) -> nn.Module:
+    """A component's network with its weights, ready to run or to be trained. `changes` are named without the component.
+
+    `open_checkpoint` has checked the component; a missing weight would still be an error here.
+    """
+    model = component.build()
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    with stage("loading", placement, component.name):
+        settle(model, component.state(shapes), placement, component.forget, changes)
+    if trainable:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()  # those of a file are not the model's own
+            parameter.requires_grad_(True)
+    if not (placement.streamed and placement.device.type == "cpu"):
+        component.close()
+    return model
+
+
+def load_again(
+    component: Component,
+    placement: Placement,
+    changes: Mapping[str, Change],
+    network: nn.Module,
+    weights: Collection[str],
+) -> None:
+    """Bring the layers of a component's loaded network that have some of its weights to their places again."""
+    plain = component.build()
+    shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items()}
+    state = component.state(shapes)
+    settle_again(network, plain, state, placement, component.forget, changes, weights)
+    if not (placement.streamed and placement.device.type == "cpu"):
+        component.close()

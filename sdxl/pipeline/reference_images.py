@@ -1,0 +1,69 @@
+"""The images and masks of a request's references, opened."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.Image import Image
+
+from ..adapters.reference import Reference, read_references
+from ..errors import ArgumentError, SDXLWarning, brief
+from ..images.clip_pixels import lost_share
+from ..images.image import fingerprint, open_mask, open_picture
+from .request import Request, spread
+
+_MUCH = 1 / 3  # the share of an image that is cut off without a word
+
+
+@dataclass(frozen=True)
+class ReferenceImages:
+    """`images` are RGB, those of a reference for each image to generate, side by side; `mask` is grey (mode L)."""
+
+    images: tuple[tuple[Image, ...], ...]
+    mask: Image | None
+
+    def hash(self, number: int) -> str:
+        """A hash of the content that image `number` sees."""
+        parts = [*self.images[number], *([] if self.mask is None else [self.mask])]
+        hashes = [fingerprint(each) for each in parts]
+        return hashes[0] if len(hashes) == 1 else "sha256:" + hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def open_references(request: Request) -> tuple[ReferenceImages, ...]:
+    """Open what the references of a request show. Raises `ArgumentError`; warns of images that lose much, and of those
+    that are not the ones of a recorded image.
+    """
+    return tuple(_open(each, len(request.prompts), request.count) for each in read_references(request.reference or ()))
+
+
+def _open(reference: Reference, prompts: int, count: int) -> ReferenceImages:
+    name = f"the image of reference {reference.adapter}"
+    entries = reference.images
+    if len(entries) not in (1, prompts, count):
+        raise ArgumentError(
+            f"{name} has {len(entries)} entries for {count} images; give one for each, one for each prompt, or one"
+        )
+    for source in (*(image for images in entries for image in images), reference.mask):
+        if not isinstance(source, (Image, str, Path, type(None))):
+            raise ArgumentError(f"{name} or its mask is {brief(source)}; give a path or a PIL image")
+    opened = [tuple(open_picture(image, name) for image in images) for images in entries]
+    for image in {id(each): each for images in opened for each in images}.values():
+        if lost_share(image) > _MUCH:
+            warnings.warn(
+                f"{name} is {image.width} x {image.height}, and the image encoder sees its middle square alone; cut or "
+                "pad it to a square",
+                SDXLWarning,
+                stacklevel=2,
+            )
+    mask = None if reference.mask is None else open_mask(reference.mask, f"the mask of reference {reference.adapter}")
+    found = ReferenceImages(tuple(spread(opened, count)), mask)
+    if reference.image_hash is not None and reference.image_hash != found.hash(0):
+        warnings.warn(
+            f"{name} is not the one that the recorded image was made with; the result will differ",
+            SDXLWarning,
+            stacklevel=2,
+        )
+    return found
