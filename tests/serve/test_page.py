@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import SECONDS, Tab, started
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 from serving import Client, Running, in_base64, png, serving, until
 
 import sdxl
@@ -113,13 +113,13 @@ def test_images_come_one_after_the_other_with_the_next_seeds(tab: Tab) -> None:
     assert tab["seed"].input_value() == "8"
 
 
-def test_a_seed_of_63_bits_is_exact(tab: Tab) -> None:
-    tab.fill(**{**QUICK, "seed": 2**63 - 2})
-    assert json.loads(str(tab.generate()[0].info["sdxl"]))["request"]["seed"] == 2**63 - 2
+def test_a_seed_of_64_bits_is_exact(tab: Tab) -> None:
+    tab.fill(**{**QUICK, "seed": 2**64 - 2})
+    assert json.loads(str(tab.generate()[0].info["sdxl"]))["request"]["seed"] == 2**64 - 2
     tab.fill(seed="")
     tab.at("#again").click()
     tab.at("#said:has-text('parameters')").wait_for(state="attached")
-    assert tab["seed"].input_value() == str(2**63 - 2)
+    assert tab["seed"].input_value() == str(2**64 - 2)
 
 
 def test_progress_preview_and_stop(tab: Tab, running: Running) -> None:
@@ -187,6 +187,25 @@ def test_a_large_photograph_is_worked_on_at_a_fitting_size(tab: Tab) -> None:
     tab.at("#ratios button").first.click()  # its own size after all
     assert [tab[name].input_value() for name in ("width", "height")] == ["", ""]
     assert [tab[name].get_attribute("placeholder") for name in ("width", "height")] == ["896", "600"]
+
+
+def test_a_photograph_lies_as_it_is_shown(tab: Tab) -> None:
+    data, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright
+    Image.new("RGB", (96, 64), "green").save(data, format="JPEG", exif=turned)
+    tab.start_from(data.getvalue(), "photo.jpg")
+    tab.fill(**QUICK, strength=0.5)
+    assert tab.mask().shape == (96, 64)
+    assert tab.generate()[0].size == (64, 96)
+
+
+def test_formats_that_the_service_does_not_take_are_converted(tab: Tab) -> None:
+    data = io.BytesIO()
+    source(64).save(data, format="GIF")
+    tab["upload"].set_input_files({"name": "a.gif", "mimeType": "image/gif", "buffer": data.getvalue()})
+    tab["mask"].wait_for()
+    tab.fill(**QUICK, strength=0.5)
+    assert tab.generate()[0].size == (64, 64)
 
 
 def test_only_what_is_brushed_changes(tab: Tab) -> None:
@@ -335,6 +354,7 @@ def test_a_reload_loses_nothing(tab: Tab) -> None:
 
 def test_parameters_of_a_dropped_image(tab: Tab, running: Running) -> None:
     given = {"guider": "apg", "sampler": "dpmpp_2m", "schedule": "karras", "guidance_scale": 4.5, "clip_skip": 1}
+    given |= {"variation_seed": 2**64 - 2, "variation_strength": 0.25}
     lora = [{"file": "heart", "weight": 0.5}]
     prompt = "a red heart on a blue background"
     first = running.client.done(running.client.job(**{**QUICK, "prompt": prompt}, **given, loras=lora)["id"])
@@ -349,10 +369,24 @@ def test_parameters_of_a_dropped_image(tab: Tab, running: Running) -> None:
     assert tab["seed"].input_value() == "7"
     assert tab.at("[name=sampler]").input_value() == "dpmpp_2m"
     assert tab.at("#loras").inner_text().strip() == "heart"
-    assert tab.at("#more li").count() == 1  # eta, as the record has it, is the sampler's own
+    assert tab.at("#more li").count() == 3  # eta, as the record has it, is the sampler's own
     assert same(tab.generate()[0], running.client.image(first["images"][0]))
-    tab.at("#more button").click()
+    tab.at("#more button").first.click()
     assert not same(tab.generate()[0], running.client.image(first["images"][0]))
+
+
+def test_what_is_missing_is_named(tab: Tab, running: Running) -> None:
+    given = {**QUICK, "image": in_base64(source()), "strength": 0.5}
+    first = running.client.done(running.client.job(**given)["id"])
+    record = running.client.image(first["images"][0])
+    text = str(record.info["sdxl"]).replace('"miniature"', '"another"')
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("sdxl", text)
+    tab.drop(png(record, pnginfo=info))
+    tab.at("#take").click()
+    tab.at("#problem").wait_for()
+    assert "its source image, the model another" in tab.at("#problem").inner_text()
+    assert tab["strength"].input_value() == "0.5"
 
 
 def test_use_these_again_and_start_from_it(tab: Tab) -> None:
@@ -399,6 +433,19 @@ def test_embeddings_are_put_into_the_prompt(browser: Any, tmp_path: Path) -> Non
         assert tab["prompt"].input_value() == "a sun"
         tab.generate()
         assert tab.at("#lora-field").is_hidden()
+        tab.context.close()
+
+
+@pytest.mark.parametrize("access", [{"auth": "me:secret"}, {"api_key": "secret"}])
+def test_a_log_in_is_the_browsers(browser: Any, running: Running, access: dict[str, str]) -> None:
+    pipe = running.service.workers[0]._pipe
+    with serving([sdxl.ModelRequest("miniature")], load=lambda request: pipe, **access) as guarded:
+        login = {"username": "me", "password": "secret"}
+        tab = Tab(f"http://127.0.0.1:{guarded.client.port}/", browser.new_context(http_credentials=login))
+        tab.fill(**QUICK)
+        tab["generate"].click()
+        tab.at("#results img").wait_for()
+        assert tab.at("#shown").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
         tab.context.close()
 
 

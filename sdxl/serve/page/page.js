@@ -55,8 +55,8 @@ for (const each of all("[data-icon]")) addIcon(each, each.dataset.icon);
 
 const refusal = (message, status = 0, argument = null) => Object.assign(new Error(message), { status, argument });
 
-// seeds have up to 63 bits, which numbers of JavaScript have not: they stay texts
-const parse = (text) => JSON.parse(text, (key, value, context) => (key === "seed" && value > 0 && context?.source) || value);
+// seeds have up to 64 bits, which numbers of JavaScript have not: they stay texts
+const parse = (text) => JSON.parse(text, (key, value, context) => (/seed$/.test(key) && value > 0 && context?.source) || value);
 
 async function ask(path, body) {
   const options = body === undefined ? {} : { method: "POST", body };
@@ -292,15 +292,16 @@ async function fill(request, model) {
     return { file: known?.name ?? file, weight, ...(text_weight == null ? {} : { text_weight }) };
   });
   const options = service.samplers.find((each) => each.name === request.sampler)?.options ?? {};
-  const isPlain = (name, value) => value == null || value === service.fields[name].default || (name === "eta" && value === (options.eta ?? 0));
+  const plain = { eta: options.eta ?? 0, ...(request.compat ? {} : { long_prompt: "chunk" }) }; // which all records have
+  const isPlain = (name, value) => value == null || value === (service.fields[name].default ?? plain[name]);
   kept.more = Object.fromEntries(Object.entries(rest).filter(([name, value]) => name in service.fields && !isPlain(name, value)));
-  const missing = [];
-  if (model && service.models.some((each) => each.name === model)) $("model").value = model;
-  else if (model) missing.push(`It was made with the model ${model}, which is not here.`);
-  if (source && !image) missing.push("It was made from another image, which it does not contain; open that too.");
+  const missing = Object.keys(rest).filter((name) => rest[name] != null && !(name in service.fields));
+  if (source && !image) missing.push("its source image");
+  if (service.models.some((each) => each.name === model)) $("model").value = model;
+  else if (model) missing.push(`the model ${model}`);
   showLists();
   changed();
-  if (missing.length) complain({ message: missing.join(" ") });
+  if (missing.length) complain({ message: `What it was made with is not all here: ${missing.join(", ")}.` });
   else say("The parameters are in the controls.");
 }
 
@@ -335,7 +336,7 @@ const shown = () => images.get(kept.shown);
 let follows = true; // whether the running job is looked at, or an image of the gallery
 let stream = null;
 
-/** The arguments of a job, as the controls say. The seed is apart: a text of digits. */
+/** The arguments of a job as JSON, as the controls say. */
 function request(masked) {
   const given = { ...kept.more };
   for (const each of controls) {
@@ -347,8 +348,9 @@ function request(masked) {
   if (masked && kept.onlyMasked) given.mask_padding ??= 32;
   else delete given.mask_padding;
   if (kept.loras.length) given.loras = kept.loras;
-  const { seed = "", ...rest } = given;
-  return [String(seed).trim(), { ...rest, session: kept.session }];
+  if (given.seed === "-1") delete given.seed;
+  const text = JSON.stringify({ ...given, session: kept.session });
+  return text.replace(/"(\w*seed)":" *0*(\d+) *"/g, '"$1":$2');
 }
 
 async function generate() {
@@ -357,10 +359,8 @@ async function generate() {
   calm();
   try {
     const mask = image ? await maskFile() : null;
-    const [seed, given] = request(mask);
-    let body = JSON.stringify(given);
-    if (seed && seed !== "-1") body = `{"seed":${/^\d+$/.test(seed) ? BigInt(seed) : JSON.stringify(seed)},${body.slice(1)}`;
-    if (image) body = formOf({ request: body, image: image.file, ...(mask && { mask }) });
+    const text = request(mask);
+    const body = image ? formOf({ request: text, image: image.file, ...(mask && { mask }) }) : text;
     addJob(await ask("api/jobs", body));
     say("The job is in the queue.");
     look();
