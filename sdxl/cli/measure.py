@@ -22,6 +22,8 @@ from ..models.vae import VAE
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..runtime.cuda_graph import Graph
+from ..runtime.device import cpu_seconds
+from ..runtime.placement import Placement
 from ..sampling.denoiser import Network
 from ..version import __version__
 
@@ -48,6 +50,14 @@ def machine(device: torch.device) -> dict[str, Any]:
         "sdxl": __version__,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def path(at: Placement) -> str:
+    """The kind of layers that a CPU computes with, and the trial that chose it."""
+    trial = ", ".join(f"{1000 * seconds:.1f} ms in {dtype}" for dtype, seconds in cpu_seconds().items())
+    layers = "prepacked" if at.packed else "plain" if at.dtype == at.arithmetic else f"cast to {at.arithmetic}"
+    in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ""
+    return f"layers {layers}{in_8_bits}; the trial of a matrix product took {trial}".replace("torch.", "")
 
 
 def _cpu_lines() -> list[str]:
