@@ -41,7 +41,9 @@ def test_operations_are_counted() -> None:
 )
 def test_the_path_is_named_with_its_trial(placement: Placement, layers: str) -> None:
     number = r"\d+\.\d ms in"
-    assert re.fullmatch(f"layers {layers} the trial .* took {number} float32, {number} bfloat16, .*", path(placement))
+    assert re.fullmatch(
+        f"layers {layers} the trial .* took {number} float32, {number} bfloat16, .*; allocator .*", path(placement)
+    )
 
 
 @pytest.mark.slow
