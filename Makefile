@@ -66,6 +66,7 @@ format: $(TESTED)
 
 docs: $(READY)
 	$(BIN)/python scripts/write_api.py
+	$(BIN)/python scripts/write_conventions.py
 
 miniature: $(TESTED)
 	$(BIN)/python scripts/train_miniature.py

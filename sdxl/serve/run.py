@@ -77,13 +77,14 @@ class Process:
         import uvicorn
 
         from .app import make_app
+        from .connection import connections
 
         engine = self._service.engine
         self._loop = asyncio.get_running_loop()
         engine.on_fault(self.close)
         config = uvicorn.Config(
             make_app(self._service),
-            http="h11",
+            http=connections(self._service.settings.head_seconds),
             ws="none",
             lifespan="off",
             access_log=False,

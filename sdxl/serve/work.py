@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (str, int, float, dict)  # types of fields that name no file
 _OF_HIRES = ("prompt", "negative_prompt")
+_LETTERS = 64  # of a name that an error shows
 _SHOWN = 100_000  # characters of texts that a job shows again
 
 
@@ -130,7 +131,7 @@ def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     arguments = {}
     for name, value in given.items():
         if name not in known:
-            raise ArgumentError(f"{name} is not an argument; {advice(name, _taken())}")
+            raise ArgumentError(f"{name[:_LETTERS]} is not an argument; {advice(name[:_LETTERS], _taken())}")
         if value is None:
             continue
         if name in _READERS:
