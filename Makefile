@@ -4,7 +4,7 @@
 # make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
 # make check     format, lint, types and words
 # make docs      writes docs/api from the docstrings
-# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv
+# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv, clients of services
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
@@ -66,6 +66,7 @@ format: $(TESTED)
 
 docs: $(READY)
 	$(BIN)/python scripts/write_api.py
+	$(BIN)/python scripts/write_conventions.py
 
 miniature: $(TESTED)
 	$(BIN)/python scripts/train_miniature.py

@@ -30,6 +30,7 @@ from sdxl.errors import SDXLWarning
 from sdxl.images.record import read_parameters
 from sdxl.images.upscalers import UPSCALERS
 from sdxl.jobs.job import read_job
+from sdxl.pipeline.profiles import PROFILES
 from sdxl.sampling.samplers import SAMPLERS
 from sdxl.sampling.schedules import SCHEDULES
 from sdxl.text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
@@ -111,6 +112,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "emphasis": st.sampled_from(EMPHASES),
     "long_prompt": st.sampled_from(LONG_PROMPTS),
     "loras": st.just([]),
+    "compat": st.sampled_from([*PROFILES, "comfyui,grey=timesteps,step_noise=cpu", "comfyui,hole=grey,grow_mask=3"]),
     "control": st.sampled_from([[], [{"net": "/nowhere.safetensors", "image": "/nowhere.png"}], {"net": "a/b"}]),
     "reference": st.sampled_from([[], [{"adapter": "/nowhere.safetensors", "image": "/nowhere.png"}], {"image": "a"}]),
     "width": sides,
@@ -129,8 +131,8 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     ),
     "sigmas": st.lists(st.floats(0, 20), max_size=4, unique=True).map(lambda each: sorted(each, reverse=True)),
     "timesteps": st.lists(st.integers(0, 999), max_size=3, unique=True).map(lambda each: sorted(each, reverse=True)),
-    "seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
-    "variation_seed": st.one_of(st.integers(0, 2**63 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "seed": st.one_of(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 9), max_size=3)),
+    "variation_seed": st.one_of(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 9), max_size=3)),
     "variation_strength": st.sampled_from([0, 0.3, 1]),
     "num_images": st.integers(1, 2),
     "clip_skip": st.integers(0, 3),
@@ -212,7 +214,7 @@ def expected_size(plan: Any, number: int) -> tuple[int, int]:
     if plan.second is not None:
         height, width = plan.second.size
         return (width, height)
-    if not plan.canvases:
+    if not plan.pastes:
         return (request.width or plan.size[1], request.height or plan.size[0])
     return tuple(reversed(plan.canvases[number].result_size))
 

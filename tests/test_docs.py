@@ -139,6 +139,17 @@ def test_the_api_reference_has_every_public_name(tmp_path: Path, monkeypatch: py
     assert write_api.stale() == []
 
 
+def test_the_table_of_conventions_is_current() -> None:
+    import write_conventions
+
+    page = text(write_conventions.PAGE)
+    assert page == write_conventions.current(page), "run make docs"
+    rows = [line for line in write_conventions.table().splitlines() if line.startswith("| `")]
+    assert len(rows) > 40
+    for name in ("diffusers", "sgm", "comfyui", "a1111"):
+        assert sum(re.search(rf"\b{name}\b[^|;]*: ", row) is not None for row in rows) > 10, name
+
+
 def test_the_picture_of_the_rooms_is_current() -> None:
     import draw_rooms
 

@@ -79,7 +79,7 @@ def generate_table(options: argparse.Namespace, given: dict[str, Any], model: di
         again = read_recorded(options, given, model)
         given, model = again.request, again.model
     if "prompt" not in {*given, *(axis.name for axis in axes)}:
-        raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --x prompt=...,...")
+        raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --x prompt=FIRST,SECOND")
     options.output_dir = options.output_dir or _free_folder()
     seed = _seed(options.output_dir, given.pop("seed", None))
     job = _job(options, absolute_defaults(given), model, seed, x, y)

@@ -47,7 +47,7 @@ _GROUPS = {
     "larger images, variations": ("hires", "variation_seed", "variation_strength"),
     "image to image, inpainting, outpainting": ("image", "strength", "mask", "mask_padding", "feather", "outpaint"),
     "sampling": (
-        *("preset", "sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
+        *("preset", "compat", "sampler", "schedule", "eta", "sampler_options", "sigmas", "timesteps"),
         *("guidance_rescale", "guidance_interval", "guider", "latents"),
     ),
     "text and size conditioning": ("prompt_2", "negative_prompt_2", "clip_skip", "_size", "_top_left"),

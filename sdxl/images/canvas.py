@@ -161,6 +161,22 @@ def _widen(start: int, stop: int, length: int, most: int) -> tuple[int, int]:
     return start, start + length
 
 
+def fit_image(image: Image.Image, mask: Image.Image | None, rule: str) -> tuple[Image.Image, Image.Image | None]:
+    """An image and its mask at a size that another tool works at, where sides are no multiples of 8: `cut` from the
+    middle, or bicubic with sides of multiples of 64 (`floor_64`); else as they are.
+    """
+    width, height = image.size
+    if rule == "cut" and min(width, height) >= 8:
+        left, top = width % 8 // 2, height % 8 // 2
+        box = left, top, left + width // 8 * 8, top + height // 8 * 8
+        return image.crop(box), None if mask is None else mask.crop(box)
+    if rule == "floor_64" and min(width, height) >= 64:
+        size = width // 64 * 64, height // 64 * 64
+        resized = [each and each.resize(size, Image.Resampling.BICUBIC) for each in (image, mask)]
+        return resized[0] or image, resized[1]
+    return image, mask
+
+
 def extend(
     image: Image.Image, mask: Image.Image | None, borders: tuple[int, int, int, int]
 ) -> tuple[Image.Image, Image.Image]:

@@ -27,9 +27,10 @@ if hasattr(os, "register_at_fork"):  # else it could stay locked in a child for 
 MOST_PIXELS = 2**26  # far more than SDXL can generate; against typing errors and decompression bombs
 
 
-def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] | Tensor:
+def open_sources(value: Any, name: str, count: int, drops_alpha: bool = False) -> tuple[Image.Image, ...] | Tensor:
     """Open the argument `image` or `mask` (`name`) of `count` prompts: RGB images, grey ones for `mask`, one for all or
-    one for each; or latents for `image`. Raises `ArgumentError`.
+    one for each; or latents for `image`. Transparent parts of an image lie on white, unless it `drops_alpha`. Raises
+    `ArgumentError`.
     """
     if name == "image" and isinstance(value, (str, Path)) and Path(value).suffix == ".safetensors":
         return open_latents(value, name)
@@ -45,7 +46,9 @@ def open_sources(value: Any, name: str, count: int) -> tuple[Image.Image, ...] |
         raise ArgumentError(
             f"{name} has {len(sources)} entries for {count} prompts; give one for each, or a single one"
         )
-    return tuple((open_mask if name == "mask" else open_picture)(each, name) for each in sources)
+    if name == "mask":
+        return tuple(open_mask(each, name) for each in sources)
+    return tuple(open_picture(each, name, drops_alpha) for each in sources)
 
 
 def _from_tensor(value: Tensor, name: str) -> list[Image.Image] | Tensor:
@@ -101,9 +104,11 @@ def check_pixels(value: Any, config: VAEConfig) -> None:
         )
 
 
-def open_picture(source: Picture, name: str = "image") -> Image.Image:
-    """An image as 8-bit RGB: rotated by its EXIF data, transparent parts on white. `name` is the argument's."""
-    return _load(source, name, "white")
+def open_picture(source: Picture, name: str = "image", drops_alpha: bool = False) -> Image.Image:
+    """An image as 8-bit RGB: rotated by its EXIF data, transparent parts on white, unless it `drops_alpha`. `name` is
+    the argument's.
+    """
+    return _load(source, name, None if drops_alpha else "white")
 
 
 def open_mask(source: Picture, name: str = "mask") -> Image.Image:
@@ -118,8 +123,8 @@ def open_control(source: Picture, name: str = "control") -> Image.Image:
     return _load(source, name, "black")
 
 
-def _load(source: Picture, name: str, background: str) -> Image.Image:
-    """The image as 8-bit RGB, transparent parts on a background of that colour."""
+def _load(source: Picture, name: str, background: str | None) -> Image.Image:
+    """The image as 8-bit RGB, transparent parts on a background of that colour, or as their own colour says."""
     where = f"{name} {source}" if isinstance(source, (str, Path)) else name
     try:
         image = open_header(source) if isinstance(source, (str, Path)) else source
@@ -130,7 +135,8 @@ def _load(source: Picture, name: str, background: str) -> Image.Image:
         if not image.width * image.height:
             raise ArgumentError(f"{where} is {image.width} x {image.height} and has no pixels; give another")
         image.load()
-        return _flatten(_eight_bit(ImageOps.exif_transpose(image), where), background).convert("RGB")
+        opened = _eight_bit(ImageOps.exif_transpose(image), where)
+        return (opened if background is None else _flatten(opened, background)).convert("RGB")
     except ArgumentError:
         raise
     except FileNotFoundError as error:

@@ -14,7 +14,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).float() / 255
 
 
-def to_pil(x: Tensor) -> list[Image.Image]:
-    """Images (B, 3, H, W) or masks (B, 1, H, W) in 0..1 as 8-bit images, rounded to the nearest value."""
-    pixels = (x * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def to_pil(x: Tensor, cut: bool = False) -> list[Image.Image]:
+    """Images (B, 3, H, W) or masks (B, 1, H, W) in 0..1 as 8-bit images, rounded to the nearest value or `cut` off."""
+    pixels = (x * 255 if cut else (x * 255).round()).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels]

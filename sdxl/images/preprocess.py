@@ -121,7 +121,8 @@ def read_preprocessor(name: str) -> tuple[Callable[..., Image.Image], dict[str, 
         raise ArgumentError(f"preprocess is {brief(name)}; expected a name. Try 'canny'")
     kind, *texts = name.split(":")
     if kind not in PREPROCESSORS:
-        raise ArgumentError(_unknown(kind))
+        known = ", ".join(PREPROCESSORS)
+        raise ArgumentError(f"preprocess is {brief(kind)}; expected one of {known}. Try {_instead_of(kind)}")
     function = PREPROCESSORS[kind]
     names = [each.name for each in inspect.signature(function).parameters.values() if each.default is not each.empty]
     if len(texts) > len(names):
@@ -137,9 +138,8 @@ def _number(text: str, name: str) -> float:
         raise ArgumentError(f"preprocess is {brief(name)}; expected numbers after the name. Try canny:50:150") from None
 
 
-def _unknown(kind: str) -> str:
-    known = f"preprocess is {brief(kind)}; expected one of {', '.join(PREPROCESSORS)}"
+def _instead_of(kind: str) -> str:
+    """What to try for a name that is none of ours."""
     if kind in OTHERS:
-        return f"{known}. Try {OTHERS[kind]}, a network of its own, and give its image without preprocess"
-    near = [*get_close_matches(kind, PREPROCESSORS, n=1), "canny"]
-    return f"{known}. Try {near[0]}"
+        return f"{OTHERS[kind]}, a network of its own, and give its image without preprocess"
+    return [*get_close_matches(kind, PREPROCESSORS, n=1), "canny"][0]

@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.hires import read_hires
+from ..pipeline.profiles import Place, for_one, record_compat
 from ..pipeline.request import SEEDS, SOURCES, TEXTS, WITH_IMAGE, Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
@@ -287,7 +288,7 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
             key: texts[prompt] for key in TEXTS if (texts := checked.texts(key)) is not None
         }
         own |= {key: _entry(arguments[key], prompt, key, checked) for key in ("image", "mask") if key in arguments}
-        own |= {} if seeds is None else {"seed": [seeds[n]]}
+        own |= {} if seeds is None else {"seed": [seeds[n]]} | _compat(checked, arguments, n, seeds)
         own |= {} if others is None else {"variation_seed": [others[n]]}
         own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
         own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
@@ -303,6 +304,16 @@ def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", adv
     if len(seed) != count:
         raise ArgumentError(f"{name} has {len(seed)} entries for {count} images; give one for each, or one")
     return list(seed)
+
+
+def _compat(request: Request, arguments: Mapping[str, Any], number: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """The conventions of an image whose noise depends on others of its line, so that it can be generated alone."""
+    image = arguments.get("image")
+    sources = len(image) if isinstance(image, list) else 1
+    repaints = "mask" in arguments or "outpaint" in arguments
+    is_one = request.conventions.generators == "batch" and isinstance(request.seed, int)
+    alone = for_one(request.conventions, Place(number, len(seeds), sources, repaints), seeds, is_one)
+    return {} if alone is None else {"compat": record_compat(alone)}
 
 
 def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from ..exports import exports
 
 if TYPE_CHECKING:
+    from .conventions import Conventions as Conventions
     from .encoding import EncodedPrompt as EncodedPrompt
     from .model_request import ModelRequest as ModelRequest
     from .pipeline import Pipeline as Pipeline
     from .plan import Plan as Plan
     from .plan import make_plan as make_plan
+    from .profiles import PROFILES as PROFILES
     from .request import Request as Request
     from .result import PipelineStep as PipelineStep
     from .result import Result as Result
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "conventions": ("Conventions",),
         "encoding": ("EncodedPrompt",),
         "model_request": ("ModelRequest",),
         "pipeline": ("Pipeline",),
         "plan": ("Plan", "make_plan"),
+        "profiles": ("PROFILES",),
         "request": ("Request",),
         "result": ("PipelineStep", "Result"),
         "sources": ("read_sources",),

@@ -121,12 +121,19 @@ class Call:
         images = Latents(model, self.residency.room).finish(plan, latents)
         if output == "tensor":
             return Result(torch.stack(images), seeds, parameters)
-        return Result(with_text([to_pil(image[None])[0] for image in images], parameters), seeds, parameters)
+        return Result(
+            with_text(
+                [to_pil(image[None], plan.request.conventions.pixels == "cut")[0] for image in images], parameters
+            ),
+            seeds,
+            parameters,
+        )
 
     def _check_output(self, output: Output) -> None:
         if output not in get_args(Output):
             raise ArgumentError(f"output is {output!r}; it must be pil, tensor or latent")
-        if output == "tensor" and len(sizes := {canvas.result_size for canvas in self.plan.canvases}) > 1:
+        sizes = {canvas.result_size for canvas in self.plan.canvases if self.plan.pastes}
+        if output == "tensor" and len(sizes) > 1:
             raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
 
 

@@ -27,7 +27,8 @@ def with_enlarged(plan: Plan, first: Plan, z: Tensor, latents: Latents, noise: B
     if upscaler.mode is None:
         box = left * factor, top * factor, left * factor + size[1], top * factor + size[0]
         images = [to_tensor(resize(image, whole).crop(box)) for image in to_pil(latents.decode(z))]
-        z = latents.encode(images, noise.draw())
+        is_mean = plan.request.conventions.posterior == "mean"
+        z = latents.encode(images, None if is_mean else noise.draw())
     else:
         height, width = (side // factor for side in whole)
         z = F.interpolate(z, size=(height, width), mode=upscaler.mode, antialias=upscaler.antialias)

@@ -58,23 +58,40 @@ class Expert:
         encodings = {}
         for branch in branches:
             is_negative = branch in plan.branches.negatives
-            sizes = plan.negative_sizes if is_negative else plan.sizes
+            sizes = self._negative_sizes(plan) if is_negative else plan.sizes
             if (name := unperturbed(branch)) in texts:
-                own = positive if name == POSITIVE else self._encode(texts[name], plan)
+                own = positive if name == POSITIVE else self._encode(texts[name], plan, is_negative)
                 encodings[branch] = self._with_sizes(*own, sizes, False)
-            elif self.info.zero_negative:
+            elif self._has_zeros(plan):
                 zeros = [torch.zeros_like(context) for context in positive[0]], torch.zeros_like(positive[1])
                 encodings[branch] = self._with_sizes(*zeros, sizes, True)
             else:
                 empty = ("",) * len(plan.request.prompts)
-                encodings[branch] = self._with_sizes(*self._encode(Texts(empty, empty), plan), sizes, False)
+                encodings[branch] = self._with_sizes(*self._encode(Texts(empty, empty), plan, True), sizes, False)
         return encodings
 
-    def _encode(self, texts: Texts, plan: Plan) -> tuple[list[Tensor], Tensor]:
-        skip, reading = plan.request.clip_skip or 0, reading_of(plan.request)
+    def _negative_sizes(self, plan: Plan) -> tuple[Sizes, ...]:
+        return plan.refiner_negative_sizes if self.info.config.kind == "refiner" else plan.negative_sizes
+
+    def _has_zeros(self, plan: Plan) -> bool:
+        """Whether no negative prompt is zeros."""
+        rule = plan.request.conventions.no_negative
+        return self.info.zero_negative if rule == "model" else rule == "zeros"
+
+    def _encode(self, texts: Texts, plan: Plan, is_negative: bool = False) -> tuple[list[Tensor], Tensor]:
+        rules, reading = plan.request.conventions, reading_of(plan.request)
+        layers = plan.request.clip_skip or 0
+        skip = 0 if is_negative and rules.clip_skip == "positive" else layers
+        skips = (layers, 0) if layers and rules.clip_skip == "first" else skip
         if self.cache is not None:
-            return self.cache.encode(self.text, texts.prompts, texts.prompts_2, skip, reading)
-        return encode_prompts(self.text(), texts.prompts, texts.prompts_2, skip, reading)
+            contexts, pooled = self.cache.encode(self.text, texts.prompts, texts.prompts_2, skips, reading)
+        else:
+            contexts, pooled = encode_prompts(self.text(), texts.prompts, texts.prompts_2, skips, reading)
+        if not is_negative or rules.empty_negative == "encode" or not self._has_zeros(plan):
+            return contexts, pooled
+        kept = [bool(one or two) for one, two in zip(texts.prompts, texts.prompts_2, strict=True)]
+        contexts = [context * is_kept for context, is_kept in zip(contexts, kept, strict=True)]
+        return contexts, pooled * torch.tensor(kept, device=pooled.device)[:, None]
 
     def _with_sizes(
         self, contexts: Sequence[Tensor], pooled: Tensor, sizes: Sequence[Sizes], is_zero: bool

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ..errors import ArgumentError, brief
-from .request import MOST_SEED
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ def _reason(each: Sequence[torch.Generator], count: int) -> str | None:
         return "one generator drew the noise of several images"
     if any(one.device.type != "cpu" for one in each):
         return f"its noise was drawn on {each[0].device.type}"
-    if any(one.initial_seed() > MOST_SEED for one in each):
-        return f"its generator's seed is above {MOST_SEED}"
     if not all(torch.equal(one.get_state(), seeded([one.initial_seed()])[0].get_state()) for one in each):
         return "its generator had been drawn from before"
     return None

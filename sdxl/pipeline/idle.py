@@ -23,6 +23,7 @@ _NEGATIVE = (
     "negative_aesthetic_score",
     "guidance_rescale",
 )
+_SIZES_OF_NEGATIVE = ("negative_original_size", "negative_crop_top_left", "negative_target_size")
 _SIZES = ("original_size", "crop_top_left", "target_size")
 _STEPS = (
     *_NEGATIVE,
@@ -89,8 +90,22 @@ def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         yield ("target_size", "negative_target_size"), "a refiner is conditioned on aesthetic_score in place of it"
     if request.prompt_syntax == "plain":
         yield ("emphasis",), "prompt_syntax plain has no weights; give another syntax"
+    yield from _unused(request)
     if plan.sources.image_latents is not None:
         yield ("feather",), "the image is latents, into which nothing is pasted; give an image"
+
+
+def _unused(request: Request) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Arguments that the conventions of another tool do not use."""
+    rules, sizes = request.conventions, (request.negative_original_size, request.negative_target_size)
+    if rules.prompt_2 == "first" and request.negative_prompt is None:
+        yield ("negative_prompt_2",), "by these conventions (compat) it needs a negative_prompt; give one"
+    if rules.negative_sizes == "pair" and request.image is None and None in sizes:
+        yield _SIZES_OF_NEGATIVE, "by these conventions (compat) original and target are needed; give both"
+    if rules.negative_sizes == "pair" and request.image is not None:
+        yield ("negative_crop_top_left",), "by these conventions (compat) it has none with an image; leave it out"
+    if not rules.paste and request.mask_padding is None:
+        yield ("feather",), "by these conventions (compat) nothing is pasted back; leave it out"
 
 
 def _apg(request: Request) -> tuple[str, ...]:

@@ -25,16 +25,18 @@ class Latents:
     model: Model
     room: Callable[[], float]
 
-    def encode(self, images: Sequence[Tensor], noise: Tensor) -> Tensor:
-        """A sample of the posterior of each image (3, H, W) with its `noise`, (B, 4, h, w); one that several share is
-        encoded once.
+    def encode(self, images: Sequence[Tensor], noise: Tensor | None) -> Tensor:
+        """A sample of the posterior of each image (3, H, W) with its `noise`, or without that the mean, (B, 4, h, w);
+        one that several share is encoded once.
         """
-        latents = torch.empty_like(noise)
+        latents: list[Tensor] = [torch.empty(0)] * len(images)
         with self.model.using(self.model.vae):
             for image in {id(image): image for image in images}.values():
                 rows = [i for i, each in enumerate(images) if each is image]
-                latents[rows] = self.encode_pixels(image[None], noise[rows])
-        return latents
+                own = self.encode_pixels(image[None], None if noise is None else noise[rows])
+                for row, each in zip(rows, own.expand(len(rows), -1, -1, -1), strict=True):
+                    latents[row] = each
+        return torch.stack(latents)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
@@ -70,7 +72,7 @@ class Latents:
     def finish(self, plan: Plan, latents: Tensor) -> list[Tensor]:
         """The images (3, H, W) in 0..1, with the parts that a mask keeps pasted back."""
         pixels = self.decode(latents)
-        if not plan.canvases:
+        if not plan.pastes:
             return [*pixels]
         return [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)]
 

@@ -15,22 +15,20 @@ from ..models.conditioned import ConditionedUNet, perturb, precompute, with_sour
 from ..sampling.denoiser import Network, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
-from ..sampling.sampler import Denoiser, Step
-from ..sampling.sampler import Noise as StepNoise
-from ..sampling.samplers import SAMPLERS
+from ..sampling.sampler import Denoiser, Noise, Step
+from ..sampling.variants import sampler_of
 from .attending import attended
 from .enlarging import with_enlarged
 from .finite import check_finite
-from .generators import seeded
 from .latents import Latents
 from .model import Model
-from .noise import Noise
+from .noise import step_noise
 from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
 from .steering import Steering
-from .variation import BatchNoise, varied
+from .variation import BatchNoise, noise_of_pass
 from .window import step_at
 
 
@@ -41,20 +39,20 @@ def run(
     """The steps of a plan, pass by pass. One expert after the other takes x down its part of the sigmas. The noise
     comes from the plan's seeds, or from generators in place of them; a second pass draws on.
     """
-    generators, others = generators or seeded(plan.seeds), seeded(plan.variation_seeds)
     channels, total, index = model.info.config.vae.latent_channels, plan.total_steps, 0
     report("start", _summary(plan, model), total=total, level=logging.INFO)
     z: Tensor | None = None  # the result of the pass before
+    noise: BatchNoise | None = None
     for each in plan.passes:
-        own = Noise(generators, len(plan.seeds), (channels, *each.latent_size), model.placement.device)
-        noise = varied(own, others, plan.request.variation_strength)
+        shape = channels, *each.latent_size
+        noise = noise_of_pass(plan, noise, shape, model.placement.device, generators)
         if z is not None:
             each = with_enlarged(each, plan, z, latents, noise)
-        start, seeds = make_start(each, latents, noise), plan.seeds if z is None else ()
+        start = make_start(each, latents, noise)
         z, began, last = start.x, time.perf_counter(), index + each.steps
         if not each.steps:  # strength 0: the image as it is
             yield PipelineStep(0, 0, each.sigmas[0], z, z)
-        for step in _pass(each, model, start, noise, seeds):
+        for step in _pass(each, model, start, noise):
             index += 1
             report("steps", f"step {index} of {total}, sigma {step.sigma:.3g}", index, total)
             z = start.result(step.x, each) if index == last else step.x
@@ -62,23 +60,21 @@ def run(
         report_end("sampling", time.perf_counter() - began, model.placement)
 
 
-def _pass(plan: Plan, model: Model, start: Start, noise: BatchNoise, seeds: Sequence[int]) -> Iterator[Step]:
-    """The steps of one pass. Noise from paths is that of the `seeds`, or without them of numbers that the generators
-    draw.
-    """
-    of_steps = noise.paths(seeds, plan.schedule.sigmas) if plan.settings.get("noise") == "tree" else noise
-    x = start.x
+def _pass(plan: Plan, model: Model, start: Start, noise: BatchNoise) -> Iterator[Step]:
+    """The steps of one pass."""
+    of_steps, x = step_noise(plan, noise), start.x
     for number, sigmas in plan.stages():
-        for step in _stage(number, sigmas, x, plan, model, start, of_steps):
+        for step in _stage(number, sigmas, x, plan, model, start, of_steps(sigmas)):
             x = step.x
             yield step
 
 
 def _stage(
-    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: StepNoise
+    number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
 ) -> Iterator[Step]:
     """The steps of one expert."""
-    expert, sampler = model.experts[number], SAMPLERS[str(plan.request.sampler)]
+    expert = model.experts[number]
+    sampler = sampler_of(str(plan.request.sampler), plan.request.conventions.samplers)
     options = {name: value for name, value in plan.settings.items() if name != "noise"}
     nets = [] if number else [model.nets.get(each.opened, model.placement) for each in plan.controls]
     with model.using(expert.unet, expert.text, *nets):
@@ -133,7 +129,8 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         plan.branches.negatives,
         config.sigma_data,
     )
-    return denoise if inpaints or start.region is None else blend_known(denoise, start.region)
+    is_blended = start.region is not None and (not inpaints or plan.request.conventions.known_9)
+    return blend_known(denoise, start.region) if is_blended and start.region is not None else denoise
 
 
 def _summary(plan: Plan, model: Model) -> str:

@@ -14,7 +14,9 @@ from ..runtime.placement import Placement
 from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
 from .hires import read_hires
+from .noise import replay_rules
 from .plan import Plan
+from .profiles import record_compat
 from .request import SOURCES, TEXTS, Request
 
 
@@ -25,6 +27,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
     request, count = plan.request, len(plan.seeds)
     common = {e.name: getattr(request, e.name) for e in fields(Request) if e.name not in (*SOURCES, "reference")}
     common["guider"] = None if request.guider is None else record_guider(read_guider(request.guider))
+    common["compat"] = record_compat(request.compat)
     common["hires"] = None if request.hires is None else read_hires(request.hires).record()
     common["loras"] = [lora.record() for lora in read_loras(request.loras or ())] or None
     names = {"dtype": placement.dtype, "arithmetic": placement.arithmetic}
@@ -39,7 +42,7 @@ def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> lis
         for name in TEXTS:
             texts = request.texts(name)
             own[name] = None if texts is None else texts[i // request.num_images]
-        own |= {name: each[i] for name, each in hashes.items()}
+        own |= {name: each[i] for name, each in hashes.items()} | replay_rules(plan, i)
         own["control"] = [each.record(i) for each in plan.controls] or None
         own["reference"] = [each.record(i) for each in plan.references] or None
         image: dict[str, Any] = {**made}

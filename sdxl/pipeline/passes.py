@@ -72,11 +72,18 @@ def _second_request(request: Request, hires: Hires, first: Plan, vae: VAEConfig)
         "image": torch.zeros(shape),
         "strength": hires.strength,
         "steps": hires.steps or first.request.steps,
-        "seed": list(first.seeds),
+        "seed": first.request.seed,
+        "compat": _compat(request),
         "variation_seed": list(first.variation_seeds) or None,
         **dict.fromkeys(("hires", "width", "height", "latents", "sigmas", "timesteps")),
     }
     return replace(request, **own, **_texts(request, hires), **_sampling(request, hires, first))
+
+
+def _compat(request: Request) -> Any:
+    """The conventions of the second pass: all of the steps that AUTOMATIC1111 is asked for run there."""
+    rules = request.conventions
+    return replace(rules, strength_steps="exactly") if rules.strength_steps == "one_more" else request.compat
 
 
 def _texts(request: Request, hires: Hires) -> dict[str, Any]:

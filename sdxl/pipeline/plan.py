@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..adapters.embedding import Embedding
 from ..errors import ArgumentError, SDXLWarning, brief
-from ..images.canvas import Canvas, extend, make_canvas
+from ..images.canvas import Canvas, extend, fit_image, make_canvas
 from ..images.image import MOST_PIXELS
 from ..images.pixels import to_tensor
 from ..models.config import ModelConfig
@@ -25,9 +25,9 @@ from ..sampling.guidance import Guidance, Guider, Scales
 from ..sampling.guiders import PAG, NamedGuider
 from ..sampling.presets import Family
 from ..sampling.samplers import SAMPLERS
-from ..sampling.schedule import Schedule, make_schedule, schedule_of_sigmas, schedule_of_timesteps
-from ..sampling.schedules import SCHEDULES
+from ..sampling.schedule import Schedule
 from ..sampling.settings import CUSTOM, Value, check_options
+from ..sampling.variants import sampler_of
 from ..text.constructs import find_constructs
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
@@ -38,17 +38,17 @@ from .prompts import Branches, make_branches
 from .referencing import ActiveReference
 from .request import TEXTS, Request, Size, spread
 from .sources import Sources, read_sources
+from .steps import default_schedule, hand_off, make_steps, steps_of
 
 REFINE_AT = 0.8
-STRENGTH, REPAINT_STRENGTH = 0.3, 1.0
 _MANY_TIMES = 5
 _MOST_CFG_PP = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be generated. `seeds`, `sizes` and `negative_sizes` have one entry for each image, `canvases` too if
-    there are source images.
+    """What will be generated. `seeds` and all sizes but `size` and `latent_size` have one entry for each image,
+    `canvases` too if there are source images.
     """
 
     request: Request  # with the model's defaults filled in; a source image's size stays open where it was
@@ -59,6 +59,7 @@ class Plan:
     canvases: tuple[Canvas, ...]
     sizes: tuple[Sizes, ...]
     negative_sizes: tuple[Sizes, ...]
+    refiner_negative_sizes: tuple[Sizes, ...]
     schedule: Schedule
     first: int  # the index of the sigma that the work starts at
     handoff: int  # the index of the sigma at which the second expert takes over
@@ -118,9 +119,22 @@ class Plan:
         return len({*map(id, self.canvases)})
 
     @property
+    def pastes(self) -> bool:
+        """Whether results are pasted into their source images."""
+        return bool(self.canvases) and (self.request.conventions.paste or self.request.mask_padding is not None)
+
+    @property
+    def one_generator(self) -> bool:
+        """Whether one generator draws the noise of the whole batch."""
+        return self.request.conventions.generators == "batch" and isinstance(self.request.seed, int)
+
+    @property
     def from_noise(self) -> bool:
         """Whether inpainting starts from noise alone."""
-        return self.request.repaints and self.request.strength == 1
+        rule, has_noise = self.request.conventions.inpaint_start, self.sources.start_noise is not None
+        if not self.request.repaints or rule == "image":
+            return False
+        return self.request.strength == 1 or (rule == "latents" and has_noise)
 
 
 def make_plan(
@@ -131,14 +145,19 @@ def make_plan(
     """
     given, request = request, with_preset(request, info, families)
     noise = noise_of(request, info)
+    rules = request.conventions
+    if rules.guidance_off == "only_1" and given.guidance_scale is None and _most_guidance(request) <= 1:
+        request = replace(request, guidance_scale=1.0)  # a preset's guidance of 0 is none
     _check_task(request, info.config, refiner)
     sources, count = read_sources(request), request.count
     _check_images(request, sources, info.config)
     strength = request.strength
     if request.image is not None and strength is None and request.levels is None:
-        strength = REPAINT_STRENGTH if request.repaints and info.config.kind != "refiner" else STRENGTH
-    total = cast(int, request.steps)
-    steps = _steps_left(total, strength)
+        repaints = request.repaints and info.config.kind != "refiner"
+        strength = rules.mask_strength if repaints else rules.strength
+    total, sampler = cast(int, request.steps), request.sampler or info.schedule.sampler
+    whole, left = steps_of(total, strength, sampler, rules)
+    steps = whole if left is None else left
     canvases = _canvases(request, sources, info.config, steps)
     size, factor = _size(request, sources, info.config, canvases), info.config.vae.factor
     latent_size = size[0] // factor, size[1] // factor
@@ -146,19 +165,20 @@ def make_plan(
     _check_latents(sources.start_noise, shape)
     _check_image_latents(request, sources, size, shape)
     _check_clip_skip(request, [each.config for each in (info, refiner) if each])
-    sampler = request.sampler or info.schedule.sampler
     eta = _eta(request, sampler)
-    schedule_name = CUSTOM if request.levels is not None else request.schedule or info.schedule.schedule
+    schedule_name = request.schedule or default_schedule(info.schedule, sampler, rules)
+    schedule_name = CUSTOM if request.levels is not None else schedule_name
     options = request.sampler_options or {}
     check_options(options, sampler, schedule_name, eta)
-    schedule = _schedule(request, noise, schedule_name, total, sampler)
-    _warn_of_idle_masks(info.config, sources, canvases, steps)
+    schedule, first = make_steps(request, noise, schedule_name, sampler, whole, left)
+    _warn_of_idle_masks(request, info.config, sources, canvases, steps)
     _warn_of_size(request, sources, info.config, size)
     warn_of_syntax(request)
     _warn_of_defaults(request, info.schedule)
     _warn_of_cfg_pp(request, sampler)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
-    seeds = _seeds(request.seed, count, advance=not request.varies)
+    is_one = rules.generators == "batch"
+    seeds = _seeds(request.seed, count, advance=not request.varies and not is_one)
     variation_seeds = _seeds(request.variation_seed, count, "variation_seed") if request.varies else ()
     resolved = replace(
         request,
@@ -168,18 +188,20 @@ def make_plan(
         schedule=None if schedule_name == CUSTOM else schedule_name,
         steps=total,
         eta=eta,
-        seed=list(seeds),
+        seed=seeds[0] if is_one and not isinstance(request.seed, Sequence) else list(seeds),
         variation_seed=list(variation_seeds) or request.variation_seed,
         strength=strength,
         refine_at=refine_at,
     )
-    conditioning = [_sizes(request, size, canvases[i] if canvases else None) for i in range(count)]
-    sigmas = schedule.sigmas[total - steps :]
-    scales = _scales(request, total)
+    conditioning = [_sizes(request, size, canvases[i] if canvases else None, info.config.kind) for i in range(count)]
+    sigmas = schedule.sigmas[first:]
+    scales = _scales(request, max(total, len(sigmas) - 1), len(schedule.timesteps))
     is_embedded = info.config.unet.guidance_dim is not None
     _check_guider(request, [each.config for each in (info, refiner) if each])
-    guidance = _guidance(request, scales[total - steps :], sigmas, is_embedded)
-    settings = {name: options.get(name, value) for name, value in SAMPLERS[sampler].options.items()}
+    guidance = _guidance(request, scales[first:], sigmas, is_embedded)
+    settings = {name: options.get(name, value) for name, value in sampler_of(sampler, rules.samplers).options.items()}
+    if rules.sde_noise == "fresh" and "noise" in settings and sampler != "dpmpp_sde":
+        settings["noise"] = options.get("noise", "fresh")
     plan = Plan(
         request=resolved,
         sources=sources,
@@ -189,9 +211,10 @@ def make_plan(
         canvases=canvases,
         sizes=tuple(sizes for sizes, _ in conditioning),
         negative_sizes=tuple(negative for _, negative in conditioning),
+        refiner_negative_sizes=tuple(_negative(request, sizes, "refiner") for sizes, _ in conditioning),
         schedule=schedule,
-        first=total - steps,
-        handoff=_handoff(schedule, refine_at, info.schedule.train_steps),
+        first=first,
+        handoff=hand_off(request, schedule, refine_at, info.schedule.train_steps),
         branches=make_branches(resolved, replace(guidance, always=SAMPLERS[sampler].with_pair), sigmas),
         noise=noise,
         embedded_scales=scales if is_embedded else (),
@@ -202,16 +225,21 @@ def make_plan(
     return plan
 
 
-def _scales(request: Request, steps: int) -> tuple[float, ...]:
-    """The guidance scale of each step of the whole schedule."""
+def _scales(request: Request, steps: int, whole: int) -> tuple[float, ...]:
+    """The guidance scale of each of the `whole` steps of the schedule, of which a list says the last `steps`."""
     scale = request.guidance_scale
     if not isinstance(scale, Sequence):
-        return (scale or 0.0,) * steps
+        return (scale or 0.0,) * whole
     if len(scale) != steps:
         raise ArgumentError(
             f"guidance_scale has {len(scale)} numbers for {steps} steps; expected one number, or one for each step"
         )
-    return tuple(scale)
+    return (scale[0],) * (whole - steps) + tuple(scale)
+
+
+def _most_guidance(request: Request) -> float:
+    scale = request.guidance_scale
+    return max(scale) if isinstance(scale, Sequence) else scale or 0.0
 
 
 def _guidance(request: Request, scales: tuple[float, ...], sigmas: tuple[float, ...], is_embedded: bool) -> Guidance:
@@ -226,6 +254,8 @@ def _guidance(request: Request, scales: tuple[float, ...], sigmas: tuple[float, 
         request.guidance_rescale or 0.0,
         request.guidance_interval or (0.0, math.inf),
         cast("NamedGuider | None", request.guider),
+        off_below_1=request.conventions.guidance_off == "at_most_1",
+        rescales_v=request.conventions.rescale == "v",
     )
 
 
@@ -251,17 +281,6 @@ def _eta(request: Request, sampler: str) -> float:
         able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
         raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
     return float(options.get("eta", 0.0)) if request.eta is None else request.eta
-
-
-def _schedule(request: Request, config: ScheduleConfig, name: str, steps: int, sampler: str) -> Schedule:
-    """The noise levels of all steps: the request's own, else those of the schedule of that name."""
-    if request.sigmas is not None:
-        return schedule_of_sigmas(config, request.sigmas, sampler)
-    if request.timesteps is not None:
-        return schedule_of_timesteps(config, request.timesteps, sampler)
-    own = SCHEDULES[name].options if name in SCHEDULES else {}
-    options = {each: value for each, value in (request.sampler_options or {}).items() if each in own}
-    return make_schedule(config, name, steps, sampler, options)
 
 
 def _check_task(request: Request, config: ModelConfig, refiner: ModelInfo | None) -> None:
@@ -291,6 +310,8 @@ def _canvases(request: Request, sources: Sources, config: ModelConfig, steps: in
     pairs = list(zip(spread(sources.images, number), spread(masks, number), strict=True))
     if request.outpaint:
         pairs = [extend(image, mask, request.outpaint) for image, mask in pairs]
+    if (request.height, request.width, request.mask_padding) == (None,) * 3:
+        pairs = [fit_image(image, mask, request.conventions.image_size) for image, mask in pairs]
     made = [
         make_canvas(
             image,
@@ -298,7 +319,7 @@ def _canvases(request: Request, sources: Sources, config: ModelConfig, steps: in
             (request.height, request.width),
             config.native_size,
             config.vae.factor,
-            _darkest(config, steps),
+            _darkest(request, config, steps),
             request.mask_padding,
             request.feather or 0,
         )
@@ -367,26 +388,18 @@ def _check_clip_skip(request: Request, configs: Sequence[ModelConfig]) -> None:
         )
 
 
-def _steps_left(steps: int, strength: float | None) -> int:
-    """How many of the steps run: int(steps * strength), as in diffusers."""
-    if strength is None:
-        return steps
-    left = int(steps * strength)
-    if strength and not left:
-        raise ArgumentError(
-            f"strength {strength} of {steps} steps leaves none; raise one of them (strength 0 gives the image back)"
-        )
-    return left
-
-
-def _darkest(config: ModelConfig, steps: int) -> int:
+def _darkest(request: Request, config: ModelConfig, steps: int) -> int:
     """The darkest grey of a mask (1 to 255) that is repainted: with 4 channels in int(grey / 255 * steps) steps."""
+    if (rule := request.conventions.grey) != "steps":
+        return 128 if rule == "binary" else 1
     return 128 if config.kind == "inpainting" else math.ceil(255 / max(steps, 1))
 
 
-def _warn_of_idle_masks(config: ModelConfig, sources: Sources, canvases: Sequence[Canvas], steps: int) -> None:
+def _warn_of_idle_masks(
+    request: Request, config: ModelConfig, sources: Sources, canvases: Sequence[Canvas], steps: int
+) -> None:
     """A mask may miss every latent's pixel, or be too dark for the number of steps, and then changes nothing."""
-    factor, least = config.vae.factor, _darkest(config, steps) / 255
+    factor, least = config.vae.factor, _darkest(request, config, steps) / 255
     if canvases:
         with_mask = [canvas for canvas in {id(each): each for each in canvases}.values() if canvas.mask is not None]
         masks = [canvas.work_mask for canvas in with_mask]
@@ -444,7 +457,7 @@ def _warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
 
 def _warn_of_cfg_pp(request: Request, sampler: str) -> None:
     """The guidance of CFG++ is of another scale."""
-    scale = max(_scales(request, cast(int, request.steps)))
+    scale = _most_guidance(request)
     if SAMPLERS[sampler].with_pair and scale > _MOST_CFG_PP:
         warnings.warn(
             f"guidance_scale is {scale:g} and the sampler is {sampler}, whose guidance is stronger; give 1 to 2",
@@ -453,30 +466,34 @@ def _warn_of_cfg_pp(request: Request, sampler: str) -> None:
         )
 
 
-def _handoff(schedule: Schedule, refine_at: float | None, train_steps: int) -> int:
-    """How many steps of the whole schedule belong to the base: those at t >= round(1000 - 1000 * refine_at)."""
-    if refine_at is None:
-        return len(schedule.timesteps)
-    cutoff = round(train_steps - refine_at * train_steps)
-    return sum(t >= cutoff for t in schedule.timesteps)
+def _sizes(request: Request, size: Size, canvas: Canvas | None, kind: str) -> tuple[Sizes, Sizes]:
+    """The size conditioning of an image, and of its negative prompt, by a model of a kind.
 
-
-def _sizes(request: Request, size: Size, canvas: Canvas | None) -> tuple[Sizes, Sizes]:
-    """The size conditioning of an image, and of its negative prompt.
-
-    With `mask_padding` it is the real position of the window; arguments of the caller take precedence.
+    With `mask_padding` it is the real position of the window, unless the conventions are others; arguments of the
+    caller take precedence.
     """
-    cut = canvas if request.mask_padding is not None else None
+    is_placed = request.mask_padding is not None and request.conventions.padded_sizes == "place"
+    cut = canvas if is_placed else None
     original = request.original_size or (cut.original_size if cut else size)
     crop = request.crop_top_left or (cut.crop_top_left if cut else (0, 0))
-    target = request.target_size or size
-    negative = Sizes(
-        request.negative_original_size or original,
-        request.negative_crop_top_left or crop,
-        request.negative_target_size or target,
-        request.negative_aesthetic_score,
-    )
-    return Sizes(original, crop, target, request.aesthetic_score), negative
+    sizes = Sizes(original, crop, request.target_size or size, request.aesthetic_score)
+    return sizes, _negative(request, sizes, kind)
+
+
+def _negative(request: Request, sizes: Sizes, kind: str) -> Sizes:
+    """The size conditioning of the negative prompt beside that of the prompt."""
+    original, crop = request.negative_original_size, request.negative_crop_top_left
+    target, score = request.negative_target_size, request.negative_aesthetic_score
+    if request.conventions.negative_sizes == "pair":  # diffusers'
+        if kind == "refiner":
+            crop = crop or (0, 0)
+        elif request.image is not None:
+            crop = None
+        elif original is None or target is None:
+            original = crop = target = None
+        else:
+            crop = crop or (0, 0)
+    return Sizes(original or sizes.original, crop or sizes.crop, target or sizes.target, score)
 
 
 def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> tuple[int, ...]:

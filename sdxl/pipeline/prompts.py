@@ -39,7 +39,8 @@ class Branches:
 def reading_of(request: Request) -> Reading:
     """How the prompts of a request are read."""
     syntax = request.prompt_syntax
-    return Reading(syntax, request.long_prompt == "truncate", request.emphasis or EMPHASIS[syntax])
+    emphasis = request.emphasis or request.conventions.emphasis or EMPHASIS[syntax]
+    return Reading(syntax, request.long_prompt == "truncate", emphasis)
 
 
 def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float]) -> Branches:
@@ -48,11 +49,11 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float])
     parts, texts = [], dict[str, Texts]()
     for number, (own, weights) in enumerate(_parts(request)):
         name = POSITIVE if number == 0 else f"{POSITIVE} {number + 1}"
-        timeline, more = _timeline(name, own, _positives(request, "prompt_2"), request, steps)
+        timeline, more = _timeline(name, own, _seconds(request), request, steps)
         parts.append((timeline, tuple(weight for weight in weights for _ in range(request.num_images))))
         texts |= more
     negative = Timeline((NEGATIVE,), (steps,))
-    negatives, second = request.texts("negative_prompt"), request.texts("negative_prompt_2")
+    negatives, second = _negatives(request)
     if negatives is not None or second is not None:
         negatives = negatives if negatives is not None else [""] * len(request.prompts)
         negative, more = _timeline(NEGATIVE, negatives, second, request, steps)
@@ -60,6 +61,22 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float])
     is_plain = len(parts) == 1 and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
     guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas))
     return Branches(guider, texts, frozenset(negative.names))
+
+
+def _seconds(request: Request) -> list[str] | None:
+    """The prompts for the second text encoder; None for those of the first."""
+    is_first = request.conventions.prompt_2 == "first" and request.prompt_2 == ""
+    return None if is_first else _positives(request, "prompt_2")
+
+
+def _negatives(request: Request) -> tuple[list[str] | None, list[str] | None]:
+    """The negative prompts for both text encoders; None where none is given."""
+    first, second = request.texts("negative_prompt"), request.texts("negative_prompt_2")
+    if request.conventions.prompt_2 == "first":
+        second = None if first is None or request.negative_prompt_2 == "" else second
+    if request.conventions.empty_negative == "absent" and not any((*(first or ()), *(second or ()))):
+        return None, None
+    return first, second
 
 
 def _parts(request: Request) -> list[tuple[list[str], list[float]]]:

@@ -22,8 +22,10 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value, plain
 from ..text.grammars import EMPHASES, LONG_PROMPTS, MOST_LETTERS, SYNTAXES
+from .conventions import Conventions
 from .hires import Hires, read_hires
 from .option import option
+from .profiles import PROFILES, Compat, conventions_of, read_compat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES, _MOST = 2**16, 10**6  # images, and any whole number but a seed; against typing errors
 _MOST_LEVELS = 10_000
-MOST_SEED = 2**63 - 1
+MOST_SEED = 2**64 - 1
 _MOST_GUIDANCE = 1000
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -93,16 +95,16 @@ class Request:
         "another negative prompt for the second text encoder", repeated=True
     )
     prompt_syntax: str = option(
-        f"how prompts are read: {', '.join(SYNTAXES)}; plain: every character is text",
-        "plain",
+        f"how prompts are read: {', '.join(SYNTAXES)}; plain: every character is text (default: that of compat, "
+        "else plain)",
         choices=SYNTAXES,
     )
     emphasis: str | None = option(
         f"how weights in prompts act: {', '.join(EMPHASES)} (default: the syntax's own)", choices=EMPHASES
     )
     long_prompt: str = option(
-        "a prompt of more than 75 tokens: chunk encodes it in pieces, truncate cuts it off",
-        "chunk",
+        "a prompt of more than 75 tokens: chunk encodes it in pieces, truncate cuts it off (default: that of compat, "
+        "else chunk)",
         choices=LONG_PROMPTS,
     )
     width: int | None = option(
@@ -136,6 +138,11 @@ class Request:
     preset: str | None = option(
         f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
         "files show)",
+        metavar="NAME",
+    )
+    compat: Compat = option(
+        f"the conventions of another tool, for what is left open: {', '.join(PROFILES)}; members of Conventions may "
+        "follow, as in comfyui,step_noise=cpu (default: ours)",
         metavar="NAME",
     )
     steps: int | None = option("number of sampler steps (default: the preset's, else 30)", type=int)
@@ -245,6 +252,10 @@ class Request:
     negative_aesthetic_score: float = option("the same for the negative prompt", 2.5, type=float)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "compat", read_compat(self.compat))
+        for name in ("prompt_syntax", "long_prompt"):  # None stands for the conventions', and is replaced here
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.conventions, name))
         for name in TEXTS:
             self._check_text(name)
         # numpy's numbers, which JSON does not know, become Python's; lists, from JSON, become tuples
@@ -334,13 +345,13 @@ class Request:
         seeds: Sequence[Any] = value if isinstance(value, Sequence) else [value]
         if isinstance(seeds, str) or not all(_is_whole(seed, 0, MOST_SEED) for seed in seeds):
             raise ArgumentError(
-                f"{name} is {brief(value)}; it must be a whole number from 0 to 2^63 - 1, or a list of them; leave "
+                f"{name} is {brief(value)}; it must be a whole number from 0 to 2^64 - 1, or a list of them; leave "
                 "it out for a random one"
             )
         if not several and int(seeds[0]) + len(self.prompts) * self.num_images - 1 > MOST_SEED:
             raise ArgumentError(
                 f"{name} is {value}, and the seeds of the next images are the next numbers; they must be at most "
-                "2^63 - 1, give a lower one"
+                "2^64 - 1, give a lower one"
             )
         return [int(seed) for seed in seeds] if several else int(seeds[0])
 
@@ -442,6 +453,11 @@ class Request:
             raise ArgumentError(
                 f"{name} has {len(texts)} texts for {len(self.prompts)} prompts; give one for each, or one for all"
             )
+
+    @property
+    def conventions(self) -> Conventions:
+        """Those that `compat` stands for, or ours."""
+        return conventions_of(self.compat)
 
     @property
     def prompts(self) -> list[str]:

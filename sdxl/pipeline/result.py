@@ -17,6 +17,7 @@ from ..images.pixels import to_pil
 from ..images.record import save_image
 from ..models.config import VAEConfig
 from .notebook import html, png, strip
+from .profiles import conventions_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +55,8 @@ class Result:
         """The images as PIL images; None for latents."""
         if isinstance(self.images, list):
             return self.images
-        return to_pil(self.images) if self.images.shape[1] == 3 else None
+        cut = any(conventions_of(each["request"].get("compat")).pixels == "cut" for each in self.parameters)
+        return to_pil(self.images, cut) if self.images.shape[1] == 3 else None
 
     def __len__(self) -> int:
         return len(self.images)

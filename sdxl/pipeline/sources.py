@@ -48,7 +48,7 @@ def read_sources(request: Request) -> Sources:
     if request.image is None:
         return Sources(start_noise=noise, controls=controls, references=references)
     count = len(request.prompts)
-    image = open_sources(request.image, "image", count)
+    image = open_sources(request.image, "image", count, request.conventions.alpha == "dropped")
     masks = None if request.mask is None else open_sources(request.mask, "mask", count)
     assert not isinstance(masks, Tensor)
     images, latents = (None, image) if isinstance(image, Tensor) else (image, None)

@@ -10,6 +10,7 @@ from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, SDXLWarning
 from ..text.editing import Tag, split_tags
 from ..text.tags import LORAS, read_tag
+from .profiles import conventions_of
 from .request import Request
 
 _TEXTS = ("prompt", "prompt_2")  # negative prompts are not scanned
@@ -24,7 +25,7 @@ def tagged_loras(request: Request) -> tuple[LoRA, ...]:
 
 def requested_loras(arguments: Mapping[str, Any]) -> tuple[LoRA, ...]:
     """The same from the arguments of a request."""
-    if arguments.get("prompt_syntax") != "a1111":
+    if (arguments.get("prompt_syntax") or conventions_of(arguments.get("compat")).prompt_syntax) != "a1111":
         return ()
     texts = [_listed(arguments.get(name)) for name in _TEXTS]
     count = max(map(len, texts))

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .noise import Noise, PathNoise
+from .noise import Noise, Shape, make_noise, other_noise, second_noise
+from .plan import Plan
 
 _LEAST_SINE = 1e-3  # of an angle between two columns; below it they are mixed along a line
 
 
 class VariedNoise:
     """The noise of a batch whose first tensor lies between its own and that of `other`, at `strength` 0 to 1. All later
-    noise is its own; the other's generators keep pace, so that a second pass has their next noise too.
+    noise is its own; the other's sources keep pace, so that a second pass has their next noise too.
     """
 
     def __init__(self, own: Noise, other: Noise, strength: float) -> None:
@@ -35,24 +36,26 @@ class VariedNoise:
         self.other.draw()
         return self.own(sigma, to)
 
-    def paths(self, seeds: Sequence[int], sigmas: Sequence[float]) -> PathNoise:
-        """As `Noise.paths`."""
-        return self.own.paths(seeds, sigmas)
-
 
 BatchNoise = Noise | VariedNoise
 
 
-def varied(noise: Noise, others: Sequence[torch.Generator], strength: float | None) -> BatchNoise:
-    """The noise of a batch, varied with that of the generators `others`, one for each image, if there are any."""
-    if not others:
-        return noise
-    return VariedNoise(noise, Noise(others, noise.count, noise.shape, noise.device), strength or 0.0)
-
-
-def first_noise(noise: BatchNoise) -> Tensor:
-    """The noise that the steps start from, (B, C, h, w)."""
-    return noise.first() if isinstance(noise, VariedNoise) else noise.draw()
+def noise_of_pass(
+    plan: Plan,
+    before: BatchNoise | None,
+    shape: Shape,
+    device: torch.device,
+    given: Sequence[torch.Generator] | None = None,
+) -> BatchNoise:
+    """The noise of a pass over images of a shape (C, h, w), varied if the plan says so. `before` is that of the pass
+    before, which goes on or begins again, by the conventions. `given` are generators of the caller.
+    """
+    own = make_noise(plan, shape, device, given) if before is None else second_noise(plan, before.own, shape)
+    if not plan.variation_seeds:
+        return own
+    goes_on = isinstance(before, VariedNoise) and own.goes_on
+    other = before.other.resized(shape) if isinstance(before, VariedNoise) and goes_on else other_noise(plan, own)
+    return VariedNoise(own, other, plan.request.variation_strength or 0.0)
 
 
 def slerp(own: Tensor, other: Tensor, strength: float) -> Tensor:

@@ -6,7 +6,7 @@ The tree and its numbers are those of torchsde 0.2, which k-diffusion, ComfyUI a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,12 +19,20 @@ _DIGITS = 6  # of the levels
 
 class BrownianPath:
     """The path of one image of `shape` from `low` to `high`, drawn on the CPU; another `entropy` gives another path.
+    `randn` gives the first normal numbers of a seed and a shape, if not torch's generator on the CPU.
 
     A new level costs one draw for each halving down to it, about 24.
     """
 
-    def __init__(self, entropy: int, low: float, high: float, shape: Sequence[int]) -> None:
-        self.entropy, self.shape = entropy, tuple(shape)
+    def __init__(
+        self,
+        entropy: int,
+        low: float,
+        high: float,
+        shape: Sequence[int],
+        randn: Callable[[int, Sequence[int]], Tensor] | None = None,
+    ) -> None:
+        self.entropy, self.shape, self._numbers = entropy, tuple(shape), randn or _cpu_randn
         self.low, self.high = round(low, _DIGITS), round(high, _DIGITS)
         words = np.random.SeedSequence(entropy=entropy, pool_size=24).generate_state(3)
         self.whole = self._randn(int(words[0])) * math.sqrt(self.high - self.low)
@@ -61,4 +69,8 @@ class BrownianPath:
             depth += 1
 
     def _randn(self, seed: int) -> Tensor:
-        return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed)).double()
+        return self._numbers(seed, self.shape).double()
+
+
+def _cpu_randn(seed: int, shape: Sequence[int]) -> Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))

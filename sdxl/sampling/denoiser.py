@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -56,7 +56,9 @@ class NetworkDenoiser:
         return guess, point.denoised(negatives[0]) if negatives else guess
 
     def _point(self, x: Tensor, sigma: float) -> Point:
-        return make_point(x, sigma, self.prediction, self.sigma_data, self.memory)
+        level = self.schedule.table.level(sigma)
+        point = make_point(x, level, self.prediction, self.sigma_data, self.memory)
+        return point if level == sigma else replace(point, sigma=sigma)
 
     def _outputs(self, point: Point) -> Mapping[str, Tensor]:
         """The raw output for each of the branches that the step needs."""

@@ -68,7 +68,8 @@ class Guidance:
 
     Outside of `interval`, from the lowest sigma to the highest, it is off too (Kynkaanniemi et al. 2024, arXiv
     2404.07724). `rescale` is phi of Lin et al. 2023 (arXiv 2305.08891, equations 15 and 16). `guider` is APG in place
-    of CFG, or PAG beside it.
+    of CFG, or PAG beside it. Other conventions are guidance below 1 too, unless it is `off_below_1`, and a `rescale`
+    of v whatever the network predicts.
     """
 
     scale: float | Scales = 1.0
@@ -76,15 +77,20 @@ class Guidance:
     interval: tuple[float, float] = (0.0, math.inf)
     guider: NamedGuider | None = None
     always: bool = False
+    off_below_1: bool = True
+    rescales_v: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The negative branch where guidance is on, the positive one, and with PAG the perturbed one."""
         scales = self.scale.values if isinstance(self.scale, Scales) else (self.scale,)
-        return self._branches(max(scales))
+        return self._branches(max(scales, key=self._needs_negative))
+
+    def _needs_negative(self, scale: float) -> bool:
+        return self.always or scale > 1 or not (self.off_below_1 or math.isclose(scale, 1))
 
     def _branches(self, scale: float) -> tuple[str, ...]:
-        negative = (NEGATIVE,) if scale > 1 or self.always else ()
+        negative = (NEGATIVE,) if self._needs_negative(scale) else ()
         return (*negative, POSITIVE, *((PERTURBED,) if self.pag_scale else ()))
 
     @property
@@ -112,6 +118,11 @@ class Guidance:
             guided = guided + self.pag_scale * (positive - outputs[PERTURBED])
         if not self.rescale or guided is positive:
             return guided
+        if not self.rescales_v:
+            return self._rescaled(positive, guided)
+        return point.of_v(self._rescaled(point.v(positive), point.v(guided)))
+
+    def _rescaled(self, positive: Tensor, guided: Tensor) -> Tensor:
         axes = tuple(range(1, guided.ndim))
         ratio = positive.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
         return guided * (self.rescale * ratio + 1 - self.rescale)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from .denoiser import Network
 from .sampler import Denoiser, PairDenoiser
+
+
+class Region(Protocol):
+    """The known part of an image in each call of a denoiser."""
+
+    def input(self, x: Tensor, sigma: float) -> Tensor:
+        """x with the known part as the image has it at that noise level."""
+        ...
+
+    def output(self, denoised: Tensor, sigma: float) -> Tensor:
+        """A guess with the known part of the image."""
+        ...
+
+    def result(self, x: Tensor, sigma: float) -> Tensor:
+        """The last x, at the last sigma, with the known part of the image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,13 +69,48 @@ class InpaintRegion:
         """A guess, or the result, with the known part of the image."""
         return torch.where(self.repaint_mask(sigma), denoised, self.z)
 
+    def result(self, x: Tensor, sigma: float) -> Tensor:
+        """The last x, at the last sigma, with the known part of the image."""
+        return self.output(x, sigma)
+
+
+@dataclass(frozen=True)
+class BlendRegion:
+    """What other tools keep: the image's latents `z` and the `noise` of its known part, (B, 4, h, w), blended linearly
+    by `mask` (B, 1, h, w), 1 where it is repainted: in the denoiser's output, and if it `replaces_input` in its input.
+    With a `threshold` for each sigma, greys from it on are white and others black.
+    """
+
+    z: Tensor
+    noise: Tensor
+    mask: Tensor
+    replaces_input: bool
+    threshold: Callable[[float], float] | None = None
+
+    def _at(self, sigma: float) -> Tensor:
+        return self.mask if self.threshold is None else (self.mask >= self.threshold(sigma)).to(self.mask)
+
+    def input(self, x: Tensor, sigma: float) -> Tensor:
+        """x with the known part as the image has it at that noise level."""
+        mask = self._at(sigma)
+        return x * mask + (self.z + self.noise * sigma) * (1 - mask) if self.replaces_input else x
+
+    def output(self, denoised: Tensor, sigma: float) -> Tensor:
+        """A guess with the known part of the image."""
+        mask = self._at(sigma)
+        return denoised * mask + self.z * (1 - mask)
+
+    def result(self, x: Tensor, sigma: float) -> Tensor:
+        """The last x: already blended, if the input was; else blended now."""
+        return x if self.replaces_input else self.output(x, sigma)
+
 
 @dataclass(frozen=True)
 class BlendedDenoiser:
     """A denoiser that sees and gives the known part of a region as it is."""
 
     denoise: Denoiser
-    region: InpaintRegion
+    region: Region
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return self.region.output(self.denoise(self.region.input(x, sigma), sigma), sigma)
@@ -71,7 +122,7 @@ class BlendedDenoiser:
         return self.region.output(guess, sigma), self.region.output(negative, sigma)
 
 
-def blend_known(denoise: Denoiser, region: InpaintRegion) -> BlendedDenoiser:
+def blend_known(denoise: Denoiser, region: Region) -> BlendedDenoiser:
     """A denoiser that sees and gives the known part as it is.
 
     Replacing both equals diffusers' blend after every step, for every eta; the output alone would do so only at eta 0.

@@ -26,6 +26,15 @@ class Point:
         """The clean guess of an output (B, C, H, W) of the network."""
         return self.x * self.skip + output * self.out
 
+    def v(self, output: Tensor) -> Tensor:
+        """v (Salimans & Ho 2022, arXiv 2202.00512) of the clean guess of an output."""
+        return (self.x * self.scale**2 - self.denoised(output)) / (self.sigma * self.scale)
+
+    def of_v(self, v: Tensor) -> Tensor:
+        """The output of the network whose guess has that v."""
+        guess = self.x * self.scale**2 - v * (self.sigma * self.scale)
+        return (guess - self.x * self.skip) / self.out
+
 
 def make_point(
     x: Tensor, sigma: float, prediction: str, sigma_data: float = 1.0, memory: dict[str, Any] | None = None

@@ -153,12 +153,15 @@ def churn(
     s_tmin: float = 0.0,
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
+    draws_always: bool = False,
 ) -> tuple[Tensor, float]:
     """x with more noise, and its new sigma, before one of `steps` steps (Karras et al. 2022, arXiv 2206.00364,
-    algorithm 2). Draws nothing where it adds nothing.
+    algorithm 2). Where it adds nothing, it draws nothing, or noise that is not used if it `draws_always`.
     """
     gamma = min(s_churn / steps, math.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
     if not gamma:
+        if draws_always:
+            noise(sigma, sigma)
         return x, sigma
     raised = sigma * (1 + gamma)
     return x + noise(raised, sigma) * (s_noise * math.sqrt(raised**2 - sigma**2)), raised

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError
@@ -24,12 +25,15 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
-    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one.
+    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one. `told` says
+    which timestep the network gets at any noise level: `fractional`, the `nearest` in log sigma, or that of
+    the nearest sigma, at which the network is then `quantized`.
     """
 
     sigmas: Array = field(repr=False, compare=False)
     steps_offset: int = 0
     edm: bool = False
+    told: str = "fractional"
 
     def sigma(self, timesteps: Sequence[float]) -> Array:
         """The noise levels at timesteps, linear between whole ones."""
@@ -44,22 +48,38 @@ class NoiseTable:
         sigma = max(sigma, float(self.sigmas[0]))
         if self.edm:
             return math.log(sigma) / 4
+        if self.told == "nearest":
+            return self._nearest(sigma)
+        if self.told == "quantized":
+            return float(np.abs(self.sigmas - sigma).argmin())
         return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
+
+    def level(self, sigma: float) -> float:
+        """The noise level at which the network is called for one of x."""
+        return float(self.sigmas[int(self.network_timestep(sigma))]) if self.told == "quantized" else sigma
+
+    def _nearest(self, sigma: float) -> float:
+        """In float32, as ComfyUI: some schedules have timesteps half way between two. Of two the lower one."""
+        logs = torch.from_numpy(np.log(self.sigmas)).float()
+        return float((torch.tensor(sigma, dtype=torch.float32).log() - logs).abs().argmin())
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise."""
+    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise. A last
+    level above 0 `scales_end`.
+    """
 
     sigmas: tuple[float, ...]
     timesteps: tuple[float, ...]
     start_scale: float
     table: NoiseTable = field(repr=False, compare=False)
+    scales_end: bool = True
 
     @property
     def end_scale(self) -> float:
         """The factor of the last x: below 1 where the last sigma is not 0 (ddim ends at the sigma of timestep 0)."""
-        return 1 / math.sqrt(1 + self.sigmas[-1] ** 2)
+        return 1 / math.sqrt(1 + self.sigmas[-1] ** 2) if self.scales_end else 1.0
 
     def timestep(self, sigma: float) -> float:
         """The UNet's timestep at a noise level: at one of the first n its own, at any other by interpolation."""
@@ -68,7 +88,11 @@ class Schedule:
         return self.table.network_timestep(sigma)
 
 
-def noise_table(config: ScheduleConfig) -> NoiseTable:
+LAST_ALPHA = 2.0**-24
+"""The last alpha with zero terminal SNR, as in diffusers: sigma 4096."""
+
+
+def noise_table(config: ScheduleConfig, last_alpha: float = LAST_ALPHA) -> NoiseTable:
     """The noise levels that a model was trained on."""
     if config.edm is not None:
         sigmas = np.geomspace(config.edm.sigma_min, config.edm.sigma_max, config.train_steps)
@@ -79,30 +103,36 @@ def noise_table(config: ScheduleConfig) -> NoiseTable:
         betas = np.linspace(config.beta_start, config.beta_end, config.train_steps)
     alphas_cumprod = np.cumprod(1 - betas)
     if config.zero_terminal_snr:
-        alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
+        alphas_cumprod = _zero_terminal_snr(alphas_cumprod, last_alpha)
     return NoiseTable(np.asarray(np.sqrt((1 - alphas_cumprod) / alphas_cumprod)), config.steps_offset)
 
 
-def _zero_terminal_snr(alphas_cumprod: Array) -> Array:
-    """Shift and scale to no signal at the end (Lin et al. 2023, arXiv 2305.08891, algorithm 1).
-
-    The last sigma would be infinite; like diffusers we stop at 2^-24, sigma 4096.
+def _zero_terminal_snr(alphas_cumprod: Array, last_alpha: float) -> Array:
+    """Shift and scale to no signal at the end (Lin et al. 2023, arXiv 2305.08891, algorithm 1), but `last_alpha`: the
+    last sigma would be infinite.
     """
     root = np.sqrt(alphas_cumprod)
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    root[-1] = 2**-12
-    return np.asarray(root**2)
+    alphas = np.asarray(root**2)
+    alphas[-1] = last_alpha
+    return alphas
 
 
 def make_schedule(
-    config: ScheduleConfig, schedule: str, steps: int, sampler: str, options: Mapping[str, Value] | None = None
+    config: ScheduleConfig,
+    schedule: str,
+    steps: int,
+    sampler: str,
+    options: Mapping[str, Value] | None = None,
+    table: NoiseTable | None = None,
 ) -> Schedule:
     """The schedule of `steps` steps; `schedule` and `sampler` are names in their tables, `options` those of the
-    schedule. A schedule gives every sampler the same sigmas. Raises `ArgumentError`.
+    schedule. A schedule gives every sampler the same sigmas. `table` is the config's if none is given. Raises
+    `ArgumentError`.
     """
     if schedule not in SCHEDULES:
         raise ArgumentError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
-    table, record, choose = noise_table(config), SAMPLERS[sampler], SCHEDULES[schedule]
+    table, record, choose = table or noise_table(config), SAMPLERS[sampler], SCHEDULES[schedule]
     most = choose.most(table)
     if not 1 <= steps <= most:
         raise ArgumentError(f"steps is {steps}; with the {schedule} schedule it must be 1 to {most}")
@@ -114,18 +144,22 @@ def make_schedule(
     return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), start_scale, table)
 
 
-def schedule_of_sigmas(config: ScheduleConfig, sigmas: Sequence[float], sampler: str) -> Schedule:
+def schedule_of_sigmas(
+    config: ScheduleConfig, sigmas: Sequence[float], sampler: str, table: NoiseTable | None = None
+) -> Schedule:
     """The schedule over given noise levels, falling; the last one is where the result is."""
-    table = noise_table(config)
+    table = table or noise_table(config)
     begins = np.array(sigmas[:-1], dtype=np.float64)
     timesteps = _edm_timesteps(table, begins) if table.edm else table.timestep(begins)
     start_scale = SAMPLERS[sampler].start_scale(sigmas[0], CUSTOM)
     return Schedule(tuple(sigmas), tuple(map(float, timesteps)), start_scale, table)
 
 
-def schedule_of_timesteps(config: ScheduleConfig, timesteps: Sequence[float], sampler: str) -> Schedule:
+def schedule_of_timesteps(
+    config: ScheduleConfig, timesteps: Sequence[float], sampler: str, table: NoiseTable | None = None
+) -> Schedule:
     """The schedule that begins its steps at given timesteps, falling. Raises `ArgumentError`."""
-    table = noise_table(config)
+    table = table or noise_table(config)
     if timesteps[0] > (last := len(table.sigmas) - 1):
         raise ArgumentError(f"timesteps begin at {timesteps[0]:g}; the model has 0 to {last}. Try {last}")
     sigmas = (*map(float, table.sigma(timesteps)), _final(config, table, sampler))

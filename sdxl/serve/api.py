@@ -97,7 +97,17 @@ async def _read_job(service: Service, request: Request) -> dict[str, Any]:
         given = await read_json(request)
         sent = {name: _decoded(given.pop(name, None), name) for name in _IMAGES}
     uploads = {name: [await service.upload(data, name) for data in values] for name, values in sent.items() if values}
+    if isinstance(controls := given.get("control"), list):
+        given["control"] = [await _with_image(service, each) for each in controls]
     return {**given, **uploads}
+
+
+async def _with_image(service: Service, control: Any) -> Any:
+    """A control with its images decoded; what is no control is reported later."""
+    if not isinstance(control, dict) or control.get("image") is None:
+        return control
+    uploads = [await service.upload(data, "control") for data in _decoded(control["image"], "control")]
+    return {**control, "image": uploads if isinstance(control["image"], list) else uploads[0]}
 
 
 def _decoded(value: Any, name: str) -> list[bytes]:

@@ -206,6 +206,11 @@ def _job_request() -> Schema:
                 properties[each.name]["default"] = each.default
     properties |= {name: {"oneOf": [_BASE64, _list(_BASE64)]} for name in SOURCES if name != "latents"}
     properties["loras"] = _list({"oneOf": [_TEXT, _object({"file": _TEXT}, weight=_NUMBER, text_weight=_NUMBER)]})
+    numbers = {"scale": _NUMBER, "start": _NUMBER, "end": _NUMBER}
+    control = _object({"net": _TEXT, "image": {"oneOf": [_BASE64, _list(_BASE64)]}}, **numbers, guess=_FLAG, type={})
+    control["properties"]["preprocess"] = _TEXT
+    properties["control"] = _list(control)
+    properties["hires"] = _ANY_OBJECT
     own = {
         "batches": {**_WHOLE, "default": 1, "description": "calls one after the other, each with the next seeds"},
         "model": {**_TEXT, "description": "the name of a model (default: the one that is_default)"},

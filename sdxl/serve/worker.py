@@ -131,9 +131,10 @@ class Worker:
             job.update(stage="steps", batch=number, step=0, steps=0, preview=None)
             pace = _Pace(time.monotonic())
             try:
-                plan = pipe.plan(Request(**opened(arguments)))
+                given = opened(arguments)
+                plan = pipe.plan(Request(**given))
                 check_plan(plan, self._settings)
-                result = self._call(pipe, job, {**arguments, **plan.sources.arguments()}, pace)
+                result = self._call(pipe, job, {**given, **plan.sources.arguments()}, pace)
             except _SkippedError:
                 continue
             except _CancelledError:

@@ -106,24 +106,30 @@ def with_tokens(stage: TextStage, embeddings: Mapping[str, Tensor]) -> TextStage
 
 
 def encode_prompts(
-    stages: Sequence[TextStage], prompts: Sequence[str], prompts_2: Sequence[str], clip_skip: int, reading: Reading
+    stages: Sequence[TextStage],
+    prompts: Sequence[str],
+    prompts_2: Sequence[str],
+    clip_skip: int | tuple[int, int],
+    reading: Reading,
 ) -> tuple[list[Tensor], Tensor]:
     """The contexts (L, D) of B prompts, 77 tokens for each chunk, and pooled (B, P), float32.
 
     The contexts of both encoders are concatenated along D; the pooled embedding is the last encoder's. With two
     encoders the second encodes `prompts_2`; the shorter of both has empty chunks at its end. With one (the refiner)
-    that encodes `prompts`, and `prompts_2` is not used.
+    that encodes `prompts`, and `prompts_2` is not used. `clip_skip` is that of all encoders, or of the first and of the
+    second, which the refiner's is.
     """
     texts = [prompts, prompts_2][: len(stages)]
     chunks = [[stage.chunks(text, reading) for text in own] for stage, own in zip(stages, texts, strict=True)]
     counts = [max(map(len, same)) for same in zip(*chunks, strict=True)]
+    skips = (clip_skip,) * len(stages) if isinstance(clip_skip, int) else clip_skip[-len(stages) :]
     encoded = [
         stage.encode_chunks(
             [padded(own, count, stage.tokenizer) for own, count in zip(rows, counts, strict=True)],
-            clip_skip,
+            skip,
             reading.emphasis,
         )
-        for stage, rows in zip(stages, chunks, strict=True)
+        for stage, rows, skip in zip(stages, chunks, skips, strict=True)
     ]
     pooled = encoded[-1][1]
     assert pooled is not None, "ModelConfig checks that the last text encoder has a projection"
@@ -143,14 +149,14 @@ class TextCache:
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
-        self._rows: dict[tuple[str, str, int, Reading], tuple[Tensor, Tensor]] = {}
+        self._rows: dict[tuple[str, str, int | tuple[int, int], Reading], tuple[Tensor, Tensor]] = {}
 
     def encode(
         self,
         stages: Callable[[], Sequence[TextStage]],
         prompts: Sequence[str],
         prompts_2: Sequence[str],
-        skip: int,
+        skip: int | tuple[int, int],
         reading: Reading,
     ) -> tuple[list[Tensor], Tensor]:
         """As `encode_prompts`; `stages` is only called for texts that are not in the cache."""

@@ -137,7 +137,6 @@ def test_a_generator_goes_on_from_call_to_call(tiny_pipe: sdxl.Pipeline) -> None
     [
         (lambda: used(1), "its generator had been drawn from before"),
         (lambda: [fresh(1), used(1)], "its generator had been drawn from before"),
-        (lambda: fresh(-1), "its generator's seed is above 9223372036854775807"),
     ],
 )
 def test_what_no_seed_stands_for_is_recorded(make: Any, reason: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ VALUES: dict[str, Any] = {
     "timesteps": [800, 300],
     "preset": "v_prediction",
     "guider": "apg",
+    "compat": "comfyui",
     "hires": {"scale": 1.5, "strength": 0.5},
     "variation_seed": 12,
     "variation_strength": 0.4,

@@ -45,9 +45,10 @@ def test_alone_and_in_a_batch(tiny_pipe: sdxl.Pipeline, error: Any) -> None:
 
 def test_noise_is_the_same_alone_and_in_a_batch() -> None:
     from sdxl.pipeline.generators import seeded
-    from sdxl.pipeline.noise import Noise
+    from sdxl.pipeline.noise import Noise, TorchSource
 
-    batch, alone = (Noise(seeded(each), len(each), (4, 8, 8), torch.device("cpu")) for each in ([3, 7], [7]))
+    sources = ([TorchSource(each) for each in seeded(seeds)] for seeds in ([3, 7], [7]))
+    batch, alone = (Noise(each, len(each), (4, 8, 8), torch.device("cpu")) for each in sources)
     for _ in range(3):
         assert torch.equal(batch.draw()[1:], alone.draw())
 
@@ -177,7 +178,7 @@ def test_half_precision_is_close(dtype: str, tiny_folder: Path, tiny_pipe: sdxl.
         ({"guidance_scale": 1e38}, "it must be a number from 0 to 1000"),
         ({"original_size": (10**400, 1)}, "it must be two whole numbers of at least 1"),
         ({"aesthetic_score": 10**400}, "it must be a number from 0 to 100"),
-        ({"seed": 2**63 - 1, "num_images": 2}, "the seeds of the next images are the next numbers"),
+        ({"seed": 2**64 - 1, "num_images": 2}, "the seeds of the next images are the next numbers"),
         ({"image": b"x" * 10**6}, "image is b'xxx"),
         ({"image": np.zeros((512, 512, 3))}, "give a PIL image, a path, a list of these, or a tensor"),
         ({"image": Image.new("RGB", (0, 10)), "outpaint": (8, 8, 8, 8)}, "image is 0 x 10 and has no pixels"),

@@ -30,7 +30,9 @@ class FakePipe:
 
     def plan(self, request: Any) -> Any:
         sources = SimpleNamespace(arguments=dict)
-        return SimpleNamespace(request=request, sigmas=(1.0, 0.0), size=(8, 8), canvases=(), sources=sources)
+        plan = SimpleNamespace(request=request, sigmas=(1.0, 0.0), size=(8, 8), canvases=(), sources=sources)
+        plan.passes = (plan,)
+        return plan
 
     def __call__(self, prompt: str, progress: bool, callback: Callable[[Any], bool], **more: Any) -> Result:
         self.calls.append({"prompt": prompt, **more})

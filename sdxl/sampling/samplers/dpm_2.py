@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn, split
 
@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _step(denoise: Denoiser, x: Tensor, denoised: Tensor, sigma: float, to: float) -> Tensor:
-    """From `sigma` to `to` along the slope at their geometric mean; Euler's step to sigma 0."""
+def _step(denoise: Denoiser, x: Tensor, denoised: Tensor, sigma: float, to: float, below: float = 0.0) -> Tensor:
+    """From `sigma` to `to` along the slope at their geometric mean, or that share `below` it; Euler's step to sigma
+    0.
+    """
     slope = (x - denoised) / sigma
     if to > 0:
-        middle = math.sqrt(sigma * to)
+        middle = math.sqrt(sigma * to) * (1 - below)
         guess = x + slope * (middle - sigma)
         slope = (guess - denoise(guess, middle)) / middle
     return x + slope * (to - sigma)
 
 
-def _dpm_2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: float) -> Iterator[Step]:
+def _dpm_2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: Any) -> Iterator[Step]:
     """Second order, deterministic without churn."""
     for begin, to in pairwise(sigmas):
         x, sigma = churn(x, begin, len(sigmas) - 1, noise, **churning)
@@ -51,12 +53,15 @@ def _dpm_2_ancestral(
     noise: Noise,
     eta: float = 1.0,
     s_noise: float = 1.0,
+    below: float = 0.0,
 ) -> Iterator[Step]:
-    """The share `eta` of the noise is drawn again at each step."""
+    """The share `eta` of the noise is drawn again at each step. At eta 1 the middle of a step is the level of the next
+    one, whose timestep may be a rounded one; `below` tells them apart.
+    """
     for sigma, to in pairwise(sigmas):
         denoised = denoise(x, sigma)
         down, up = split(sigma, to, eta)
-        x = _step(denoise, x, denoised, sigma, down)
+        x = _step(denoise, x, denoised, sigma, down, below)
         if up:
             x = x + noise(sigma, to) * (up * s_noise)
         yield Step(x, denoised, to)

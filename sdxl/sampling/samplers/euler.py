@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn, euler_step
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _churned(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: float) -> Iterator[Step]:
+def _churned(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: Any) -> Iterator[Step]:
     """First order, deterministic without churn."""
     for sigma, to in pairwise(sigmas):
         x, raised = churn(x, sigma, len(sigmas) - 1, noise, **churning)
@@ -23,12 +23,18 @@ def _churned(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise
 
 
 def _euler(
-    denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, eta: float = 0.0, s_noise: float = 1.0
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    eta: float = 0.0,
+    s_noise: float = 1.0,
+    draws_last: bool = True,
 ) -> Iterator[Step]:
-    """First order, deterministic at `eta` 0. With `eta` every step draws noise, the last one too."""
+    """First order, deterministic at `eta` 0. With `eta` every step draws noise, that to sigma 0 if it `draws_last`."""
     for sigma, to in pairwise(sigmas):
         denoised = denoise(x, sigma)
-        x = euler_step(x, denoised, sigma, to, eta, noise, s_noise)
+        x = euler_step(x, denoised, sigma, to, eta if to or draws_last else 0.0, noise, s_noise)
         yield Step(x, denoised, to)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: float) -> Iterator[Step]:
+def _heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, **churning: Any) -> Iterator[Step]:
     """Second order, deterministic without churn; the step to sigma 0 is Euler's."""
     for begin, to in pairwise(sigmas):
         x, sigma = churn(x, begin, len(sigmas) - 1, noise, **churning)

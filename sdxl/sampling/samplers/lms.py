@@ -26,15 +26,27 @@ def _weight(nodes: Sequence[float], which: int, to: float) -> float:
     return (to - begin) / 6 * (lagrange(begin) + 4 * lagrange(middle) + lagrange(to))
 
 
-def _lms(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, order: int = 4) -> Iterator[Step]:
-    """A polynomial through the last `order` slopes (1 to 4), deterministic."""
+def _lms(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    order: int = 4,
+    guesses_last: bool = False,
+) -> Iterator[Step]:
+    """A polynomial through the last `order` slopes (1 to 4), deterministic. The step to sigma 0 too, unless it
+    `guesses_last`.
+    """
     slopes: list[Tensor] = []  # newest first
     for i, (sigma, to) in enumerate(pairwise(sigmas)):
         denoised = denoise(x, sigma)
         slopes = [(x - denoised) / sigma, *slopes[: order - 1]]
         nodes = [sigmas[i - k] for k in range(len(slopes))]
-        for k, slope in enumerate(slopes):
-            x = x + slope * _weight(nodes, k, to)
+        if guesses_last and to == 0:
+            x = denoised
+        else:
+            for k, slope in enumerate(slopes):
+                x = x + slope * _weight(nodes, k, to)
         yield Step(x, denoised, to)
 
 

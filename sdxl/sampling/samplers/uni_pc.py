@@ -54,10 +54,14 @@ def _uni_pc(
     noise: Noise,
     order: int = 2,
     bh2: bool = False,
+    end: float = 0.0,
 ) -> Iterator[Step]:
     """Of an `order` of 1 to 4, deterministic, lower in the first steps and in the last ones before sigma 0. x is
-    corrected when the guess at its level is made, so the last one is the prediction.
+    corrected when the guess at its level is made, so the last one is the prediction. With an `end` above 0, that is the
+    last sigma in place of 0, and the order is lower in the last steps of every list.
     """
+    lowers = end > 0 or sigmas[-1] == 0
+    sigmas = [*sigmas[:-1], sigmas[-1] or end]
     guesses: list[tuple[Tensor, float]] = []  # newest first
     before, used = x, 0  # where the last step began, and its order
     for i, (sigma, to) in enumerate(pairwise(sigmas)):
@@ -65,7 +69,7 @@ def _uni_pc(
         if guesses:
             x = _step(before, guesses[:used], sigma, bh2, final=denoised)
         guesses = [(denoised, sigma), *guesses[: order - 1]]
-        used = min(i + 1, order, len(sigmas) - 1 - i if sigmas[-1] == 0 else order)
+        used = min(i + 1, order, len(sigmas) - 1 - i if lowers else order)
         before, x = x, denoised if to == 0 else _step(x, guesses[:used], to, bh2)
         yield Step(x, denoised, to)
 
