@@ -48,7 +48,7 @@ HONEST = {  # what each kind may get; 503 in all, where the service ends
 }
 
 
-class Unanswered(Exception):
+class UnansweredError(Exception):
     """Nothing listens, or the connection ended before the answer did."""
 
 
@@ -66,7 +66,7 @@ class Load:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> tuple[int, bytes]:
-        """Status and body. Raises `Unanswered`."""
+        """Status and body. Raises `UnansweredError`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         try:
@@ -74,7 +74,7 @@ class Load:
             answer = connection.getresponse()
             status, content = answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Unanswered(f"{method} {re.sub('[^/]{16,}', 'ID', path)}: {type(error).__name__}") from error
+            raise UnansweredError(f"{method} {re.sub('[^/]{16,}', 'ID', path)}: {type(error).__name__}") from error
         finally:
             connection.close()
         assert status != 429 or int(answer.headers["retry-after"]) >= 1
@@ -176,7 +176,7 @@ def client(load: Load, kinds: Iterable[str]) -> None:
         while True:
             try:
                 outcome = ask(load, kind)
-            except Unanswered as error:
+            except UnansweredError as error:
                 with load.lock:
                     load.unanswered[str(error)] += 1
                 time.sleep(0.2)
@@ -207,7 +207,7 @@ def wait_ready(load: Load) -> None:
         try:
             if load.ask("GET", "/ready")[0] == 200:
                 return
-        except Unanswered:
+        except UnansweredError:
             pass
         time.sleep(0.1)
 
@@ -256,7 +256,7 @@ def watch(load: Load, threads: list[threading.Thread]) -> None:
         try:
             waiting = json.loads(load.ask("GET", "/api/server")[1])["waiting"]
             load.longest = max(load.longest, waiting)
-        except Unanswered:
+        except UnansweredError:
             pass
         time.sleep(0.02)
 

@@ -316,6 +316,59 @@ def values() -> Iterator[Attack]:
         yield Attack(f"cancel with {body}", (400, 404), path="/api/jobs/x/cancel", body=body)
 
 
+def others() -> Iterator[Attack]:
+    """The same in the protocols of others."""
+    image = text(png(Image.new("RGB", (8, 8))))
+    for url in (
+        URL,
+        "file:///etc/passwd",
+        "/etc/passwd",
+        f"data:image/png;base64,{URL}",
+        {"url": URL},
+        text(bomb(30_000, 30_000)),
+    ):
+        status = (413,) if str(url).startswith("iVBOR") else (400, 422)
+        shown = str(url)[:60]
+        given: dict[str, dict[str, Any]] = {
+            "init_images": {"init_images": [url]},
+            "mask": {"init_images": [image], "mask": url},
+        }
+        for name, fields in given.items():
+            yield Attack(f"sdapi: {name} {shown}", status, path="/sdapi/v1/img2img", body={"prompt": "a", **fields})
+        yield Attack(f"sdapi: png-info {shown}", status, path="/sdapi/v1/png-info", body={"image": url})
+        yield Attack(f"openai: image {shown}", status, path="/v1/images/edits", body={"prompt": "a", "image": url})
+        unit = {"image": url, "model": "../secret", "module": "none"}
+        body = {"prompt": "a", "alwayson_scripts": {"ControlNet": {"args": [unit]}}}
+        yield Attack(f"sdapi: control {shown}", (400, 404, 413, 422), path="/sdapi/v1/txt2img", body=body)
+    for path, status in (("/sdapi/v1/txt2img", 422), ("/v1/images/generations", 400)):
+        for name, value in (
+            ("prompt", "x" * 10**6),
+            ("width", 10**9),
+            ("steps", 10**9),
+            ("batch_size", 10**9),
+            ("n", 10**9),
+        ):
+            if name in {"/v1/images/generations": ("prompt", "steps", "n")}.get(
+                path, ("prompt", "width", "steps", "batch_size")
+            ):
+                yield Attack(f"{path}: {name}", (status,), path=path, body={"prompt": "a", name: value})
+        yield Attack(
+            f"{path}: NaN", (400, 422), headers={"content-type": "application/json"}, path=path, body=b'{"a": NaN}'
+        )
+        yield Attack(
+            f"{path}: too large", (413,), headers={"content-type": "text/plain"}, path=path, body=b" " * 4 * MIB
+        )
+    for name in ("../secret", "/etc/passwd", "x" * 100_000):
+        shown = name[:20]
+        override = {"prompt": "a", "override_settings": {"sd_model_checkpoint": name}}
+        yield Attack(f"sdapi: model {shown}", (404,), path="/sdapi/v1/txt2img", body=override)
+        yield Attack(f"sdapi: option {shown}", (404,), path="/sdapi/v1/options", body={"sd_model_checkpoint": name})
+        yield Attack(
+            f"sdapi: script {shown}", (422,), path="/sdapi/v1/txt2img", body={"prompt": "a", "script_name": name}
+        )
+        yield Attack(f"openai: a model {shown}", (404,), "GET", f"/v1/models/{name[:1000].replace('/', '%2f')}")
+
+
 def tricks() -> Iterator[Attack]:
     """Headers that two readers may read in two ways."""
     size = "15"
@@ -361,4 +414,4 @@ def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-TABLE = [*log_ins(), *pages(), *names(), *images(), *bodies(), *values(), *tricks()]
+TABLE = [*log_ins(), *pages(), *names(), *images(), *bodies(), *values(), *others(), *tricks()]
