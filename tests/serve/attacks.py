@@ -233,8 +233,8 @@ def images() -> Iterator[Attack]:
         '{"model": 5, "request": 5}',
         '{"model": {}, "request": {"loras": 5}}',
     ):
-        body = {"image": text(recorded(record))}
-        yield Attack(f"parameters: {record[:30]}", (400,), path="/api/parameters", body=body)
+        sent = {"image": text(recorded(record))}
+        yield Attack(f"parameters: {record[:30]}", (400,), path="/api/parameters", body=sent)
 
 
 def bodies() -> Iterator[Attack]:
@@ -312,7 +312,8 @@ def values() -> Iterator[Attack]:
         *(("hires", 5), ("hires", {"scale": 1e9}), ("hires", {"y" * 10**6: 1}), ("hires", {"scale": "x"})),
     ):
         yield job(f"{name[:20]} {str(value)[:20]}", **{name: value})
-    for body in ({"keep_guess": 1}, {"keep_guess": "yes"}, []):
+    bodies: tuple[Any, ...] = ({"keep_guess": 1}, {"keep_guess": "yes"}, [])
+    for body in bodies:
         yield Attack(f"cancel with {body}", (400, 404), path="/api/jobs/x/cancel", body=body)
 
 
@@ -327,16 +328,16 @@ def others() -> Iterator[Attack]:
         {"url": URL},
         text(bomb(30_000, 30_000)),
     ):
-        status = (413,) if str(url).startswith("iVBOR") else (400, 422)
+        refused = (413,) if str(url).startswith("iVBOR") else (400, 422)
         shown = str(url)[:60]
         given: dict[str, dict[str, Any]] = {
             "init_images": {"init_images": [url]},
             "mask": {"init_images": [image], "mask": url},
         }
         for name, fields in given.items():
-            yield Attack(f"sdapi: {name} {shown}", status, path="/sdapi/v1/img2img", body={"prompt": "a", **fields})
-        yield Attack(f"sdapi: png-info {shown}", status, path="/sdapi/v1/png-info", body={"image": url})
-        yield Attack(f"openai: image {shown}", status, path="/v1/images/edits", body={"prompt": "a", "image": url})
+            yield Attack(f"sdapi: {name} {shown}", refused, path="/sdapi/v1/img2img", body={"prompt": "a", **fields})
+        yield Attack(f"sdapi: png-info {shown}", refused, path="/sdapi/v1/png-info", body={"image": url})
+        yield Attack(f"openai: image {shown}", refused, path="/v1/images/edits", body={"prompt": "a", "image": url})
         unit = {"image": url, "model": "../secret", "module": "none"}
         body = {"prompt": "a", "alwayson_scripts": {"ControlNet": {"args": [unit]}}}
         yield Attack(f"sdapi: control {shown}", (400, 404, 413, 422), path="/sdapi/v1/txt2img", body=body)
