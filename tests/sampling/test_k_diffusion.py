@@ -24,8 +24,8 @@ if _package is None:
 
 from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.sampling.samplers import SAMPLERS
-from sdxl.sampling.variants import VARIANTS
 from sdxl.sampling.schedule import make_schedule
+from sdxl.sampling.variants import VARIANTS
 
 UNUSED = {"torchdiffeq": {"odeint": None}, "torchvision.transforms": {"functional": None}, "torchvision": {}}
 
