@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
@@ -25,6 +26,13 @@ def connections(seconds: float) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._unwatch()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            """Answer to what is no HTTP. An answer that has begun cannot become another one."""
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
 
         def _watch(self) -> None:
             """Begin the time of a header, or end it: a request is there, and the application bounds its body."""

@@ -233,8 +233,8 @@ def images() -> Iterator[Attack]:
         '{"model": 5, "request": 5}',
         '{"model": {}, "request": {"loras": 5}}',
     ):
-        body = {"image": text(recorded(record))}
-        yield Attack(f"parameters: {record[:30]}", (400,), path="/api/parameters", body=body)
+        sent = {"image": text(recorded(record))}
+        yield Attack(f"parameters: {record[:30]}", (400,), path="/api/parameters", body=sent)
 
 
 def bodies() -> Iterator[Attack]:
@@ -312,8 +312,62 @@ def values() -> Iterator[Attack]:
         *(("hires", 5), ("hires", {"scale": 1e9}), ("hires", {"y" * 10**6: 1}), ("hires", {"scale": "x"})),
     ):
         yield job(f"{name[:20]} {str(value)[:20]}", **{name: value})
-    for body in ({"keep_guess": 1}, {"keep_guess": "yes"}, []):
+    bodies: tuple[Any, ...] = ({"keep_guess": 1}, {"keep_guess": "yes"}, [])
+    for body in bodies:
         yield Attack(f"cancel with {body}", (400, 404), path="/api/jobs/x/cancel", body=body)
+
+
+def others() -> Iterator[Attack]:
+    """The same in the protocols of others."""
+    image = text(png(Image.new("RGB", (8, 8))))
+    for url in (
+        URL,
+        "file:///etc/passwd",
+        "/etc/passwd",
+        f"data:image/png;base64,{URL}",
+        {"url": URL},
+        text(bomb(30_000, 30_000)),
+    ):
+        refused = (413,) if str(url).startswith("iVBOR") else (400, 422)
+        shown = str(url)[:60]
+        given: dict[str, dict[str, Any]] = {
+            "init_images": {"init_images": [url]},
+            "mask": {"init_images": [image], "mask": url},
+        }
+        for name, fields in given.items():
+            yield Attack(f"sdapi: {name} {shown}", refused, path="/sdapi/v1/img2img", body={"prompt": "a", **fields})
+        yield Attack(f"sdapi: png-info {shown}", refused, path="/sdapi/v1/png-info", body={"image": url})
+        yield Attack(f"openai: image {shown}", refused, path="/v1/images/edits", body={"prompt": "a", "image": url})
+        unit = {"image": url, "model": "../secret", "module": "none"}
+        body = {"prompt": "a", "alwayson_scripts": {"ControlNet": {"args": [unit]}}}
+        yield Attack(f"sdapi: control {shown}", (400, 404, 413, 422), path="/sdapi/v1/txt2img", body=body)
+    for path, status in (("/sdapi/v1/txt2img", 422), ("/v1/images/generations", 400)):
+        for name, value in (
+            ("prompt", "x" * 10**6),
+            ("width", 10**9),
+            ("steps", 10**9),
+            ("batch_size", 10**9),
+            ("n", 10**9),
+        ):
+            if name in {"/v1/images/generations": ("prompt", "steps", "n")}.get(
+                path, ("prompt", "width", "steps", "batch_size")
+            ):
+                yield Attack(f"{path}: {name}", (status,), path=path, body={"prompt": "a", name: value})
+        yield Attack(
+            f"{path}: NaN", (400, 422), headers={"content-type": "application/json"}, path=path, body=b'{"a": NaN}'
+        )
+        yield Attack(
+            f"{path}: too large", (413,), headers={"content-type": "text/plain"}, path=path, body=b" " * 4 * MIB
+        )
+    for name in ("../secret", "/etc/passwd", "x" * 100_000):
+        shown = name[:20]
+        override = {"prompt": "a", "override_settings": {"sd_model_checkpoint": name}}
+        yield Attack(f"sdapi: model {shown}", (404,), path="/sdapi/v1/txt2img", body=override)
+        yield Attack(f"sdapi: option {shown}", (404,), path="/sdapi/v1/options", body={"sd_model_checkpoint": name})
+        yield Attack(
+            f"sdapi: script {shown}", (422,), path="/sdapi/v1/txt2img", body={"prompt": "a", "script_name": name}
+        )
+        yield Attack(f"openai: a model {shown}", (404,), "GET", f"/v1/models/{name[:1000].replace('/', '%2f')}")
 
 
 def tricks() -> Iterator[Attack]:
@@ -361,4 +415,4 @@ def _dashed(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-TABLE = [*log_ins(), *pages(), *names(), *images(), *bodies(), *values(), *tricks()]
+TABLE = [*log_ins(), *pages(), *names(), *images(), *bodies(), *values(), *others(), *tricks()]

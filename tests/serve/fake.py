@@ -54,7 +54,8 @@ class FakePipe:
                 stopped = index + 1
                 break
         count = more.get("num_images", 1)
-        request = {**_DEFAULTS, "prompt": prompt, "sampler": "euler", "schedule": "leading", "steps": steps, **more}
+        stated = {name: value for name, value in more.items() if name not in ("image", "mask", "control")}
+        request = {**_DEFAULTS, "prompt": prompt, "sampler": "euler", "schedule": "leading", "steps": steps, **stated}
         record = {"version": "sdxl 0", "model": {"model": self.model}, "request": request, "stopped": stopped}
         seeds: list[int | None] = [more["seed"] + n for n in range(count)]
         return Result([Image.new("RGB", (8, 8), "grey")] * count, seeds, [record] * count)

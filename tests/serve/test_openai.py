@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
+import threading
 from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from fake import FakePipe, loader
 from PIL import Image, ImageDraw
-from serving import Client, Running, form, in_base64, png, serving
+from serving import Client, Running, form, in_base64, png, serving, until
 
 import sdxl
 
@@ -166,3 +169,23 @@ def test_without_a_client(client: Client) -> None:
     assert (refused.status, refused.error["param"]) == (400, "image")
     assert json.loads(client.get("/v1/nothing").body)["error"]["code"] == "not_found"
     assert client.get("/v1/images/edits").status == 405
+
+
+def test_a_client_that_leaves_its_stream_cancels_the_job() -> None:
+    gate = threading.Semaphore(0)
+    with serving([sdxl.ModelRequest("one")], loader(FakePipe(go=lambda: gate.acquire(timeout=20)))) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.client.port, timeout=20)
+        body = json.dumps({"prompt": "a", "steps": 4, "stream": True, "partial_images": 1, "n": 2})
+        connection.request("POST", "/v1/images/generations", body, {"content-type": "application/json"})
+        until(lambda: running.service.engine.running)
+        job = running.service.engine.running[0]
+        gate.release(4)
+        until(lambda: len(job.state.images) == 1)
+        answer = connection.getresponse()
+        assert answer.readline() == b"event: image_generation.completed\n"
+        answer.close()
+        connection.close()
+        until(lambda: job.is_cancelled)
+        gate.release(4)
+        until(lambda: job.state.is_over)
+        assert job.state.status == "cancelled"

@@ -98,7 +98,15 @@ def test_prompts_are_read_as_automatic1111_does(client: Client, miniature: Any) 
 
 
 def test_fields_that_every_client_sends_change_nothing(client: Client) -> None:
-    sent = {"eta": 1.0, "denoising_strength": 0.7, "s_churn": 0, "s_tmax": 0, "s_tmin": 0, "s_noise": 1, "subseed": -1}
+    sent: dict[str, Any] = {
+        "eta": 1.0,
+        "denoising_strength": 0.7,
+        "s_churn": 0,
+        "s_tmax": 0,
+        "s_tmin": 0,
+        "s_noise": 1,
+        "subseed": -1,
+    }
     sent |= {"hr_scale": 2, "hr_upscaler": "Latent", "enable_hr": False, "firstphase_width": 0, "styles": []}
     plain = images(draw(client, sampler_name="Euler"))
     assert np.array_equal(images(draw(client, sampler_name="Euler", **sent)), plain)

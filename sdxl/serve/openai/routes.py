@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ..answers import json_answer
 from ..body import is_form, read_form, read_json
 from ..events import HEADERS
 from ..given import Given
@@ -24,7 +25,6 @@ from .request import Asked, read_request
 
 _STARTED = int(time.time())
 _IMAGES = ("image", "image[]", "mask")
-_NO_STORE = {"Cache-Control": "no-store"}
 
 
 def skin(service: Service) -> Skin:
@@ -69,15 +69,15 @@ async def _answer(service: Service, request: Request, asked: Asked) -> Response:
         return StreamingResponse(events(service.engine, job, asked), media_type="text/event-stream", headers=HEADERS)
     job = await finished(request, service, asked.work)
     check_images(job)
-    return JSONResponse(await asyncio.to_thread(make_answer, job, asked), headers=_NO_STORE)
+    return json_answer(await asyncio.to_thread(make_answer, job, asked))
 
 
 async def _models(service: Service, request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_view(name) for name in service.catalog.models]}, headers=_NO_STORE)
+    return json_answer({"object": "list", "data": [_view(name) for name in service.catalog.models]})
 
 
 async def _model(service: Service, request: Request) -> Response:
-    return JSONResponse(_view(service.catalog.model(request.path_params["id"])), headers=_NO_STORE)
+    return json_answer(_view(service.catalog.model(request.path_params["id"])))
 
 
 def _view(name: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def make_answer(job: Job, asked: Asked) -> dict[str, Any]:
     return {
         "images": [b64encode(each.png).decode() for each in images] if asked.sends else [],
         "parameters": given,
-        "info": json.dumps(_info(job, asked, images), ensure_ascii=False, allow_nan=False),
+        "info": json.dumps(_info(job, asked, images)),
     }
 
 

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ...errors import ArgumentError, SDXLError
+from ..answers import json_answer
 from ..body import read_json
 from ..given import Given
 from ..problems import Problem, RefusedError, problem_of
@@ -79,7 +80,7 @@ def error_body(problem: Problem) -> Mapping[str, Any]:
 def _route(path: str, method: str, call: Answer, server: _Server) -> Route:
     async def answer(request: Request) -> Response:
         try:
-            return JSONResponse(await call(server, request), headers={"Cache-Control": "no-store"})
+            return json_answer(await call(server, request))
         except SDXLError as error:
             problem = problem_of(error)
             if problem.status != 400:
