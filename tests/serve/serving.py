@@ -120,7 +120,7 @@ def serving(models: Sequence[ModelRequest], load: Load = load, **settings: Any) 
     thread.start()
     client = Client(listener.getsockname()[1])
     try:
-        until(lambda: service.engine.is_ready or service.engine.fault)
+        until(lambda: service.engine.is_ready or service.engine.fault, 120)
         yield Running(service, process, client, thread)
     finally:
         process.close()

@@ -375,6 +375,20 @@ def test_parameters_of_a_dropped_image(tab: Tab, running: Running) -> None:
     assert not same(tab.generate()[0], running.client.image(first["images"][0]))
 
 
+def test_parameters_of_another_tool(tab: Tab) -> None:
+    info = PngImagePlugin.PngInfo()
+    lines = ("a (red:1.2) circle", "Negative prompt: a cat", "Steps: 9, Sampler: DPM++ 2M, Schedule type: Karras, ")
+    info.add_text("parameters", "\n".join(lines) + "CFG scale: 7, Seed: 5, Size: 64x96, Version: v1.10.1")
+    tab.drop(png(Image.new("RGB", (64, 96)), pnginfo=info))
+    tab.at("#take").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    values = {"prompt": lines[0], "negative": "a cat", "steps": "9", "seed": "5", "width": "64", "height": "96"}
+    assert {name: tab[name].input_value() for name in values} == values
+    names = {"sampler": "dpmpp_2m", "schedule": "karras", "prompt_syntax": "a1111", "guidance_scale": "7"}
+    assert {name: tab.at(f"[name={name}]").input_value() for name in names} == names
+    tab.generate()
+
+
 def test_what_is_missing_is_named(tab: Tab, running: Running) -> None:
     given = {**QUICK, "image": in_base64(source()), "strength": 0.5}
     first = running.client.done(running.client.job(**given)["id"])
