@@ -166,7 +166,12 @@ def _check_session(session: str) -> None:
 async def _models(service: Service, request: Request) -> Response:
     loaded = service.engine.loaded
     models = [
-        {"name": name, "is_default": name == service.model, "is_loaded": name in loaded}
+        {
+            "name": name,
+            "is_default": name == service.model,
+            "is_loaded": name in loaded,
+            "defaults": service.engine.defaults(name),
+        }
         for name in service.catalog.models
     ]
     return json_answer({"models": models})

@@ -168,7 +168,7 @@ def _schemas() -> Schema:
     sampler = {"name": _TEXT, "a1111": _or_null("string")}
     limits = dict.fromkeys(("queue", "max_pixels", "max_steps", "max_images", "max_body", "letters"), _WHOLE)
     server = {"version": _TEXT, "is_ready": _FLAG, "limits": _object(limits), "waiting": _WHOLE, "running": _WHOLE}
-    model = {"name": _TEXT, "is_default": _FLAG, "is_loaded": _FLAG}
+    model = {"name": _TEXT, "is_default": _FLAG, "is_loaded": _FLAG, "defaults": _or_null("object")}
     return {
         "Error": _object(error),
         "Problem": _object({"error": _ref("Error")}),

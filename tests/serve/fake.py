@@ -15,6 +15,12 @@ from sdxl.pipeline.result import Result
 
 _DEFAULTS = {each.name: None if each.default is MISSING else each.default for each in fields(Request)}
 
+_INFO = SimpleNamespace(
+    family=None,
+    config=SimpleNamespace(native_size=(8, 8)),
+    schedule=SimpleNamespace(sampler="euler", schedule="leading"),
+)
+
 
 @dataclass
 class FakePipe:
@@ -27,6 +33,7 @@ class FakePipe:
     error: BaseException | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
     at_step: threading.Event = field(default_factory=threading.Event)
+    info: Any = field(default_factory=lambda: _INFO)
 
     def plan(self, request: Any) -> Any:
         sources = SimpleNamespace(arguments=dict)

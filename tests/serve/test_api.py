@@ -187,12 +187,17 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
     assert "tmp" not in plain.error["message"]
 
 
-def test_what_can_be_named(client: Client) -> None:
+def test_what_can_be_named(client: Client, miniature: Any) -> None:
     files = sorted(path.stem for path in ADAPTERS.glob("*.safetensors"))
     assert [each["name"] for each in client.get("/api/loras").json["loras"]] == files
     assert client.get("/api/embeddings").json == {"embeddings": []}
     models = client.get("/api/models").json["models"]
+    defaults = models[0].pop("defaults")
     assert models[0] == {"name": "miniature", "is_default": True, "is_loaded": True}
+    request = miniature.plan(sdxl.Request("")).request
+    assert defaults == {name: getattr(request, name) for name in defaults}
+    assert {"width", "height", "steps", "guidance_scale", "sampler", "schedule"} == set(defaults)
+    assert models[1]["defaults"] is None  # it was never loaded
     names = client.get("/api/samplers").json
     assert {each["name"] for each in names["samplers"]} == sdxl.sampling.SAMPLERS.keys()
     assert client.get("/api/server").json["limits"]["max_steps"] == 40
