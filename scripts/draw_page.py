@@ -1,6 +1,6 @@
 """Make docs/pictures/page.png: the page of `sdxl serve` in a browser, with a mask and what came of it.
 
-    python scripts/draw_page.py            # after make browser
+python scripts/draw_page.py            # after make browser
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/serve"))
 
-from browser import find_browser  # noqa: E402
+from browser import find_browser
 
 
 def commands() -> Iterator[list[str]]:
