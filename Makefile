@@ -90,8 +90,8 @@ proof-%: $(TESTED)
 	bash -o pipefail -c '$(BIN)/python scripts/proof_$(subst -,_,$*).py 2>&1 | tee docs/proofs/$*.log'
 
 proof-page: browser
-	bash -o pipefail -c '$(BIN)/python -m pytest -v -rs --durations=5 tests/serve/test_page_files.py tests/serve/test_page.py 2>&1 \
-		| tee docs/proofs/page.log'
+	bash -o pipefail -c '{ $(BIN)/python scripts/get_browser.py && $(BIN)/python -m pytest --no-header -v -rs --durations=5 \
+		tests/serve/test_page_files.py tests/serve/test_page.py; } 2>&1 | tee docs/proofs/page.log'
 	$(BIN)/python scripts/draw_page.py
 
 clean:

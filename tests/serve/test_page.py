@@ -439,6 +439,7 @@ def test_embeddings_are_put_into_the_prompt(browser: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize("access", [{"auth": "me:secret"}, {"api_key": "secret"}])
 def test_a_log_in_is_the_browsers(browser: Any, running: Running, access: dict[str, str]) -> None:
     pipe = running.service.workers[0]._pipe
+    assert pipe is not None
     with serving([sdxl.ModelRequest("miniature")], load=lambda request: pipe, **access) as guarded:
         login = {"username": "me", "password": "secret"}
         tab = Tab(f"http://127.0.0.1:{guarded.client.port}/", browser.new_context(http_credentials=login))
