@@ -188,8 +188,8 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
 
 
 def test_what_can_be_named(client: Client, miniature: Any) -> None:
-    files = sorted(path.stem for path in ADAPTERS.glob("*.safetensors"))
-    assert [each["name"] for each in client.get("/api/loras").json["loras"]] == files
+    files = {path.stem for path in ADAPTERS.glob("*.safetensors")}
+    assert files <= {each["name"] for each in client.get("/api/loras").json["loras"]}
     assert client.get("/api/embeddings").json == {"embeddings": []}
     models = client.get("/api/models").json["models"]
     defaults = models[0].pop("defaults")
