@@ -4,7 +4,8 @@
 # make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
 # make check     format, lint, types and words
 # make docs      writes docs/api from the docstrings
-# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv
+# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv, clients of services
+# make browser   playwright, axe and a Chromium, for the tests of the page
 # make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
@@ -19,7 +20,7 @@ OUTPUT ?= picture.png
 UNTYPED := arg-type attr-defined call-overload func-returns-value index no-untyped-call operator union-attr unused-ignore
 export PROMPT OUTPUT
 
-.PHONY: references generate serve test test-all check format docs miniature smoke pictures clean
+.PHONY: references browser generate serve test test-all check format docs miniature smoke pictures clean
 
 # bytecode is written when a module is first imported: for all modules it would take as long as the rest
 INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
@@ -39,6 +40,10 @@ $(TESTED): pyproject.toml constraints.txt | $(BIN)/python
 references: $(TESTED)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[references]'
 	$(BIN)/pip install --quiet --no-compile --no-deps k-diffusion==0.1.1.post1
+
+browser: $(TESTED)
+	$(INSTALL) '.[browser]'
+	$(BIN)/python scripts/get_browser.py
 
 generate: $(READY)
 	$(BIN)/python -m sdxl generate --model miniature --prompt "$$PROMPT" --output "$$OUTPUT"
@@ -83,6 +88,11 @@ pictures: $(READY)
 proof-%: $(TESTED)
 	mkdir -p docs/proofs
 	bash -o pipefail -c '$(BIN)/python scripts/proof_$(subst -,_,$*).py 2>&1 | tee docs/proofs/$*.log'
+
+proof-page: browser
+	bash -o pipefail -c '{ $(BIN)/python scripts/get_browser.py && $(BIN)/python -m pytest --no-header -v -rs --durations=5 \
+		tests/serve/test_page_files.py tests/serve/test_page.py; } 2>&1 | tee docs/proofs/page.log'
+	$(BIN)/python scripts/draw_page.py
 
 clean:
 	rm -rf $(VENV) dist

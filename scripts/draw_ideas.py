@@ -192,6 +192,20 @@ def draw_control(draw: Draw) -> None:
     )
 
 
+def draw_reference(draw: Draw) -> None:
+    """The IP-Adapter that knows colours: two reference images, and its scale."""
+    file, scales = ADAPTERS / "colours.safetensors", (0.0, 0.25, 0.5, 0.75, 1.0)
+    scenes = Scene("blue", (Thing("orange", "square", x=0.4, y=0.6),)), Scene("red", (Thing("white", "ring", x=0.6),))
+    rows = []
+    for scene in scenes:
+        image = make_picture(scene)
+        for prompt in ("a star on a background", "a yellow star on a purple background"):
+            made = [draw(prompt, reference=sdxl.Reference(file, image, scale=scale))[0] for scale in scales]
+            rows.append([image, *made])
+    labels = ["a star", "a yellow star"] * len(scenes)
+    sheet(rows, ["reference", *(f"scale {scale:g}" for scale in scales)], labels).save(OUT / "reference.png")
+
+
 def main() -> None:
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32")
     OUT.mkdir(parents=True, exist_ok=True)
@@ -205,6 +219,7 @@ def main() -> None:
     draw_lora(pipe, draw)
     draw_distilled(pipe, draw)
     draw_control(draw)
+    draw_reference(draw)
 
 
 if __name__ == "__main__":

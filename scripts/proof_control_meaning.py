@@ -77,9 +77,7 @@ def main() -> None:
     report("100 scenes of one thing", paint(pipe, ones, controls), ones, 95)
     plain = paint(pipe, ones[:BATCH], None)
     inside = [overlap(pixels, scene) >= LEAST_OVERLAP for pixels, scene in zip(plain, ones[:BATCH], strict=True)]
-    print(
-        f"     {BATCH} of them without the ControlNet: overlap of at least {LEAST_OVERLAP} in {100 * np.mean(inside):.0f} %"
-    )
+    print(f"     {BATCH} of them without it: overlap of at least {LEAST_OVERLAP} in {100 * np.mean(inside):.0f} %")
     warnings.filterwarnings("ignore", "control .* has no effect: its scale is 0")
     zero = paint(pipe, ones[:BATCH], controls[:BATCH], scale=0.0)
     same = all(np.array_equal(a, b) for a, b in zip(zero, plain, strict=True))

@@ -74,7 +74,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "weights/adapters", folder / "weights/adapters")
     for name in ("some_checkpoint", "weights/random_base", "sdxl_lightning_4step"):
         shutil.copy(folder / "sd_xl_base_1.0.safetensors", folder / f"{name}.safetensors")
-    for name in ("photo.jpg", "lion.png"):
+    shutil.copytree(ROOT / "weights/adapters/image_encoder", folder / "image_encoder")
+    for name, own in (("canny", "edges"), ("ip-adapter_sdxl_vit-h", "colours")):
+        shutil.copy(ROOT / f"weights/adapters/{own}.safetensors", folder / f"{name}.safetensors")
+    for name in ("photo.jpg", "photo.png", "style.jpg", "lion.png"):
         Image.new("RGB", (128, 128), "blue").save(folder / name)
     made = sdxl.Pipeline.from_pretrained("miniature")("a red circle", steps=2, progress=False)
     for name in ("picture.png", "cat.png"):
@@ -125,7 +128,8 @@ def _here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 WITH_COMMANDS = [name for name in NAMES if commands(ROOT / name)]
-WITH_PYTHON = [name for name in NAMES if blocks(ROOT / name, "python") and "/api/" not in name]
+SERVED = "docs/serve.md"  # whose examples need a running service: tests/serve/test_serve_page.py
+WITH_PYTHON = [name for name in NAMES if blocks(ROOT / name, "python") and "/api/" not in name and name != SERVED]
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def bench_parser() -> Parser:
 
 def _bench(options: argparse.Namespace) -> int:
     from ..pipeline.pipeline import Pipeline
-    from .measure import machine, report
+    from .measure import machine, path, report
 
     given = {name: getattr(options, name) for name in ("dtype", "device", "int8") if hasattr(options, name)}
     default = default_model().get("model", DEFAULT_MODEL)
@@ -40,6 +40,8 @@ def _bench(options: argparse.Namespace) -> int:
     facts = machine(placement.device) | {"weights": placement.dtype, "arithmetic": placement.arithmetic}
     facts["size"] = f"{width} x {height}"
     done = show(", ".join(f"{name} {value}".replace("torch.", "") for name, value in facts.items()))
+    if placement.device.type == "cpu":
+        done &= show(path(placement))
     done &= show(f"{'stage':8} {'seconds':>9} {'TFLOP':>8} {'TFLOP/s':>8}  of the matrix rate")
     for line in report(pipe, height, width, options.repeats):
         rate, share = line["tflop"] / line["seconds"], line["share"]

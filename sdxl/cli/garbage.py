@@ -1,7 +1,7 @@
 """Python's garbage collector, kept from looking through what stays.
 
-Importing torch makes half a million objects. The search for cycles among them takes a sixth of the import, and then a
-third of a short process: its end, where all of them are looked through again.
+Importing torch makes a quarter of a million objects. The search for cycles among them takes a sixth of the import, and
+then a quarter of a short process: its end, where all of them are looked through again.
 """
 
 from __future__ import annotations

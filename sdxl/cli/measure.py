@@ -22,6 +22,8 @@ from ..models.vae import VAE
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..runtime.cuda_graph import Graph
+from ..runtime.device import cpu_seconds
+from ..runtime.placement import Placement
 from ..sampling.denoiser import Network
 from ..version import __version__
 
@@ -39,7 +41,7 @@ class Stage:
 def machine(device: torch.device) -> dict[str, Any]:
     """The machine and the versions that belong to a measurement."""
     cuda = device.type == "cuda"
-    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "device": torch.cuda.get_device_name(device) if cuda else (names or [platform.processor()])[0],
         "threads": torch.get_num_threads(),
@@ -50,9 +52,22 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu_lines() -> list[str]:
+def path(at: Placement) -> str:
+    """The kind of layers that a CPU computes with, the trial that chose it, and the allocator of memory."""
+    trial = ", ".join(f"{1000 * seconds:.1f} ms in {dtype}" for dtype, seconds in cpu_seconds().items())
+    layers = "prepacked" if at.packed else "plain" if at.dtype == at.arithmetic else f"cast to {at.arithmetic}"
+    in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ""
+    loaded = "".join(_lines("/proc/self/maps"))
+    allocator = next((name for name in ("tcmalloc", "jemalloc", "mimalloc") if name in loaded), "the system's")
+    return (f"layers {layers}{in_8_bits}; the trial of a matrix product took {trial}; allocator {allocator}").replace(
+        "torch.", ""
+    )
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file of Linux; none elsewhere."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read().splitlines()
     except OSError:
         return []

@@ -24,6 +24,8 @@ def check_verification(options: argparse.Namespace) -> None:
         raise ArgumentError("--verify is given without an image; give --from picture.png")
     if options.output:
         raise ArgumentError("--output is given beside --verify, which writes no file; leave one out")
+    if options.grid or options.x or options.y:
+        raise ArgumentError("a grid is asked for beside --verify, which writes no file; leave one out")
     if getattr(options, "num_images", 1) != 1:
         raise ArgumentError("--num-images is given beside --verify, which compares one image; leave it out")
 

@@ -274,7 +274,7 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
     later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
     count = len(checked.prompts) * checked.num_images
-    is_one = checked.conventions.generators == "batch"  # and draws for all images of the line
+    is_one = checked.conventions.generators == "batch"
     seeds = _seeds(checked.seed, count, advance=not checked.varies and not is_one)
     if checked.varies and checked.variation_seed is None:
         raise ArgumentError("variation_strength is given without variation_seed; in a job give both")

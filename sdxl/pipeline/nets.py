@@ -44,4 +44,4 @@ class Nets:
         if at.streamed:
             return 0
         absent = {id(each): each for each in wanted if self.get(each, at).loaded is None}
-        return sum(weight_bytes(each.component.shapes(), at.dtype, at.packed) for each in absent.values())
+        return sum(weight_bytes(each.component.shapes(), at.dtype, at.int8) for each in absent.values())

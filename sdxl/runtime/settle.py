@@ -43,6 +43,8 @@ def settle(
         for module in model.modules():
             if isinstance(module, STREAMED):
                 module.register_forward_hook(lambda *_: forget())
+            if isinstance(module, TransformerBlock):  # keys and values of the context are computed outside of a block
+                module.cross_attn.v.register_forward_hook(lambda *_: forget())
     return model
 
 

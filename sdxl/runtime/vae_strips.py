@@ -111,9 +111,9 @@ def convolve(conv: nn.Module, strips: Iterable[Tensor]) -> Iterator[Tensor]:
     x = next(strips)
     above = torch.zeros_like(x[:, :, :1])
     for below in chain(strips, [torch.zeros_like(above)]):
-        padded = torch.cat([above, x, below[:, :, :1]], dim=2)
+        padded = [torch.cat([above, x, below[:, :, :1]], dim=2)]
         above, x = x[:, :, -1:].clone(), below  # a view would hold the whole strip
-        yield conv(padded)[:, :, 1:-1]  # the layer pads with zeros on all sides
+        yield conv(padded.pop())[:, :, 1:-1]  # the layer pads with zeros on all sides; nothing here holds its input
 
 
 def enlarge(upsample: Upsample, strips: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -126,6 +126,6 @@ def halve(downsample: Downsample, strips: Iterable[Tensor]) -> Iterator[Tensor]:
     strips = iter(strips)
     x = next(strips)
     for below in chain(strips, [torch.zeros_like(x[:, :, :1])]):
-        padded = F.pad(torch.cat([x, below[:, :, :1]], dim=2), (0, 1))
+        padded = [F.pad(torch.cat([x, below[:, :, :1]], dim=2), (0, 1))]
         x = below
-        yield downsample.conv(padded)
+        yield downsample.conv(padded.pop())

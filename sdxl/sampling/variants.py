@@ -15,19 +15,20 @@ def _variant(name: str, options: Mapping[str, float | str] | None = None, **deta
     return replace(own, run=partial(own.run, **details), options=own.options if options is None else options)
 
 
+_LMS = _variant("lms", extrapolates_last=True)
 VARIANTS: Mapping[str, Mapping[str, Sampler]] = {
-    "diffusers": {"dpm_2_ancestral": _variant("dpm_2_ancestral", below=1e-12)},
+    "diffusers": {"dpm_2_ancestral": _variant("dpm_2_ancestral", below=1e-12), "lms": _LMS},
     "comfyui": {
         "uni_pc": _variant("uni_pc", {"order": 3}, end=0.001),
         "uni_pc_bh2": replace(
             _variant("uni_pc", {"order": 3}, end=0.001, bh2=True), diffusers=SAMPLERS["uni_pc_bh2"].diffusers
         ),
-        "lms": _variant("lms", guesses_last=True),
         "ddim": replace(SAMPLERS["ddim"], ends_at_zero=True),
     },
     "a1111": {
         **{name: _variant(name, draws_always=True) for name in ("euler", "heun", "dpm_2")},
         "euler_ancestral": _variant("euler_ancestral", draws_last=False),
+        "lms": _LMS,
     },
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import ArgumentError, brief
@@ -20,6 +19,7 @@ from ..sampling.presets import PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..version import __version__
+from .answers import NO_STORE, json_answer
 from .body import is_form, parse_json, read_form, read_json
 from .events import HEADERS, events
 from .job import Job
@@ -31,7 +31,6 @@ from .skin import Skin
 from .uploads import Upload, from_base64
 from .views import job_view
 
-_NO_STORE = {"Cache-Control": "no-store"}
 _OWN = ("batches", "model", "session")  # what a job has beside the fields of Request
 _IMAGES = ("image", "mask")
 _SESSION = re.compile(r"[\w-]{1,64}")
@@ -52,19 +51,19 @@ def skin(service: Service) -> Skin:
 
 
 async def _health(service: Service, request: Request) -> Response:
-    return _json({"status": "ok"})
+    return json_answer({"status": "ok"})
 
 
 async def _ready(service: Service, request: Request) -> Response:
     engine = service.engine
     status = "closing" if engine.is_closing else "ready" if engine.is_ready else "loading"
-    return _json({"status": status}, 200 if engine.is_ready else 503)
+    return json_answer({"status": status}, 200 if engine.is_ready else 503)
 
 
 async def _metrics(service: Service, request: Request) -> Response:
     engine = service.engine
     text = engine.metrics.text(len(engine.waiting), len(engine.running), engine.is_ready)
-    return Response(text, media_type="text/plain; version=0.0.4", headers=_NO_STORE)
+    return Response(text, media_type="text/plain; version=0.0.4", headers=NO_STORE)
 
 
 # ---- jobs
@@ -82,7 +81,7 @@ async def _create(service: Service, request: Request) -> Response:
 
 
 def _started(job: Job) -> Response:
-    return _json(job_view(job), 202, {"Location": f"/api/jobs/{job.id}"})
+    return json_answer(job_view(job), 202, {"Location": f"/api/jobs/{job.id}"})
 
 
 async def _read_job(service: Service, request: Request) -> dict[str, Any]:
@@ -97,7 +96,17 @@ async def _read_job(service: Service, request: Request) -> dict[str, Any]:
         given = await read_json(request)
         sent = {name: _decoded(given.pop(name, None), name) for name in _IMAGES}
     uploads = {name: [await service.upload(data, name) for data in values] for name, values in sent.items() if values}
+    if isinstance(controls := given.get("control"), list):
+        given["control"] = [await _with_image(service, each) for each in controls]
     return {**given, **uploads}
+
+
+async def _with_image(service: Service, control: Any) -> Any:
+    """A control with its images decoded; what is no control is reported later."""
+    if not isinstance(control, dict) or control.get("image") is None:
+        return control
+    uploads = [await service.upload(data, "control") for data in _decoded(control["image"], "control")]
+    return {**control, "image": uploads if isinstance(control["image"], list) else uploads[0]}
 
 
 def _decoded(value: Any, name: str) -> list[bytes]:
@@ -109,11 +118,11 @@ async def _list(service: Service, request: Request) -> Response:
     session = request.query_params.get("session")
     if session is not None:
         _check_session(session)
-    return _json({"jobs": [job_view(job) for job in service.engine.jobs(session)]})
+    return json_answer({"jobs": [job_view(job) for job in service.engine.jobs(session)]})
 
 
 async def _get(service: Service, request: Request) -> Response:
-    return _json(job_view(_job(service, request)))
+    return json_answer(job_view(_job(service, request)))
 
 
 async def _cancel(service: Service, request: Request) -> Response:
@@ -121,11 +130,11 @@ async def _cancel(service: Service, request: Request) -> Response:
     keep_guess = options.get("keep_guess", False)
     if not isinstance(keep_guess, bool):
         raise refuse(400, f"keep_guess is {brief(keep_guess)}; expected true or false")
-    return _json(job_view(service.engine.cancel(_job(service, request).id, keep_guess)))
+    return json_answer(job_view(service.engine.cancel(_job(service, request).id, keep_guess)))
 
 
 async def _skip(service: Service, request: Request) -> Response:
-    return _json(job_view(service.engine.skip(_job(service, request).id)))
+    return json_answer(job_view(service.engine.skip(_job(service, request).id)))
 
 
 async def _events(service: Service, request: Request) -> Response:
@@ -157,10 +166,15 @@ def _check_session(session: str) -> None:
 async def _models(service: Service, request: Request) -> Response:
     loaded = service.engine.loaded
     models = [
-        {"name": name, "is_default": name == service.model, "is_loaded": name in loaded}
+        {
+            "name": name,
+            "is_default": name == service.model,
+            "is_loaded": name in loaded,
+            "defaults": service.engine.defaults(name),
+        }
         for name in service.catalog.models
     ]
-    return _json({"models": models})
+    return json_answer({"models": models})
 
 
 async def _switch(service: Service, request: Request) -> Response:
@@ -172,18 +186,18 @@ async def _switch(service: Service, request: Request) -> Response:
 
 async def _loras(service: Service, request: Request) -> Response:
     loras = await asyncio.to_thread(service.catalog.loras)
-    return _json({"loras": [{"name": name, "file": path.name} for name, path in loras.items()]})
+    return json_answer({"loras": [{"name": name, "file": path.name} for name, path in loras.items()]})
 
 
 async def _embeddings(service: Service, request: Request) -> Response:
     embeddings = await asyncio.to_thread(service.catalog.embeddings)
-    return _json({"embeddings": [{"name": name, "file": path.name} for name, path in embeddings.items()]})
+    return json_answer({"embeddings": [{"name": name, "file": path.name} for name, path in embeddings.items()]})
 
 
 async def _samplers(service: Service, request: Request) -> Response:
     samplers = [{"name": name, "a1111": each.a1111, "options": dict(each.options)} for name, each in SAMPLERS.items()]
     schedules = [{"name": name, "a1111": each.a1111} for name, each in SCHEDULES.items()]
-    return _json({"samplers": samplers, "schedules": schedules, "presets": list(PRESETS)})
+    return json_answer({"samplers": samplers, "schedules": schedules, "presets": list(PRESETS)})
 
 
 async def _server(service: Service, request: Request) -> Response:
@@ -191,7 +205,7 @@ async def _server(service: Service, request: Request) -> Response:
     names = ("queue", "max_pixels", "max_steps", "max_images", "max_body")
     limits = {name: getattr(settings, name) for name in names} | {"letters": settings.letters}
     counts = {"waiting": len(service.engine.waiting), "running": len(service.engine.running)}
-    return _json({"version": __version__, "is_ready": service.engine.is_ready, "limits": limits, **counts})
+    return json_answer({"version": __version__, "is_ready": service.engine.is_ready, "limits": limits, **counts})
 
 
 async def _parameters(service: Service, request: Request) -> Response:
@@ -204,7 +218,7 @@ async def _parameters(service: Service, request: Request) -> Response:
     upload = await service.upload(files[0], "image")
     recorded = await asyncio.to_thread(_recorded, upload)
     try:
-        return _json(service.catalog.public(recorded))
+        return json_answer(service.catalog.public(recorded))
     except (TypeError, ValueError, LookupError, RecursionError) as error:
         raise ArgumentError("image has damaged parameters; give another image of sdxl") from error
 
@@ -224,20 +238,7 @@ def _recorded(upload: Upload) -> dict[str, Any]:
 
 
 async def _openapi(service: Service, request: Request) -> Response:
-    return _json(describe())
-
-
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(_finite(value), status, {**_NO_STORE, **(headers or {})})
-
-
-def _finite(value: Any) -> Any:
-    """A value with null in place of infinities and NaN, which JSON has not."""
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json_answer(describe())
 
 
 _CALLS: Mapping[str, Answer] = {

@@ -10,11 +10,19 @@ from starlette.types import ASGIApp
 
 from . import api
 from .guard import Guard
+from .openai import routes as openai
+from .sdapi import routes as sdapi
 from .service import Service
 from .skin import Skin
 from .static import page_routes
 
-SKINS: tuple[Callable[[Service], Skin], ...] = (api.skin,)
+SKINS: tuple[Callable[[Service], Skin], ...] = (
+    api.skin,
+    sdapi.skin,
+    sdapi.internal,
+    sdapi.extension,
+    openai.skin,
+)
 PAGE = Path(__file__).parent / "page"
 
 

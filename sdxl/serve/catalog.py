@@ -29,6 +29,7 @@ class Catalog:
     models: Mapping[str, ModelRequest]
     lora_dir: Path | None = None
     embedding_dir: Path | None = None
+    control_dir: Path | None = None
 
     def model(self, name: str) -> str:
         """The name of a model; a file's may be given with or without its ending. Raises `UnknownError`."""
@@ -54,6 +55,22 @@ class Catalog:
             raise UnknownError(f"loras has {brief(name)}, which is no name of a LoRA here; {names}", "loras")
         return found
 
+    def controls(self) -> dict[str, Path]:
+        """The networks of controls by their names; of diffusers' folders those of the folders."""
+        found, folder = _named(self.control_dir), self.control_dir
+        folders = [] if folder is None else [path.parent for path in sorted(folder.glob("*/config.json"))]
+        files = {name: path for name, path in found.items() if path.parent not in folders}
+        return files | {path.name: path for path in folders}
+
+    def control(self, name: str) -> Path:
+        """The network of a control, by its name with or without ending. Raises `UnknownError`."""
+        known = self.controls()
+        found = known.get(name) or known.get(name.removesuffix(_SUFFIX))
+        if found is None:
+            names = f"there are {', '.join(known)}" if known else "there are none"
+            raise UnknownError(f"control has {brief(name)}, which is no name of a network here; {names}", "control")
+        return found
+
     def public(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of an image with file names in place of paths."""
         model, request = dict(parameters["model"]), dict(parameters["request"])
@@ -62,11 +79,13 @@ class Catalog:
             model["embeddings"] = [_with_name(each, self.embedding_dir) for each in model["embeddings"]]
         if request.get("loras"):
             request["loras"] = [_with_name(each, self.lora_dir) for each in request["loras"]]
+        if request.get("control"):
+            request["control"] = [{**each, "net": _name(each["net"], self.control_dir)} for each in request["control"]]
         return {**parameters, "model": model, "request": request}
 
     def message(self, text: str) -> str:
         """A message with file names in place of paths."""
-        roots = [str(each) for each in (self.lora_dir, self.embedding_dir) if each is not None]
+        roots = [str(each) for each in (self.lora_dir, self.embedding_dir, self.control_dir) if each is not None]
         models = [str(value) for each in self.models.values() if (value := each.model) and os.path.isabs(value)]
         roots += [str(Path(each).parent) for each in models]
         for root in sorted(roots, key=len, reverse=True):
@@ -85,7 +104,8 @@ def make_catalog(requests: Sequence[ModelRequest]) -> Catalog:
     if not models:
         raise ArgumentError("there is no model; give one with --model")
     first = requests[0]
-    folders = [None if each is None else Path(each).absolute() for each in (first.lora_dir, first.embedding_dir)]
+    given = (first.lora_dir, first.embedding_dir, first.control_dir)
+    folders = [None if each is None else Path(each).absolute() for each in given]
     for folder in folders:
         if folder is not None and not folder.is_dir():
             raise ArgumentError(f"{folder} is no folder; give the folder of the files")

@@ -10,8 +10,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from .job import Failure, Job, Status
 from .metrics import Metrics
@@ -37,6 +38,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._loaded: dict[int, str] = {}  # by worker, the model in its memory
+        self._defaults: dict[str, Mapping[str, Any]] = {}  # by model, of those that were loaded once
         self._seconds = 0.0  # of a job, a moving average
         self._closing = False
         self._changed = threading.Condition()
@@ -114,6 +116,11 @@ class Engine:
         with self._changed:
             return list(self._loaded.values())
 
+    def defaults(self, model: str) -> Mapping[str, Any] | None:
+        """What a model takes where a request says nothing; None until it was loaded for the first time."""
+        with self._changed:
+            return self._defaults.get(model)
+
     @property
     def is_ready(self) -> bool:
         """Whether a model is loaded and work is taken."""
@@ -154,13 +161,14 @@ class Engine:
             self._prune()
             self._changed.notify_all()
 
-    def has_loaded(self, worker: int, model: str | None) -> None:
-        """A worker has a model in memory, or none."""
+    def has_loaded(self, worker: int, model: str | None, defaults: Mapping[str, Any] | None = None) -> None:
+        """A worker has a model in memory, with these defaults, or none."""
         with self._changed:
             if model is None:
                 self._loaded.pop(worker, None)
             else:
                 self._loaded[worker] = model
+                self._defaults[model] = defaults or {}
 
     def fail(self, status: int, reason: str) -> None:
         """The process must end with an exit status, for a reason."""

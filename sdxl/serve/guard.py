@@ -146,7 +146,10 @@ class _Body:
 
     def __init__(self, scope: Scope, receive: Receive, settings: Settings) -> None:
         self._receive, self._most, self._seconds = receive, settings.max_body, settings.body_seconds
-        length = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may see another end of the body
+            raise refuse(400, "the body has a length and is in chunks too; send one of them", connection="close")
         if length.isdecimal() and int(length[:20]) > self._most:
             raise self._too_large()
         self._size, self._deadline, self._is_complete = 0, time.monotonic() + self._seconds, False

@@ -168,7 +168,7 @@ def _schemas() -> Schema:
     sampler = {"name": _TEXT, "a1111": _or_null("string")}
     limits = dict.fromkeys(("queue", "max_pixels", "max_steps", "max_images", "max_body", "letters"), _WHOLE)
     server = {"version": _TEXT, "is_ready": _FLAG, "limits": _object(limits), "waiting": _WHOLE, "running": _WHOLE}
-    model = {"name": _TEXT, "is_default": _FLAG, "is_loaded": _FLAG}
+    model = {"name": _TEXT, "is_default": _FLAG, "is_loaded": _FLAG, "defaults": _or_null("object")}
     return {
         "Error": _object(error),
         "Problem": _object({"error": _ref("Error")}),
@@ -206,6 +206,11 @@ def _job_request() -> Schema:
                 properties[each.name]["default"] = each.default
     properties |= {name: {"oneOf": [_BASE64, _list(_BASE64)]} for name in SOURCES if name != "latents"}
     properties["loras"] = _list({"oneOf": [_TEXT, _object({"file": _TEXT}, weight=_NUMBER, text_weight=_NUMBER)]})
+    numbers = {"scale": _NUMBER, "start": _NUMBER, "end": _NUMBER}
+    control = _object({"net": _TEXT, "image": {"oneOf": [_BASE64, _list(_BASE64)]}}, **numbers, guess=_FLAG, type={})
+    control["properties"]["preprocess"] = _TEXT
+    properties["control"] = _list(control)
+    properties["hires"] = _ANY_OBJECT
     own = {
         "batches": {**_WHOLE, "default": 1, "description": "calls one after the other, each with the next seeds"},
         "model": {**_TEXT, "description": "the name of a model (default: the one that is_default)"},

@@ -19,6 +19,7 @@ _CONNECTIONS = 512
 _BACKLOG = 512
 _KEEP_ALIVE = 15  # seconds that an idle connection stays
 _ANSWER_SECONDS = 5  # that the last answers have to leave
+_COLLECT_SECONDS = 2.0  # in which clients can get the last images
 _STEP_SECONDS = 60.0  # that a cancelled step has to end
 _LOG = logging.getLogger("sdxl.serve")
 
@@ -77,13 +78,14 @@ class Process:
         import uvicorn
 
         from .app import make_app
+        from .connection import connections
 
         engine = self._service.engine
         self._loop = asyncio.get_running_loop()
         engine.on_fault(self.close)
         config = uvicorn.Config(
             make_app(self._service),
-            http="h11",
+            http=connections(self._service.settings.head_seconds),
             ws="none",
             lifespan="off",
             access_log=False,
@@ -115,11 +117,14 @@ class Process:
     async def _drain(self) -> None:
         """Refuse new work, and let the running image finish for a while."""
         engine, settings = self._service.engine, self._service.settings
+        is_at_work = bool(engine.running)
         engine.close()
         if engine.fault is None and not await asyncio.to_thread(engine.wait_idle, settings.grace):
             engine.stop()
             await asyncio.to_thread(engine.wait_idle, _STEP_SECONDS)
-        await asyncio.sleep(0)  # those who wait for jobs answer before the server looks for open answers
+        collects = is_at_work and engine.fault is None and self._calls == 1
+        # 0: those who wait for jobs answer before the server looks for open answers
+        await asyncio.sleep(_COLLECT_SECONDS if collects else 0)
 
 
 def _server(server: Any, close: Callable[[], None]) -> Any:

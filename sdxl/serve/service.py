@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from .catalog import Catalog
 from .engine import Engine
@@ -15,7 +15,9 @@ from .uploads import Upload, read_upload
 from .work import Work, make_work
 from .worker import Load, Worker, load
 
-_DECODERS = 2  # uploads that are decoded at the same time, which bounds their memory
+_DECODERS = 2  # images that are decoded or changed at the same time, which bounds their memory
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -53,8 +55,12 @@ class Service:
         """An image file that a client has sent as an argument, decoded once. Raises `ArgumentError` and
         `TooLargeError`.
         """
+        return await self.work_on(read_upload, data, name, self.settings.image_pixels)
+
+    async def work_on(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function that needs the time and the memory of large images, in a thread, few at a time."""
         async with self._decoders:
-            return await asyncio.to_thread(read_upload, data, name, self.settings.image_pixels)
+            return await asyncio.to_thread(call, *args, **kwargs)
 
     def switch(self, model: str, origin: str = "api", session: str | None = None) -> Job:
         """A job that loads a model, which is from now on that of requests that name none. Raises `UnknownError`."""

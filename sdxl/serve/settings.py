@@ -35,7 +35,8 @@ class Settings:
     insecure: bool = False
     image_pixels: int = 4096 * 4096  # of an image that a client sends
     letters: int = 32_000  # of a text
-    body_seconds: float = 60.0  # in which a body must arrive
+    head_seconds: float = 20.0  # in which the header of a request must arrive
+    body_seconds: float = 60.0  # in which its body must
     grace: float = 30.0  # seconds that a running image has when the service ends
 
     def __post_init__(self) -> None:

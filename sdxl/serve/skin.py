@@ -9,14 +9,15 @@ a route lets pass becomes an answer. A skin imports no torch at its top.
 `body.read_form(request, settings.max_body)` gives the texts and files of a multipart form. `uploads.from_base64(value,
 name)` takes bare base64 and data URLs, and refuses addresses. Bytes of an image become an `Upload` by
 `await service.upload(data, name)`, which checks and decodes them once. To look at or change pixels before the job
-(an inverted mask), use `upload.open()` (PIL) in `asyncio.to_thread`, and `service.upload` for the new bytes.
+(an inverted mask), use `upload.open()` (PIL) in a function that `await service.work_on(function, ...)` calls in a
+thread, and `service.upload` for the new bytes.
 
 **Translating.** `service.make_work(fields, batches=, model=, origin=)` takes a dict of `sdxl.Request`'s fields (our
 names, our meanings): `image` and `mask` are an `Upload` or a list of them, `loras` a list such as `[{"file": NAME,
-"weight": 0.8}]` with names of `service.catalog.loras()`. It raises `ArgumentError` with a sentence (400), and
-`UnknownError` for names (404). `batches` (AUTOMATIC1111's n_iter) are calls one after the other, each with the next
-seeds; `num_images` are the images of one call. A seed is always fixed: None is drawn here, and reported. `origin` is
-the skin's name.
+"weight": 0.8}]` with names of `service.catalog.loras()`, `control` likewise `[{"net": NAME, "image": an Upload}]`. It
+raises `ArgumentError` with a sentence (400), and `UnknownError` for names (404). `batches` (AUTOMATIC1111's n_iter) are
+calls one after the other, each with the next seeds; `num_images` are the images of one call. A seed is always fixed:
+None is drawn here, and reported. `origin` is the skin's name.
 
 **Running.** `job = await finished(request, service, work)` puts it into the queue and waits. It cancels the job where
 the client goes away (`ClientDisconnect` is raised then; let it pass). It raises `RefusedError` where the job failed,

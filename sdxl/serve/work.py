@@ -7,14 +7,16 @@ which turn names and uploads into what the field takes: no client opens a path o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.control import read_controls
 from ..adapters.lora import read_lora
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
-from ..pipeline.request import TEXTS, Request
+from ..pipeline.hires import Hires, read_hires
+from ..pipeline.request import SEEDS, TEXTS, Request
 from .catalog import Catalog
 from .settings import Settings
 from .uploads import Upload
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ..pipeline.plan import Plan
 
 _PLAIN = (str, int, float, dict)  # types of fields that name no file
+_OF_HIRES = ("prompt", "negative_prompt")
+_LETTERS = 64  # of a name that an error shows
 _SHOWN = 100_000  # characters of texts that a job shows again
 
 
@@ -42,7 +46,7 @@ class Work:
     def bytes(self) -> int:
         """The memory of its uploads, which the batches share."""
         first = self.batches[0].values() if self.batches else ()
-        return sum(len(each.data) for value in first for each in _listed(value) if isinstance(each, Upload))
+        return sum(len(each.data) for value in first for each in _uploaded(value))
 
 
 def make_work(
@@ -68,6 +72,8 @@ def make_work(
             f"service generates at most {settings.max_images} images in a job, ask again for more"
         )
     check_limits(request.steps, request.levels, request.height, request.width, settings)
+    if request.hires is not None:
+        _check_hires(read_hires(request.hires), request, settings)
     return Work(
         tuple(_batches(arguments, request, batches)),
         catalog.model(model),
@@ -91,19 +97,33 @@ def check_limits(
         )
 
 
+def _check_hires(hires: Hires, request: Request, settings: Settings) -> None:
+    """The same for the second pass, as far as the request says its size."""
+    size: tuple[int | None, int | None] = (None, None)
+    if hires.size is not None or (request.height is not None and request.width is not None):
+        size = hires.enlarged((request.height or 1, request.width or 1), 1)[1]
+    check_limits(hires.steps, None, *size, settings)
+
+
 def check_plan(plan: Plan, settings: Settings) -> None:
     """The same for what the model's defaults and the images of a request make of it."""
-    check_limits(plan.request.steps, plan.sigmas, *plan.size, settings)
-    for canvas in plan.canvases:
-        check_limits(None, None, *canvas.result_size, settings)
+    for each in plan.passes:
+        check_limits(each.request.steps, each.sigmas, *each.size, settings)
+        for canvas in each.canvases:
+            check_limits(None, None, *canvas.result_size, settings)
 
 
 def opened(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a batch with its uploads opened."""
-    return {
-        name: [each.open() for each in value] if isinstance(value, list) and isinstance(value[0], Upload) else value
-        for name, value in arguments.items()
-    }
+    return {name: _opened(value) for name, value in arguments.items()}
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_opened(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _opened(each) for name, each in value.items()}
+    return value.open() if isinstance(value, Upload) else value
 
 
 def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
@@ -111,7 +131,7 @@ def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     arguments = {}
     for name, value in given.items():
         if name not in known:
-            raise ArgumentError(f"{name} is not an argument; {advice(name, _taken())}")
+            raise ArgumentError(f"{name[:_LETTERS]} is not an argument; {advice(name[:_LETTERS], _taken())}")
         if value is None:
             continue
         if name in _READERS:
@@ -148,26 +168,59 @@ def _loras(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
     return [{**lora.record(), "file": str(catalog.lora(str(lora.file)))} for lora in loras]
 
 
-_READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {"image": _uploads, "mask": _uploads, "loras": _loras}
+def _hires(name: str, value: Any, catalog: Catalog) -> dict[str, Any]:
+    return read_hires(value).record()  # which names no file
+
+
+def _controls(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
+    controls = []
+    for each in read_controls(value):
+        if not all(isinstance(image, Upload) for image in each.images):
+            raise ArgumentError(f"the image of control {brief(each.net)} is no image; send one in base64")
+        net = str(catalog.control(str(each.net)))
+        controls.append({**each.record(), "net": net, "image": each.image})
+    return controls
+
+
+_READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {
+    "image": _uploads,
+    "mask": _uploads,
+    "loras": _loras,
+    "hires": _hires,
+    "control": _controls,
+}
 
 
 def _check_texts(arguments: Mapping[str, Any], most: int) -> None:
-    for name in TEXTS:
-        texts = [each for each in _listed(arguments.get(name)) if isinstance(each, str)]
+    hires = arguments.get("hires") or {}
+    named = [(name, arguments.get(name)) for name in TEXTS] + [
+        (f"{name} of hires", hires.get(name)) for name in _OF_HIRES
+    ]
+    for name, value in named:
+        texts = [each for each in _listed(value) if isinstance(each, str)]
         if (length := sum(map(len, texts))) > most:
             raise ArgumentError(f"{name} has {length} characters; this service reads at most {most}, shorten it")
 
 
 def _batches(arguments: Mapping[str, Any], request: Request, count: int) -> list[dict[str, Any]]:
     """The arguments of each batch, with its seeds."""
-    if isinstance(request.seed, list):
+    names = SEEDS if request.varies else SEEDS[:1]
+    seeds = {name: _drawn(getattr(request, name)) for name in names}
+    if several := [name for name in names if isinstance(seeds[name], list)]:
         if count > 1:
-            raise ArgumentError(f"seed is a list, and there are {count} batches; give one seed, the next ones follow")
-        return [dict(arguments)]
-    seed = request.seed if isinstance(request.seed, int) else secrets.randbelow(2**32)
-    batches = [{**arguments, "seed": seed + number * request.count} for number in range(count)]
+            raise ArgumentError(
+                f"{several[0]} is a list, and there are {count} batches; give one seed, the next ones follow"
+            )
+        return [{**arguments, **seeds}]
+    advances = names[-1]  # the images of a variation have one seed
+    batches = [{**arguments, **seeds, advances: seeds[advances] + n * request.count} for n in range(count)]
     Request(**batches[-1])  # the last seed is in the range too
     return batches
+
+
+def _drawn(seed: Any) -> Any:
+    """A seed by lot where none is given."""
+    return secrets.randbelow(2**32) if seed is None else seed
 
 
 def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +230,16 @@ def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_upload(value: Any) -> bool:
-    return any(isinstance(each, Upload) for each in _listed(value))
+    return any(True for _ in _uploaded(value))
+
+
+def _uploaded(value: Any) -> Iterator[Upload]:
+    """The uploads in a value."""
+    if isinstance(value, Upload):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _uploaded(each)
 
 
 def _listed(value: Any) -> list[Any]:

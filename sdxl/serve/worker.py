@@ -62,6 +62,23 @@ def load(request: ModelRequest) -> Pipeline:
     return Pipeline.from_request(request)
 
 
+def defaults(pipe: Pipeline) -> dict[str, Any]:
+    """What a model takes where a request says nothing: size, steps, guidance_scale, sampler and schedule."""
+    from ..pipeline.preset import with_preset
+
+    info = pipe.info
+    request = with_preset(Request(""), info)
+    height, width = info.config.native_size
+    return {
+        "width": request.width or width,
+        "height": request.height or height,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "sampler": request.sampler or info.schedule.sampler,
+        "schedule": request.schedule or info.schedule.schedule,
+    }
+
+
 class Worker:
     """Worker `number` on a device; None is the fastest."""
 
@@ -108,7 +125,7 @@ class Worker:
         request = self._catalog.models[name]
         self._pipe = self._load(request if self._device is None else replace(request, device=self._device))
         self._model = name
-        self._engine.has_loaded(self._number, name)
+        self._engine.has_loaded(self._number, name, defaults(self._pipe))
         return self._pipe
 
     def _do(self, job: Job) -> None:
@@ -131,9 +148,10 @@ class Worker:
             job.update(stage="steps", batch=number, step=0, steps=0, preview=None)
             pace = _Pace(time.monotonic())
             try:
-                plan = pipe.plan(Request(**opened(arguments)))
+                given = opened(arguments)
+                plan = pipe.plan(Request(**given))
                 check_plan(plan, self._settings)
-                result = self._call(pipe, job, {**arguments, **plan.sources.arguments()}, pace)
+                result = self._call(pipe, job, {**given, **plan.sources.arguments()}, pace)
             except _SkippedError:
                 continue
             except _CancelledError:

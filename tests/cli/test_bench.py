@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import torch
 
 import sdxl
-from sdxl.cli.measure import count_flop, report
+from sdxl.cli.measure import count_flop, path, report
 from sdxl.models.published import BASE
+from sdxl.runtime.placement import Placement
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
@@ -21,6 +25,25 @@ def test_operations_are_counted() -> None:
     assert flop["step"] == pytest.approx(13.52e12, rel=0.01)
     assert flop["decode"] == pytest.approx(10.47e12, rel=0.01)
     assert flop["encode"] == pytest.approx(4.88e12, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("placement", "layers"),
+    [
+        (Placement(CPU, torch.bfloat16, torch.bfloat16, packed=True), "prepacked;"),
+        (
+            Placement(CPU, torch.float32, torch.float32, packed=True, int8=True),
+            "prepacked, the UNet's blocks in 8 bits;",
+        ),
+        (Placement(CPU, torch.bfloat16, torch.float32), "cast to float32;"),
+        (Placement(CPU, torch.float32, torch.float32), "plain;"),
+    ],
+)
+def test_the_path_is_named_with_its_trial(placement: Placement, layers: str) -> None:
+    number = r"\d+\.\d ms in"
+    assert re.fullmatch(
+        f"layers {layers} the trial .* took {number} float32, {number} bfloat16, .*; allocator .*", path(placement)
+    )
 
 
 @pytest.mark.slow

@@ -289,8 +289,9 @@ def test_importing_needs_no_torch() -> None:
 def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--size", "64", "--repeats", "1", "--device", "cpu", "--dtype", "float32"]
     assert main(["bench", "--model", "miniature", *size]) == 0
-    machine, head, *lines = capsys.readouterr().out.splitlines()
+    machine, layers, head, *lines = capsys.readouterr().out.splitlines()
     assert "threads" in machine and "arithmetic float32" in machine and "64 x 64" in machine
+    assert layers.startswith("layers ")
     assert [line.split()[0] for line in (head, *lines)] == ["stage", "text", "step", "decode", "encode"]
     assert all(float(line.split()[1]) > 0 for line in lines)
 

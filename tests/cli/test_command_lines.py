@@ -60,7 +60,7 @@ HELPS: dict[str, tuple[str, str]] = {
     "its checkpoint": ("generate cat --ckpt x.safetensors", "--ckpt is --model here"),
     "its strength": ("generate cat --denoising-strength 0.5", "perhaps --strength is meant"),
     "its batch": ("generate cat --batch-size 4", "--num-images is the number of images"),
-    "its hires fix": ("generate cat --enable-hr", "--enable-hr does not exist here"),
+    "its hires fix": ("generate cat --enable-hr", "--enable-hr is --hires scale=2 here"),
     # ComfyUI
     "its CPU": ("generate cat --cpu", "--cpu is --device cpu here"),
     "its folder": ("generate cat --output-directory out", "--output-directory is --output-dir here"),

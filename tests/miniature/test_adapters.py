@@ -12,15 +12,15 @@ import pytest
 import sdxl
 from sdxl.errors import SDXLWarning
 from sdxl.miniature.edges import edges, moved_scene
-from sdxl.miniature.exam import make_scenes, mark, paint
+from sdxl.miniature.exam import make_picture, make_scenes, mark, paint
 from sdxl.miniature.judge import agrees, look, overlap
-from sdxl.miniature.scenes import HEART, SHAPES, Pixels, Scene, caption, heart_scene, sun_scene
+from sdxl.miniature.scenes import HEART, SHAPES, Pixels, Scene, Thing, caption, heart_scene, sun_scene
 from sdxl.text import with_tokens
 from sdxl.weights import TensorFile
 
 ADAPTERS = Path(__file__).parents[2] / "weights" / "adapters"
-HEART_FILE, SUN_FILE, TWO_STEPS, EDGES = (
-    ADAPTERS / f"{name}.safetensors" for name in ("heart", "sun", "two-steps", "edges")
+HEART_FILE, SUN_FILE, TWO_STEPS, EDGES, COLOURS_FILE = (
+    ADAPTERS / f"{name}.safetensors" for name in ("heart", "sun", "two-steps", "edges", "colours")
 )
 FEW: dict[str, Any] = {"schedule": "trailing", "guidance_scale": 1.0}
 
@@ -85,6 +85,17 @@ def test_things_are_where_their_edges_are(pipe: sdxl.Pipeline) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(zero, plain, strict=True))
 
 
+def test_colours_are_those_of_the_reference_image(pipe: sdxl.Pipeline) -> None:
+    scenes = [Scene("red", (Thing("white", "ring"),)), Scene("blue", (Thing("orange", "square"),))]
+    reference = sdxl.Reference(COLOURS_FILE, [make_picture(scene) for scene in scenes], scale=1)
+    given: dict[str, Any] = {"steps": 8, "seed": 2, "output": "tensor", "progress": False}
+    prompts = ["a star on a background", "a cross on a background"]
+    made = pipe(prompts, reference=reference, **given).images
+    views = [look(pixels) for pixels in made.permute(0, 2, 3, 1).numpy()]
+    seen = [(view.ground, *((thing.colour, thing.shape) for thing in view.things)) for view in views]
+    assert seen == [("red", ("white", "star")), ("blue", ("orange", "cross"))]
+
+
 @pytest.mark.slow
 def test_the_heart_comes_with_its_weight(pipe: sdxl.Pipeline) -> None:
     hearts = make_scenes(20, 67, things=1, make=heart_scene)
@@ -98,8 +109,9 @@ def test_the_heart_comes_with_its_weight(pipe: sdxl.Pipeline) -> None:
 
 def test_the_files_are_small_and_their_card_names_them() -> None:
     card = (ADAPTERS / "README.md").read_text(encoding="utf-8")
-    files = sorted(ADAPTERS.glob("*.safetensors"))
-    assert files == sorted([HEART_FILE, SUN_FILE, TWO_STEPS, EDGES])
+    encoder = ADAPTERS / "image_encoder" / "model.safetensors"
+    files = sorted(ADAPTERS.rglob("*.safetensors"))
+    assert files == sorted([HEART_FILE, SUN_FILE, TWO_STEPS, EDGES, COLOURS_FILE, encoder])
     for file in files:
         assert hashlib.sha256(file.read_bytes()).hexdigest() in card, file
     assert HEART_FILE.stat().st_size < 2e6

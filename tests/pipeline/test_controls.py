@@ -15,11 +15,14 @@ from torch import Tensor
 pytest.importorskip("diffusers")
 import control_nets
 import tiny
+import tiny_reference
 
 import sdxl
 from sdxl import Control
+from sdxl.adapters.ip_adapter import places
 from sdxl.runtime.int8 import can_quantize
 from sdxl.weights import open_checkpoint
+from sdxl.weights.diffusers_config import read_unet
 
 QUICK: dict[str, Any] = {"steps": 4, "seed": 5, "progress": False, "output": "latent"}
 CPU = torch.device("cpu")
@@ -361,3 +364,18 @@ def test_networks_in_memory_are_steered_too(pipe: sdxl.Pipeline, tiny_folder: Pa
     path = control_nets.save(low, folder / "low.safetensors")
     with pytest.raises(sdxl.CheckpointError, match="and this model has none; load it from files"):
         latents(made, Control(path, folder / "image.png"))
+
+
+def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path) -> None:
+    """With a reference beside it: both passes are those that are done by hand, each with a window of its own."""
+    adapter = tiny_reference.save(folder / "plus", "plus", places(read_unet(tiny.UNET)), 11)
+    pipe = load(tiny_folder, control_dir=folder)
+    control = Control("canny", tiny.picture(3, 160, 160), end=0.5)
+    reference = sdxl.Reference(adapter, tiny.picture(5), scale=0.7, start=0.5)
+    both: dict[str, Any] = {"control": control, "reference": reference}
+    found = latents(pipe, hires=sdxl.Hires(2, strength=0.75), **both)
+    own = {"seed": None, "generator": [torch.Generator().manual_seed(5)], **both}
+    first = latents(pipe, **own)
+    image = torch.nn.functional.interpolate(first, (16, 16), mode="bilinear")
+    assert torch.equal(found, latents(pipe, image=image, strength=0.75, **own))
+    assert not torch.equal(found, latents(pipe, None, hires=sdxl.Hires(2, strength=0.75)))

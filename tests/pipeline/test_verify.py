@@ -116,6 +116,7 @@ def test_an_image_to_image_needs_its_image(place: Path, capsys: pytest.CaptureFi
         (["a cat", "--verify"], "--verify is given without an image; give --from picture.png"),
         (["--from", "a.png", "--verify", "--output", "b.png"], "--output is given beside --verify"),
         (["--from", "a.png", "--verify", "--num-images", "2"], "--num-images is given beside --verify"),
+        (["--from", "a.png", "--verify", "--grid"], "a grid is asked for beside --verify"),
     ],
 )
 def test_flags_that_mean_nothing(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,12 @@ import torch
 
 import sdxl
 from sdxl.models.conditioned import Conditioning, precompute
+from sdxl.models.unet import UNet
 from sdxl.pipeline.loaded import load as load_network
 from sdxl.runtime.memory import RESERVE
 from sdxl.runtime.placement import Placement, weight_bytes
 from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.container import TensorFile
 from sdxl.weights.hub import resolve
 
 CPU = torch.device("cpu")
@@ -76,3 +78,14 @@ def test_changes_leave_no_holes(tiny_folder: Path, monkeypatch: pytest.MonkeyPat
     assert not trims
     load_network(part, Placement(CPU, torch.float32, torch.float32), {"quant_conv.weight": lambda x: 2 * x})
     assert trims == [1]
+
+
+def test_streamed_keys_and_values_are_forgotten_one_by_one(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed for all blocks in turn, before the blocks run."""
+    part = open_checkpoint(tiny_folder).components["unet"]
+    forgotten: list[int] = []
+    unet = load_network(part, Placement(CPU, torch.bfloat16, torch.float32, streamed=True))
+    assert isinstance(unet, UNet)
+    monkeypatch.setattr(TensorFile, "forget", lambda _: forgotten.append(1))
+    memories = unet.context_kv(torch.randn(1, 7, unet.config.context_dim))
+    assert len(forgotten) == len(memories) > 1

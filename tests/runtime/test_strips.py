@@ -114,7 +114,8 @@ def test_memory() -> None:
     vae = make_vae(VAEConfig(channels=(8, 16, 32, 32), norm_groups=4))
     z, x = slope(1, 4, 96, 2), slope(1, 3, 768, 16)
     largest = 16 * 768 * 16 * 8
-    assert peak(decode_strips, vae, z, 2) < min(1.4 * largest, peak(vae.decode, z) / 2)
+    assert peak(decode_strips, vae, z, 2) < 1.3 * largest  # the whole map: 2.5 times the largest
+    assert 1.9 * largest < peak(vae.decode, z) < 2.6 * largest
     assert peak(encode_strips, vae, x, None, 2) < 1.4 * largest
 
 

@@ -15,6 +15,12 @@ from sdxl.pipeline.result import Result
 
 _DEFAULTS = {each.name: None if each.default is MISSING else each.default for each in fields(Request)}
 
+_INFO = SimpleNamespace(
+    family=None,
+    config=SimpleNamespace(native_size=(8, 8)),
+    schedule=SimpleNamespace(sampler="euler", schedule="leading"),
+)
+
 
 @dataclass
 class FakePipe:
@@ -27,10 +33,13 @@ class FakePipe:
     error: BaseException | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
     at_step: threading.Event = field(default_factory=threading.Event)
+    info: Any = field(default_factory=lambda: _INFO)
 
     def plan(self, request: Any) -> Any:
         sources = SimpleNamespace(arguments=dict)
-        return SimpleNamespace(request=request, sigmas=(1.0, 0.0), size=(8, 8), canvases=(), sources=sources)
+        plan = SimpleNamespace(request=request, sigmas=(1.0, 0.0), size=(8, 8), canvases=(), sources=sources)
+        plan.passes = (plan,)
+        return plan
 
     def __call__(self, prompt: str, progress: bool, callback: Callable[[Any], bool], **more: Any) -> Result:
         self.calls.append({"prompt": prompt, **more})
@@ -45,7 +54,8 @@ class FakePipe:
                 stopped = index + 1
                 break
         count = more.get("num_images", 1)
-        request = {**_DEFAULTS, "prompt": prompt, "sampler": "euler", "schedule": "leading", "steps": steps, **more}
+        stated = {name: value for name, value in more.items() if name not in ("image", "mask", "control")}
+        request = {**_DEFAULTS, "prompt": prompt, "sampler": "euler", "schedule": "leading", "steps": steps, **stated}
         record = {"version": "sdxl 0", "model": {"model": self.model}, "request": request, "stopped": stopped}
         seeds: list[int | None] = [more["seed"] + n for n in range(count)]
         return Result([Image.new("RGB", (8, 8), "grey")] * count, seeds, [record] * count)

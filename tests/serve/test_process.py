@@ -78,6 +78,8 @@ def test_it_answers_while_the_model_is_loaded_and_finishes_its_image_at_the_end(
         assert (refused.status, refused.error["type"]) == (503, "ClosingError")
         assert client.get(f"/api/jobs/{waiting['id']}").json["error"]["type"] == "ClosingError"
         assert client.events(running["id"])[-1][0] == "done"
+        time.sleep(0.5)  # a client that is slow to ask for its image
+        assert client.get(f"/api/files/{running['id']}-1.png").status == 200
         assert process.wait(30) == 0
 
 

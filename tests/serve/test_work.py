@@ -73,7 +73,7 @@ def test_limits(catalog: Catalog) -> None:
         ({"batches": 0}, "batches is 0"),
         ({"batches": True}, "batches is True"),
         ({"seed": [1, 2], "batches": 2}, "seed is a list"),
-        ({"seed": 2**63 - 1, "batches": 2}, "seed"),
+        ({"seed": 2**64 - 1, "batches": 2}, "seed"),
     ):
         with pytest.raises(ArgumentError, match=message):
             work(catalog, **given)

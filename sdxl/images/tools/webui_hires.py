@@ -7,20 +7,12 @@ from typing import Any
 from ...errors import ArgumentError
 from ...sampling.names import read_sampler, read_schedule
 from ...text.editing import split_tags
+from ..upscalers import read_upscaler
 from .fields import Fields, tidy
 
 _FIELDS = ("Hires upscale", "Hires resize", "Hires upscaler")
 _SAME = {"use same sampler", "use same scheduler", "use same checkpoint", "use same choices"}
-_UPSCALERS = {
-    "latent": "latent",
-    "latent (antialiased)": "latent_antialiased",
-    "latent (bicubic)": "latent_bicubic",
-    "latent (bicubic antialiased)": "latent_bicubic_antialiased",
-    "latent (nearest)": "latent_nearest",
-    "latent (nearest-exact)": "latent_nearest_exact",
-    "lanczos": "lanczos",
-    "none": "lanczos",  # no network: AUTOMATIC1111 resizes with Lanczos
-}
+_NONE = "none"  # no network: AUTOMATIC1111 resizes with Lanczos
 _NEAREST_ONE = "lanczos"
 
 
@@ -40,9 +32,7 @@ def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
     if steps:
         hires["steps"] = steps
     if name := fields.take("Hires upscaler"):
-        hires["upscaler"] = _UPSCALERS.get(name.lower(), _NEAREST_ONE)
-        if name.lower() not in _UPSCALERS:
-            fields.refuse("Hires upscaler", name, "networks that enlarge are not read; lanczos takes its place")
+        hires["upscaler"] = _upscaler(fields, name)
     if text := fields.take("Hires prompt"):
         hires["prompt"], tags = split_tags(text)
         if tags != split_tags(prompt)[1]:
@@ -54,6 +44,14 @@ def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
         if (value := fields.take(field)) and value.lower() not in _SAME:
             fields.refuse(field, value, "both passes have the same one")
     return {"hires": hires}
+
+
+def _upscaler(fields: Fields, name: str) -> str:
+    try:
+        return _NEAREST_ONE if name.lower() == _NONE else read_upscaler(name)
+    except ArgumentError:
+        fields.refuse("Hires upscaler", name, "networks that enlarge are not read; lanczos takes its place")
+        return _NEAREST_ONE
 
 
 def _whole_size(fields: Fields, size: tuple[int, int]) -> list[int]:

@@ -32,17 +32,17 @@ def _lms(
     sigmas: Sequence[float],
     noise: Noise,
     order: int = 4,
-    guesses_last: bool = False,
+    extrapolates_last: bool = False,
 ) -> Iterator[Step]:
-    """A polynomial through the last `order` slopes (1 to 4), deterministic. The step to sigma 0 too, unless it
-    `guesses_last`.
+    """A polynomial through the last `order` slopes (1 to 4), deterministic. The step to sigma 0 takes the guess, as in
+    ComfyUI: a polynomial `extrapolates_last` in k-diffusion and diffusers, and spoils images there.
     """
     slopes: list[Tensor] = []  # newest first
     for i, (sigma, to) in enumerate(pairwise(sigmas)):
         denoised = denoise(x, sigma)
         slopes = [(x - denoised) / sigma, *slopes[: order - 1]]
         nodes = [sigmas[i - k] for k in range(len(slopes))]
-        if guesses_last and to == 0:
+        if to == 0 and not extrapolates_last:
             x = denoised
         else:
             for k, slope in enumerate(slopes):

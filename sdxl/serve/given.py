@@ -1,0 +1,109 @@
+"""The values of a client's request, read by their types: what skins of other protocols share.
+
+Null and what is missing are the default. Numbers may be texts, as forms have them. What is of another type is an
+`ArgumentError` with the client's own name of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, overload
+
+from ..errors import ArgumentError, brief
+
+_WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_DIGITS = 25  # of a number in a text
+
+
+@dataclass(frozen=True)
+class Given:
+    """The fields of a request, of which unknown ones are never looked at."""
+
+    fields: Mapping[str, Any]
+
+    def has(self, name: str) -> bool:
+        """Whether it is given, and not null."""
+        return self.fields.get(name) is not None
+
+    @overload
+    def number(self, name: str) -> float | None: ...
+    @overload
+    def number(self, name: str, default: float) -> float: ...
+    def number(self, name: str, default: float | None = None) -> float | None:
+        """A finite number."""
+        value = self.fields.get(name)
+        if value is None or value == "":
+            return default
+        if isinstance(value, str) and len(value) <= _DIGITS:
+            value = _number(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+            raise ArgumentError(f"{name} is {brief(self.fields[name])}; expected a number")
+        return value
+
+    @overload
+    def whole(self, name: str) -> int | None: ...
+    @overload
+    def whole(self, name: str, default: int) -> int: ...
+    def whole(self, name: str, default: int | None = None) -> int | None:
+        """A whole number, which may be written as 20.0."""
+        value = self.number(name)
+        if value is None:
+            return default
+        if value != int(value):
+            raise ArgumentError(f"{name} is {brief(self.fields[name])}; expected a whole number")
+        return int(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """True or false; also 1 or 0, and their words."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        known = _WORDS.get(value.lower() if isinstance(value, str) else str(value).lower())
+        if known is None:
+            raise ArgumentError(f"{name} is {brief(value)}; expected true or false")
+        return known
+
+    def text(self, name: str, default: str = "") -> str:
+        """A text."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise ArgumentError(f"{name} is {brief(value)}; expected a text")
+        return value
+
+    def items(self, name: str) -> list[Any]:
+        """A list."""
+        value = self.fields.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise ArgumentError(f"{name} is {brief(value)}; expected a list")
+        return value
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """An object of JSON."""
+        value = self.fields.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise ArgumentError(f"{name} is {brief(value)}; expected an object")
+        return value
+
+
+def _number(text: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can be
+        return False

@@ -1,0 +1,996 @@
+// The page of `sdxl serve`. All that it does goes through /api, at addresses below its own, so a proxy may give it a path.
+// The browser keeps the controls in localStorage, source image and mask in IndexedDB.
+
+const $ = (id) => document.getElementById(id);
+const all = (selector) => [...document.querySelectorAll(selector)];
+const box = (element) => element.getBoundingClientRect();
+const listen = (type, act) => document.addEventListener(type, act);
+const controls = all("input[name], select[name], textarea[name]"); // named as in the API
+const control = (name) => controls.find((each) => each.name === name);
+const whole = (side) => Math.max(8, Math.round(side / 8) * 8); // the model's networks take multiples of 8
+
+function node(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  Object.assign(made, properties).append(...children);
+  return made;
+}
+
+const ICONS = {
+  again: "M4 12a8 8 0 0 1 14-5.3L20 9M20 4v5h-5M20 12a8 8 0 0 1-14 5.3L4 15M4 20v-5h5",
+  brush: "M20 4 11 14M9 13c-3 0-4 2-4 4s-1 2-2 3c5 1 9 0 9-4 0-2-1-3-3-3Z",
+  clear: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
+  close: "M6 6l12 12M18 6 6 18",
+  dice: "M7 4h10q3 0 3 3v10q0 3-3 3H7q-3 0-3-3V7q0-3 3-3M9 9h.01M15 9h.01M12 12h.01M9 15h.01M15 15h.01",
+  down: "M12 4v11M7 11l5 5 5-5M5 20h14",
+  erase: "m9 20-5-5q-1-1 0-2l9-9 7 7-9 9ZM8.5 8.5l7 7M9 20h11",
+  image: "M5 5h14q2 0 2 2v10q0 2-2 2H5q-2 0-2-2V7q0-2 2-2M4 18l6-7 4 5 2-2 4 4M16 9h.01",
+  invert: "M12 4a8 8 0 0 0 0 16ZM12 4a8 8 0 0 1 0 16M8 7v10",
+  large: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
+  minus: "M6 12h12",
+  plus: "M6 12h12M12 6v12",
+  redo: "M15 5l5 5-5 5M20 10H10a6 6 0 0 0 0 11h2",
+  swap: "M7 4 3 8l4 4M3 8h14M17 12l4 4-4 4M21 16H7",
+  undo: "M9 5l-5 5 5 5M4 10h10a6 6 0 0 1 0 11h-2",
+  up: "M12 16V5M7 9l5-5 5 5M5 20h14",
+};
+
+function addIcon(element, name) {
+  const make = (tag, attribute, value) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    made.setAttribute(attribute, value);
+    return made;
+  };
+  const svg = make("svg", "viewBox", "0 0 24 24");
+  svg.append(make("path", "d", ICONS[name]));
+  element.prepend(svg);
+  element.title ||= element.ariaLabel ?? "";
+  return element;
+}
+
+const iconButton = (name, label, onclick) =>
+  addIcon(node("button", { type: "button", className: "icon", ariaLabel: label, onclick }), name);
+for (const each of all("[data-icon]")) addIcon(each, each.dataset.icon);
+
+// ---- the service
+
+const refusal = (message, status = 0, argument = null) => Object.assign(new Error(message), { status, argument });
+
+// seeds have up to 64 bits, which numbers of JavaScript have not: they stay texts
+const parse = (text) => JSON.parse(text, (key, value, context) => (/seed$/.test(key) && value > 0 && context?.source) || value);
+
+async function ask(path, body) {
+  const options = body === undefined ? {} : { method: "POST", body };
+  if (typeof body === "string") options.headers = { "Content-Type": "application/json" };
+  let answer, text;
+  try {
+    answer = await fetch(path, options);
+    text = await answer.text();
+  } catch {
+    showState("lost");
+    throw refusal("The service does not answer. Is it running?");
+  }
+  if (answer.ok) return parse(text);
+  const error = text.startsWith("{") ? parse(text).error : { message: `The service answers ${answer.status}.` };
+  throw refusal(error.message, answer.status, error.argument);
+}
+
+function formOf(values) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(values)) form.append(name, value);
+  return form;
+}
+
+const service = { models: [], samplers: [], loras: [], limits: {} };
+
+let asking = 0;
+
+function showState(state) {
+  $("state").dataset.state = state;
+  $("state").textContent = { loading: "loading the model", lost: "no connection", ready: "ready" }[state];
+  clearTimeout(asking);
+  if (state !== "ready") asking = setTimeout(readServer, 1500);
+}
+
+async function readServer() {
+  try {
+    const { is_ready, limits } = await ask("api/server");
+    service.limits = limits;
+    const hasDefaults = service.models.some((each) => each.defaults);
+    if ($("state").dataset.state === "lost" || !service.models.length || (is_ready && !hasDefaults)) {
+      await readNames();
+      await readJobs();
+    }
+    showState(is_ready ? "ready" : "loading");
+  } catch (error) {
+    if (error.status) complain(error); // else it is asked again
+  }
+}
+
+async function readNames() {
+  const names = ["models", "samplers", "loras", "embeddings"];
+  Object.assign(service, ...(await Promise.all(names.map((name) => ask(`api/${name}`)))));
+  offer($("model"), service.models, service.models.find((each) => each.is_default).name);
+  $("model").disabled = service.models.length < 2;
+  offer(control("sampler"), service.samplers);
+  offer(control("schedule"), service.schedules);
+  offer(control("preset"), service.presets.map((name) => ({ name })));
+  for (const name of ["lora", "embedding"]) {
+    offer($(name), service[`${name}s`]);
+    $(`${name}-field`).hidden = !service[`${name}s`].length;
+  }
+  refresh();
+}
+
+/** Fill a list, behind what stands in it in the page. What was chosen stays, also a choice that was kept. */
+function offer(select, list, first = "") {
+  const value = kept.fields[select.name] ?? select.value;
+  for (const old of select.querySelectorAll(".new")) old.remove();
+  for (const { name, a1111 } of list) select.append(node("option", { value: name, textContent: a1111 ?? name, className: "new" }));
+  select.value = value;
+  if (select.selectedIndex < 0) select.value = first;
+}
+
+/** What the chosen model takes where nothing is given. */
+function defaults() {
+  const model = service.models.find((each) => each.name === $("model").value);
+  return model?.defaults ?? service.models.find((each) => each.defaults)?.defaults ?? { width: 1024, height: 1024 };
+}
+
+// ---- what is kept
+
+function read() {
+  try {
+    return JSON.parse(localStorage.getItem("sdxl")) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+const secret = () => [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
+const kept = { session: secret(), fields: {}, loras: [], more: {}, onlyMasked: false, brush: 0, shown: null, ...read() };
+
+function keep() {
+  for (const each of controls) if (each.tagName !== "SELECT" || service.models.length) kept.fields[each.name] = each.value;
+  try {
+    localStorage.setItem("sdxl", JSON.stringify(kept));
+  } catch {
+    // storage that is full or forbidden: the page works without
+  }
+}
+
+const settled = (request) => new Promise((done, fail) => {
+  request.onsuccess = () => done(request.result);
+  request.onerror = () => fail(request.error);
+});
+
+const opening = indexedDB.open("sdxl", 1);
+opening.onupgradeneeded = () => opening.result.createObjectStore("files");
+const store = settled(opening);
+const inStore = async (act) => settled(act((await store).transaction("files", "readwrite").objectStore("files")));
+const keepFile = (name, file) => inStore((files) => (file ? files.put(file, name) : files.delete(name))).catch(() => {}); // as above
+const keptFile = (name) => inStore((files) => files.get(name)).catch(() => {});
+
+// ---- the controls
+
+const RATIOS = [["1:1", 1024, 1024], ["4:3", 1152, 896], ["3:2", 1216, 832], ["16:9", 1344, 768], ["21:9", 1536, 640]]; // SDXL's buckets
+const width = control("width"), height = control("height");
+
+// a slider before some numbers: they have the name, and take the keys
+for (const number of all("[data-most]")) {
+  const { min, step, dataset } = number, range = node("input", { type: "range", min, max: dataset.most, step, tabIndex: -1, ariaHidden: "true" });
+  range.oninput = () => {
+    number.value = range.value;
+    changed();
+  };
+  number.before(range);
+}
+
+/** The sides where none are given: those of the source, else the model's. */
+function ownSize() {
+  const own = defaults();
+  if (!image || (kept.onlyMasked && hasMask())) return [own.width, own.height];
+  return [image.width, image.height].map((side) => Math.max(8, Math.floor(side / 8) * 8));
+}
+
+/** Show what follows from the state. */
+function refresh() {
+  const own = defaults(), sides = ownSize();
+  const hints = { width: sides[0], height: sides[1], steps: own.steps ?? 30, guidance_scale: own.guidance_scale ?? 5 };
+  hints.strength = hasMask() ? 1 : 0.3;
+  for (const [name, hint] of Object.entries(hints)) control(name).placeholder = hint;
+  for (const name of ["sampler", "schedule"]) {
+    const label = [...control(name).options].find((each) => each.value === own[name])?.textContent ?? own[name];
+    control(name).options[0].textContent = label ? `Auto: ${label}` : "Auto";
+  }
+  for (const number of all("[data-most]")) {
+    const range = number.previousElementSibling;
+    range.value = number.value || number.placeholder;
+    range.classList.toggle("unset", !number.value);
+    showPart(range);
+  }
+  showRatios(sides);
+  control("mask_padding").parentNode.hidden = !kept.onlyMasked;
+  $("only-masked").checked = kept.onlyMasked;
+  $("reuse").disabled = !shown();
+}
+
+function showPart(range) {
+  const part = (range.value - range.min) / (range.max - range.min);
+  range.style.setProperty("--part", `${100 * part}%`);
+}
+
+function showRatios(sides) {
+  const own = defaults(), [w, h] = [width.value || sides[0], height.value || sides[1]].map(Number);
+  const isOpen = !width.value && !height.value, turn = (list) => (h > w ? list.reverse() : list);
+  const chips = RATIOS.map(([label, long, short]) => {
+    const pair = turn([whole((long * own.width) / 1024), whole((short * own.height) / 1024)]);
+    return [turn(label.split(":")).join(":"), ...pair, pair[0] === w && pair[1] === h && !(image && isOpen)];
+  });
+  if (image) chips.unshift(["Image", ...sides, isOpen]);
+  $("ratios").replaceChildren(...chips.map(([label, long, short, ariaPressed], place) => {
+    const shape = node("i"), scale = 20 / Math.max(long, short), title = `${long} × ${short}`;
+    Object.assign(shape.style, { width: `${long * scale}px`, height: `${short * scale}px` });
+    const onclick = () => {
+      [width.value, height.value] = image && !place ? ["", ""] : [long, short];
+      changed();
+      $("ratios").children[place].focus();
+    };
+    return node("button", { type: "button", title, ariaPressed, ariaLabel: `${label}, ${title}`, onclick }, shape, label);
+  }));
+}
+
+function changed() {
+  keep();
+  refresh();
+}
+
+function restore() {
+  for (const each of controls) if (each.name in kept.fields) each.value = kept.fields[each.name];
+  showLists();
+}
+
+function showLists() {
+  const row = (name, remove, ...parts) => {
+    const onclick = () => {
+      remove();
+      showLists();
+      keep();
+    };
+    return node("li", {}, ...parts, iconButton("close", `Remove ${name}`, onclick));
+  };
+  $("loras").replaceChildren(...kept.loras.map((lora, place) => {
+    const { file, weight = 1 } = lora;
+    const oninput = (event) => {
+      lora.weight = Number(event.target.value);
+      keep();
+    };
+    const number = node("input", { type: "number", step: 0.05, value: weight, ariaLabel: `Weight of ${file}`, oninput });
+    return row(file, () => kept.loras.splice(place, 1), node("span", { textContent: file }), number);
+  }));
+  // arguments that have no control: they come from an image's parameters, and go to the next job
+  $("more").replaceChildren(...Object.entries(kept.more).map(([name, value]) =>
+    row(name, () => delete kept.more[name], node("code", { textContent: `${name} ${JSON.stringify(value)}` })),
+  ));
+  $("more-field").hidden = !$("more").firstChild;
+}
+
+/** Take the arguments of an image. */
+async function fill(request, model) {
+  service.fields ??= (await ask("api/openapi.json")).components.schemas.JobRequest.properties;
+  const { prompt_syntax: syntax = "plain", loras, num_images: count, image: source, mask, ...rest } = request;
+  for (const each of controls) {
+    const value = { ...rest, prompt_syntax: syntax }[each.name];
+    const fits = ["string", "number"].includes(typeof value);
+    if (each.name !== "model") each.value = fits ? value : "";
+    if (fits || value == null) delete rest[each.name];
+  }
+  control("batches").value = count > 1 ? count : "";
+  kept.onlyMasked = request.mask_padding != null;
+  const isTagged = ({ file }) => syntax === "a1111" && new RegExp(`<(lora|lyco):${file.replace(/\W/g, "\\$&")}[:>]`).test(request.prompt);
+  kept.loras = (loras ?? []).filter((each) => !isTagged(each)).map(({ file, weight, text_weight }) => {
+    const known = service.loras.find((each) => each.file === file.split("/").pop() || each.name === file);
+    return { file: known?.name ?? file, weight, ...(text_weight == null ? {} : { text_weight }) };
+  });
+  const options = service.samplers.find((each) => each.name === request.sampler)?.options ?? {};
+  const plain = { eta: options.eta ?? 0, ...(request.compat ? {} : { long_prompt: "chunk" }) }; // which all records have
+  const isPlain = (name, value) => value == null || value === (service.fields[name].default ?? plain[name]);
+  kept.more = Object.fromEntries(Object.entries(rest).filter(([name, value]) => name in service.fields && !isPlain(name, value)));
+  const missing = Object.keys(rest).filter((name) => rest[name] != null && !(name in service.fields));
+  if (source && !image) missing.push("its source image");
+  if (service.models.some((each) => each.name === model)) $("model").value = model;
+  else if (model) missing.push(`the model ${model}`);
+  showLists();
+  changed();
+  if (missing.length) complain({ message: `What it was made with is not all here: ${missing.join(", ")}.` });
+  else say("The parameters are in the controls.");
+}
+
+// ---- messages
+
+const say = (message) => ($("said").textContent = message); // to screen readers
+
+function complain(error) {
+  if (error instanceof Error && error.status === undefined) console.error(error);
+  $("problem").firstChild.textContent = error.message;
+  $("problem").hidden = false;
+  const at = error.argument && controls.find((each) => each.name === error.argument);
+  if (at) {
+    at.ariaInvalid = "true";
+    if ($("details").contains(at)) $("details").open = true;
+    at.scrollIntoView({ block: "center" });
+  }
+}
+
+function calm() {
+  $("problem").hidden = true;
+  for (const each of controls) each.ariaInvalid = null;
+}
+
+// ---- jobs
+
+const jobs = new Map(); // by id, the oldest first; each with `tile`, its place in the gallery, until it is over
+const images = new Map(); // by name: { image, job, button }
+const isOver = (job) => !/queued|running/.test(job.status);
+const current = () => [...jobs.values()].find((job) => !isOver(job));
+const shown = () => images.get(kept.shown);
+let follows = true; // whether the running job is looked at, or an image of the gallery
+let stream = null;
+
+/** The arguments of a job as JSON, as the controls say. */
+function request(masked) {
+  const given = { ...kept.more };
+  for (const each of controls) {
+    if (each.value.trim()) given[each.name] = each.type === "number" ? Number(each.value) : each.value;
+  }
+  given.prompt = control("prompt").value;
+  if (!image) delete given.strength;
+  if (!masked) delete given.feather;
+  if (masked && kept.onlyMasked) given.mask_padding ??= 32;
+  else delete given.mask_padding;
+  if (kept.loras.length) given.loras = kept.loras;
+  if (given.seed === "-1") delete given.seed;
+  const text = JSON.stringify({ ...given, session: kept.session });
+  return text.replace(/"(\w*seed)":" *0*(\d+) *"/g, '"$1":$2');
+}
+
+async function generate() {
+  if ($("generate").disabled) return;
+  $("generate").disabled = true;
+  calm();
+  try {
+    const mask = image ? await maskFile() : null;
+    const text = request(mask);
+    const body = image ? formOf({ request: text, image: image.file, ...(mask && { mask }) }) : text;
+    addJob(await ask("api/jobs", body));
+    say("The job is in the queue.");
+    look();
+  } catch (error) {
+    complain(error);
+  }
+  $("generate").disabled = false;
+}
+
+function addJob(job) {
+  jobs.set(job.id, job);
+  if (!isOver(job)) {
+    const look = node("button", { type: "button", onclick: () => look() });
+    const drop = iconButton("close", "Take this job out of the queue", () => end(job));
+    job.tile = node("li", { className: "pending" }, look, drop);
+    $("results").prepend(job.tile);
+  }
+  for (const image of job.images) addImage(job, image);
+}
+
+function addImage(job, image) {
+  if (images.has(image.name)) return;
+  const { prompt } = image.request, url = image.url.slice(1);
+  const label = `${prompt || "an image"}, seed ${image.seed}`;
+  const picture = node("img", { src: url, alt: label, loading: "lazy", width: image.width, height: image.height });
+  const button = node("button", { type: "button", title: label, onclick: () => look(image.name) }, picture);
+  const item = node("li", {}, button);
+  if (job.tile) job.tile.after(item);
+  else $("results").prepend(item);
+  images.set(image.name, { image, job, button, url });
+  if (!job.images.includes(image)) job.images.push(image);
+}
+
+/** Show an image of the gallery, or the running job. */
+function look(name) {
+  kept.shown = name ?? kept.shown;
+  follows = !name;
+  keep();
+  showJobs();
+  refresh();
+}
+
+async function end(job, keep_guess = false) {
+  job.isEnding = true;
+  showJobs();
+  try {
+    const { status } = await ask(`api/jobs/${job.id}/cancel`, JSON.stringify({ keep_guess }));
+    if (status === "cancelled") over(job, status, {});
+  } catch (error) {
+    job.isEnding = false;
+    complain(error);
+  }
+}
+
+/** Look at the events of the oldest job that is not over: the others wait behind it. */
+function watch() {
+  const job = current();
+  if (stream?.job === job) return;
+  stream?.close();
+  stream = null;
+  if (!job) return;
+  const source = (stream = new EventSource(`api/jobs/${job.id}/events`));
+  source.job = job;
+  const on = (name, act) => source.addEventListener(name, (event) => {
+    if (stream !== source) return;
+    act(parse(event.data));
+    showJobs();
+  });
+  on("queued", (data) => Object.assign(job, data, { status: "queued" }));
+  on("step", (data) => {
+    const preview = data.preview ?? (data.batch === job.batch ? job.preview : null);
+    Object.assign(job, data, { preview, status: "running" });
+  });
+  on("image", (data) => {
+    addImage(job, data);
+    if (follows) kept.shown = data.name;
+    keep();
+  });
+  for (const status of ["done", "failed", "cancelled"]) on(status, (data) => over(job, status, data));
+  source.onerror = () => {
+    showState("lost");
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => recover(job), 2000); // else the browser tries again
+  };
+  source.onopen = () => $("state").dataset.state === "lost" && showState("ready");
+}
+
+async function recover(job) {
+  stream = null;
+  try {
+    await ask(`api/jobs/${job.id}`);
+    watch();
+  } catch (error) {
+    if (error.status === 404) over(job, "failed", { error });
+    else setTimeout(() => recover(job), 2000);
+  }
+}
+
+function over(job, status, { warnings, error }) {
+  if (isOver(job)) return;
+  Object.assign(job, { status, warnings: warnings ?? job.warnings });
+  job.tile.remove();
+  job.tile = null;
+  if (error) complain(error);
+  const count = job.images.length;
+  say({ done: `Done: ${count} ${count === 1 ? "image" : "images"}.`, cancelled: "Stopped.", failed: "" }[status]);
+  if (service.models.some((each) => each.name === job.model && !each.defaults)) readNames().catch(complain);
+  showJobs();
+  refresh();
+}
+
+function left(seconds) {
+  if (seconds == null || seconds < 0.5) return "";
+  return seconds < 90 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.ceil(seconds / 60)} min left`;
+}
+
+function progressText(job) {
+  if (job.isEnding) return "Stopping";
+  if (job.status === "queued") {
+    if ($("state").dataset.state === "loading") return "The model is loading";
+    return job.place ? `Waiting, ${job.place} before this` : "Next in the queue";
+  }
+  if (job.stage === "loading") return `Loading ${job.model}`;
+  const of = job.batches > 1 ? `Image ${Math.min(job.batch + 1, job.batches)} of ${job.batches}: ` : "";
+  const step = job.stage === "decoding" ? "decoding" : job.steps ? `step ${job.step} of ${job.steps}` : "beginning";
+  return (of + step).replace(/^./, (letter) => letter.toUpperCase()) + left(job.seconds_left);
+}
+
+/** Show jobs and images as they are. */
+function showJobs() {
+  watch();
+  const job = current(), entry = shown(), isLive = Boolean(job && follows);
+  for (const id of ["progress", "stop", "keep", "skip"]) $(id).hidden = !job;
+  if (job) {
+    $("progress-text").textContent = progressText(job);
+    $("bar").value = job.progress;
+    $("skip").hidden = job.batches < 2;
+    $("keep").hidden = !job.step;
+    for (const id of ["stop", "keep", "skip"]) $(id).disabled = Boolean(job.isEnding);
+  }
+  document.title = job ? `${Math.round(100 * job.progress)} % · sdxl` : "sdxl";
+  for (const each of jobs.values()) {
+    if (!each.tile) continue;
+    const button = each.tile.firstChild, isFirst = each === job;
+    button.textContent = each.preview ? "" : isFirst ? `${Math.round(100 * each.progress)} %` : "waiting";
+    button.style.backgroundImage = each.preview ? `url(${each.preview})` : "";
+    button.ariaLabel = isFirst ? "The running job" : "A job in the queue";
+    button.ariaCurrent = isLive && isFirst;
+    each.tile.lastChild.hidden = isFirst;
+  }
+  for (const [name, { button }] of images) button.ariaCurrent = !isLive && name === kept.shown;
+  $("empty").hidden = isLive || Boolean(entry);
+  $("frame").hidden = !isLive && !entry;
+  $("about").hidden = isLive || !entry;
+  $("frame").toggleAttribute("data-preview", isLive && Boolean(job.preview));
+  $("frame").toggleAttribute("data-waits", isLive && !job.preview);
+  if (isLive) showImage(job.preview ?? "data:,", "Preview");
+  else if (entry) showEntry(entry);
+}
+
+function showImage(url, alt) {
+  if ($("shown").getAttribute("src") !== url) $("shown").src = url;
+  $("shown").alt = alt;
+}
+
+function showEntry({ image, job, button, url }) {
+  const { request } = image;
+  showImage(url, request.prompt || "the image");
+  $("caption").textContent = request.prompt;
+  const facts = [`seed ${image.seed}`, `${image.width} × ${image.height}`, `${request.steps} steps`];
+  facts.push(`${request.sampler} ${request.schedule ?? ""}`, `guidance ${request.guidance_scale}`);
+  if (request.image) facts.push(`strength ${request.strength}`);
+  if (service.models.length > 1) facts.push(job.model);
+  $("facts").textContent = facts.join(" · ");
+  $("warnings").replaceChildren(...(job.warnings ?? []).map((textContent) => node("li", { textContent })));
+  $("save").href = url;
+  button.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+async function readJobs() {
+  const { jobs: mine } = await ask(`api/jobs?session=${kept.session}`);
+  for (const job of mine) if (!jobs.has(job.id)) addJob(job);
+  if (!shown()) kept.shown = [...images.keys()].pop() ?? null;
+  follows = Boolean(current());
+  showJobs();
+  refresh();
+}
+
+// ---- the source image
+
+let image = null; // { file, width, height, url }
+let offered = null; // the parameters that were found in it
+
+async function decode(file) {
+  try {
+    return await createImageBitmap(file);
+  } catch {
+    throw refusal(`${file.name || "The file"} is no image that this browser can read.`);
+  }
+}
+
+/** Start from a file, as it is unless the service would not take it. */
+async function open(file, isOwn = false) {
+  calm();
+  let bitmap = await decode(file);
+  const scale = Math.min(1, 4096 / Math.sqrt(bitmap.width * bitmap.height));
+  if (scale < 1 || file.size > 0.9 * service.limits.max_body || !/png|jpeg|webp/.test(file.type)) {
+    const context = canvasOf(Math.floor(bitmap.width * scale), Math.floor(bitmap.height * scale)), { canvas } = context;
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    file = await canvas.convertToBlob(scale < 1 || file.size > 4e6 ? { type: "image/jpeg", quality: 0.95 } : {});
+    bitmap = canvas;
+  }
+  showSource(file, bitmap.width, bitmap.height);
+  redraw();
+  keepFile("image", file);
+  const own = defaults(), grown = Math.sqrt((own.width * own.height) / (image.width * image.height));
+  const isLarge = grown < 0.8; // far beyond what the model was trained on
+  [width.value, height.value] = isLarge ? [whole(image.width * grown), whole(image.height * grown)] : ["", ""];
+  changed();
+  if (isOwn || !(await mayHaveParameters(file))) return;
+  const found = await ask("api/parameters", formOf({ image: file })).catch(() => null);
+  if (image?.file !== file) return;
+  offered = found;
+  $("offer").hidden = !offered;
+}
+
+function showSource(file, width, height) {
+  forgetSource();
+  image = { file, width, height, url: URL.createObjectURL(file) };
+  $("source").src = image.url;
+  $("editor").hidden = false;
+  $("brush-size").max = Math.max(200, Math.round(Math.max(width, height) / 2));
+  Object.assign(layer, { width, height });
+  Object.assign(mask, { base: null, done: [], undone: [] });
+  setBrush(Math.min(kept.brush || Math.round(Math.min(width, height) / 8), $("brush-size").max));
+  zoom = 1;
+  showZoom();
+}
+
+function forgetSource() {
+  if (image) URL.revokeObjectURL(image.url);
+  image = offered = null;
+  $("editor").hidden = $("offer").hidden = true;
+}
+
+function removeSource() {
+  forgetSource();
+  enlarge(false);
+  keepFile("image", null);
+  keepFile("mask", null);
+  [width.value, height.value] = ["", ""];
+  changed();
+}
+
+/** Whether a file has places in which tools write parameters; most photographs have not, and need not be asked about. */
+async function mayHaveParameters(file) {
+  const text = new TextDecoder("latin1").decode(await file.arrayBuffer());
+  return /(?:tEXt|iTXt|zTXt)(?:parameters|sdxl|prompt|workflow|Comment|\w*metadata\w*)\0|UNICODE\0|ASCII\0\0\0/.test(text);
+}
+
+async function openShown() {
+  await open(await (await fetch(shown().url)).blob(), true);
+}
+
+// ---- the mask: a layer in the image's own pixels, made of operations that can be undone
+
+const INK = "#ff2d78";
+const layer = $("mask"), paint = layer.getContext("2d"), viewport = $("viewport");
+const mask = { base: null, done: [], undone: [] }; // what is under the operations, and these
+const spot = [0, 0]; // of the brush that the keyboard moves, in pixels of the image
+let stroke = null, erases = false, zoom = 1, keeping = 0;
+const hasMask = () => Boolean(image && (mask.done.at(-1) ?? mask.base ?? { kind: "clear" }).kind !== "clear");
+
+/** The context of a new canvas. */
+const canvasOf = (width = layer.width, height = layer.height) => new OffscreenCanvas(width, height).getContext("2d");
+
+function flood(context, operation, colour) {
+  Object.assign(context, { globalCompositeOperation: operation, fillStyle: colour });
+  context.fillRect(0, 0, context.canvas.width, context.canvas.height);
+}
+
+function apply(operation) {
+  if (operation.parts) return operation.parts.forEach((part) => drawPart(operation, part));
+  flood(paint, ...(operation.kind === "invert" ? ["xor", INK] : ["copy", "#0000"]));
+  if (operation.image) paint.drawImage(operation.image, 0, 0);
+}
+
+/** Draw a part of a stroke: again it is drawn in the same parts, since their soft edges add up. */
+function drawPart({ size, erases }, part) {
+  const globalCompositeOperation = erases ? "destination-out" : "source-over";
+  Object.assign(paint, { globalCompositeOperation, lineCap: "round", lineJoin: "round", lineWidth: size, strokeStyle: INK, fillStyle: INK });
+  paint.beginPath();
+  if (part.length === 1) {
+    paint.arc(...part[0], size / 2, 0, 2 * Math.PI);
+    return paint.fill();
+  }
+  for (const point of part) paint.lineTo(...point);
+  paint.stroke();
+}
+
+function redraw() {
+  apply({ image: mask.base });
+  mask.done.forEach(apply);
+  maskChanged();
+}
+
+/** Add an operation that is drawn already. */
+function add(operation) {
+  mask.done.push(operation);
+  mask.undone = [];
+  maskChanged();
+}
+
+function doMask(operation) {
+  apply(operation);
+  add(operation);
+}
+
+function moveMask(from, to) {
+  if (!from.length || stroke) return;
+  to.push(from.pop());
+  redraw();
+}
+
+const undo = () => moveMask(mask.done, mask.undone);
+const redo = () => moveMask(mask.undone, mask.done);
+
+function maskChanged() {
+  $("undo").disabled = !mask.done.length;
+  $("redo").disabled = !mask.undone.length;
+  $("clear").disabled = !hasMask();
+  refresh();
+  clearTimeout(keeping);
+  keeping = setTimeout(() => image && layer.toBlob((blob) => keepFile("mask", hasMask() && blob)), 150);
+}
+
+/** The mask as the service takes it, white on black; null where nothing is painted. */
+async function maskFile() {
+  const context = canvasOf(), { canvas } = context;
+  context.drawImage(layer, 0, 0);
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  if (!data.some((value, place) => value && place % 4 === 3)) return null;
+  flood(context, "source-in", "#fff");
+  flood(context, "destination-over", "#000");
+  return canvas.convertToBlob();
+}
+
+/** Take a mask from a file: white is repainted. */
+async function openMask(file) {
+  const bitmap = await decode(file);
+  const context = canvasOf(), { canvas } = context;
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height), { data } = pixels;
+  for (let i = 0; i < data.length; i += 4) {
+    data[i + 3] *= (0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]) / 255;
+  }
+  context.putImageData(pixels, 0, 0);
+  flood(context, "source-in", INK);
+  doMask({ image: canvas });
+}
+
+function setBrush(size) {
+  $("brush-size").value = kept.brush = Math.max(1, Math.min(size, $("brush-size").max));
+  $("brush-size").title = `${kept.brush} pixels`;
+  showPart($("brush-size"));
+  keep();
+}
+
+function setErase(value) {
+  erases = value;
+  $("erase").ariaPressed = erases;
+  $("brush").ariaPressed = !erases;
+}
+
+// ---- its view: zoom is a matter of CSS
+
+function showZoom() {
+  if (!image) return;
+  const scale = zoom * Math.min(viewport.clientWidth / image.width, viewport.clientHeight / image.height);
+  Object.assign($("layers").style, { width: `${image.width * scale}px`, height: `${image.height * scale}px` });
+  const percent = `${Math.round(100 * scale)} %`;
+  $("fit").textContent = percent;
+  $("fit").ariaLabel = `${percent}, fit the image into view`;
+}
+
+/** Zoom so that what is at a place of the window stays there. */
+function zoomTo(value, x, y) {
+  const before = box(layer);
+  const [u, v] = [(x - before.left) / before.width, (y - before.top) / before.height];
+  zoom = Math.max(1, Math.min(value, 32));
+  showZoom();
+  const now = box(layer);
+  viewport.scrollLeft += now.left + u * now.width - x;
+  viewport.scrollTop += now.top + v * now.height - y;
+}
+
+function zoomBy(factor) {
+  const { left, top } = box(viewport);
+  zoomTo(zoom * factor, left + viewport.clientWidth / 2, top + viewport.clientHeight / 2);
+}
+
+function enlarge(isLarge) {
+  $("stage").classList.toggle("larger", isLarge);
+  $("large").ariaPressed = isLarge;
+}
+
+function place(event) {
+  const { left, top, width, height } = box(layer);
+  return [((event.clientX - left) * layer.width) / width, ((event.clientY - top) * layer.height) / height];
+}
+
+function showCursor(x, y) {
+  const size = (kept.brush * box(layer).width) / layer.width;
+  Object.assign($("cursor").style, { width: `${size}px`, height: `${size}px`, left: `${x - size / 2}px`, top: `${y - size / 2}px` });
+  $("cursor").hidden = false;
+}
+
+function begin(point) {
+  stroke = { parts: [[point]], size: kept.brush, erases };
+  apply(stroke);
+}
+
+function extend(points) {
+  const part = [stroke.parts.at(-1).at(-1), ...points];
+  stroke.parts.push(part);
+  drawPart(stroke, part);
+}
+
+function finish() {
+  const ended = stroke;
+  stroke = null;
+  if (ended) add(ended);
+}
+
+const pointers = new Map(); // those that are down
+let pinch = null, isPanning = false;
+
+function centre() {
+  const [a, b] = [...pointers.values()];
+  return { x: (a.clientX + b.clientX) / 2, y: (a.clientY + b.clientY) / 2, far: Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY) };
+}
+
+viewport.onpointerdown = (event) => {
+  const { left, top } = box(viewport);
+  if (event.clientX - left > viewport.clientWidth || event.clientY - top > viewport.clientHeight) return; // a scroll bar
+  event.preventDefault();
+  layer.focus({ preventScroll: true });
+  pointers.set(event.pointerId, event);
+  viewport.setPointerCapture(event.pointerId);
+  isPanning = event.button === 1;
+  if (pointers.size === 2) {
+    stroke = null; // what the first finger has begun
+    redraw();
+    pinch = centre();
+  } else if (event.button === 0 && pointers.size === 1) begin(place(event));
+};
+
+viewport.onpointermove = (event) => {
+  const last = pointers.get(event.pointerId);
+  if (last) pointers.set(event.pointerId, event);
+  if (event.pointerType === "touch") $("cursor").hidden = true;
+  else showCursor(event.clientX, event.clientY);
+  if (pinch && last && pointers.size === 2) {
+    const before = pinch;
+    pinch = centre();
+    viewport.scrollLeft -= pinch.x - before.x;
+    viewport.scrollTop -= pinch.y - before.y;
+    zoomTo((zoom * pinch.far) / before.far, pinch.x, pinch.y);
+  } else if (last && isPanning) {
+    viewport.scrollLeft -= event.clientX - last.clientX;
+    viewport.scrollTop -= event.clientY - last.clientY;
+  } else if (last && stroke) {
+    const events = event.getCoalescedEvents?.() ?? [];
+    extend((events.length ? events : [event]).map(place));
+  }
+};
+
+viewport.onpointerup = viewport.onpointercancel = (event) => {
+  pointers.delete(event.pointerId);
+  if (pointers.size) return;
+  pinch = null;
+  finish();
+};
+
+viewport.onpointerleave = () => ($("cursor").hidden = true);
+viewport.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && !event.metaKey) return;
+  event.preventDefault();
+  zoomTo(zoom * Math.exp(-event.deltaY / 300), event.clientX, event.clientY);
+}, { passive: false });
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+layer.onkeydown = (event) => {
+  const arrow = ARROWS[event.key];
+  if (arrow) {
+    const far = event.shiftKey ? kept.brush : Math.max(1, kept.brush / 4);
+    spot[0] = Math.max(0, Math.min(layer.width, spot[0] + arrow[0] * far));
+    spot[1] = Math.max(0, Math.min(layer.height, spot[1] + arrow[1] * far));
+    if (stroke) extend([[...spot]]);
+  } else if (event.key === " ") {
+    if (!event.repeat && !stroke) begin([...spot]);
+  } else if (event.key === "[") setBrush(Math.floor(kept.brush * 0.8));
+  else if (event.key === "]") setBrush(Math.ceil(kept.brush * 1.25));
+  else if (event.key === "e" && !event.ctrlKey) setErase(!erases);
+  else if (event.key === "+" || event.key === "-") zoomBy(event.key === "+" ? 1.25 : 0.8);
+  else return;
+  event.preventDefault();
+  const { left, top, width, height } = box(layer);
+  showCursor(left + (spot[0] * width) / layer.width, top + (spot[1] * height) / layer.height);
+};
+layer.onkeyup = (event) => event.key === " " && finish();
+layer.onblur = () => {
+  $("cursor").hidden = true;
+  if (!pointers.size) finish();
+};
+layer.onfocus = () => Object.assign(spot, spot[0] ? spot : [layer.width / 2, layer.height / 2]);
+
+// ---- what the controls do
+
+const setSeed = (seed) => ((control("seed").value = seed), changed());
+const presses = {
+  dice: () => setSeed(""),
+  reuse: () => setSeed(shown().image.seed),
+  swap: () => {
+    [height.value, width.value] = [width, height].map((each) => each.value || each.placeholder);
+    changed();
+  },
+  stop: () => end(current()),
+  keep: () => end(current(), true),
+  skip: () => ask(`api/jobs/${current().id}/skip`, "{}"),
+  again: () => fill(shown().image.request, shown().job.model),
+  start: openShown,
+  take: async () => {
+    const { request, model } = offered;
+    removeSource();
+    await fill(request, model?.model);
+  },
+  remove: removeSource,
+  brush: () => setErase(false),
+  erase: () => setErase(!erases),
+  undo,
+  redo,
+  clear: () => hasMask() && doMask({ kind: "clear" }),
+  invert: () => doMask({ kind: "invert" }),
+  in: () => zoomBy(1.5),
+  out: () => zoomBy(1 / 1.5),
+  fit: () => zoomBy(0),
+  large: () => enlarge(!$("stage").classList.contains("larger")),
+};
+for (const [id, act] of Object.entries(presses)) $(id).onclick = () => Promise.resolve(act()).catch(complain);
+$("problem").lastChild.onclick = calm;
+$("brush-size").oninput = (event) => setBrush(Number(event.target.value));
+$("only-masked").onchange = (event) => {
+  kept.onlyMasked = event.target.checked;
+  changed();
+};
+listen("input", ({ target }) => {
+  target.ariaInvalid = null;
+  if (target.name) changed();
+});
+$("lora").onchange = ({ target }) => {
+  if (target.value) kept.loras.push({ file: target.value, weight: 1 });
+  target.value = "";
+  showLists();
+  keep();
+};
+$("embedding").onchange = ({ target }) => {
+  const area = control("prompt"), at = area.selectionEnd, space = /\S$/.test(area.value.slice(0, at)) ? " " : "";
+  area.focus();
+  document.execCommand("insertText", false, space + target.value); // which the browser's own undo takes back
+  target.value = "";
+};
+for (const [id, act] of [["upload", open], ["mask-upload", openMask]]) {
+  $(id).onchange = async ({ target }) => {
+    const [file] = target.files;
+    target.value = ""; // the same file can be chosen again
+    if (file) await act(file).catch(complain);
+  };
+}
+$("form").onsubmit = (event) => {
+  event.preventDefault();
+  generate();
+};
+$("results").onkeydown = (event) => {
+  const way = { ArrowLeft: "previousElementSibling", ArrowRight: "nextElementSibling" }[event.key];
+  const next = way && event.target.closest("li")[way]?.firstChild;
+  next?.focus();
+  next?.click();
+};
+
+listen("keydown", (event) => {
+  const isCommand = event.ctrlKey || event.metaKey;
+  const isText = event.target.matches?.("textarea, input:not([type=range]):not([type=checkbox])");
+  if (event.key === "Enter" && isCommand) generate();
+  else if (isCommand && event.key.toLowerCase() === "z" && image && !isText) event.shiftKey ? redo() : undo();
+  else if (isCommand && event.key === "y" && image && !isText) redo();
+  else return;
+  event.preventDefault();
+});
+
+listen("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  $("drop").hidden = false;
+});
+listen("dragleave", (event) => event.relatedTarget || ($("drop").hidden = true));
+for (const type of ["drop", "paste"]) {
+  listen(type, (event) => {
+    $("drop").hidden = true;
+    const [file] = (event.dataTransfer ?? event.clipboardData).files;
+    if (!file) return;
+    event.preventDefault();
+    open(file).catch(complain);
+  });
+}
+
+new ResizeObserver(showZoom).observe(viewport);
+
+async function restoreImage() {
+  const [file, layered] = await Promise.all([keptFile("image"), keptFile("mask")]);
+  if (!file || image) return;
+  const bitmap = await createImageBitmap(file);
+  showSource(file, bitmap.width, bitmap.height);
+  if (layered) mask.base = await createImageBitmap(layered);
+  redraw();
+}
+
+restore();
+refresh();
+keep();
+restoreImage().catch(complain);
+document.onvisibilitychange = () => document.hidden || readServer();
+readServer();

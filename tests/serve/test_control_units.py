@@ -1,0 +1,145 @@
+"""Control images from clients: networks by their names, images in the request, never a path."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64decode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from serving import Answer, Client, Running, in_base64, serving
+
+import sdxl
+
+ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
+PROMPT = "a red circle on a blue background"
+SMALL: dict[str, Any] = {"prompt": PROMPT, "steps": 3, "width": 64, "height": 64, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    model = sdxl.ModelRequest("miniature", dtype="float32", device="cpu", control_dir=ADAPTERS)
+    with serving([model], max_steps=40, max_pixels=256 * 256) as running:
+        yield running
+
+
+@pytest.fixture
+def client(running: Running) -> Client:
+    return running.client
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Any:
+    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu", control_dir=ADAPTERS)
+
+
+def drawing(width: int = 64, height: int = 64) -> Image.Image:
+    image = Image.new("RGB", (width, height), "black")
+    ImageDraw.Draw(image).ellipse((20, 20, 50, 50), outline="white")
+    return image
+
+
+def expected(miniature: Any, image: Image.Image | None = None, **control: Any) -> np.ndarray:
+    given = SMALL | {"control": sdxl.Control("edges", image or drawing(), **control), "progress": False}
+    return np.asarray(miniature(**given).images[0])
+
+
+def unit(client: Client, path: str = "txt2img", body: dict[str, Any] | None = None, **fields: Any) -> Answer:
+    scripts = {"ControlNet": {"args": [{"model": "edges [0123abcd]", "image": in_base64(drawing()), **fields}]}}
+    return client.post(f"/sdapi/v1/{path}", SMALL | {"alwayson_scripts": scripts} | (body or {}))
+
+
+def pixels(answer: Answer) -> np.ndarray:
+    assert answer.status == 200, answer.body
+    return np.asarray(Image.open(io.BytesIO(b64decode(answer.json["images"][0]))))
+
+
+def test_jobs_of_our_own(client: Client, miniature: Any) -> None:
+    control = {"net": "edges", "image": in_base64(drawing()), "scale": 0.8, "end": 0.7}
+    job = client.done(client.job(**SMALL, control=[control])["id"])
+    assert job["status"] == "done", job["error"]
+    assert np.array_equal(np.asarray(client.image(job["images"][0])), expected(miniature, scale=0.8, end=0.7))
+    shown = job["images"][0]["request"]["control"][0]
+    assert (shown["net"], shown["image"]) == ("edges.safetensors", None)
+    assert "control" not in job["request"]
+
+
+def test_units_of_the_extension(client: Client, miniature: Any) -> None:
+    plain = client.post("/sdapi/v1/txt2img", SMALL)
+    acting = pixels(unit(client, weight=0.8, guidance_end=0.7, control_mode="Balanced", module="none"))
+    assert np.array_equal(acting, expected(miniature, scale=0.8, end=0.7))
+    assert not np.array_equal(acting, pixels(plain))
+    prepared = unit(client, module="canny", threshold_a=50, threshold_b=-1, pixel_perfect=True, processor_res=512)
+    assert np.array_equal(pixels(prepared), expected(miniature, preprocess="canny:50:200"))
+    assert np.array_equal(pixels(unit(client, control_mode=2)), expected(miniature, guess=True))
+    for idle in ({"enabled": False}, {"model": "None"}, {"model": None}):
+        assert np.array_equal(pixels(unit(client, **idle)), pixels(plain))
+    wide = unit(client, image={"image": in_base64(drawing(96, 64))}, resize_mode="Just Resize")
+    assert np.array_equal(pixels(wide), expected(miniature, drawing(96, 64).resize((64, 64), Image.Resampling.LANCZOS)))
+    assert unit(client, image=in_base64(drawing(96, 64)), resize_mode=2).status == 200
+    own = unit(client, "img2img", {"init_images": [in_base64(drawing())]}, image=None)
+    assert "edges.safetensors" in str(Image.open(io.BytesIO(b64decode(own.json["images"][0]))).info["sdxl"])
+    assert str(ADAPTERS) not in str(b64decode(own.json["images"][0]))
+
+
+def test_what_is_refused(client: Client, tmp_path: Path) -> None:
+    drawing().save(tmp_path / "a.png")
+    control = {"net": "edges", "image": in_base64(drawing())}
+    for wrong, status in (
+        ({"net": str(ADAPTERS / "edges.safetensors")}, 404),
+        ({"net": "../adapters/edges"}, 404),
+        ({"net": "owner/name"}, 404),
+        ({"image": str(tmp_path / "a.png")}, 400),
+        ({"image": "http://169.254.169.254/a.png"}, 400),
+        ({"image": None}, 400),
+        ({"scale": "x"}, 400),
+        ({"what": 1}, 400),
+    ):
+        assert client.post("/api/jobs", SMALL | {"control": [control | wrong]}).status == status, wrong
+    for given in ("edges", [3], {"net": "edges"}):
+        assert client.post("/api/jobs", SMALL | {"control": given}).status == 400
+    for wrong, status in (
+        ({"model": "nothing"}, 404),
+        ({"module": "openpose"}, 422),
+        ({"control_mode": 1}, 422),
+        ({"control_mode": "x"}, 422),
+        ({"mask": in_base64(drawing())}, 422),
+        ({"image": "!!"}, 422),
+        ({"image": None}, 422),
+        ({"weight": "heavy"}, 422),
+    ):
+        answer = unit(client, **wrong)
+        assert (answer.status, answer.json.keys()) == (status, {"error", "detail", "body", "errors"}), wrong
+
+
+def test_lists(client: Client) -> None:
+    assert "edges" in client.get("/controlnet/model_list").json["model_list"]
+    assert client.get("/controlnet/module_list").json["module_list"][:2] == ["none", "canny"]
+    assert client.get("/controlnet/version").json == {"version": 3}
+    assert client.get("/sdapi/v1/scripts").json == {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
+    assert client.get("/controlnet/nothing").json["detail"] == "Not Found"
+
+
+def test_webuiapi(running: Running, miniature: Any) -> None:
+    webuiapi = pytest.importorskip("webuiapi")
+    api = webuiapi.WebUIApi(port=running.client.port, sampler="DPM++ 2M", steps=3)
+    assert api.controlnet_model_list()
+    units = [webuiapi.ControlNetUnit(image=drawing(), model="edges", module="none", weight=0.9)]
+    got = api.txt2img(prompt=PROMPT, width=64, height=64, seed=7, cfg_scale=5, controlnet_units=units)
+    made = miniature(
+        **SMALL | {"control": sdxl.Control("edges", drawing(), scale=0.9), "progress": False},
+        sampler="dpmpp_2m",
+        schedule="karras",
+    )
+    assert np.array_equal(np.asarray(got.image), np.asarray(made.images[0]))
+
+
+def test_sd_backend_client(running: Running) -> None:
+    client = pytest.importorskip("sd_backend_client")
+    backend = client.A1111Webservice(f"http://127.0.0.1:{running.client.port}")
+    assert backend.get_capabilities().controlnet
+    assert "edges" in {each.full_model_name for each in backend.list_controlnet_models()}

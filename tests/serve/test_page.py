@@ -1,0 +1,556 @@
+"""The page in a browser, against a running service with the miniature."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import SECONDS, Tab, started
+from PIL import Image, ImageDraw, PngImagePlugin
+from serving import Client, Running, in_base64, png, serving, until
+
+import sdxl
+
+pytestmark = pytest.mark.slow
+ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
+PROMPT = "a red circle on a blue background"
+QUICK = {"prompt": PROMPT, "steps": 4, "seed": 7}
+SLOW = {"prompt": PROMPT, "steps": 40, "width": 256, "height": 256}
+Open = Callable[..., Tab]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    names = ("miniature", "miniature-refiner")
+    models = [sdxl.ModelRequest(name, dtype="float32", device="cpu", lora_dir=ADAPTERS) for name in names]
+    with serving(models, max_steps=40) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with started() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_tab(browser: Any, running: Running) -> Iterator[Open]:
+    """Opens the page in a browser that knows nothing yet. No page may ask another host."""
+    tabs: list[Tab] = []
+
+    def open_tab(**options: Any) -> Tab:
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        tabs.append(Tab(f"http://127.0.0.1:{running.client.port}/", context))
+        return tabs[-1]
+
+    yield open_tab
+    for tab in tabs:
+        tab.context.close()
+        assert tab.foreign == []
+    for job in (*running.service.engine.waiting, *running.service.engine.running):
+        running.service.engine.cancel(job.id)
+
+
+@pytest.fixture
+def tab(open_tab: Open) -> Iterator[Tab]:
+    """A tab in which nothing may go wrong."""
+    tab = open_tab()
+    yield tab
+    assert tab.messages == []
+
+
+def generated(client: Client, **given: Any) -> Image.Image:
+    """The image that the same arguments give without the page."""
+    job = client.done(client.job(**{"prompt_syntax": "a1111", **given})["id"])
+    assert job["status"] == "done", job["error"]
+    return client.image(job["images"][0])
+
+
+def same(image: Image.Image, other: Image.Image) -> bool:
+    return image.size == other.size and np.array_equal(np.asarray(image), np.asarray(other))
+
+
+def source(side: int = 128) -> Image.Image:
+    image = Image.new("RGB", (side, side), "green")
+    ImageDraw.Draw(image).ellipse((side // 4, side // 4, 3 * side // 4, 3 * side // 4), fill="yellow")
+    return image
+
+
+def test_it_generates_what_the_api_does(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK, negative="a (cat:1.2)", width=64, height=96)
+    tab["prompt"].press("Control+Enter")
+    tab.at("#results img").wait_for()
+    given = {**QUICK, "negative_prompt": "a (cat:1.2)", "width": 64, "height": 96}
+    assert same(tab.image(), generated(running.client, **given))
+    facts = tab.at("#facts").inner_text()
+    assert all(each in facts for each in ("seed 7", "64 \u00d7 96", "4 steps", "euler leading", "guidance 5"))
+    with tab.page.expect_download() as download:
+        tab.at("#save").click()
+    assert download.value.suggested_filename.endswith("-1.png")
+    saved = Image.open(download.value.path())
+    assert str(saved.info["parameters"]).startswith(PROMPT)
+    assert json.loads(str(saved.info["sdxl"]))["request"]["seed"] == 7
+
+
+def test_images_come_one_after_the_other_with_the_next_seeds(tab: Tab) -> None:
+    tab.fill(**QUICK)
+    tab.at("#batches").fill("3")
+    seeds = [json.loads(str(each.info["sdxl"]))["request"]["seed"] for each in tab.generate(3)]
+    assert seeds == [9, 8, 7]
+    tab.at("#results button").nth(2).click()
+    assert "seed 7" in tab.at("#facts").inner_text()
+    tab.page.keyboard.press("ArrowLeft")
+    assert "seed 8" in tab.at("#facts").inner_text()
+    tab.at("#dice").click()
+    assert tab["seed"].input_value() == ""
+    tab.at("#reuse").click()
+    assert tab["seed"].input_value() == "8"
+
+
+def test_a_seed_of_64_bits_is_exact(tab: Tab) -> None:
+    tab.fill(**{**QUICK, "seed": 2**64 - 2})
+    assert json.loads(str(tab.generate()[0].info["sdxl"]))["request"]["seed"] == 2**64 - 2
+    tab.fill(seed="")
+    tab.at("#again").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    assert tab["seed"].input_value() == str(2**64 - 2)
+
+
+def test_progress_preview_and_stop(tab: Tab, running: Running) -> None:
+    tab.fill(**SLOW)
+    tab["generate"].click()
+    tab.at("#frame[data-preview] img[src^='data:image/jpeg']").wait_for()
+    tab.at("#progress-text:has-text('left')").wait_for()
+    assert "of 40" in tab["progress"].inner_text()
+    assert 0 < float(tab.at("#bar").evaluate("bar => bar.value")) < 1
+    assert "%" in tab.page.title()
+    tab["stop"].click()
+    tab["stop"].wait_for(state="hidden")
+    assert not tab.at("#results li").count()
+    assert not running.service.engine.running
+
+
+def test_finish_now_and_skip(tab: Tab) -> None:
+    tab.fill(**SLOW)
+    tab["generate"].click()
+    tab.at("#keep").click()
+    tab["stop"].wait_for(state="hidden")
+    assert json.loads(str(tab.image().info["sdxl"]))["stopped_after"] < 40
+    tab.at("#batches").fill("2")
+    tab.fill(seed=7)
+    tab["generate"].click()
+    tab.at("#progress-text:has-text('Image 1 of 2: step')").wait_for()
+    tab.at("#skip").click()
+    tab.at("#progress-text:has-text('Image 2 of 2')").wait_for()
+    tab.at("#keep").click()
+    tab["stop"].wait_for(state="hidden")
+    assert json.loads(str(tab.image().info["sdxl"]))["request"]["seed"] == 8
+
+
+def test_jobs_wait_in_a_queue(tab: Tab, running: Running) -> None:
+    tab.fill(**SLOW)
+    for _ in range(3):
+        tab["generate"].click()
+        tab.at("#generate:enabled").wait_for()
+    tab.at(".pending").nth(2).wait_for()
+    tab.at(".pending .icon:visible").first.click()
+    tab.at(".pending").nth(2).wait_for(state="detached")
+    assert len(running.service.engine.waiting) == 1
+    for left in (1, 0):
+        tab["stop"].click()
+        tab.at(".pending").nth(left).wait_for(state="detached")
+
+
+def test_image_to_image(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK)
+    tab.start_from(png(source()))
+    assert tab["strength"].get_attribute("placeholder") == "0.3"
+    tab.fill(strength=0.5)
+    expected = generated(running.client, **QUICK, image=in_base64(source()), strength=0.5)
+    assert same(tab.generate()[0], expected)
+    tab.at("#remove").click()
+    tab["mask"].wait_for(state="hidden")
+    assert same(tab.generate()[0], generated(running.client, **QUICK))
+
+
+def test_a_large_photograph_is_worked_on_at_a_fitting_size(tab: Tab) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (900, 600), "green").save(data, format="JPEG")
+    tab.start_from(data.getvalue(), "photo.jpg")
+    assert [tab[name].input_value() for name in ("width", "height")] == ["160", "104"]
+    tab.at("#ratios button").first.click()  # its own size after all
+    assert [tab[name].input_value() for name in ("width", "height")] == ["", ""]
+    assert [tab[name].get_attribute("placeholder") for name in ("width", "height")] == ["896", "600"]
+
+
+def test_a_photograph_lies_as_it_is_shown(tab: Tab) -> None:
+    data, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright
+    Image.new("RGB", (96, 64), "green").save(data, format="JPEG", exif=turned)
+    tab.start_from(data.getvalue(), "photo.jpg")
+    tab.fill(**QUICK, strength=0.5)
+    assert tab.mask().shape == (96, 64)
+    assert tab.generate()[0].size == (64, 96)
+
+
+def test_formats_that_the_service_does_not_take_are_converted(tab: Tab) -> None:
+    data = io.BytesIO()
+    source(64).save(data, format="GIF")
+    tab["upload"].set_input_files({"name": "a.gif", "mimeType": "image/gif", "buffer": data.getvalue()})
+    tab["mask"].wait_for()
+    tab.fill(**QUICK, strength=0.5)
+    assert tab.generate()[0].size == (64, 64)
+
+
+def test_only_what_is_brushed_changes(tab: Tab) -> None:
+    tab.start_from(png(source()))
+    tab.fill(**QUICK)
+    tab["brush-size"].fill("20")
+    tab.stroke((0.2, 0.3), (0.7, 0.4), (0.3, 0.7))
+    mask = tab.mask()
+    changed = np.asarray(tab.generate()[0]) != np.asarray(source())
+    assert not changed[mask == 0].any()
+    assert changed[mask == 255].any(1).mean() > 0.5
+    tab.fill(prompt="a green star on a red background")
+    assert np.array_equal(tab.mask(), mask)  # other words, and a generation, leave it
+    tab.at("#only-masked").check()
+    again = np.asarray(tab.generate()[0]) != np.asarray(source())
+    assert not again[mask == 0].any()
+    assert json.loads(str(tab.image().info["sdxl"]))["request"]["mask_padding"] == 32
+
+
+def test_the_brush(tab: Tab) -> None:
+    tab.start_from(png(source()))
+    tab["brush-size"].fill("16")
+    tab.stroke((0.5, 0.5), (1.3, 0.5), (-0.3, 0.5))  # over both edges
+    first = tab.mask()
+    assert (first[64] == 255).all()
+    assert 14 <= np.count_nonzero(first[:, 64]) <= 18
+    tab["brush-size"].fill("40")
+    tab["erase"].click()
+    tab.stroke((0.5, 0.3), (0.5, 0.7))
+    assert tab.mask()[64, 64] == 0
+    tab["undo"].click()
+    assert np.array_equal(tab.mask(), first)
+    tab.at("#redo").click()
+    assert tab.mask()[64, 64] == 0
+    tab.page.keyboard.press("Control+z")
+    assert np.array_equal(tab.mask(), first)
+    tab.at("#invert").click()
+    assert np.abs(tab.mask() - (255 - first)).max() <= 1
+    tab["clear"].click()
+    assert not tab.mask().any()
+    tab["undo"].click()
+    tab["undo"].click()
+    assert np.array_equal(tab.mask(), first)
+    tab.at("#mask-upload").set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": png(mask_image())})
+    tab.page.wait_for_timeout(300)
+    assert np.abs(tab.mask() - np.asarray(mask_image())).max() <= 1
+
+
+def mask_image() -> Image.Image:
+    mask = Image.new("L", (128, 128), 0)
+    ImageDraw.Draw(mask).rectangle((10, 20, 60, 70), fill=255)
+    ImageDraw.Draw(mask).rectangle((80, 20, 110, 70), fill=128)
+    return mask
+
+
+def test_zoom_is_for_the_eyes_alone(tab: Tab) -> None:
+    tab.start_from(png(source()))
+    tab["brush-size"].fill("8")
+    before = tab.at("#fit").inner_text()
+    tab.at("#in").click()
+    tab.at("#in").click()
+    assert tab.at("#fit").inner_text() != before
+    box = tab.at("#viewport").bounding_box()
+    tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    rows, columns = np.nonzero(tab.mask())
+    assert abs(rows.mean() - 64) < 2
+    assert abs(columns.mean() - 64) < 2
+    assert 6 <= np.ptp(rows) <= 9
+    tab.at("#fit").click()
+    assert tab.at("#fit").inner_text() == before
+
+
+def test_the_keyboard_paints(tab: Tab) -> None:
+    tab.start_from(png(source()))
+    tab["brush-size"].fill("16")
+    tab["mask"].focus()
+    keys = tab.page.keyboard
+    keys.down(" ")
+    for _ in range(4):
+        keys.press("ArrowRight")
+    keys.up(" ")
+    mask = tab.mask()
+    assert mask[64, 64] == mask[64, 80] == 255
+    assert mask[64, 100] == mask[90, 64] == 0
+    keys.press("e")
+    keys.press("Shift+ArrowLeft")
+    keys.press(" ")
+    assert tab.mask()[64, 64] == 0
+    keys.press("Control+z")
+    assert np.array_equal(tab.mask(), mask)
+    keys.press("]")
+    assert int(tab["brush-size"].input_value()) == 20
+
+
+def test_fingers_paint_and_zoom(open_tab: Open) -> None:
+    tab = open_tab(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    tab.start_from(png(source()))
+    tab["mask"].scroll_into_view_if_needed()
+    box = tab["mask"].bounding_box()
+    devtools = tab.context.new_cdp_session(tab.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in points]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    touch("touchStart", (0.2, 0.5))
+    for x in (0.4, 0.6, 0.8):
+        touch("touchMove", (x, 0.5))
+    touch("touchEnd")
+    mask = tab.mask()
+    assert mask[64, 30] == mask[64, 100] == 255
+    assert tab.page.evaluate("scrollX") == 0
+    before = tab.at("#fit").inner_text()
+    touch("touchStart", (0.4, 0.3))
+    touch("touchStart", (0.4, 0.3), (0.6, 0.3))
+    touch("touchMove", (0.2, 0.3), (0.8, 0.3))
+    touch("touchEnd")
+    assert tab.at("#fit").inner_text() != before
+    assert np.array_equal(tab.mask(), mask)  # two fingers paint nothing
+    assert tab.messages == []
+
+
+def test_a_reload_loses_nothing(tab: Tab) -> None:
+    tab.fill(**QUICK)
+    tab.generate()
+    tab.start_from(png(source()))
+    tab.stroke((0.3, 0.3), (0.6, 0.6))
+    mask = tab.mask()
+    tab.fill(**SLOW, seed=9, negative="a cat", strength=0.9)
+    tab["generate"].click()
+    tab.at("#progress-text:has-text('step')").wait_for()
+    tab.open()
+    tab.at("#progress-text:has-text('step')").wait_for()
+    tab.at("#frame[data-preview] img[src^='data:image/jpeg']").wait_for()
+    for name, value in {**SLOW, "seed": 9, "negative": "a cat", "strength": 0.9}.items():
+        assert tab[name].input_value() == str(value)
+    assert tab.at("#results img").count() == 1
+    tab["mask"].wait_for()
+    assert np.array_equal(tab.mask(), mask)
+    tab.at("#results img").nth(1).wait_for()
+    assert json.loads(str(tab.image().info["sdxl"]))["request"]["seed"] == 9
+    assert "seed 9" in tab.at("#facts").inner_text()
+    tab.open()
+    tab.at("#results img").nth(1).wait_for()
+
+
+def test_parameters_of_a_dropped_image(tab: Tab, running: Running) -> None:
+    given = {"guider": "apg", "sampler": "dpmpp_2m", "schedule": "karras", "guidance_scale": 4.5, "clip_skip": 1}
+    given |= {"variation_seed": 2**64 - 2, "variation_strength": 0.25}
+    lora = [{"file": "heart", "weight": 0.5}]
+    prompt = "a red heart on a blue background"
+    first = running.client.done(running.client.job(**{**QUICK, "prompt": prompt}, **given, loras=lora)["id"])
+    data = running.client.get(first["images"][0]["url"]).body
+    tab.fill(prompt="something else")
+    tab.drop(data)
+    tab["mask"].wait_for()  # it is a source image at first
+    tab.at("#take").click()
+    tab["mask"].wait_for(state="hidden")
+    tab.at("#more:has-text('guider')").wait_for()
+    assert tab["prompt"].input_value() == prompt
+    assert tab["seed"].input_value() == "7"
+    assert tab.at("[name=sampler]").input_value() == "dpmpp_2m"
+    assert tab.at("#loras").inner_text().strip() == "heart"
+    assert tab.at("#more li").count() == 3  # eta, as the record has it, is the sampler's own
+    assert same(tab.generate()[0], running.client.image(first["images"][0]))
+    tab.at("#more button").first.click()
+    assert not same(tab.generate()[0], running.client.image(first["images"][0]))
+
+
+def test_what_is_missing_is_named(tab: Tab, running: Running) -> None:
+    given = {**QUICK, "image": in_base64(source()), "strength": 0.5}
+    first = running.client.done(running.client.job(**given)["id"])
+    record = running.client.image(first["images"][0])
+    text = str(record.info["sdxl"]).replace('"miniature"', '"another"')
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("sdxl", text)
+    tab.drop(png(record, pnginfo=info))
+    tab.at("#take").click()
+    tab.at("#problem").wait_for()
+    assert "its source image, the model another" in tab.at("#problem").inner_text()
+    assert tab["strength"].input_value() == "0.5"
+
+
+def test_use_these_again_and_start_from_it(tab: Tab) -> None:
+    tab.fill(**QUICK, negative="a cat")
+    first = tab.generate()[0]
+    tab.fill(prompt="a green star", negative="", steps=2, seed="")
+    tab.at("#again").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    assert same(tab.generate()[0], first)
+    tab.fill(prompt="a green star")
+    tab.at("#start").click()
+    tab["mask"].wait_for()
+    assert tab["prompt"].input_value() == "a green star"  # words stay
+    assert tab.at("#source").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    tab.fill(steps=10)
+    assert tab.generate()[0].size == (128, 128)
+
+
+def test_loras_and_models(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK)
+    tab.at("#lora").select_option("heart")
+    tab.at("#loras input").fill("0.5")
+    expected = generated(running.client, **QUICK, loras=[{"file": "heart", "weight": 0.5}])
+    assert same(tab.generate()[0], expected)
+    tab.open()
+    assert tab.at("#loras input").input_value() == "0.5"
+    tab.at("#loras button").click()
+    tab.at("#model").select_option("miniature-refiner")
+    tab.start_from(png(source()))
+    tab.fill(steps=10)
+    tab.generate()
+    assert "miniature-refiner" in tab.at("#facts").inner_text()
+    tab.at("#model").select_option("miniature")
+    tab.generate()
+
+
+def test_embeddings_are_put_into_the_prompt(browser: Any, tmp_path: Path) -> None:
+    shutil.copy(ADAPTERS / "sun.safetensors", tmp_path)
+    model = sdxl.ModelRequest("miniature", dtype="float32", device="cpu", embedding_dir=tmp_path)
+    with serving([model]) as running:
+        tab = Tab(f"http://127.0.0.1:{running.client.port}/", browser.new_context())
+        tab.fill(prompt="a", steps=4)
+        tab.at("#embedding").select_option("sun")
+        assert tab["prompt"].input_value() == "a sun"
+        tab.generate()
+        assert tab.at("#lora-field").is_hidden()
+        tab.context.close()
+
+
+@pytest.mark.parametrize("access", [{"auth": "me:secret"}, {"api_key": "secret"}])
+def test_a_log_in_is_the_browsers(browser: Any, running: Running, access: dict[str, str]) -> None:
+    pipe = running.service.workers[0]._pipe
+    assert pipe is not None
+    with serving([sdxl.ModelRequest("miniature")], load=lambda request: pipe, **access) as guarded:
+        login = {"username": "me", "password": "secret"}
+        tab = Tab(f"http://127.0.0.1:{guarded.client.port}/", browser.new_context(http_credentials=login))
+        tab.fill(**QUICK)
+        tab["generate"].click()
+        tab.at("#results img").wait_for()
+        assert tab.at("#shown").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+        tab.context.close()
+
+
+def test_sizes(tab: Tab) -> None:
+    assert tab["width"].get_attribute("placeholder") == "128"
+    tab.at("#ratios button:has-text('4:3')").click()
+    assert [tab[name].input_value() for name in ("width", "height")] == ["144", "112"]
+    tab.at("#swap").click()
+    assert [tab[name].input_value() for name in ("width", "height")] == ["112", "144"]
+    assert tab.at("#ratios [aria-pressed=true]").inner_text().strip() == "3:4"
+
+
+def test_errors_are_sentences_beside_their_control(open_tab: Open) -> None:
+    tab = open_tab()
+    tab.fill(**{**QUICK, "steps": 41})
+    tab["generate"].click()
+    tab.at("#problem:has-text('steps is 41')").wait_for()
+    assert tab["steps"].get_attribute("aria-invalid") == "true"
+    tab.fill(steps=4)
+    assert tab["steps"].get_attribute("aria-invalid") is None
+    tab.generate()
+    assert tab.at("#problem").is_hidden()
+    tab.page.set_input_files("#upload", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
+    tab.at("#problem:has-text('a.png is no image')").wait_for()
+    assert [each for each in tab.messages if "400" not in each] == []
+
+
+def test_a_service_that_goes_away_and_comes_back(open_tab: Open) -> None:
+    tab = open_tab()
+    tab.fill(**QUICK)
+    tab.context.set_offline(True)
+    tab["generate"].click()
+    tab.at("#problem:has-text('does not answer')").wait_for()
+    assert tab.at("#state").inner_text() == "no connection"
+    tab.context.set_offline(False)
+    tab.at("#state[data-state=ready]").wait_for()
+    tab.generate()
+
+
+def test_a_job_that_the_service_has_forgotten(open_tab: Open, running: Running) -> None:
+    tab = open_tab()
+    tab.fill(**SLOW)
+    tab["generate"].click()
+    tab.at("#progress-text:has-text('step')").wait_for()
+    engine = running.service.engine
+    (job,) = engine.running
+    tab.context.set_offline(True)
+    engine.cancel(job.id)
+    until(lambda: job.state.is_over)
+    del engine._jobs[job.id]
+    tab.context.set_offline(False)
+    tab.open()
+    tab["stop"].wait_for(state="hidden")
+    tab.fill(**QUICK)
+    tab.generate()
+
+
+def test_a_phone(open_tab: Open) -> None:
+    tab = open_tab(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    tab.fill(**QUICK)
+    tab.generate()
+    tab.at("#start").click()
+    tab["mask"].wait_for()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
+    for control in tab.at("button:visible, input:visible, select:visible, textarea:visible").all():
+        box = control.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= 390, control
+    generate = tab["generate"].bounding_box()
+    assert generate["y"] + generate["height"] <= 844  # always in sight
+    assert generate["height"] >= 40
+    assert tab.messages == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_axe_finds_no_fault(open_tab: Open, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed; run make browser")
+    tab = open_tab(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+
+    def check() -> None:
+        found = axe.Axe().run(tab.page).response["violations"]
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+    check()
+    tab.fill(**QUICK)
+    tab.generate()
+    tab.start_from(png(source()))
+    tab.stroke((0.3, 0.3), (0.6, 0.6))
+    tab.at("summary").click()
+    tab.at("#lora").select_option("heart")
+    check()
+    tab.fill(**SLOW)
+    tab["generate"].click()
+    tab["generate"].click()
+    tab.at("#frame[data-preview]").wait_for()
+    check()
+    tab["stop"].click()
+    tab.fill(steps=0)
+    tab["generate"].click()
+    tab.at("#problem").wait_for()
+    check()
+
+
+def test_it_is_there_at_once(tab: Tab) -> None:
+    timing = json.loads(tab.page.evaluate("JSON.stringify(performance.getEntriesByType('navigation')[0])"))
+    assert timing["domContentLoadedEventEnd"] < 1000 * SECONDS / 20
+    assert len(tab.page.evaluate("performance.getEntriesByType('resource').map(each => each.name)")) < 15
