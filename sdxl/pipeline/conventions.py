@@ -140,7 +140,8 @@ class Conventions:
     generators: str = _rule(
         "the first noise",
         each="each image has a generator of its own, with `seed + i`",
-        batch="one generator with `seed` draws that of the whole batch at once; a list of seeds is one for each image",
+        batch="one generator with `seed` draws that of the whole batch at once; a list of different seeds is one for "
+        "each image",
     )
     noise: str = _rule(
         "where the numbers come from",

@@ -188,7 +188,7 @@ def make_plan(
         schedule=None if schedule_name == CUSTOM else schedule_name,
         steps=total,
         eta=eta,
-        seed=seeds[0] if is_one and not isinstance(request.seed, Sequence) else list(seeds),
+        seed=seeds[0] if is_one and len({*seeds}) == 1 else list(seeds),
         variation_seed=list(variation_seeds) or request.variation_seed,
         strength=strength,
         refine_at=refine_at,

@@ -146,6 +146,22 @@ def test_jobs(name: str, tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: 
             assert max(abs(a - b) for a, b in pairs) <= 1
 
 
+def test_a_line_with_latents(tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    """Its images are one item of the job, whose generator draws for all of them."""
+    from safetensors.torch import save_file
+
+    save_file({"z": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))}, tmp_path / "z.safetensors")
+    line: dict[str, Any] = {"prompt": PROMPT, "num_images": 2, "seed": 4, "steps": 3, "compat": "comfyui"}
+    line |= {"image": str(tmp_path / "z.safetensors"), "strength": 0.8, "output": "x.png"}
+    (tmp_path / "job.jsonl").write_text(json.dumps(line))
+    flags = ["--model", str(tiny_folder), "--dtype", "float32", "--device", "cpu", "--output-dir", str(tmp_path / "o")]
+    assert main(["generate", "--batch", str(tmp_path / "job.jsonl"), *flags]) == 0
+    del line["output"]
+    for number, image in enumerate(tiny_pipe(**line, **QUIET).images, 1):
+        with Image.open(tmp_path / f"o/x-{number}.png") as own:
+            assert own.tobytes() == image.tobytes()
+
+
 def test_the_command_line(tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     flags = ["--model", str(tiny_folder), "--dtype", "float32", "--device", "cpu", "--size", "64", "--steps", "3"]
     flags += ["--seed", "4", "--output", str(tmp_path / "x.png"), "--sampler", "euler_ancestral"]
