@@ -63,7 +63,7 @@ def commands(page: Path) -> list[str]:
     lines = [line for code in blocks(page, "sh") for line in code.replace("\\\n", " ").splitlines()]
     plain = [re.sub(r"\s#.*|\s>.*", "", line).strip() for line in lines]
     found = [re.sub(r"^python -m sdxl\b", "sdxl", line) for line in plain]
-    return [smaller(line) for line in found if re.match(r"sdxl\b", line) and " bench" not in line]
+    return [smaller(line) for line in found if re.match(r"sdxl (?!bench|serve)", line)]
 
 
 @pytest.fixture(scope="module")
