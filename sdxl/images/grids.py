@@ -56,7 +56,8 @@ def _draw(
     size = min(max(width // 24, _LEAST_LETTERS), _MOST_LETTERS)
     font, least = ImageFont.load_default(size), 8 * size  # of the width of a text
     width = max(width, least) if labels or x_labels else width
-    below, above, beside = (_wrap(texts, font, max(width, least)) for texts in (labels, x_labels, y_labels))
+    below, above = (_wrap(texts, font, max(width, least)) for texts in (labels, x_labels))
+    beside = _wrap(y_labels, font, max(width // 2, least))
     left = max((math.ceil(font.getlength(line)) for text in beside for line in text), default=0)
     top, under = (max(map(len, texts), default=0) * (size + _LEADING) for texts in (above, below))
     x0, y0 = left + _GAP * (2 if left else 1), top + _GAP * (2 if top else 1)
