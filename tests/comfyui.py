@@ -38,7 +38,7 @@ class Table:
         self.sigmas, self.logs = exact.float(), exact.log().float()
         self.low, self.high = float(self.sigmas[0]), float(self.sigmas[-1])
 
-    def told(self, sigma: float) -> int:
+    def network_timestep(self, sigma: float) -> int:
         return int((torch.tensor(sigma, dtype=torch.float32).log() - self.logs).abs().argmin())
 
     def at(self, timesteps: Tensor) -> list[float]:
@@ -419,7 +419,7 @@ class Model:
             rows["time_ids"] = torch.tensor([list(numbers)] * len(x), dtype=torch.float64)
             with torch.no_grad():
                 out: Tensor = self.unet(
-                    scaled, self.table.told(sigma), text[0].expand(len(x), -1, -1), added_cond_kwargs=rows
+                    scaled, self.table.network_timestep(sigma), text[0].expand(len(x), -1, -1), added_cond_kwargs=rows
                 ).sample
             if self.prediction == "epsilon":
                 return x - sigma * out

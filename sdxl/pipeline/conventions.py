@@ -108,6 +108,7 @@ class Conventions:
         "whose details a sampler has",
         ours="[samplers.md](samplers.md)",
         diffusers="the middle of a step of dpm_2_ancestral has its fraction, the last step of lms extrapolates",
+        sgm="the last step of lms extrapolates",
         comfyui="uni_pc of order 3 ends at 0.001, ddim ends at 0, with noise of its own for the known part of an image "
         "(seed + 1)",
         a1111="euler, heun and dpm_2 draw at every step, euler_ancestral not in the last one; that of lms extrapolates",

@@ -129,8 +129,9 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         plan.branches.negatives,
         config.sigma_data,
     )
-    is_blended = start.region is not None and (not inpaints or plan.request.conventions.known_9)
-    return blend_known(denoise, start.region) if is_blended and start.region is not None else denoise
+    if start.region is None or (inpaints and not plan.request.conventions.known_9):
+        return denoise
+    return blend_known(denoise, start.region)
 
 
 def _summary(plan: Plan, model: Model) -> str:

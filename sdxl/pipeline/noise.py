@@ -168,8 +168,7 @@ def make_noise(plan: Plan, shape: Shape, device: torch.device, given: Sequence[t
         raise ArgumentError("compat says the place of one image in its batch; generate one image")
     if given is not None:
         return Noise([TorchSource(each) for each in given], count, shape, device, shares=shares)
-    seeds = plan.seeds[:1] if plan.one_generator else plan.seeds
-    sources = [_source(rules.noise, seed) for seed in seeds]
+    sources = [_source(rules.noise, seed) for seed in plan.source_seeds]
     lead = None if rules.posterior_seed is None else _source(rules.noise, rules.posterior_seed)
     return Noise(sources, count, shape, device, rules.batch, shares, lead)
 
@@ -206,19 +205,22 @@ def step_noise(plan: Plan, noise: BatchNoise) -> Callable[[Sequence[float]], Ste
     if rules.step_noise not in kinds or not seeds:
         return lambda sigmas: noise
     kind, more = kinds[rules.step_noise]
-    drawn = seeds[:1] if plan.one_generator else seeds
     if rules.step_noise == "go_on":  # with ENSD, once for all models
-        restarted = replace(own, sources=[_source(kind, seed + more) for seed in drawn], lead=None)
+        restarted = _restarted(plan, own, kind, more)
         return lambda sigmas: restarted
-    return lambda sigmas: replace(own, sources=[_source(kind, seed + more) for seed in drawn], lead=None)
+    return lambda sigmas: _restarted(plan, own, kind, more)
+
+
+def _restarted(plan: Plan, noise: Noise, kind: str, more: int) -> Noise:
+    """Noise of new sources, whose seeds are `more` than the plan's."""
+    return replace(noise, sources=[_source(kind, seed + more) for seed in plan.source_seeds], lead=None)
 
 
 def known_noise(plan: Plan, noise: Noise, first: Tensor) -> Tensor:
     """The noise of the known part of an image, `first` being the first noise: its own for ComfyUI's ddim."""
     if plan.request.conventions.samplers != "comfyui" or plan.request.sampler != "ddim" or not _has_seeds(plan, noise):
         return first
-    seeds = plan.seeds[:1] if plan.one_generator else plan.seeds
-    return replace(noise, sources=[_source("cpu", seed + 1) for seed in seeds], lead=None).draw()
+    return _restarted(plan, noise, "cpu", 1).draw()
 
 
 def replay_rules(plan: Plan, number: int) -> dict[str, Any]:
@@ -231,8 +233,7 @@ def replay_rules(plan: Plan, number: int) -> dict[str, Any]:
 def _has_seeds(plan: Plan, noise: Noise) -> bool:
     """Whether the sources are those of the plan's seeds, not of generators whose numbers no seed gives."""
     made = [one.generator.initial_seed() if isinstance(one, TorchSource) else None for one in noise.sources]
-    own = list(plan.seeds[:1] if plan.one_generator else plan.seeds)
-    return all(isinstance(one, Philox) for one in noise.sources) or made == own
+    return all(isinstance(one, Philox) for one in noise.sources) or made == list(plan.source_seeds)
 
 
 def _source(kind: str, seed: int) -> Source:

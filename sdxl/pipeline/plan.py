@@ -129,6 +129,11 @@ class Plan:
         return self.request.conventions.generators == "batch" and isinstance(self.request.seed, int)
 
     @property
+    def source_seeds(self) -> tuple[int, ...]:
+        """The seeds of the generators that draw the noise."""
+        return self.seeds[:1] if self.one_generator else self.seeds
+
+    @property
     def from_noise(self) -> bool:
         """Whether inpainting starts from noise alone."""
         rule, has_noise = self.request.conventions.inpaint_start, self.sources.start_noise is not None

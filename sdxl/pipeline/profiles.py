@@ -37,6 +37,7 @@ _SGM = Conventions(
     padded_sizes="work",
     guidance_off="only_1",
     schedule="sgm",
+    samplers="sgm",
     timesteps="quantized",
     start_scale="root",
     end_scale="one",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..errors import ArgumentError
 from ..models.schedule_config import ScheduleConfig
@@ -88,8 +86,8 @@ def _schedule(
 ) -> Schedule:
     """All noise levels, and the timestep that the UNet is given at each."""
     rules = request.conventions
-    told = "fractional" if rules.timesteps == "schedule" else rules.timesteps
-    table = replace(noise_table(config, _LAST_ALPHAS[rules.zero_snr]), told=told)
+    rounding = "fractional" if rules.timesteps == "schedule" else rules.timesteps
+    table = replace(noise_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
     if request.sigmas is not None:
         schedule = schedule_of_sigmas(config, request.sigmas, sampler, table)
     elif request.timesteps is not None:
@@ -127,9 +125,10 @@ def _by_formula(
     if found is None:
         return None
     sigmas, timesteps = found
-    told: Sequence[Any] = [table.network_timestep(sigma) for sigma in sigmas[:-1]] if timesteps is None else timesteps
+    if timesteps is None:
+        timesteps = [table.network_timestep(sigma) for sigma in sigmas[:-1]]
     scale = SAMPLERS[sampler].start_scale(sigmas[0], name)
-    return Schedule(tuple(map(float, sigmas)), tuple(map(float, told)), scale, table)
+    return Schedule(tuple(map(float, sigmas)), tuple(map(float, timesteps)), scale, table)
 
 
 def _start_scale(conventions: Conventions, schedule: Schedule, first: int, sampler: str) -> float | None:

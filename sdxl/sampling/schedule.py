@@ -25,15 +25,15 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
-    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one. `told` says
-    which timestep the network gets at any noise level: `fractional`, the `nearest` in log sigma, or that of
-    the nearest sigma, at which the network is then `quantized`.
+    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one. By its
+    `rounding` the network gets at any noise level a `fractional` timestep, the `nearest` in log sigma, or that of the
+    nearest sigma, at which the network is then `quantized`.
     """
 
     sigmas: Array = field(repr=False, compare=False)
     steps_offset: int = 0
     edm: bool = False
-    told: str = "fractional"
+    rounding: str = "fractional"
 
     def sigma(self, timesteps: Sequence[float]) -> Array:
         """The noise levels at timesteps, linear between whole ones."""
@@ -48,15 +48,15 @@ class NoiseTable:
         sigma = max(sigma, float(self.sigmas[0]))
         if self.edm:
             return math.log(sigma) / 4
-        if self.told == "nearest":
+        if self.rounding == "nearest":
             return self._nearest(sigma)
-        if self.told == "quantized":
+        if self.rounding == "quantized":
             return float(np.abs(self.sigmas - sigma).argmin())
         return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
 
     def level(self, sigma: float) -> float:
         """The noise level at which the network is called for one of x."""
-        return float(self.sigmas[int(self.network_timestep(sigma))]) if self.told == "quantized" else sigma
+        return float(self.sigmas[int(self.network_timestep(sigma))]) if self.rounding == "quantized" else sigma
 
     def _nearest(self, sigma: float) -> float:
         """In float32, as ComfyUI: some schedules have timesteps half way between two. Of two the lower one."""

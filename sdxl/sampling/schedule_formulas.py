@@ -147,12 +147,12 @@ def diffusers(
         sigmas = low + beta_quantiles(1 - ramp, alpha, beta) * (high - low)
     else:
         return None
-    told = table.timestep(sigmas)
+    timesteps = table.timestep(sigmas)
     if name == "karras" and (multistep or sampler in _ROUNDED):
-        told = told.round()
+        timesteps = timesteps.round()
     elif multistep:
-        told = np.floor(told - 1e-6).clip(0)  # in their float32 the highest falls short of a whole timestep
-    return [*map(float, sigmas), 0.0], [*map(float, told)]
+        timesteps = np.floor(timesteps - 1e-6).clip(0)  # in their float32 the highest falls short of a whole timestep
+    return [*map(float, sigmas), 0.0], [*map(float, timesteps)]
 
 
 def _spaced(table: NoiseTable, name: str, steps: int, multistep: bool) -> list[float]:

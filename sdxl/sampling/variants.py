@@ -18,6 +18,7 @@ def _variant(name: str, options: Mapping[str, float | str] | None = None, **deta
 _LMS = _variant("lms", extrapolates_last=True)
 VARIANTS: Mapping[str, Mapping[str, Sampler]] = {
     "diffusers": {"dpm_2_ancestral": _variant("dpm_2_ancestral", below=1e-12), "lms": _LMS},
+    "sgm": {"lms": _LMS},
     "comfyui": {
         "uni_pc": _variant("uni_pc", {"order": 3}, end=0.001),
         "uni_pc_bh2": replace(

@@ -28,9 +28,9 @@ CPU = torch.device("cpu")
 
 
 class Table(comfyui.Table):
-    """The UNet is told timesteps with fractions, between whole ones in log sigma."""
+    """The UNet gets timesteps with fractions, between whole ones in log sigma."""
 
-    def told(self, sigma: float) -> Any:
+    def network_timestep(self, sigma: float) -> Any:
         logs = self.sigmas.double().log().numpy()
         return float(np.interp(math.log(sigma), logs, np.arange(1000)))
 

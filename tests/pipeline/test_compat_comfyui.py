@@ -87,7 +87,7 @@ def test_schedules_to_the_last_bit(schedule: str, steps: int, tiny_pipe: sdxl.Pi
         request = sdxl.Request("a", compat="comfyui", sampler=sampler, schedule=schedule, steps=steps, seed=1)
         plan = tiny_pipe.plan(request)
         assert list(plan.sigmas) == expected
-        assert list(plan.schedule.timesteps) == [table.told(sigma) for sigma in expected[:-1]]
+        assert list(plan.schedule.timesteps) == [table.network_timestep(sigma) for sigma in expected[:-1]]
 
 
 @pytest.mark.parametrize("schedule", quick(comfyui.SCHEDULES, "normal"))
@@ -316,14 +316,14 @@ def test_differential_diffusion(tiny_pipe: sdxl.Pipeline, model: comfyui.Model, 
     image, mask = tiny.picture(1, 64, 64), MASKS["soft"]
     z = model.encode_image(comfyui.pixels_of(image))
     sigmas = comfyui.sigmas_of(model.table, "normal", "euler", 6)
-    begin, end = model.table.told(sigmas[0]), model.table.told(max(sigmas[-1], model.table.low))
+    begin, end = model.table.network_timestep(sigmas[0]), model.table.network_timestep(max(sigmas[-1], model.table.low))
     noise = comfyui.first_noise(5, SHAPE)
     denoise = comfyui.masked(
         model.denoiser(model.encode([(PROMPT, 1.0)]), model.encode([(NEGATIVE, 1.0)]), 5.0, IDS),
         z,
         noise,
         comfyui.to_latents(comfyui.pixels_of(mask)),
-        lambda sigma: (model.table.told(sigma) - end) / (begin - end),
+        lambda sigma: (model.table.network_timestep(sigma) - end) / (begin - end),
     )
     expected = comfyui.euler(denoise, comfyui.start(model.table, z, noise, sigmas[0]), sigmas, lambda s, t: noise)
     images = ours(tiny_pipe, image=image, mask=mask, steps=6, compat="comfyui,grey=timesteps")

@@ -70,6 +70,28 @@ def test_text_to_image(
     assert error(tiny_pipe(PROMPT, negative_prompt="", **own, **SIZE, **LATENT).images, expected) < TOLERANCE
 
 
+def lms(denoise: comfyui.Denoise, x: torch.Tensor, sigmas: list[float]) -> torch.Tensor:
+    """LinearMultistepSampler of order 4: Lagrange's polynomial through the last slopes, to sigma 0 too."""
+    slopes: list[torch.Tensor] = []
+    for i, to in enumerate(sigmas[1:]):
+        slopes = [(x - denoise(x, sigmas[i])) / sigmas[i], *slopes][:4]
+        nodes = [sigmas[i - k] for k in range(len(slopes))]
+        for k, slope in enumerate(slopes):
+            others = [node for n, node in enumerate(nodes) if n != k]
+            whole = np.poly1d(others, r=True).integ()
+            share = (whole(to) - whole(nodes[0])) / math.prod(nodes[k] - node for node in others)
+            x = x + slope * share
+    return x
+
+
+def test_linear_multistep(tiny_pipe: sdxl.Pipeline, model: comfyui.Model, error: Any) -> None:
+    sigmas = discretized(6)
+    x = comfyui.first_noise(5, (1, 4, 8, 8)) * math.sqrt(1 + sigmas[0] ** 2)
+    expected = lms(denoiser(model, 5.0), x, sigmas)
+    own = {"steps": 6, "seed": 5, "sampler": "lms", "compat": "sgm", "negative_prompt": ""}
+    assert error(tiny_pipe(PROMPT, **own, **SIZE, **LATENT).images, expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("strength", [0.3, 0.5, 0.75])
 def test_image_to_image(strength: float, tiny_pipe: sdxl.Pipeline, model: comfyui.Model, error: Any) -> None:
     """The last int(strength (n + 1)) sigmas; a sample of the posterior, then the noise, from one generator."""
