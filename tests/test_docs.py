@@ -25,11 +25,6 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(sdxl(?:\.\w+)+)[`(]")
 
 
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-
-
 def text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
@@ -111,7 +106,7 @@ def test_commands_in_pages_have_the_flags_and_targets_that_exist() -> None:
                 if "sdxl generate" in line:
                     assert {*re.findall(r" (--[a-z0-9-]+)", line)} <= flags, line
         for target in re.findall(r"(?:^|`)make ([a-z][\w-]*\w)\b(?!-)", text(page), re.MULTILINE):
-            script = ROOT / f"scripts/proof_{target.removeprefix('proof-').replace('-', '_')}.py"
+            script = ROOT / f"scripts/proofs/{target.removeprefix('proof-').replace('-', '_')}.py"
             assert target in targets or (target.startswith("proof-") and script.exists()), target
 
 
