@@ -97,13 +97,14 @@ def paint_prompts(
     prompts: Sequence[str],
     batch: int,
     given: Callable[[slice], dict[str, Any]] = lambda part: {},
+    seed: int = 0,
     **settings: Any,
 ) -> list[Pixels]:
-    """An image (H, W, 3) of each prompt; image i has seed i. `given` has the arguments of a slice of the prompts."""
+    """An image (H, W, 3) of each prompt; image i has seed `seed` + i. `given` has the arguments of a slice of the prompts."""
     images: list[Pixels] = []
     for first in range(0, len(prompts), batch):
         part = slice(first, first + batch)
-        result = pipe(prompts[part], seed=first, output="tensor", progress=False, **settings, **given(part))
+        result = pipe(prompts[part], seed=seed + first, output="tensor", progress=False, **settings, **given(part))
         assert isinstance(result.images, torch.Tensor)
         images += list(result.images.permute(0, 2, 3, 1).cpu().numpy())
     return images
