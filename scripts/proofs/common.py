@@ -100,7 +100,7 @@ def paint_prompts(
     seed: int = 0,
     **settings: Any,
 ) -> list[Pixels]:
-    """An image (H, W, 3) of each prompt; image i has seed `seed` + i. `given` has the arguments of a slice of the prompts."""
+    """An image (H, W, 3) of each prompt; image i has seed `seed` + i. `given` has what belongs to a slice of them."""
     images: list[Pixels] = []
     for first in range(0, len(prompts), batch):
         part = slice(first, first + batch)

@@ -84,7 +84,7 @@ def main() -> None:
     if options.mode is not None:
         print(json.dumps(measure(str(options.model), str(options.net), options.mode, options.size, options.dtype)))
         return
-    banner("a ControlNet of full size")
+    banner("a ControlNet of full size", options.dtype)
     with checkpoints(*([] if options.model else ["base"])) as folder:
         model, net = options.model or folder / "base.safetensors", folder / "net.safetensors"
         print(f"a ControlNet of {write_net(model, net):,} numbers, {net.stat().st_size / 1e9:.2f} GB", flush=True)
