@@ -145,6 +145,27 @@ def test_the_table_of_conventions_is_current() -> None:
         assert sum(re.search(rf"\b{name}\b[^|;]*: ", row) is not None for row in rows) > 10, name
 
 
+def test_every_script_is_in_the_table_of_scripts() -> None:
+    _, _, table = text(ROOT / "CONTRIBUTING.md").partition("## Scripts\n")
+    listed = re.findall(r"`(\w+\.py)`", re.sub(r"^\| `proofs`.*", "", table.partition("\n## ")[0], flags=re.MULTILINE))
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+def test_the_page_of_parity_has_every_test_that_measures_an_error() -> None:
+    import parity_report
+
+    tests = {
+        parity_report.stage(ROOT / "tests" / name, node.name)
+        for name in parity_report.FILES
+        for node in ast.walk(ast.parse(text(ROOT / "tests" / name)))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if "error" in [argument.arg for argument in node.args.args]
+    }
+    rows = re.findall(r"^\| (\w+: [^|]+) \| [^|]* \| (\d\.\de-\d\d) \|$", text(parity_report.PAGE), re.MULTILINE)
+    assert {test for test, _ in rows} == tests, "run python scripts/parity_report.py"
+    assert all(float(error) < 1e-4 for _, error in rows)
+
+
 def test_the_picture_of_the_rooms_is_current() -> None:
     import draw_rooms
 
