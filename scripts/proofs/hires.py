@@ -35,8 +35,8 @@ IMAGE = Path("docs/pictures/hires.png")
 
 def edge(pixels: Pixels) -> float:
     """How steep the steepest edges of an image (H, W, 3) are."""
-    down, right = np.gradient(pixels.mean(axis=-1))
-    return float(np.percentile(np.hypot(right, down), 99.9))
+    down, across = np.gradient(pixels.mean(axis=-1))
+    return float(np.percentile(np.hypot(across, down), 99.9))
 
 
 def fine(pixels: Pixels) -> float:

@@ -29,7 +29,11 @@ def main() -> None:
                 claim(f"--offload {offload}: the size asked for", image.size == (1024, 1024))
                 images.append(np.asarray(image, np.int16))
             claim(f"--offload {offload}: {seconds:.0f} s, peak memory (RSS)", peak, most=most, unit=" GB")
-    claim(f"levels that they differ by (deviation {images[0].std():.0f})", np.abs(images[0] - images[1]).max(), most=2)
+    claim(
+        f"levels by which the images differ, of a deviation of {images[0].std():.0f}",
+        np.abs(images[0] - images[1]).max(),
+        most=2,
+    )
     finish()
 
 
