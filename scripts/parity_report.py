@@ -36,10 +36,7 @@ class Errors:
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> None:
         if (measure := pyfuncitem.funcargs.get("error")) is None:
             return
-        row = (
-            stage(pyfuncitem.path, pyfuncitem.originalname),
-            pyfuncitem.callspec.id if hasattr(pyfuncitem, "callspec") else "",
-        )
+        row = stage(pyfuncitem.path, pyfuncitem.originalname), case(pyfuncitem)
 
         def noted(ours: torch.Tensor, reference: torch.Tensor) -> Any:
             value = measure(ours, reference)
@@ -53,6 +50,19 @@ class Errors:
 def stage(path: Path, name: str) -> str:
     """What a test is about, from the names of its file and its function."""
     return f"{path.stem.removeprefix('test_')}: {name.removeprefix('test_').replace('_', ' ')}"
+
+
+def case(test: pytest.Function) -> str:
+    """The parameters of a test; its own name for them where one of them is a dict."""
+    spec = getattr(test, "callspec", None)
+    values: dict[str, Any] = spec.params if spec else {}
+    if spec and any(isinstance(value, dict) for value in values.values()):
+        return str(spec.id)
+    return ", ".join(value if isinstance(value, str) else f"{name} {words(value)}" for name, value in values.items())
+
+
+def words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def main() -> int:
@@ -74,7 +84,7 @@ def page(rows: dict[tuple[str, str], float]) -> str:
         "models with random weights; the largest of each test. The tests ask for 1e-5 of every network and 1e-4 of an",
         "image's final latents. The full-size base UNet and bigG: [proofs/parity.log](proofs/parity.log).",
         "",
-        f"{versions}, {platform.machine()}, {time.strftime('%Y-%m-%d')}",
+        f"{versions}, {platform.machine()}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}",
         "",
         "| test | case | error |",
         "|---|---|---|",
