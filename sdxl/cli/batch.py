@@ -89,7 +89,7 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
     """Run the pending part of a job in the folder of the flags, and print the result; `where` names its lines. The exit
     status is 1 if some failed.
     """
-    options.batch_size = _read_batch_size(options.batch_size)
+    options.batch_size = 1 if options.batch_size is None else read_batch_size(options.batch_size)
     options.engine = options.engine or "local"
     if options.batch_size is None and options.engine != "local":
         raise ArgumentError(
@@ -193,13 +193,13 @@ def _open_for_many(options: argparse.Namespace, model: dict[str, Any], precision
     return pipe
 
 
-def _read_batch_size(text: str | None) -> int | None:
+def read_batch_size(text: str) -> int | None:
     """The size of batches; None for auto."""
     if text == _AUTO:
         return None
-    if text is not None and not (text.isascii() and text.isdigit() and 0 < int(text) <= MOST_IMAGES):
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= MOST_IMAGES):
         raise ArgumentError(f"--batch-size is {text}; expected a number of at least 1, or auto")
-    return 1 if text is None else int(text)
+    return int(text)
 
 
 def _absolute(value: Any) -> Any:
