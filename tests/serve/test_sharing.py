@@ -12,7 +12,8 @@ from PIL import Image
 from serving import until
 
 import sdxl
-from sdxl.errors import NonFiniteError, OutOfMemoryError
+from sdxl.cli.serve import _settings, serve_parser
+from sdxl.errors import ArgumentError, NonFiniteError, OutOfMemoryError
 from sdxl.pipeline import ModelRequest
 from sdxl.serve.catalog import make_catalog
 from sdxl.serve.job import Job
@@ -166,3 +167,13 @@ def test_what_cannot_share_a_call(tiny_pipe: sdxl.Pipeline) -> None:
         kind(hires={"scale": 2}),
     ]
     assert len({kind(), *others}) == 6
+
+
+@pytest.mark.parametrize(("flags", "size"), [([], 1), (["--batch-size", "4"], 4), (["--batch-size", "auto"], None)])
+def test_the_command_takes_the_number(flags: list[str], size: int | None) -> None:
+    assert _settings(serve_parser().parse_args(flags)).batch_size == size
+
+
+def test_a_number_that_cannot_be() -> None:
+    with pytest.raises(ArgumentError, match="--batch-size is 0; expected a number of at least 1, or auto"):
+        _settings(serve_parser().parse_args(["--batch-size", "0"]))
