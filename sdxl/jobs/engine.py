@@ -50,7 +50,8 @@ def _generate(pipe: Pipeline, batch: Batch) -> Result | SDXLError:
     try:
         return _call(pipe, batch)
     except OutOfMemoryError as error:
-        shortage = OutOfMemoryError(str(error))  # another one, since that one's traceback holds the memory of the work
+        shortage = error.with_traceback(None)  # the frames of the work hold its memory
+        shortage.__cause__ = shortage.__context__ = None
     except (ArgumentError, NonFiniteError) as error:
         return error
     except SDXLError:  # such as a missing model file: the job ends
