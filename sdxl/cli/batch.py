@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, SDXLError, SDXLWarning
 from ..pipeline.model_request import DEFAULT_MODEL
-from ..pipeline.request import SOURCES, WITH_IMAGE, Request
+from ..pipeline.request import MOST_IMAGES, SOURCES, WITH_IMAGE, Request
 from .console import UNPRINTED, as_json, note, show
 from .options import model_request, open_pipeline, read_file
 from .progress import count, reporting
@@ -20,13 +20,15 @@ from .progress import count, reporting
 if TYPE_CHECKING:
     from ..jobs.engine import Engine
     from ..jobs.folder import JobFolder
-    from ..jobs.job import Job
+    from ..jobs.job import Batch, Job
+    from ..pipeline.batch_sizes import BatchSizes
     from ..pipeline.pipeline import Pipeline
     from ..runtime.precision import Precision
 
 JOB_FLAGS = ("output_dir", "batch_size", "engine", "workers")
 """The flags that need --batch."""
 
+_AUTO = "auto"
 _STDIN = "-"
 _LONGEST = 2000  # letters of a message
 
@@ -46,9 +48,9 @@ def add_batch_flags(group: Any) -> None:
     )
     group.add_argument(
         "--batch-size",
-        type=int,
         metavar="N",
-        help="images with the same settings generated together (default: 1)",
+        help="images with the same settings generated together: a number, or auto for as many as fit into memory and "
+        "make this device faster (default: 1)",
     )
     group.add_argument(
         "--engine",
@@ -87,10 +89,13 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
     """Run the pending part of a job in the folder of the flags, and print the result; `where` names its lines. The exit
     status is 1 if some failed.
     """
-    options.batch_size = 1 if options.batch_size is None else options.batch_size
+    options.batch_size = 1 if options.batch_size is None else read_batch_size(options.batch_size)
     options.engine = options.engine or "local"
-    if options.batch_size < 1:
-        raise ArgumentError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if options.batch_size is None and options.engine != "local":
+        raise ArgumentError(
+            f"--batch-size is auto with --engine {options.engine}; expected a number, since sizes are tried in one "
+            "process. Try --batch-size 4"
+        )
     if options.workers is not None and options.engine == "local":
         warnings.warn("--workers has no effect with --engine local; give --engine ray too", SDXLWarning, stacklevel=2)
     from ..jobs.folder import open_folder
@@ -138,12 +143,14 @@ def _report(lines: Sequence[int], where: str, error: SDXLError) -> str:
 def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder, where: str) -> tuple[set[int], bool]:
     """Generate the pending images of a job, with progress; the lines that failed, and whether all could be printed."""
     from ..jobs.engine import work
+    from ..pipeline.batch_sizes import MOST, BatchSizes
 
     failed: set[int] = set()
+    sizes = BatchSizes(options.batch_size)
     printed, total = True, len(folder.job.files)
     with reporting(options.quiet, options.verbose, str(model.get("model", DEFAULT_MODEL)), counted="images"):
-        engine = _engine(options, model, folder)
-        for progress in work(folder.batches(options.batch_size), folder, engine):
+        engine, fits = _engine(options, model, folder, sizes)
+        for progress in work(folder.batches(sizes.size or MOST), folder, engine, sizes, fits):
             count("images", progress.done, total)
             if options.json and progress.error is None and progress.batch is not None:
                 pairs = zip(progress.batch.files, progress.batch.arguments["seed"], strict=True)
@@ -155,8 +162,10 @@ def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder,
     return failed, printed
 
 
-def _engine(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder) -> Engine:
-    """The engine of a job."""
+def _engine(
+    options: argparse.Namespace, model: dict[str, Any], folder: JobFolder, sizes: BatchSizes
+) -> tuple[Engine, Callable[[Batch, int], int]]:
+    """The engine of a job, and how many images it has memory for."""
     from ..jobs.opening import Opening, open_local
 
     opening = Opening(
@@ -165,10 +174,11 @@ def _engine(options: argparse.Namespace, model: dict[str, Any], folder: JobFolde
     if options.engine == "ray":
         from ..jobs.ray_engine import ray_engine
 
-        return ray_engine(opening, folder, options.workers)
-    from ..jobs.engine import local
+        return ray_engine(opening, folder, options.workers), lambda batch, most: most
+    from ..jobs.engine import fitting, local
 
-    return local(open_local(opening, folder))
+    pipe = open_local(opening, folder)
+    return local(pipe, sizes), partial(fitting, pipe)
 
 
 def _choose(options: argparse.Namespace, model: dict[str, Any]) -> Precision:
@@ -181,6 +191,15 @@ def _open_for_many(options: argparse.Namespace, model: dict[str, Any], precision
     pipe = open_pipeline(options, model, precision)
     pipe.prepare_for_many()
     return pipe
+
+
+def read_batch_size(text: str) -> int | None:
+    """The size of batches; None for auto."""
+    if text == _AUTO:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= MOST_IMAGES):
+        raise ArgumentError(f"--batch-size is {text}; expected a number of at least 1, or auto")
+    return int(text)
 
 
 def _absolute(value: Any) -> Any:

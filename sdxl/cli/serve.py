@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..pipeline.model_request import DEFAULT_MODEL, ModelRequest
+from .batch import read_batch_size
 from .console import note
 from .options import add_flag, default_model, given_model, model_request
 from .parser import Parser, command
@@ -40,6 +41,12 @@ _ACCESS = {
 }
 _LIMITS = {
     "queue": ("N", int, "jobs that wait; then 429 (default: 32)"),
+    "batch_size": (
+        "N",
+        str,
+        "waiting jobs of one image that share a call, if they differ in texts and seeds alone; auto for as many as fit "
+        "into memory and make this device faster (default: 1)",
+    ),
     "keep": ("N", int, "jobs whose images are kept in memory, for an hour (default: 100)"),
     "max_pixels": ("N", int, "pixels of an image (default: 2048 x 2048)"),
     "max_steps": ("N", int, "steps of an image (default: 150)"),
@@ -104,6 +111,8 @@ def _settings(options: argparse.Namespace) -> Any:
 
     given = {name: getattr(options, name) for name in (*_ACCESS, *_LIMITS) if hasattr(options, name)}
     given |= {name: tuple(given[name]) for name in _REPEATED if name in given}
+    if "batch_size" in given:
+        given["batch_size"] = read_batch_size(given["batch_size"])
     if "max_body" in given:
         given["max_body"] *= MIB
     for name, variable in _SECRETS.items():

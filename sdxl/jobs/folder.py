@@ -81,20 +81,31 @@ class JobFolder:
         rest = [item for item in items if not self.journal.has(item)]
         return gather(rest, self.plan.first_seed) if rest else None
 
-    def claim(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Claim what is neither finished nor claimed by another process, a batch at each step."""
+    def claim(self, batches: Iterable[Batch], limit: Callable[[Batch], int] | None = None) -> Iterator[Batch]:
+        """Claim what is neither finished nor claimed by another process, a batch at each step, of as many items as
+        `limit` says at that moment.
+        """
         for batch in batches:
-            ranges = self.claims.claim([item.number for item in batch.items])
-            if not ranges:
-                continue
-            self._read_plan()
-            self.journal.refresh()
-            rest = self._rest([item for item in batch.items if any(n <= item.number < n + m for n, m in ranges)])
-            if rest is None:
-                self.claims.release(ranges)
-                continue
-            self._clean(rest)
-            yield replace(rest, ranges=tuple(ranges), arguments=self._defaults | rest.arguments)
+            items: Sequence[WorkItem] = batch.items
+            while items:
+                count = len(items) if limit is None else limit(batch)
+                part, items = items[:count], items[count:]
+                if (claimed := self._claim(part)) is not None:
+                    yield claimed
+
+    def _claim(self, items: Sequence[WorkItem]) -> Batch | None:
+        """Those of some items that can be claimed."""
+        ranges = self.claims.claim([item.number for item in items])
+        if not ranges:
+            return None
+        self._read_plan()
+        self.journal.refresh()
+        rest = self._rest([item for item in items if any(n <= item.number < n + m for n, m in ranges)])
+        if rest is None:
+            self.claims.release(ranges)
+            return None
+        self._clean(rest)
+        return replace(rest, ranges=tuple(ranges), arguments=self._defaults | rest.arguments)
 
     @property
     def _defaults(self) -> dict[str, Any]:

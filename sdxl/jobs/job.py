@@ -88,6 +88,14 @@ class Batch:
         """The file name of each image."""
         return tuple(file for item in self.items for file in item.files)
 
+    @property
+    def kind(self) -> str:
+        """Equal for batches whose images take the same time and memory, as far as their arguments say."""
+        own = by_content(self.items[0].arguments)
+        return json.dumps(
+            {name: value for name, value in own.items() if name not in (*TEXTS, *SEEDS, "loras")}, sort_keys=True
+        )
+
 
 @dataclass(frozen=True)
 class Job:

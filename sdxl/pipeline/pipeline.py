@@ -27,6 +27,7 @@ from ..weights.info import ModelInfo
 from ..weights.keymap import UNET
 from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
 from .arguments import call_arguments, load_arguments, with_request_arguments
+from .batch_sizes import MOST
 from .call import Call, Callback
 from .controlling import Controls
 from .encoding import EncodedPrompt
@@ -218,6 +219,15 @@ class Pipeline(DiffusersNames):
         """
         with self._lock:
             self.residency.prepare_for_many()
+
+    def most_images(self, request: Request, most: int = MOST) -> int:
+        """How many images like those of a request fit into memory at once beside the present model, by an estimate:
+        `most`, or half as often as it takes; at least 1. Raises `ArgumentError` for a request that does not fit the
+        model.
+        """
+        plan = self.plan(request)
+        with self._lock:
+            return self.residency.most_images(plan, most)
 
     def change_weights(self, changes: Changes) -> None:
         """Load the weights again with functions applied to some, in place of all earlier changes; {} restores the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from .model import Model
 from .plan import Plan
 
 T = TypeVar("T")
+_MARGIN = 1.25  # of the estimate, for work on several images that could be fewer
 
 
 class Residency:
@@ -58,7 +60,20 @@ class Residency:
                 self._warn(str(error).split(";")[0])
             self._replace(self.smaller)
 
-    def _check(self, plan: Plan) -> None:
+    def most_images(self, plan: Plan, most: int) -> int:
+        """How many images like those of a plan fit at once beside the present model: `most`, or half as often as it
+        takes; at least 1.
+        """
+        while most > 1:
+            try:
+                self._check(plan, math.ceil(_MARGIN * most))
+                return most
+            except OutOfMemoryError:
+                most //= 2
+        return 1
+
+    def _check(self, plan: Plan, count: int | None = None) -> None:
+        """Raise `OutOfMemoryError` if a plan, for `count` images in place of its own, does not fit."""
         model = self.model
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
@@ -66,10 +81,10 @@ class Residency:
         compiled, wanted = model.graphs is not None, [each.opened for each in plan.controls]
         room = self.room() - model.nets.missing_bytes(wanted, model.placement)
         for each in plan.passes:
-            branches, count = len(each.guider.names), len(plan.seeds)
+            branches, images = len(each.guider.names), len(plan.seeds) if count is None else count
             extra = extra_bytes(each, model)  # which a UNet in memory stands beside, or is loaded after
             left = room - (to_load + extra if model.keeps else max(to_load, extra))
-            check_memory(each.size, count, branches, configs, model.placement, left, self.smaller, compiled)
+            check_memory(each.size, images, branches, configs, model.placement, left, self.smaller, compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
         """The result of `work` on the present model; where memory runs out, and the model may shrink, again on one with
@@ -128,7 +143,10 @@ class Residency:
         may_grow = self.may_shrink and self.model.offload == "stage"
         if may_grow and loader is not None and sum(loader.bytes()) + RESERVE < self.room():
             self._replace("none")
-        experts = tuple(replace(expert, cache=TextCache()) for expert in self.model.experts)
+        together = (
+            self.model.placement.device.type != "cpu"
+        )  # where a text alone is bound by the launches of its layers
+        experts = tuple(replace(expert, cache=TextCache(together=together)) for expert in self.model.experts)
         self.model = replace(self.model, experts=experts, extras=replace(self.model.extras, results={}))
 
     def change(self, changes: Changes) -> None:

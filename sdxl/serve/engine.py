@@ -151,6 +151,18 @@ class Engine:
         job.update(status="running", started=time.time())
         return job
 
+    def take_like(self, kind: str, most: int) -> list[Job]:
+        """At most so many more of the waiting jobs, of those that may share a call with others of a kind."""
+        with self._changed:
+            jobs = [job for job in self._waiting if job.kind == kind][: max(most, 0)]
+            for job in jobs:
+                self._waiting.remove(job)
+                self._running.append(job)
+            self._number()
+        for job in jobs:
+            job.update(status="running", started=time.time())
+        return jobs
+
     def end(self, job: Job, status: Status, failure: Failure | None = None) -> None:
         """A worker is done with a job that it took."""
         with self._changed:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from .sharing import kind_of
 from .work import Work
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -69,6 +70,7 @@ class Job:
     def __init__(self, work: Work) -> None:
         self.id, self.created, self.work = secrets.token_urlsafe(12), time.time(), work
         self.batches, self.state = len(work.batches), State()
+        self.kind = kind_of(work)
         self.is_cancelled = self.keeps_guess = False
         self.skipped: int | None = None  # the batch that is to be left out
         self._watchers: list[Watcher] = []

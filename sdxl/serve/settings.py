@@ -15,8 +15,9 @@ _LEAST = ("queue", "keep", "max_pixels", "max_steps", "max_images", "max_body")
 @dataclass(frozen=True)
 class Settings:
     """One worker for each of `devices` (None: the fastest there is). `queue` jobs wait, the images of the last `keep`
-    jobs stay. `max_pixels` and `max_steps` are those of an image, `max_images` those of a job, `max_body` the bytes of
-    a request. `allow_hosts` are more names of this host, `cors` the origins of foreign pages that may ask.
+    jobs stay. At most `batch_size` jobs share a call; None: as many as pays. `max_pixels` and `max_steps` are those of
+    an image, `max_images` those of a job, `max_body` the bytes of a request. `allow_hosts` are more names of this host,
+    `cors` the origins of foreign pages that may ask.
     """
 
     host: str = "127.0.0.1"
@@ -24,6 +25,7 @@ class Settings:
     devices: tuple[str | None, ...] = (None,)
     queue: int = 32
     keep: int = 100
+    batch_size: int | None = 1
     max_pixels: int = 2048 * 2048
     max_steps: int = 150
     max_images: int = 16

@@ -7,22 +7,24 @@ the call's callback: a call repeats its steps with less in memory where a genera
 from __future__ import annotations
 
 import gc
-import io
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutOfMemoryError, SDXLError
+from ..pipeline.batch_sizes import BatchSizes
 from ..pipeline.model_request import ModelRequest
 from ..pipeline.request import Request
 from .catalog import Catalog
 from .engine import Engine
-from .job import Failure, Image, Job
+from .job import Failure, Image, Job, Status
+from .pace import PREVIEW_SECONDS, Pace, progress, strip_of
 from .problems import argument_of
 from .settings import Settings
+from .sharing import together
 from .warned import collecting
 from .work import check_plan, opened
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 DEVICE_FAULT = 70
 """The exit status of a process whose GPU has failed: nothing but a new process can use it again."""
 NO_MODEL = 1
-_PREVIEW_SECONDS = 0.25
 _LOG = logging.getLogger("sdxl.serve")
 Load = Callable[[ModelRequest], "Pipeline"]
 
@@ -44,15 +45,6 @@ class _CancelledError(Exception):
 
 class _SkippedError(Exception):
     """This batch is left out."""
-
-
-@dataclass
-class _Pace:
-    """When a batch began, when its last preview was made, and whether it ended with a guess."""
-
-    began: float
-    shown: float = 0.0
-    is_stopped: bool = False
 
 
 def load(request: ModelRequest) -> Pipeline:
@@ -94,6 +86,7 @@ class Worker:
         self._device, self._load = settings.devices[number], load
         self._pipe: Pipeline | None = None
         self._model: str | None = None
+        self._sizes = BatchSizes(settings.batch_size)
         self._thread = threading.Thread(target=self._run, name=f"sdxl worker {number}", daemon=True)
 
     def start(self) -> None:
@@ -113,7 +106,10 @@ class Worker:
             self._engine.fail(DEVICE_FAULT if is_device_fault(error) else NO_MODEL, str(error))
             return
         while (job := self._engine.take()) is not None:
-            self._do(job)
+            if job.kind is None or self._settings.batch_size == 1:
+                self._do(job)
+            else:
+                self._do_with_others(job, job.kind)
 
     def _use(self, name: str) -> Pipeline:
         """The pipeline of a model; the present one goes before another comes."""
@@ -139,6 +135,84 @@ class Worker:
         job.update(warnings=tuple(map(self._catalog.message, warned)))
         self._engine.end(job, status, failure)
 
+    def _do_with_others(self, job: Job, kind: str) -> None:
+        """Do a job, and with it those that wait and may share its call."""
+        most = self._sizes.limit(kind, lambda most: self._fitting(job, most))
+        jobs = [job, *self._engine.take_like(kind, most - 1)]
+        began = time.monotonic()
+        self._share(jobs, kind)
+        if all(each.state.status == "done" for each in jobs):
+            self._sizes.record(kind, len(jobs), time.monotonic() - began)
+
+    def _fitting(self, job: Job, most: int) -> int:
+        """How many jobs of a kind fit into memory at once; 1 where that cannot be said."""
+        try:
+            with collecting():  # the warnings come again with the images
+                return self._use(job.work.model).most_images(Request(**job.work.batches[0]), most)
+        except Exception:  # which comes again, for the job that it belongs to
+            return 1
+
+    def _share(self, jobs: Sequence[Job], kind: str) -> None:
+        """Do jobs in one call. Where that fails they are done in halves, so that each has its own answer."""
+        if len(jobs) == 1:
+            self._do(jobs[0])
+            return
+        works = [job.work for job in jobs]
+        try:
+            with collecting() as warned:
+                self._generate_together(jobs, together(works), warned)
+            return
+        except Exception as error:
+            if is_device_fault(error):
+                self._engine.fail(DEVICE_FAULT, str(error))
+            if isinstance(error, OutOfMemoryError):
+                _LOG.warning("memory ran out with %d jobs at once; going on with fewer", len(jobs))
+                self._sizes.halve(kind, len(jobs))
+        gc.collect()  # what the error held
+        left = [job for job in jobs if not job.state.is_over]
+        for part in (left[: len(left) // 2], left[len(left) // 2 :]):
+            if part:
+                self._share(part, kind)
+
+    def _generate_together(self, jobs: Sequence[Job], arguments: dict[str, Any], warned: list[str]) -> None:
+        """The image of each job. One that is cancelled meanwhile ends at once, and its image is left out."""
+        for job in jobs:
+            job.update(stage="steps" if self._model == job.work.model else "loading", batch=0, step=0, steps=0)
+        pipe = self._use(jobs[0].work.model)
+        check_plan(pipe.plan(Request(**arguments)), self._settings)
+        pace, left = Pace(time.monotonic()), dict(enumerate(jobs))
+        for step in pipe.steps(**arguments):
+            if step.total:
+                self._engine.metrics.add_step()
+            now = time.monotonic()
+            shows = now - pace.shown >= PREVIEW_SECONDS and not step.is_last
+            pace.shown = now if shows else pace.shown
+            previews = step.preview() if shows else []
+            for number, job in list(left.items()):
+                changes = progress(step, pace, now)
+                job.update(**changes, **({"preview": strip_of([previews[number]])} if previews else {}))
+                if not step.is_last and (job.is_cancelled or job.skipped == 0):
+                    result = step.result() if job.is_cancelled and job.keeps_guess else None
+                    self._end_one(left.pop(number), number, result, warned)
+            if not left:
+                return
+        result = step.result()
+        self._engine.metrics.add_images(len(left), time.monotonic() - pace.began)
+        for number, job in left.items():
+            self._end_one(job, number, result, warned)
+
+    def _end_one(self, job: Job, number: int, result: Result | None, warned: list[str]) -> None:
+        """End a job of a shared call, with its image of a result if it is to have one."""
+        status: Status = "cancelled" if job.is_cancelled else "done"
+        if result is not None:
+            own = slice(number, number + 1)
+            from ..pipeline.result import Result
+
+            images = self._images(job, Result(result.images[own], result.seeds[own], result.parameters[own]))
+            job.update(images=tuple(images))
+        job.update(batch=1, step=0, steps=0, warnings=tuple(map(self._catalog.message, warned)))
+        self._engine.end(job, status)
+
     def _generate(self, job: Job, warned: list[str]) -> Any:
         """All batches of a job; its status after them."""
         if self._model != job.work.model:
@@ -146,7 +220,7 @@ class Worker:
         pipe = self._use(job.work.model)
         for number, arguments in enumerate(job.work.batches):
             job.update(stage="steps", batch=number, step=0, steps=0, preview=None)
-            pace = _Pace(time.monotonic())
+            pace = Pace(time.monotonic())
             try:
                 given = opened(arguments)
                 plan = pipe.plan(Request(**given))
@@ -171,25 +245,19 @@ class Worker:
                 return "cancelled"
         return "done"
 
-    def _call(self, pipe: Pipeline, job: Job, arguments: dict[str, Any], pace: _Pace) -> Result:
+    def _call(self, pipe: Pipeline, job: Job, arguments: dict[str, Any], pace: Pace) -> Result:
         _look(job)
         return pipe(**arguments, progress=False, callback=lambda step: self._step(job, step, pace))
 
-    def _step(self, job: Job, step: PipelineStep, pace: _Pace) -> bool:
+    def _step(self, job: Job, step: PipelineStep, pace: Pace) -> bool:
         """Show a step; True ends the batch with the guess after it."""
         if step.total:
             self._engine.metrics.add_step()
-        now, finished = time.monotonic(), step.index + 1 if step.total else 0
-        changes: dict[str, Any] = {"step": finished, "steps": step.total}
-        if finished:
-            each = (now - pace.began) / finished
-            later = step.total * (job.batches - job.state.batch - 1)
-            changes["seconds_left"] = each * (step.total - finished + later)
-        if now - pace.shown >= _PREVIEW_SECONDS and not step.is_last:
+        now = time.monotonic()
+        changes = progress(step, pace, now, job.batches - job.state.batch - 1)
+        if now - pace.shown >= PREVIEW_SECONDS and not step.is_last:
             pace.shown = now
-            changes["preview"] = _preview(step)
-        if step.is_last:
-            changes["stage"] = "decoding"
+            changes["preview"] = strip_of(step.preview())
         job.update(**changes)
         pace.is_stopped = _look(job) and not step.is_last
         return pace.is_stopped
@@ -221,22 +289,6 @@ def _look(job: Job) -> bool:
     if job.skipped == job.state.batch:
         raise _SkippedError
     return job.is_cancelled
-
-
-def _preview(step: PipelineStep) -> bytes | None:
-    """The guesses of the images side by side, small, as a JPEG."""
-    from PIL import Image as Pillow
-
-    images = step.preview()
-    if not images:
-        return None
-    width, height = images[0].size
-    strip = Pillow.new("RGB", (len(images) * width, height))
-    for number, image in enumerate(images):
-        strip.paste(image, (number * width, 0))
-    data = io.BytesIO()
-    strip.save(data, format="JPEG", quality=80)
-    return data.getvalue()
 
 
 def is_device_fault(error: BaseException) -> bool:

@@ -144,12 +144,18 @@ def encode_text(
     return torch.stack(contexts), pooled
 
 
-class TextCache:
-    """The encodings of the last texts. Each text is encoded alone: its encoding does not depend on the batch."""
+_Key = tuple[str, str, int | tuple[int, int], Reading]
+_Row = tuple[Tensor, Tensor]  # the context (L, D) of a text and its pooled (1, P)
 
-    def __init__(self, most: int = 256) -> None:
-        self._most = most
-        self._rows: dict[tuple[str, str, int | tuple[int, int], Reading], tuple[Tensor, Tensor]] = {}
+
+class TextCache:
+    """The encodings of the last texts. Each text is encoded alone, so that its encoding does not depend on the batch;
+    or `together` with the others of its call, which is the same within rounding and fills a GPU better.
+    """
+
+    def __init__(self, most: int = 256, together: bool = False) -> None:
+        self._most, self._together = most, together
+        self._rows: dict[_Key, _Row] = {}
 
     def encode(
         self,
@@ -160,19 +166,18 @@ class TextCache:
         reading: Reading,
     ) -> tuple[list[Tensor], Tensor]:
         """As `encode_prompts`; `stages` is only called for texts that are not in the cache."""
-        contexts, pooled = [], []
-        for first, second in zip(prompts, prompts_2, strict=True):
-            key = first, second, skip, reading
-            row = self._rows.pop(key, None)
-            if row is None:
-                (context,), own = encode_prompts(stages(), [first], [second], skip, reading)
-                row = context, own
-            self._rows[key] = row  # the most recent is last
-            contexts.append(row[0])
-            pooled.append(row[1])
-            if len(self._rows) > self._most:
-                del self._rows[next(iter(self._rows))]
-        return contexts, torch.cat(pooled)
+        keys = [(first, second, skip, reading) for first, second in zip(prompts, prompts_2, strict=True)]
+        found = {key: self._rows.pop(key) for key in dict.fromkeys(keys) if key in self._rows}
+        absent = [key for key in dict.fromkeys(keys) if key not in found]
+        for part in [absent] if self._together and absent else [[key] for key in absent]:
+            firsts, seconds = [key[0] for key in part], [key[1] for key in part]
+            own, pooled = encode_prompts(stages(), firsts, seconds, skip, reading)
+            found |= zip(part, zip(own, pooled.split(1), strict=True), strict=True)
+        self._rows |= {key: found[key] for key in dict.fromkeys(keys)}  # the most recent are last
+        for key in list(self._rows)[: max(len(self._rows) - self._most, 0)]:
+            del self._rows[key]
+        rows = [found[key] for key in keys]
+        return [context for context, _ in rows], torch.cat([pooled for _, pooled in rows])
 
     def clear(self) -> None:
         """Empty the cache, after the text encoders have changed."""

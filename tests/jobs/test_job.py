@@ -501,7 +501,7 @@ def test_a_missing_model_file_ends_the_job(tmp_path: Path) -> None:
         raise CheckpointError("model.safetensors is not a file; check the path")
 
     with pytest.raises(CheckpointError):
-        finish(job_of(tmp_path, {"prompt": "a"}), tmp_path / "out", local(gone))  # type: ignore[arg-type]
+        finish(job_of(tmp_path, {"prompt": "a"}), tmp_path / "out", local(gone, overlap=False))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
