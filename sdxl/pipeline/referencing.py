@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..adapters.image_encoder import find_image_encoder, wanted
+from ..adapters.image_encoder import Wanted, encoder_hash, find_image_encoder, wanted
 from ..adapters.ip_adapter import check_fits, open_ip_adapter
 from ..adapters.lookup import checked_hash, find_again
 from ..adapters.reference import DEFAULT_SCALE, Reference, read_references
-from ..errors import SDXLWarning
+from ..errors import CheckpointError, SDXLWarning
 from ..models.unet_config import UNetConfig
-from ..models.vision_config import IPAdapterConfig
-from ..weights.component import Component
+from ..models.vision_config import IPAdapterConfig, VisionConfig
+from .extras import Extra
 from .reference_images import ReferenceImages
 from .window import Window
 
@@ -25,32 +25,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ActiveReference:
-    """A reference of a plan with its opened files. `scales` are those of the UNet's transformer blocks, in the order in
+    """A reference of a plan with its networks. `scales` are those of the UNet's transformer blocks, in the order in
     which they run.
     """
 
     reference: Reference
     images: ReferenceImages
-    adapter: Component
-    encoder: Component
+    adapter: Extra
+    encoder: Extra
     scales: tuple[float, ...]
     window: Window
 
     @property
     def config(self) -> IPAdapterConfig:
         """What the adapter is."""
-        assert isinstance(self.adapter.config, IPAdapterConfig)
-        return self.adapter.config
+        config = self.adapter.component.config
+        assert isinstance(config, IPAdapterConfig)
+        return config
 
     @property
-    def encoder_name(self) -> str:
-        """What identifies its image encoder."""
-        return f"{self.encoder.name} {self.encoder.weights.where}"
+    def acts_at_all(self) -> bool:
+        """Whether any block sees it in any step."""
+        return any(self.scales) and not self.window.is_empty
 
     @property
-    def adapter_name(self) -> str:
-        """What identifies its adapter."""
-        return f"{self.adapter.name} {self.reference.hash}"
+    def extras(self) -> tuple[Extra, ...]:
+        """The networks that it needs."""
+        return (self.encoder, self.adapter) if self.acts_at_all else ()
 
     def record(self, number: int) -> dict[str, object]:
         """What a PNG records of it for image `number`."""
@@ -62,11 +63,14 @@ class ActiveReference:
 
 @dataclass
 class References:
-    """Opens the files of references, each once. Names are looked for in `folders`."""
+    """Opens the files of references, each once; several adapters share an image encoder. Names are looked for in
+    `folders`.
+    """
 
     folders: Sequence[Path] = ()
-    _adapters: dict[tuple[Path, str], Component] = field(default_factory=dict)
-    _encoders: dict[tuple[Path, object], Component] = field(default_factory=dict)
+    _adapters: dict[tuple[Path, str], Extra] = field(default_factory=dict)
+    _encoders: dict[tuple[str, VisionConfig], Extra] = field(default_factory=dict)  # by hash
+    _found: dict[tuple[object, ...], tuple[str, VisionConfig]] = field(default_factory=dict)  # by what was asked
 
     def open(self, plan: Plan, unet: UNetConfig) -> tuple[ActiveReference, ...]:
         """The references of a plan whose images are opened, for a UNet. Raises `CheckpointError`, `HubError` and
@@ -86,22 +90,38 @@ class References:
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:
         path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
         hash = checked_hash(path, reference.hash)
-        adapter = self._adapters.get((path, hash)) or open_ip_adapter(path)
+        adapter = self._adapters.get((path, hash)) or Extra(open_ip_adapter(path), runs_once=True)
         self._adapters[path, hash] = adapter
-        check_fits(adapter, unet, path)
-        assert isinstance(adapter.config, IPAdapterConfig)
-        need = wanted(adapter.config)
-        key = path, (reference.encoder, need)
-        encoder = self._encoders.get(key) or find_image_encoder(path, need, reference.encoder, self.folders)
-        self._encoders[key] = encoder
+        config = check_fits(adapter.component, unet, path)
+        encoder, own_hash = self._encoder(path, reference, wanted(config))
         return ActiveReference(
-            replace(reference, hash=hash),
+            replace(reference, hash=hash, encoder_hash=own_hash),
             images,
             adapter,
             encoder,
             tuple(reference.scales(unet.block_names())),
             Window(reference.start, reference.end, steps),
         )
+
+    def _encoder(self, adapter: Path, reference: Reference, need: Wanted) -> tuple[Extra, str]:
+        """The image encoder for a reference with an adapter, and the hash of its files."""
+        asked = adapter, reference.encoder, reference.encoder_hash, need
+        if not self._has(self._found.get(asked)):
+            component, hash = find_image_encoder(adapter, need, reference.encoder, self.folders, reference.encoder_hash)
+            assert isinstance(component.config, VisionConfig)
+            self._found[asked] = found = hash, component.config
+            if not self._has(found):
+                self._encoders[found] = Extra(component, runs_once=True)
+        return self._encoders[self._found[asked]], self._found[asked][0]
+
+    def _has(self, found: tuple[str, VisionConfig] | None) -> bool:
+        """Whether that image encoder is opened, and its files are as they were then."""
+        if found is None or found not in self._encoders:
+            return False
+        try:
+            return encoder_hash(self._encoders[found].component) == found[0]
+        except CheckpointError:
+            return False
 
 
 def _warn(text: str) -> None:

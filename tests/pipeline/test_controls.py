@@ -139,14 +139,14 @@ def test_every_way_to_keep_the_model(
         assert error(found, plain) > 0.15
         assert torch.equal(found, latents(other, control))
     model = other.residency.model
-    assert [net.loaded is not None for net in model.nets.all()] == [model.keeps] * 4
+    assert [net.loaded is not None for net in model.extras.all()] == [model.keeps] * 4
 
 
 def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latents(pipe, Control("canny", folder / "image.png"))
     latents(pipe, Control("depth", folder / "image.png"))
-    nets = pipe.residency.model.nets
-    assert sum(net.loaded is not None for net in nets.all()) >= 2
+    extras = pipe.residency.model.extras
+    assert sum(net.loaded is not None for net in extras.all()) >= 2
     checks = []
 
     def once(self: Any, plan: Any) -> None:
@@ -156,12 +156,10 @@ def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, mo
 
     monkeypatch.setattr(type(pipe.residency), "_check", once)
     latents(pipe, Control("depth", folder / "image.png"))
-    assert [net.loaded is not None for net in nets.all()].count(True) == 1
-    plan = pipe.plan(sdxl.Request("a", control=Control("canny", folder / "image.png")))
-    wanted = [each.opened for each in plan.controls]
-    missing = nets.missing_bytes(wanted, pipe.residency.model.placement)
+    assert [net.loaded is not None for net in extras.all()].count(True) == 1
+    plan = pipe.plan(sdxl.Request("a", control=[Control("canny", folder / "image.png")] * 2))
     parameters = sum(value.numel() for value in control_nets.controlnet().parameters())
-    assert missing >= 4 * parameters
+    assert pipe.residency.model.missing_bytes(plan.extras) == (4 * parameters, 0), "one network, whose weights count"
 
 
 def test_a_net_does_not_know_loras_but_the_image_does(
@@ -169,10 +167,10 @@ def test_a_net_does_not_know_loras_but_the_image_does(
 ) -> None:
     control = Control("canny", folder / "image.png")
     before = latents(pipe, control)
-    loaded = [net.loaded for net in pipe.residency.model.nets.all()]
+    loaded = [net.loaded for net in pipe.residency.model.extras.all()]
     pipe.change_weights({"unet.conv_out.weight": lambda w: 2 * w})
     assert error(latents(pipe, control), before) > 1e-2
-    assert [net.loaded for net in pipe.residency.model.nets.all()] == loaded, "it stays in memory"
+    assert [net.loaded for net in pipe.residency.model.extras.all()] == loaded, "it stays in memory"
     pipe.change_weights({})
     assert torch.equal(latents(pipe, control), before)
 

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 import sdxl
 from sdxl.adapters.ip_adapter import places
-from sdxl.pipeline.attending import extra_bytes
 from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.weights.diffusers_config import read_unet
 
@@ -282,20 +281,22 @@ def test_a_refiner_sees_no_reference(save: Any, tiny_folder: Path, refiner_folde
 @pytest.mark.parametrize(
     "offload", ["stage", "block", *(pytest.param(each, marks=pytest.mark.slow) for each in ("none", "text"))]
 )
-def test_offload(offload: Any, save: Any, tiny_folder: Path, tiny_pipe: Any, error: Any) -> None:
+def test_offload(
+    offload: Any, save: Any, tiny_folder: Path, tiny_pipe: Any, error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All give the same, and hold the networks as they hold text encoders."""
     references = [sdxl.Reference(save("plain ViT-H"), IMAGES[0]), sdxl.Reference(save("plus"), IMAGES[1])]
     expected = ours(tiny_pipe, references)
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
     assert error(ours(pipe, references), expected) < 1e-5
-    networks = pipe.residency.model.extras.networks
-    assert len(networks) == 4
-    loaded = [each.loaded is not None for each in networks.values()]
-    assert loaded == [offload in ("none", "text")] * 4
-    ours(pipe, references[1:])
-    assert len(networks) == 2, "what a call does not name is not kept"
-    ours(pipe, None)
-    assert not networks
+    extras = pipe.residency.model.extras
+    assert [each.loaded is not None for each in extras.all()] == [offload in ("none", "text")] * 3, "one encoder"
+    plan = pipe.plan(sdxl.Request(PROMPT, reference=references[1:], height=64, width=64))
+    assert len(extras.idle(plan.extras)) == (1 if offload in ("none", "text") else 0)
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 0)
+    with pytest.raises(sdxl.OutOfMemoryError):
+        pipe.residency.fit(plan)
+    assert not extras.idle(plan.extras), "what a call does not name makes room"
 
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
@@ -310,7 +311,7 @@ def test_encoders_are_shared_and_results_kept_for_many(save: Any, tiny_folder: P
     one, other = save("plus"), save("plus", 12)
     references = [sdxl.Reference(one, IMAGES[0]), sdxl.Reference(other, IMAGES[0])]
     first = ours(pipe, references)
-    assert len(pipe.residency.model.extras.networks) == 3, "two adapters, one encoder"
+    assert len(pipe.residency.model.extras.all()) == 3, "two adapters, one encoder"
     pipe.prepare_for_many()
     assert torch.equal(ours(pipe, references), first)
     results = pipe.residency.model.extras.results
@@ -373,14 +374,14 @@ def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, mon
     request = sdxl.Request(PROMPT, reference=sdxl.Reference(save("plus"), IMAGES[0]))
     plan, model = pipe.plan(request), pipe.residency.model
     sizes = [
-        sum(math.prod(shape) for shape in each.shapes()) * 4
+        sum(math.prod(shape) for shape in each.component.shapes()) * 4
         for each in (plan.references[0].adapter, plan.references[0].encoder)
     ]
-    assert extra_bytes(plan, model) == sum(sizes)
-    assert extra_bytes(plan, replace(model, offload="stage")) == max(sizes)
-    assert extra_bytes(plan, replace(model, offload="block")) == 0
+    assert model.missing_bytes(plan.extras) == (0, sum(sizes))
+    assert replace(model, offload="stage").missing_bytes(plan.extras) == (0, max(sizes))
+    assert replace(model, offload="block").missing_bytes(plan.extras) == (0, 0)
     ours(pipe, request.reference)
-    assert extra_bytes(plan, model) == 0, "they are loaded"
+    assert model.missing_bytes(plan.extras) == (0, 0), "they are loaded"
     others = sdxl.Request(PROMPT, reference=sdxl.Reference(save("plus", 12), IMAGES[0]), steps=2, height=64, width=64)
     plan = pipe.plan(others)
     monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: sizes[0] + 1e4)
