@@ -78,8 +78,8 @@ def _stranger(shapes: Shapes) -> tuple[str, str]:
     return (name if name.startswith("no ") else f"{name} and no IP-Adapter"), _FIT
 
 
-def check_fits(adapter: Component, unet: UNetConfig, path: Path) -> IPAdapterConfig:
-    """What an adapter is. Raises `CheckpointError` for one that was made for another UNet."""
+def check_fits(adapter: Component, unet: UNetConfig, path: Path) -> None:
+    """Raise `CheckpointError` for an adapter that was made for another UNet."""
     config = adapter.config
     assert isinstance(config, IPAdapterConfig)
     widths = places(unet)
@@ -95,7 +95,6 @@ def check_fits(adapter: Component, unet: UNetConfig, path: Path) -> IPAdapterCon
             f"{path} has keys and values {own}, and the model's UNet has {len(widths)} cross-attentions; give an "
             "IP-Adapter that was made for it"
         )
-    return config
 
 
 def places(unet: UNetConfig) -> list[int]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..adapters.image_encoder import Wanted, encoder_hash, find_image_encoder, wanted
+from ..adapters.image_encoder import encoder_hash, find_image_encoder, wanted
 from ..adapters.ip_adapter import check_fits, open_ip_adapter
 from ..adapters.lookup import checked_hash, find_again
 from ..adapters.reference import DEFAULT_SCALE, Reference, read_references
 from ..errors import CheckpointError, SDXLWarning
 from ..models.unet_config import UNetConfig
 from ..models.vision_config import IPAdapterConfig, VisionConfig
+from ..weights.component import Component
 from .extras import Extra
 from .reference_images import ReferenceImages
 from .window import Window
@@ -70,7 +71,7 @@ class References:
     folders: Sequence[Path] = ()
     _adapters: dict[tuple[Path, str], Extra] = field(default_factory=dict)
     _encoders: dict[tuple[str, VisionConfig], Extra] = field(default_factory=dict)  # by hash
-    _found: dict[tuple[object, ...], tuple[str, VisionConfig]] = field(default_factory=dict)  # by what was asked
+    _found: dict[tuple[object, ...], tuple[Component, str]] = field(default_factory=dict)  # by what was asked
 
     def open(self, plan: Plan, unet: UNetConfig) -> tuple[ActiveReference, ...]:
         """The references of a plan whose images are opened, for a UNet. Raises `CheckpointError`, `HubError` and
@@ -88,14 +89,11 @@ class References:
         return opened
 
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:
-        path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
-        hash = checked_hash(path, reference.hash)
-        adapter = self._adapters.get((path, hash)) or Extra(open_ip_adapter(path), runs_once=True)
-        self._adapters[path, hash] = adapter
-        config = check_fits(adapter.component, unet, path)
-        encoder, own_hash = self._encoder(path, reference, wanted(config))
+        path, adapter, hash = self._adapter(reference)
+        check_fits(adapter.component, unet, path)  # before an encoder is looked for
+        encoder, encoder_hash = self._encoder(path, reference, adapter)
         return ActiveReference(
-            replace(reference, hash=hash, encoder_hash=own_hash),
+            replace(reference, hash=hash, encoder_hash=encoder_hash),
             images,
             adapter,
             encoder,
@@ -103,25 +101,41 @@ class References:
             Window(reference.start, reference.end, steps),
         )
 
-    def _encoder(self, adapter: Path, reference: Reference, need: Wanted) -> tuple[Extra, str]:
-        """The image encoder for a reference with an adapter, and the hash of its files."""
-        asked = adapter, reference.encoder, reference.encoder_hash, need
-        if not self._has(self._found.get(asked)):
-            component, hash = find_image_encoder(adapter, need, reference.encoder, self.folders, reference.encoder_hash)
-            assert isinstance(component.config, VisionConfig)
-            self._found[asked] = found = hash, component.config
-            if not self._has(found):
-                self._encoders[found] = Extra(component, runs_once=True)
-        return self._encoders[self._found[asked]], self._found[asked][0]
+    def located(self, reference: Reference) -> Reference:
+        """The same with the path of its adapter and the hashes of its files. Raises as `open` does."""
+        path, adapter, hash = self._adapter(reference)
+        _, encoder_hash = self._encoder(path, reference, adapter)
+        return replace(reference, adapter=path.absolute(), hash=hash, encoder_hash=encoder_hash)
 
-    def _has(self, found: tuple[str, VisionConfig] | None) -> bool:
-        """Whether that image encoder is opened, and its files are as they were then."""
-        if found is None or found not in self._encoders:
-            return False
-        try:
-            return encoder_hash(self._encoders[found].component) == found[0]
-        except CheckpointError:
-            return False
+    def _adapter(self, reference: Reference) -> tuple[Path, Extra, str]:
+        """Where the adapter of a reference lies, the adapter, and its hash."""
+        path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
+        hash = checked_hash(path, reference.hash)
+        if (path, hash) not in self._adapters:
+            self._adapters[path, hash] = Extra(open_ip_adapter(path), runs_once=True)
+        return path, self._adapters[path, hash], hash
+
+    def _encoder(self, path: Path, reference: Reference, adapter: Extra) -> tuple[Extra, str]:
+        """The image encoder for a reference whose adapter lies at `path`, and the hash of its files."""
+        asked = path, reference.encoder, reference.encoder_hash
+        if asked not in self._found or not _is_current(*self._found[asked]):
+            assert isinstance(adapter.component.config, IPAdapterConfig)
+            need, given = wanted(adapter.component.config), reference.encoder
+            self._found[asked] = find_image_encoder(path, need, given, self.folders, reference.encoder_hash)
+        component, hash = self._found[asked]
+        assert isinstance(component.config, VisionConfig)
+        shared = self._encoders.get((hash, component.config))
+        if shared is None or not _is_current(shared.component, hash):
+            shared = self._encoders[hash, component.config] = Extra(component, runs_once=True)
+        return shared, hash
+
+
+def _is_current(encoder: Component, hash: str) -> bool:
+    """Whether the files are as they were opened."""
+    try:
+        return encoder_hash(encoder) == hash
+    except CheckpointError:
+        return False
 
 
 def _warn(text: str) -> None:
