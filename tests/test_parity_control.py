@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("diffusers")
 import control_nets
 import tiny
 from diffusers import (
+    ControlNetUnionModel,
     MultiAdapter,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetImg2ImgPipeline,
@@ -205,6 +207,48 @@ def test_unions(
     )
     controls = [Control(nets[name], image, scale, type=type) for image, type in zip(images, types, strict=True)]
     assert error(ours(tiny_pipe, controls), wanted) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("types", "scale"), [([3], 5.0), pytest.param([0, 1], 5.0, marks=SLOW), pytest.param([3], 1.0, marks=SLOW)]
+)
+def test_guess_mode_of_a_union(
+    types: list[int],
+    scale: float,
+    tiny_pipe: Any,
+    reference_pipe: Any,
+    nets: dict[str, Path],
+    error: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """diffusers gives its union the types of both halves and the rows of one, which is an error there. With those of
+    the rows alone it works, and ours is the same.
+    """
+    forward, given = ControlNetUnionModel.forward, []
+
+    def with_types_of_rows(self: Any, sample: torch.Tensor, *others: Any, control_type: Any, **more: Any) -> Any:
+        given.append((len(sample), len(control_type)))
+        return forward(self, sample, *others, control_type=control_type[: len(sample)], **more)
+
+    monkeypatch.setattr(ControlNetUnionModel, "forward", with_types_of_rows)
+    images = [picture(n) for n in types]
+    wanted = theirs(
+        StableDiffusionXLControlNetUnionPipeline,
+        reference_pipe,
+        control_nets.union(),
+        control_image=images,
+        control_mode=types,
+        guess_mode=True,
+        guidance_scale=scale,
+    )
+    assert set(given) == {(1, 2 if scale > 1 else 1)}
+    own = [Control(nets["union"], image, type=type, guess=True) for image, type in zip(images, types, strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sdxl.SDXLWarning)  # the negative prompt without guidance
+        found = ours(tiny_pipe, own, guidance_scale=scale)
+        both = ours(tiny_pipe, [replace(each, guess=False) for each in own], guidance_scale=scale)
+    assert error(found, wanted) < 1e-4
+    assert error(both, wanted) > 1e-3
 
 
 def test_a_union_fades_to_nothing(tiny_pipe: Any, nets: dict[str, Path], error: Any) -> None:

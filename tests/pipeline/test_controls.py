@@ -157,7 +157,21 @@ def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, mo
     monkeypatch.setattr(type(pipe.residency), "_check", once)
     latents(pipe, Control("depth", folder / "image.png"))
     assert [net.loaded is not None for net in extras.all()].count(True) == 1
-    plan = pipe.plan(sdxl.Request("a", control=[Control("canny", folder / "image.png")] * 2))
+    # where memory runs out at work, again without them and with as much of the model
+    latents(pipe, Control("canny", folder / "image.png"))
+    tries = []
+
+    def work(model: Any) -> int:
+        tries.append((model.offload, [net.loaded is not None for net in extras.all()].count(True)))
+        if len(tries) == 1:
+            raise MemoryError
+        return 5
+
+    assert pipe.residency.retry(work) == 5
+    assert tries == [("none", 2), ("none", 1)]
+    with pytest.raises(sdxl.OutOfMemoryError, match="memory ran out with offload none"):
+        pipe.residency.retry(lambda _: torch.zeros(2**60))
+    plan = pipe.plan(sdxl.Request("a", control=[Control("depth", folder / "image.png")] * 2))
     parameters = sum(value.numel() for value in control_nets.controlnet().parameters())
     assert pipe.residency.model.missing_bytes(plan.extras) == (4 * parameters, 0), "one network, whose weights count"
 
