@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..adapters.ip_adapter import level_of
 from ..images.canvas import Canvas
 from ..images.clip_pixels import clip_pixels
-from ..images.image import fingerprint, resize_mask
+from ..images.image import resize_mask
 from ..images.pixels import to_tensor
 from ..models.ip_adapter import file_order
 from ..models.layers import Source, split_heads
@@ -42,7 +42,6 @@ Results = dict[Key, KeysValues]
 """By image encoder and adapter, and what they were shown."""
 Pair = tuple[ActiveReference, Shown]
 _NONE = ""
-_MOST_RESULTS = 64
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ def attended(plan: Plan, model: Model) -> list[Attended]:
 
 def _keys_values(references: Sequence[ActiveReference], plan: Plan, model: Model) -> Results:
     """Keys and values of all that the rows of a batch see."""
-    kept = model.extras.results
-    results: Results = {} if kept is None else kept
+    results: Results = model.extras.results
     needed = {_key(each, shown): (each, shown) for each in references for shown in _rows(each, plan)}
     missing = [pair for key, pair in needed.items() if key not in results]
     encoded = _encode(missing, model)
@@ -82,8 +80,9 @@ def _keys_values(references: Sequence[ActiveReference], plan: Plan, model: Model
                 total = torch.stack([keys.sum() + values.sum() for keys, values in made])
                 check_finite(total, f"the IP-Adapter {reference.reference.adapter}", model.place(adapter))
                 results[_key(reference, shown)] = made
-    found = {key: results[key] for key in needed}
-    for old in list(results)[:-_MOST_RESULTS]:
+    found = {key: results.pop(key) for key in needed}
+    results |= found  # the last used ones come last
+    for old in list(results)[: -max(model.extras.most_results, len(found))]:
         del results[old]
     return found
 
@@ -95,9 +94,8 @@ def _key(reference: ActiveReference, shown: Shown) -> Key:
 def _rows(reference: ActiveReference, plan: Plan) -> Iterator[Shown]:
     """What each row of the batch sees."""
     for branch in plan.guider.names:
-        for images in reference.images.images:
-            is_negative = branch in plan.branches.negatives
-            yield tuple(_NONE if is_negative else fingerprint(image) for image in images)
+        for hashes in reference.images.hashes:
+            yield (_NONE,) * len(hashes) if branch in plan.branches.negatives else hashes
 
 
 def _grouped(pairs: Iterable[Pair], network: Callable[[ActiveReference], Extra]) -> dict[Extra, list[Pair]]:
@@ -114,7 +112,9 @@ def _encode(missing: Sequence[Pair], model: Model) -> dict[tuple[Extra, str], En
     for encoder, pairs in _grouped(missing, lambda each: each.encoder).items():
         images: dict[str, Image | None] = {}
         for reference, shown in pairs:
-            own = {fingerprint(each): each for several in reference.images.images for each in several}
+            given = reference.images
+            rows = zip(given.hashes, given.images, strict=True)
+            own = {name: each for row in rows for name, each in zip(*row, strict=True)}
             images |= {one: own.get(one) for one in shown if one != _NONE or reference.config.is_plus}
         network, at = model.extra(encoder), model.place(encoder)
         with model.using(network):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,11 @@ class ControlImages:
 
     def hash(self, number: int) -> str:
         """A hash of the content that image `number` sees."""
-        return fingerprint(self.images[number])
+        return self._hashes[id(self.images[number])]
+
+    @cached_property
+    def _hashes(self) -> dict[int, str]:
+        return {key: fingerprint(image) for key, image in {id(image): image for image in self.images}.items()}
 
 
 def open_controls(request: Request) -> tuple[ControlImages, ...]:
@@ -78,10 +83,10 @@ def fit_images(control: Control, given: ControlImages, plan: Plan) -> tuple[Imag
 
 
 def _fit(image: Image.Image, canvas: Canvas | None, plan: Plan, name: str) -> Image.Image:
-    height, width = plan.size
+    (height, width), stretch = plan.size, plan.request.conventions.control_image == "stretched"
     if canvas is None or plan.request.mask_padding is None:
-        return fit_control(image, width, height, name=name)
-    whole = fit_control(image, canvas.image.width, canvas.image.height, name=name)
+        return fit_control(image, width, height, stretch=stretch, name=name)
+    whole = fit_control(image, canvas.image.width, canvas.image.height, stretch=stretch, name=name)
     return resize(whole.crop(canvas.box), plan.size)
 
 

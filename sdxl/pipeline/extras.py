@@ -29,12 +29,13 @@ class Extra:
 
 class Extras:
     """The networks of requests, each loaded when it is first needed, and kept or released as the model's own are. Those
-    of earlier requests stay as long as there is room. `results` are what networks that run once have made of inputs,
-    where the same inputs are to come again.
+    of earlier requests stay as long as there is room. `results` are what networks that run once have made of inputs:
+    those of the last request, and of earlier ones up to `most_results`.
     """
 
-    def __init__(self, results: dict[Any, Any] | None = None) -> None:
-        self.results = results
+    def __init__(self, most_results: int = 0) -> None:
+        self.most_results = most_results
+        self.results: dict[Any, Any] = {}
         self._networks: dict[Extra, Lazy[nn.Module]] = {}
         self._changes: list[Callable[[nn.Module], object]] = []
 
@@ -70,4 +71,4 @@ class Extras:
 
     def emptied(self) -> Extras:
         """Others without what is loaded: for other hardware."""
-        return Extras(None if self.results is None else {})
+        return Extras(self.most_results)

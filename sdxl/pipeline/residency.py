@@ -20,6 +20,7 @@ from .model import Model
 from .plan import Plan
 
 T = TypeVar("T")
+_MOST_RESULTS = 64  # of networks of references, which take up to 12 MB each
 
 
 class Residency:
@@ -134,7 +135,7 @@ class Residency:
             self._replace("none")
         experts = tuple(replace(expert, cache=TextCache()) for expert in self.model.experts)
         self.model = replace(self.model, experts=experts)
-        self.model.extras.results = {}
+        self.model.extras.most_results = _MOST_RESULTS
 
     def change(self, changes: Changes) -> None:
         """Load the model again with other changes of its weights. Raises `ArgumentError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ import tiny_reference
 import sdxl
 from sdxl import Control
 from sdxl.adapters.ip_adapter import places
+from sdxl.models.controlnet import ControlNet, FuserBlock, HintEncoder
+from sdxl.models.ip_adapter import KeyValue, Resampler
+from sdxl.models.t2i_adapter import T2IAdapter
+from sdxl.models.vision import VisionEncoder
+from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.runtime.int8 import can_quantize
 from sdxl.weights import open_checkpoint
 from sdxl.weights.diffusers_config import read_unet
@@ -79,27 +85,6 @@ def test_off_is_bitwise_without_control_and_calls_nothing(pipe: sdxl.Pipeline, f
     ]
     bare = [step.latents for step in pipe.steps("a red cat", steps=4, seed=5)]
     assert [torch.equal(a, b) for a, b in zip(steps, bare, strict=True)] == [True, True, False, False]
-
-
-def test_a_net_runs_in_its_window_alone(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdxl.models import ControlNet
-    from sdxl.models.controlnet import HintEncoder
-
-    calls = {"net": 0, "hint": 0}
-    predict, encode = ControlNet.predict, HintEncoder.forward
-
-    def counted(self: ControlNet, *arguments: Any) -> Any:
-        calls["net"] += 1
-        return predict(self, *arguments)
-
-    def encoded(self: HintEncoder, x: Tensor) -> Tensor:
-        calls["hint"] += 1
-        return encode(self, x)
-
-    monkeypatch.setattr(ControlNet, "predict", counted)
-    monkeypatch.setattr(HintEncoder, "forward", encoded)
-    latents(pipe, Control("canny", folder / "image.png", end=0.5), num_images=2)
-    assert calls == {"net": 2, "hint": 1}, "and the image is encoded once for all steps and images"
 
 
 MODES: list[Any] = [
@@ -391,3 +376,130 @@ def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path
     image = torch.nn.functional.interpolate(first, (16, 16), mode="bilinear")
     assert torch.equal(found, latents(pipe, image=image, strength=0.75, **own))
     assert not torch.equal(found, latents(pipe, None, hires=sdxl.Hires(2, strength=0.75)))
+
+
+# ---- what is computed once -------------------------------------------------------------------------------------------
+
+
+class Calls(dict[str, int]):
+    """How often each method was called."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, **methods: tuple[type, str]) -> None:
+        super().__init__(dict.fromkeys(methods, 0))
+        for name, (owner, method) in methods.items():
+            patch.setattr(owner, method, self._counted(name, getattr(owner, method)))
+
+    def _counted(self, name: str, method: Any) -> Any:
+        def counted(*arguments: Any, **more: Any) -> Any:
+            self[name] += 1
+            return method(*arguments, **more)
+
+        return counted
+
+    def since(self) -> dict[str, int]:
+        """The counts, which begin again."""
+        found = dict(self)
+        self.update(dict.fromkeys(self, 0))
+        return found
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(
+        monkeypatch,
+        net=(ControlNet, "predict"),
+        hint=(HintEncoder, "forward"),
+        fuser=(FuserBlock, "forward"),
+        t2i=(T2IAdapter, "forward"),
+        encoder=(VisionEncoder, "forward"),
+        tokens=(Resampler, "forward"),
+        keys=(KeyValue, "forward"),
+    )
+
+
+def test_what_follows_from_an_image_is_computed_once(tiny_folder: Path, folder: Path, calls: Calls) -> None:
+    """Not in each step, nor for each image of a batch, nor by both halves of the guidance, nor in both passes."""
+    adapter = tiny_reference.save(folder / "once", "plus", places(read_unet(tiny.UNET)), 11)
+    pipe, image, none = load(tiny_folder, control_dir=folder), folder / "image.png", dict.fromkeys(calls, 0)
+    both = [Control("union", image, type=3), Control("union", folder / "other.png", 0.5, type=1)]
+    latents(pipe, both, num_images=2)
+    assert calls.since() == none | {"net": 4, "hint": 2, "fuser": 2}, "two types in one call of each step"
+    latents(pipe, Control("canny", image, end=0.5), num_images=2)
+    assert calls.since() == none | {"net": 2, "hint": 1}, "in its window alone"
+    latents(pipe, Control("t2i", image, 0.5), num_images=2)
+    assert calls.since() == none | {"t2i": 1}
+    latents(pipe, Control("canny", image), hires=sdxl.Hires(2, strength=0.5))
+    assert calls.since() == none | {"net": 4 + 2, "hint": 2}, "for each size"
+    reference, count = sdxl.Reference(adapter, folder / "image.png", start=0.25), len(places(read_unet(tiny.UNET)))
+    once = none | {"encoder": 2, "tokens": 2, "keys": 2 * count}  # of the image, and of none for the negative half
+    found = latents(pipe, None, num_images=2, reference=reference, hires=sdxl.Hires(2, strength=0.75))
+    assert calls.since() == once
+    again = latents(pipe, None, num_images=2, reference=reference, hires=sdxl.Hires(2, strength=0.75))
+    assert calls.since() == none, "the next call has the same image"
+    assert torch.equal(again, found)
+    latents(pipe, None, reference=sdxl.Reference(adapter, folder / "other.png"))
+    assert calls.since() == none | {"encoder": 1, "tokens": 1, "keys": count}, "that of none is known"
+
+
+def test_images_are_hashed_once(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sdxl.pipeline.control_images
+    import sdxl.pipeline.reference_images
+
+    adapter = tiny_reference.save(folder / "once", "plus", places(read_unet(tiny.UNET)), 11)
+    rooms: Any = (sdxl.pipeline.control_images, sdxl.pipeline.reference_images)
+    hashed = Calls(monkeypatch, control=(rooms[0], "fingerprint"), reference=(rooms[1], "fingerprint"))
+    reference = sdxl.Reference(adapter, (tiny.picture(1), tiny.picture(2)), mask=tiny.mask(1))
+    latents(pipe, Control("canny", folder / "image.png"), num_images=3, reference=reference)
+    assert hashed == {"control": 1, "reference": 3}
+
+
+# ---- batches, windows, graphs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", ["union", "t2i"])
+def test_rows_see_their_own_images(net: str, pipe: sdxl.Pipeline, folder: Path, error: Any) -> None:
+    """Two prompts with two images each: a list has an entry for each prompt, or for each image."""
+    images, prompts = [tiny.picture(n) for n in (3, 4, 5, 6)], ["a red cat", "a dog"]
+    type = 3 if net == "union" else None
+
+    def run(control: Any, **more: Any) -> Tensor:
+        found = pipe(control=control, **(QUICK | more)).images
+        assert isinstance(found, Tensor)
+        return found
+
+    for own in (images, images[:2]):
+        together = run(Control(net, own, 0.7, type=type), prompt=prompts, num_images=2, seed=[1, 2, 3, 4])
+        for n in range(4):
+            image = own[n * len(own) // 4]
+            alone = run(Control(net, image, 0.7, type=type), prompt=prompts[n // 2], seed=n + 1)
+            assert error(together[n : n + 1], alone) < 1e-5
+
+
+def test_a_union_sees_the_types_whose_windows_are_open(pipe: sdxl.Pipeline, folder: Path, calls: Calls) -> None:
+    first, second = Control("union", folder / "image.png", type=3), Control("union", folder / "other.png", type=1)
+
+    def run(*controls: Control) -> list[Tensor]:
+        return [step.latents for step in pipe.steps("a red cat", control=controls, steps=4, seed=5)]
+
+    both = run(first, replace(second, end=0.5))
+    assert calls.since()["net"] == 4
+    assert [torch.equal(a, b) for a, b in zip(both, run(first, second), strict=True)] == [True, True, False, False]
+    late, alone = run(replace(first, start=0.5), replace(second, start=0.75)), run(replace(first, start=0.5))
+    assert [torch.equal(a, b) for a, b in zip(late, alone, strict=True)] == [True, True, True, False]
+
+
+def test_a_window_changes_which_graph_is_replayed(
+    pipe: sdxl.Pipeline, folder: Path, error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorded graph holds its ControlNets; another image needs no other one."""
+    monkeypatch.setattr(Graph, "run", lambda _, conditioned, x, t: conditioned(x, t))
+    own = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
+    graphs = Graphs()
+    own.residency.model = replace(own.residency.model, graphs=graphs)
+    control = Control(folder / "canny.safetensors", folder / "image.png", 0.5, end=0.5)
+    assert error(latents(own, control), latents(pipe, control)) < 1e-5
+    assert len(graphs) == 2, "with the control, and without"
+    latents(own, replace(control, image=folder / "other.png", end=0.75))
+    assert len(graphs) == 2
+    latents(own, [control, Control(folder / "t2i.safetensors", folder / "image.png", end=0.25)])
+    assert len(graphs) == 3, "with both, with one, and without"

@@ -312,14 +312,17 @@ def test_encoders_are_shared_and_results_kept_for_many(save: Any, tiny_folder: P
     references = [sdxl.Reference(one, IMAGES[0]), sdxl.Reference(other, IMAGES[0])]
     first = ours(pipe, references)
     assert len(pipe.residency.model.extras.all()) == 3, "two adapters, one encoder"
-    pipe.prepare_for_many()
-    assert torch.equal(ours(pipe, references), first)
     results = pipe.residency.model.extras.results
-    assert results is not None
     assert len(results) == 4, "each adapter for the image, and for none"
     before = dict(results)
     assert torch.equal(ours(pipe, references), first)
     assert all(results[key] is value for key, value in before.items())
+    ours(pipe, replace(references[0], image=IMAGES[1]))
+    assert len(results) == 2, "of the last request alone"
+    pipe.prepare_for_many()
+    for image in IMAGES:
+        ours(pipe, replace(references[0], image=image))
+    assert len(pipe.residency.model.extras.results) == 4
 
 
 def test_masks_follow_the_window_of_a_mask(save: Any, tiny_pipe: Any) -> None:
@@ -392,6 +395,6 @@ def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, mon
 
 def test_nothing_is_opened_without_a_reference(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdxl.pipeline.referencing.References.open", lambda *_: pytest.fail("it is opened"))
-    monkeypatch.setattr("sdxl.pipeline.attending.fingerprint", lambda *_: pytest.fail("it is looked at"))
+    monkeypatch.setattr("sdxl.pipeline.reference_images.fingerprint", lambda *_: pytest.fail("it is looked at"))
     assert ours(tiny_pipe, None).isfinite().all()
     assert tiny_pipe("a cat", steps=1, seed=1, progress=False).parameters[0]["request"]["reference"] is None
