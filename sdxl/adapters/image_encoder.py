@@ -187,6 +187,11 @@ def _path(given: str | Path, folders: Sequence[Path], hash: str | None) -> Path:
     found = next((each for each in (path, *named) if os.path.exists(each)), None)
     if found is None and hash is not None:
         found = find_by_hash(hash, folders)
+    if found is None and not hub.is_hub_name(str(given)):
+        raise CheckpointError(
+            f"the image encoder {given} does not exist; give the path of its file or folder, a name in the folder of "
+            "networks, or leave encoder out"
+        )
     return hub.resolve(str(given)) if found is None else found
 
 

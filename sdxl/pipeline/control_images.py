@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 from ..adapters.control import Control, read_controls
 from ..errors import ArgumentError, SDXLWarning, brief
 from ..images.canvas import Canvas
-from ..images.control import fit_control, warn_of_white_lines
+from ..images.control import LINES, fit_control, warn_of_white_lines
 from ..images.image import fingerprint, open_control, open_picture, resize
 from ..images.preprocess import read_preprocessor, repaint
 from .request import Request, spread
@@ -93,9 +94,15 @@ def _fit(image: Image.Image, canvas: Canvas | None, plan: Plan, name: str) -> Im
 def _prepared(control: Control, image: Image.Image, canvas: Canvas | None) -> Image.Image:
     if control.preprocess is not None:
         image = _preprocess(control, image, canvas)
-    if isinstance(control.type, str):
-        warn_of_white_lines(image, control.type, f"the image of control {control.net}")
+    for type in [control.type] if isinstance(control.type, str) else _named_types(control.net):
+        warn_of_white_lines(image, type, f"the image of control {control.net}")
     return image
+
+
+def _named_types(net: str | Path) -> list[str]:
+    """The first type of control images that the name of a network states, or the folder that it lies in."""
+    words = re.split("[^a-z]+", "/".join(Path(net).parts[-2:]).lower())
+    return [word for word in words if word in LINES][:1]
 
 
 def _preprocess(control: Control, image: Image.Image, canvas: Canvas | None) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..adapters.control import TYPES, Control, read_controls
+from ..adapters.image_encoder import is_encoder_folder
 from ..adapters.lookup import find_by_hash, find_network
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..models.unet_config import UNetConfig
 from ..weights.component import Component
-from ..weights.control import OpenedControl, open_control
+from ..weights.control import OpenedControl, open_control, read_files
 from ..weights.control_kinds import T2I_ADAPTER
 from ..weights.hashes import model_hash
 from ..weights.keymap import UNET
@@ -93,6 +95,10 @@ class Controls:
         """A control with the hash of its network, which is opened."""
         path = self._find(control)
         folder, names = folder_files(path, self._variant, UNET)
+        if is_encoder_folder(path):
+            raise CheckpointError(f"{path} is an image encoder; give it as encoder= of a reference, or a ControlNet")
+        if not names and os.path.isdir(path):
+            read_files(path, self._variant)  # says what is wrong with it
         hash = model_hash(folder, names)
         if control.hash is not None and not hash.startswith(control.hash.lower()):
             raise CheckpointError(

@@ -179,6 +179,8 @@ def test_a_wrong_encoder_is_named(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_p
     message = r"is not the image encoder of .*: it gives hidden states of width 80; the adapter needs .* of width 64"
     with pytest.raises(sdxl.CheckpointError, match=message):
         generate(tiny_pipe, sdxl.Reference(adapter, tiny.picture(1), encoder=tmp_path / "bigG"))
+    with pytest.raises(sdxl.CheckpointError, match="the image encoder nowhere does not exist; give the path of its"):
+        generate(tiny_pipe, sdxl.Reference(adapter, tiny.picture(1), encoder="nowhere"))
 
 
 def test_where_encoders_are_found(

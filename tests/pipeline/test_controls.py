@@ -42,8 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     control_nets.save(control_nets.union().state_dict(), root / "union.safetensors")
     control_nets.save(control_nets.tencent(control_nets.t2i_adapter()), root / "t2i.safetensors")
     control_nets.save_folder(control_nets.controlnet(seed=21), root / "depth")
+    tiny_reference.vision("ViT-H").save_pretrained(root / "encoder")
+    (root / "empty").mkdir()
+    (root / "empty/config.json").write_text('{"_class_name": "ControlNetModel"}')
     tiny.picture(3).save(root / "image.png")
-    tiny.picture(4).save(root / "other.png")
+    tiny.picture(5).save(root / "other.png")
     return root
 
 
@@ -211,6 +214,9 @@ def test_images_are_fitted_and_prepared(pipe: sdxl.Pipeline, folder: Path) -> No
     white = control_nets.plain("white")
     with pytest.warns(sdxl.SDXLWarning, match="is mostly white; canny expects white lines on black"):
         pipe.plan(sdxl.Request("a", control=Control("union", white, type="canny")))
+    with pytest.warns(sdxl.SDXLWarning, match="is mostly white; canny expects white lines on black"):
+        pipe.plan(sdxl.Request("a", control=Control("canny", white)))  # as the name of the network says
+    pipe.plan(sdxl.Request("a", control=Control("depth", white)))
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
     request = sdxl.Request(
@@ -235,6 +241,8 @@ def test_images_are_fitted_and_prepared(pipe: sdxl.Pipeline, folder: Path) -> No
         (Control("canny", "image.png", preprocess="depth"), "depth"),
         (Control("union", "image.png", type=3, preprocess="repaint"), "which needs a mask"),
         (Control("canny", "image.png", hash="00"), "is not the network that is asked for"),
+        (Control("encoder", "image.png"), "encoder is an image encoder; give it as encoder= of a reference"),
+        (Control("empty", "image.png"), r"empty/diffusion_pytorch_model\.safetensors is missing; download it"),
     ],
 )
 def test_what_cannot_be(
@@ -279,7 +287,7 @@ def test_an_idle_control_is_reported(pipe: sdxl.Pipeline, folder: Path) -> None:
 
 
 def test_a_record_has_the_hashes_and_makes_the_image_again(pipe: sdxl.Pipeline, folder: Path, tmp_path: Path) -> None:
-    images = [folder / "image.png", tiny.picture(4)]
+    images = [folder / "image.png", tiny.picture(5)]
     control = Control("canny", images, 0.8, end=0.75, guess=True)
     result = pipe("a red cat", control=control, num_images=2, **(QUICK | {"output": "pil"}))
     records = [each["request"]["control"][0] for each in result.parameters]
@@ -327,6 +335,7 @@ def test_the_command_line_and_from(
         ("canny", "is not NET=IMAGE"),
         ("canny=a.png,scale=x", "the scale of control canny is 'x'"),
         ("canny=a.png,scale=1,scale=2", "gives scale twice"),
+        ("canny=a.png,strength=1,scale=2", "gives strength; expected image, scale, start, end, type"),
     ):
         with pytest.raises(SystemExit):
             main([*base, "a", "--control", wrong])
