@@ -18,7 +18,7 @@ from .loaded import load
 
 @dataclass(frozen=True, eq=False)
 class Extra:
-    """A network in opened files, whose weights have `changes`; whoever opens files makes one of each. Where it
+    """A network in opened files, whose weights have `changes`: one object for each that is opened. Where it
     `runs_once` for an image it lies where the text encoders do, else beside the UNet.
     """
 
