@@ -6,7 +6,7 @@
 # make docs      writes docs/api from the docstrings
 # make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv, clients of services
 # make browser   playwright, axe and a Chromium, for the tests of the page
-# make proof-*   proofs too heavy for every commit; their logs stand in docs/proofs
+# make proof-*   proofs too heavy for every commit, scripts/proofs/*.py; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
 
 PYTHON ?= python3
@@ -76,22 +76,34 @@ docs: $(READY)
 miniature: $(TESTED)
 	$(BIN)/python scripts/train_miniature.py
 
+# what commands print, also kept as a log: $(call logged,COMMANDS,NAME)
+logged = mkdir -p docs/proofs && bash -o pipefail -c '{ $(1); } 2>&1 | tee docs/proofs/$(2).log'
+PROVE := $(BIN)/python scripts/proofs
+
 smoke: $(TESTED)
 	rm -rf weights/smoke
-	mkdir -p docs/proofs
-	bash -o pipefail -c '{ $(BIN)/python scripts/train_miniature.py --recipe smoke --work weights/smoke/work --out weights/smoke \
-		&& $(BIN)/python scripts/proof_smoke.py weights/smoke; } 2>&1 | tee docs/proofs/smoke.log'
+	$(call logged,$(BIN)/python scripts/train_miniature.py --recipe smoke --work weights/smoke/work --out weights/smoke \
+		&& $(PROVE)/smoke.py weights/smoke,smoke)
 
 pictures: $(READY)
 	$(BIN)/python scripts/draw_ideas.py
+	$(BIN)/python scripts/draw_prompts.py
 
+# ARGS are the script's own: make proof-seeds ARGS="FIRST SECOND"
 proof-%: $(TESTED)
-	mkdir -p docs/proofs
-	bash -o pipefail -c '$(BIN)/python scripts/proof_$(subst -,_,$*).py 2>&1 | tee docs/proofs/$*.log'
+	$(call logged,$(PROVE)/$(subst -,_,$*).py $(ARGS),$*)
+
+proof-arguments: $(TESTED)
+	$(call logged,TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1 SDXL_EXAMPLES=5000 $(BIN)/python -m pytest -s \
+		--hypothesis-show-statistics tests/test_arguments.py::test_a_picture_or_an_error,arguments)
+
+proof-fuzz: $(TESTED)
+	$(call logged,$(PROVE)/fuzz_checkpoint.py --count 20000 && $(PROVE)/fuzz_adapter.py && $(PROVE)/fuzz_control.py \
+		&& $(PROVE)/fuzz_reference.py,fuzz)
 
 proof-page: browser
-	bash -o pipefail -c '{ $(BIN)/python scripts/get_browser.py && $(BIN)/python -m pytest --no-header -vv -rs --durations=5 \
-		tests/serve/test_page_files.py tests/serve/test_page.py; } 2>&1 | tee docs/proofs/page.log'
+	$(call logged,$(BIN)/python scripts/get_browser.py && $(BIN)/python -m pytest --no-header -vv -rs --durations=5 \
+		tests/serve/test_page_files.py tests/serve/test_page.py,page)
 	$(BIN)/python scripts/draw_page.py
 
 clean:

@@ -7,8 +7,6 @@ same command goes on where the last one stopped.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from training_run import Batch, Plan, Run
+from training_miniature import load_miniature
+from training_run import Batch, Plan, Run, make_parser, train_from
 
 import sdxl
 from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import Scene, caption, random_scene
-from sdxl.models.unet import UNet
-from sdxl.sampling.schedule import noise_table
 from sdxl.text.encode import embed_sizes, encode_text
 from sdxl.training.distillation import distillation_loss
-from sdxl.training.lora import attach_lora, load_network, save_lora
-from sdxl.weights.checkpoint import open_checkpoint
-from sdxl.weights.hub import on_disk
+from sdxl.training.lora import attach_lora, save_lora
 from sdxl.weights.keymap import UNET as UNET_NAME
 
 RANK = 32
@@ -109,13 +104,10 @@ def train(run: Run, pairs: int, out: Path) -> None:
     """The pairs, the layers, the file."""
     noise, z, captions = make_pairs(run, pairs)
     torch.manual_seed(run.seed)
-    checkpoint = open_checkpoint(on_disk("miniature"))
-    info = checkpoint.info
-    stages = sdxl.Pipeline.from_pretrained("miniature", dtype="float32").text
-    sizes = embed_sizes((128, 128, 0, 0, 128, 128), info.config.unet.size_dim)
-    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32)
-    unet = load_network(checkpoint.components[UNET_NAME]).to(memory_format=torch.channels_last)
-    assert isinstance(unet, UNet)
+    miniature = load_miniature()
+    info, stages, table = miniature.info, miniature.pipe.text, miniature.table
+    unet = miniature.unet.to(memory_format=torch.channels_last)
+    sizes = embed_sizes((128, 128, 0, 0, 128, 128), unet.config.size_dim)
     layers = attach_lora(unet, RANK)
 
     def loss(chosen: Tensor, noise: Tensor, z: Tensor, middle: Tensor, fresh: Tensor) -> Tensor:
@@ -135,16 +127,10 @@ def train(run: Run, pairs: int, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("weights/distilling"), help="where unfinished work is kept")
-    parser.add_argument("--out", type=Path, default=Path("weights/adapters/two-steps.safetensors"))
+    parser = make_parser(__doc__, "weights/distilling", "weights/adapters/two-steps.safetensors")
     parser.add_argument("--pairs", type=int, default=2000)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    run = Run(arguments.work, 0, torch.device("cpu"))
-    run.work.mkdir(parents=True, exist_ok=True)
-    train(run, arguments.pairs, arguments.out)
-    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    flags = parser.parse_args()
+    train_from(flags, lambda run: train(run, flags.pairs, flags.out))
 
 
 if __name__ == "__main__":

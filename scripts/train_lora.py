@@ -8,26 +8,20 @@ command goes on where the last one stopped.
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
-from training_data import TRAIN_STEPS, Example, Noised, World, store_latents
-from training_run import Plan, Run
+from training_data import Example, World
+from training_miniature import load_miniature
+from training_run import Plan, Run, make_parser, train_from
 
-import sdxl
 from sdxl.miniature.scenes import heart_scene, sun_scene
-from sdxl.sampling.schedule import noise_table
-from sdxl.text.tokenizer import Tokenizer
 from sdxl.training.inversion import WordEncoder, save_embedding
-from sdxl.training.lora import attach_lora, load_network, save_lora
+from sdxl.training.lora import attach_lora, save_lora
 from sdxl.training.losses import captioned_loss
-from sdxl.weights.checkpoint import open_checkpoint
-from sdxl.weights.hub import on_disk
 from sdxl.weights.keymap import TEXT, TEXT_2, UNET
 
 RANK = 4
@@ -72,59 +66,46 @@ class SunWorld(World):
 def train_lora(run: Run, out: Path) -> None:
     """The latents, the layers, the file."""
     torch.manual_seed(run.seed)
-    checkpoint = open_checkpoint(on_disk("miniature"))
-    info, vae = checkpoint.info, sdxl.Pipeline.from_pretrained("miniature", dtype="float32").vae
-    stored = store_latents(run, vae, SCENES, False, HeartWorld())
-    networks = {name: load_network(checkpoint.components[name]).to(run.device) for name in (UNET, TEXT, TEXT_2)}
-    layers = {name: attach_lora(network, RANK, selected=SELECTED[name]) for name, network in networks.items()}
-    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32, device=run.device)
+    miniature = load_miniature()
+    stored = miniature.store(run, SCENES, HeartWorld())
+    unet, encoders, table = miniature.unet, miniature.encoders, miniature.table
+    layers = {name: attach_lora(network, RANK, selected=SELECTED[name]) for name, network in miniature.networks.items()}
 
     def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
-        encoders = [networks[TEXT], networks[TEXT_2]]
-        return captioned_loss(networks[UNET], encoders, z, noise, t, table[t], list(ids), sizes, kept)
+        return captioned_loss(unet, encoders, z, noise, t, table[t], list(ids), sizes, kept)
 
     every = [layer for each in layers.values() for layer in each.values()]
     factors = nn.ModuleList(factor for layer in every for factor in (layer.down, layer.up))
-    tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
-    run.train("heart", factors, PLAN, Noised(run, PLAN, stored, tokenizers, TRAIN_STEPS, place=40), loss)
-    save_lora(out, info.config, layers, METADATA)
+    run.train("heart", factors, PLAN, miniature.noised(run, PLAN, stored, place=40), loss)
+    save_lora(out / "heart.safetensors", miniature.info.config, layers, METADATA)
 
 
 def train_embedding(run: Run, out: Path) -> None:
     """The latents, the vectors, the file."""
-    checkpoint = open_checkpoint(on_disk("miniature"))
-    info, vae = checkpoint.info, sdxl.Pipeline.from_pretrained("miniature", dtype="float32").vae
-    stored = store_latents(run, vae, SUN_SCENES, False, SunWorld())
+    miniature = load_miniature()
+    stored = miniature.store(run, SUN_SCENES, SunWorld())
     stored = [replace(each, captions=[caption.replace(MEANING, WORD) for caption in each.captions]) for each in stored]
-    tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
-    unet = load_network(checkpoint.components[UNET])
+    unet, table = miniature.unet, miniature.table
     encoders = [
-        WordEncoder(load_network(checkpoint.components[name]), tokenizer.ids(WORD))
-        for name, tokenizer in zip((TEXT, TEXT_2), tokenizers, strict=True)
+        WordEncoder(encoder, tokenizer.ids(WORD))
+        for encoder, tokenizer in zip(miniature.encoders, miniature.tokenizers, strict=True)
     ]
-    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32)
 
     def loss(z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor) -> Tensor:
         return captioned_loss(unet, encoders, z, noise, t, table[t], list(ids), sizes, kept)
 
     vectors = nn.ModuleDict({"token_embed": nn.ParameterList(encoder.vectors for encoder in encoders)})
-    run.train("sun", vectors, SUN_PLAN, Noised(run, SUN_PLAN, stored, tokenizers, TRAIN_STEPS, place=50), loss)
-    save_embedding(out, dict(zip((TEXT, TEXT_2), encoders, strict=True)), SUN_METADATA)
+    run.train("sun", vectors, SUN_PLAN, miniature.noised(run, SUN_PLAN, stored, place=50), loss)
+    save_embedding(out / "sun.safetensors", dict(zip((TEXT, TEXT_2), encoders, strict=True)), SUN_METADATA)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "weights/training", "weights/adapters")
     parser.add_argument("--embedding", action="store_true", help="train an embedding in place of a LoRA")
-    parser.add_argument("--work", type=Path, help="where unfinished work is kept")
-    parser.add_argument("--out", type=Path, default=Path("weights/adapters"), help="the folder of the file")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    name, train = ("sun", train_embedding) if arguments.embedding else ("heart", train_lora)
-    work = arguments.work or Path("weights/training") / name
-    work.mkdir(parents=True, exist_ok=True)
-    train(Run(work, arguments.seed, torch.device("cpu")), arguments.out / f"{name}.safetensors")
-    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    flags = parser.parse_args()
+    train, name = (train_embedding, "sun") if flags.embedding else (train_lora, "heart")
+    flags.work /= name  # each has latents of its own
+    train_from(flags, lambda run: train(run, flags.out))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ command goes on where the last one stopped. All randomness comes from the seed, 
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from training_data import TRAIN_STEPS, Crops, Latents, Noised, World, store_latents, to_tensor
-from training_run import Plan, Run
+from training_run import Plan, Run, make_parser, train_from
 
 from sdxl.miniature.scenes import caption, draw, random_scene
 from sdxl.models.clip import TextEncoder
@@ -264,17 +262,11 @@ def train(run: Run, recipe: Recipe, out: Path) -> None:
 def main() -> None:
     cuda = torch.cuda.is_available()
     torch.backends.cuda.matmul.allow_tf32 = True
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("weights/training"), help="where unfinished work is kept")
-    parser.add_argument("--out", type=Path, default=Path("weights/miniature"), help="where the two folders are written")
+    parser = make_parser(__doc__, "weights/training", "weights/miniature")
     parser.add_argument("--recipe", choices=RECIPES, default="cuda" if cuda else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    began = time.monotonic()
+    flags = parser.parse_args()
     device, workers = torch.device("cuda" if cuda else "cpu"), (os.cpu_count() or 1) if cuda else 0
-    run = Run(arguments.work, arguments.seed, device, workers=workers)
-    train(run, RECIPES[arguments.recipe], arguments.out)
-    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    train_from(flags, lambda run: train(run, RECIPES[flags.recipe], flags.out), device=device, workers=workers)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ Unfinished work is kept in --work; the same command goes on where the last one s
 
 from __future__ import annotations
 
-import argparse
 import re
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,27 +16,18 @@ import torch.nn.functional as F
 from numpy.random import Generator
 from PIL import Image
 from torch import Tensor, nn
-from training_data import TRAIN_STEPS, Example, Noised, World, store_latents
-from training_run import Batch, Plan, Run
+from training_data import Example, Noised, World
+from training_miniature import load_miniature
+from training_run import Batch, Plan, Run, make_parser, train_from
 
-import sdxl
 from sdxl.adapters.ip_adapter import places as places_of
 from sdxl.images.clip_pixels import MEAN, STD
 from sdxl.miniature.edges import move
 from sdxl.miniature.scenes import COLOURS, SHAPES, Scene, caption, draw, random_scene
 from sdxl.models.ip_adapter import IPAdapter
-from sdxl.models.unet import UNet
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import IPAdapterConfig, VisionConfig
-from sdxl.sampling.schedule import noise_table
-from sdxl.text.tokenizer import Tokenizer
-from sdxl.training.lora import load_network
-from sdxl.training.losses import encode_captions
 from sdxl.training.reference import reference_loss, save_image_encoder, save_ip_adapter, start_ip_adapter
-from sdxl.weights.checkpoint import open_checkpoint
-from sdxl.weights.hub import on_disk
-from sdxl.weights.keymap import TEXT, TEXT_2
-from sdxl.weights.keymap import UNET as UNET_NAME
 
 ENCODER = VisionConfig(dim=64, ff_dim=128, layers=2, heads=2, patch=8, image_size=32, projection_dim=64)
 ENCODER_PLAN = Plan(600, 64, 2e-3, warmup=30, decay=0.99)
@@ -148,46 +137,30 @@ class Shown:
 def train_reference(run: Run, out: Path) -> None:
     """The latents, the adapter and its image encoder, the files."""
     torch.manual_seed(run.seed)
-    checkpoint = open_checkpoint(on_disk("miniature"))
-    info, vae = checkpoint.info, sdxl.Pipeline.from_pretrained("miniature", dtype="float32").vae
+    miniature = load_miniature()
     encoder = train_encoder(run)
-    stored = store_latents(run, vae, SCENES, False, ColourWorld(things=1))
-    networks = {name: load_network(checkpoint.components[name]) for name in (UNET_NAME, TEXT, TEXT_2)}
-    unet = networks[UNET_NAME].to(memory_format=torch.channels_last)
-    assert isinstance(unet, UNet)
+    stored = miniature.store(run, SCENES, ColourWorld(things=1))
+    unet = miniature.unet.to(memory_format=torch.channels_last)
     places = tuple(places_of(unet.config))
     adapter = IPAdapter(IPAdapterConfig(ENCODER.projection_dim, unet.config.context_dim, places))
     start_ip_adapter(adapter)
-    table = torch.tensor(noise_table(info.schedule).sigmas, dtype=torch.float32)
 
     def loss(
         z: Tensor, noise: Tensor, t: Tensor, ids: Tensor, sizes: Tensor, kept: Tensor, image: Tensor, shown: Tensor
     ) -> Tensor:
-        encoders = [networks[TEXT], networks[TEXT_2]]
+        context, vector = miniature.encode(ids, sizes, kept)
         with torch.no_grad():
-            context, vector = encode_captions(encoders, list(ids), sizes, kept, unet.config.size_dim)
             embedding = encoder(normalised(image))[1] * shown[:, None]
-        return reference_loss(adapter, unet, embedding, z, noise, t, table[t], context, vector)
+        return reference_loss(adapter, unet, embedding, z, noise, t, miniature.table[t], context, vector)
 
-    tokenizers = [Tokenizer(info.tokenizers[name]) for name in (TEXT, TEXT_2)]
-    data = Shown(run, Noised(run, PLAN, stored, tokenizers, TRAIN_STEPS, place=70))
-    run.train("reference", adapter, PLAN, data, loss)
+    run.train("reference", adapter, PLAN, Shown(run, miniature.noised(run, PLAN, stored, place=70)), loss)
     save_ip_adapter(out / "colours.safetensors", adapter, METADATA)
     save_image_encoder(out / "image_encoder", encoder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--work", type=Path, default=Path("weights/training/colours"), help="where unfinished work is kept"
-    )
-    parser.add_argument("--out", type=Path, default=Path("weights/adapters"), help="the folder of the files")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    train_reference(Run(arguments.work, arguments.seed, torch.device("cpu")), arguments.out)
-    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    flags = make_parser(__doc__, "weights/training/colours", "weights/adapters").parse_args()
+    train_from(flags, lambda run: train_reference(run, flags.out))
 
 
 if __name__ == "__main__":

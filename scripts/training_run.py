@@ -1,16 +1,19 @@
-"""The loop that all stages of a training run share: updates, averaged weights, a log, and files to go on from.
+"""The loop that all stages of a training run share: updates, averaged weights, a log, and files to go on from; and the
+command line that all such scripts share.
 
 What a step trains on is `data[step]`, made by worker processes some steps ahead.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,3 +149,22 @@ class Run:
         print(f"{name} {stage.step}: loss {loss:.5f}, {stage.seconds:.0f} s", flush=True)
         with (self.work / "losses.csv").open("a", newline="") as file:
             csv.writer(file).writerow([name, stage.step, f"{loss:.6f}", f"{stage.seconds:.1f}"])
+
+
+def make_parser(doc: str | None, work: str, out: str) -> argparse.ArgumentParser:
+    """The flags of every training script, with their defaults."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path(work), help="where unfinished work is kept")
+    parser.add_argument("--out", type=Path, default=Path(out), help="what is written")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def train_from(flags: argparse.Namespace, train: Callable[[Run], None], **settings: Any) -> None:
+    """Train with the flags of `make_parser`, and print how long it took. `settings` are the fields of `Run` that are
+    not its defaults.
+    """
+    began = time.monotonic()
+    flags.work.mkdir(parents=True, exist_ok=True)
+    train(Run(flags.work, flags.seed, **{"device": torch.device("cpu"), **settings}))
+    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)

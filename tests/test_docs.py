@@ -25,11 +25,6 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(sdxl(?:\.\w+)+)[`(]")
 
 
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-
-
 def text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
@@ -111,7 +106,7 @@ def test_commands_in_pages_have_the_flags_and_targets_that_exist() -> None:
                 if "sdxl generate" in line:
                     assert {*re.findall(r" (--[a-z0-9-]+)", line)} <= flags, line
         for target in re.findall(r"(?:^|`)make ([a-z][\w-]*\w)\b(?!-)", text(page), re.MULTILINE):
-            script = ROOT / f"scripts/proof_{target.removeprefix('proof-').replace('-', '_')}.py"
+            script = ROOT / f"scripts/proofs/{target.removeprefix('proof-').replace('-', '_')}.py"
             assert target in targets or (target.startswith("proof-") and script.exists()), target
 
 
@@ -148,6 +143,27 @@ def test_the_table_of_conventions_is_current() -> None:
     assert len(rows) > 40
     for name in ("diffusers", "sgm", "comfyui", "a1111"):
         assert sum(re.search(rf"\b{name}\b[^|;]*: ", row) is not None for row in rows) > 10, name
+
+
+def test_every_script_is_in_the_table_of_scripts() -> None:
+    _, _, table = text(ROOT / "CONTRIBUTING.md").partition("## Scripts\n")
+    listed = re.findall(r"`(\w+\.py)`", re.sub(r"^\| `proofs`.*", "", table.partition("\n## ")[0], flags=re.MULTILINE))
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+def test_the_page_of_parity_has_every_test_that_measures_an_error() -> None:
+    import parity_report
+
+    tests = {
+        parity_report.stage(ROOT / "tests" / name, node.name)
+        for name in parity_report.FILES
+        for node in ast.walk(ast.parse(text(ROOT / "tests" / name)))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if "error" in [argument.arg for argument in node.args.args]
+    }
+    rows = re.findall(r"^\| (\w+: [^|]+) \| [^|]* \| (\d\.\de-\d\d) \|$", text(parity_report.PAGE), re.MULTILINE)
+    assert {test for test, _ in rows} == tests, "run python scripts/parity_report.py"
+    assert all(float(error) < 1e-4 for _, error in rows)
 
 
 def test_the_picture_of_the_rooms_is_current() -> None:

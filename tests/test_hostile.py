@@ -7,14 +7,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fuzz_checkpoint
 import pytest
 import torch
+from damage import write_valid
 from safetensors.torch import load_file, save_file
 
 import sdxl
@@ -28,27 +30,16 @@ from sdxl.weights.container import MOST_JSON, TensorFile, open_shards
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.tokenizer_files import read_folder
 
-SCRIPTS = str(Path(__file__).parents[1] / "scripts")
 NOT_THERE = object()
 DEEP = "[" * 100_000
 UNET_KEY = "model.diffusion_model.out.2.bias"
 
 
 @pytest.fixture(scope="module")
-def fuzz() -> Iterator[Any]:
-    """The fuzzer, which also makes the smallest valid checkpoint."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPTS)
-        import fuzz_checkpoint
-
-        yield fuzz_checkpoint
-
-
-@pytest.fixture(scope="module")
-def valid(fuzz: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`model.safetensors` and the diffusers folder `model`."""
     folder: Path = tmp_path_factory.mktemp("valid")
-    fuzz.write_valid(folder)
+    write_valid(folder)
     return folder
 
 
@@ -707,10 +698,10 @@ def test_absurd_vaes(valid: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
-def test_mutants(count: int, fuzz: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mutants(count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Damaged checkpoints, each loaded or refused within bounded time of the processor and bounded memory.
 
     All of them are tried, however long a busy machine takes.
     """
-    assert fuzz.run(count, seed=0, workers=1, seconds=math.inf, keep=tmp_path) == 0, capsys.readouterr().out
+    assert fuzz_checkpoint.run(count, seed=0, workers=1, seconds=math.inf, keep=tmp_path) == 0, capsys.readouterr().out
     assert f"{count} mutants" in capsys.readouterr().out

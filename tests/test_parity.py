@@ -172,7 +172,19 @@ NEGATIVE: dict[str, Any] = {"negative_original_size": (128, 64), "negative_targe
         ),
         ({"clip_skip": 1}, {}),
     ],
-    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+    ids=[
+        "wide",
+        "tall",
+        "negative prompt",
+        "empty negative prompt",
+        "two negative prompts",
+        "prompt_2",
+        "no guidance",
+        "guidance_rescale",
+        "sizes",
+        "negative sizes",
+        "clip_skip",
+    ],
 )
 def test_arguments(
     theirs: dict[str, Any], ours: dict[str, Any], reference_pipe: Any, tiny_pipe: Any, error: Any

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+import trace_call
 
 
 def test_a_prompt_is_traced_through_the_files_that_it_calls(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    import trace_call
-
     monkeypatch.setattr("sys.argv", ["trace_call.py"])
     trace_call.main()
     *rows, total = (line.split() for line in capsys.readouterr().out.splitlines())

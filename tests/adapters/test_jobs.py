@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from adapter_files import save_layout
+from finishing import finish
 from test_loras import save_kind
 
 import sdxl
 from sdxl.errors import OutputError
-from sdxl.jobs.engine import local, work
-from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Job, identity, parse_job
 
 LINES = [
@@ -33,21 +30,6 @@ def files(tiny_folder: Path, tmp_path: Path) -> Path:
     (tmp_path / "lines").mkdir()
     save_layout("kohya sgm", tiny_folder, tmp_path / "lines/ink.safetensors")
     return tmp_path / "lines"
-
-
-def finish(job: Job, pipe: sdxl.Pipeline, folder: Path) -> int:
-    """Work on a job until it is done; how many images were made."""
-    made = 0
-
-    def counted(batches: Iterator[Any]) -> Iterator[Any]:
-        nonlocal made
-        for batch, outcome in local(pipe)(batches):
-            made += len(batch.files)
-            yield batch, outcome
-
-    with open_folder(folder, job, 0) as opened:
-        list(work(opened.batches(2), opened, counted))
-    return made
 
 
 def test_images_of_a_job_have_their_loras(files: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:

@@ -388,7 +388,7 @@ def test_unknown_keys_are_counted(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> N
 
 
 def test_damaged_files(tiny_pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path) -> None:
-    """Each loads or raises the typed error. `make proof-adapters` tries thousands."""
+    """Each loads or raises the typed error. `make proof-fuzz` tries thousands."""
     choice = random.Random(1)
     data = bytearray(save_kind("LoRA", tiny_folder, tmp_path / "a.safetensors", every=40).read_bytes())
     raised: list[str] = []

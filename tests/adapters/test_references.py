@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import tiny
 import tiny_reference
 import torch
+from finishing import finish
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -22,8 +22,6 @@ from sdxl.adapters.ip_adapter import places
 from sdxl.adapters.reference import read_references
 from sdxl.cli.main import main
 from sdxl.errors import HubError
-from sdxl.jobs.engine import local, work
-from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Job, identity, parse_job
 from sdxl.weights.diffusers_config import read_unet
 
@@ -349,21 +347,6 @@ def test_wrong_flags(flag: str, message: str, capsys: pytest.CaptureFixture[str]
 def job(folder: Path, lines: list[dict[str, Any]], control_dir: Path | None = None) -> Job:
     model = identity({"model": "tiny"}, None)
     return parse_job("\n".join(map(json.dumps, lines)), folder, {}, model, control_dir=control_dir)
-
-
-def finish(made: Job, pipe: sdxl.Pipeline, folder: Path) -> int:
-    """Work on a job until it is done; how many images were made."""
-    count = 0
-
-    def counted(batches: Iterator[Any]) -> Iterator[Any]:
-        nonlocal count
-        for batch, outcome in local(pipe)(batches):
-            count += len(batch.files)
-            yield batch, outcome
-
-    with open_folder(folder, made, 0) as opened:
-        list(work(opened.batches(2), opened, counted))
-    return count
 
 
 def test_jobs(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:

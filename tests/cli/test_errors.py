@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,7 @@ ELSEWHERE = re.compile(
 
 
 @pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+def messages() -> list[Any]:
     from list_errors import messages
 
     return list(messages())

@@ -76,11 +76,6 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-
-
 @pytest.mark.parametrize(
     ("code", "shown"),
     [(RUN, "acted on True\n"), (IN_DEL, "acted on\n"), (IN_WRITE, "acted on b'whole'\n")],
@@ -98,7 +93,7 @@ def test_an_interrupt_waits_and_is_acted_on(code: str, shown: str, tmp_path: Pat
 
 @pytest.mark.parametrize("moment", [0.15, 0.8, 4.0])
 def test_the_command_line_ends_with_130_and_leaves_nothing(moment: float) -> None:
-    from proof_interrupt import interrupt
+    from interrupt import interrupt
 
     outcome = interrupt(moment)
     assert outcome.fault is None

@@ -1,4 +1,4 @@
-"""Weights, changes and parts of prompts on the miniature, judged from the pixels (more in scripts/proof_prompts.py)."""
+"""Weights, changes and parts of prompts on the miniature, judged from the pixels (`make proof-prompts` does more)."""
 
 from __future__ import annotations
 

@@ -183,6 +183,7 @@ def save_lora(folder: Path) -> Path:
 def test_references_beside_loras_and_controls(
     with_control: bool, save: Any, tiny_folder: Path, error: Any, tmp_path: Path
 ) -> None:
+    pytest.importorskip("peft")  # by which diffusers loads LoRAs
     path, weights = save("plus"), save_lora(tmp_path / "lora")
     edges = tiny.picture(8)
     pipe = tiny_reference.reference_pipe([path], "ViT-H")

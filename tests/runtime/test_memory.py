@@ -340,7 +340,7 @@ def test_non_finite(weight: Callable[[Any], torch.Tensor], who: str, value: floa
 
 @pytest.mark.slow
 def test_images_leave_nothing_behind(tiny_folder: Path) -> None:
-    """proof_life.py draws a thousand."""
+    """`make proof-life` generates a thousand."""
     pipe = load(tiny_folder, offload="auto")
     pipe.prepare_for_many()
     for n in range(90):

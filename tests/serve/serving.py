@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +23,27 @@ from PIL import Image
 for package in ("starlette", "uvicorn", "multipart"):
     pytest.importorskip(package)
 
-from sdxl.pipeline import ModelRequest
+from sdxl.pipeline import ModelRequest, Pipeline
 from sdxl.serve.catalog import make_catalog
 from sdxl.serve.run import Process, listen
 from sdxl.serve.service import Service, make_service
 from sdxl.serve.settings import Settings
 from sdxl.serve.worker import Load, load
+
+ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
+PROMPT = "a red circle on a blue background"
+SMALL: dict[str, Any] = {"prompt": PROMPT, "steps": 3, "width": 64, "height": 64, "seed": 7}
+LIMITS: dict[str, Any] = {"max_steps": 40, "max_pixels": 256 * 256, "max_images": 8}
+
+
+def miniatures(**more: Any) -> list[ModelRequest]:
+    """The miniature and its refiner, as a service has them in these tests."""
+    return [ModelRequest(name, dtype="float32", device="cpu", **more) for name in ("miniature", "miniature-refiner")]
+
+
+def open_miniature(**more: Any) -> Pipeline:
+    """The miniature in a pipeline of its own, whose images those of the service should be."""
+    return Pipeline.from_request(miniatures(**more)[0])
 
 
 @dataclass(frozen=True)

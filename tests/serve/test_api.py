@@ -13,21 +13,30 @@ import jsonschema
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from serving import Answer, Client, Running, form, in_base64, png, serving, until
+from serving import (
+    ADAPTERS,
+    LIMITS,
+    PROMPT,
+    SMALL,
+    Answer,
+    Client,
+    Running,
+    form,
+    in_base64,
+    miniatures,
+    open_miniature,
+    png,
+    serving,
+    until,
+)
 
 import sdxl
 from sdxl.serve.openapi import ENDPOINTS, describe
 
-ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
-PROMPT = "a red circle on a blue background"
-SMALL = {"prompt": PROMPT, "steps": 3, "width": 64, "height": 64, "seed": 7}
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    names = ("miniature", "miniature-refiner")
-    models = [sdxl.ModelRequest(name, dtype="float32", device="cpu", lora_dir=ADAPTERS) for name in names]
-    with serving(models, max_steps=40, max_pixels=256 * 256, max_images=8, max_body=2**20) as running:
+    with serving(miniatures(lora_dir=ADAPTERS), **LIMITS, max_body=2**20) as running:
         yield running
 
 
@@ -39,7 +48,7 @@ def client(running: Running) -> Client:
 @pytest.fixture(scope="module")
 def miniature() -> Any:
     """The same model in a pipeline of its own."""
-    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu", lora_dir=ADAPTERS)
+    return open_miniature(lora_dir=ADAPTERS)
 
 
 def same(image: Image.Image, other: Image.Image) -> bool:

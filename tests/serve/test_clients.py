@@ -15,21 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from serving import Running, png, serving, until
-
-import sdxl
+from serving import LIMITS, PROMPT, SMALL, Running, miniatures, open_miniature, png, serving, until
 
 pytestmark = pytest.mark.slow
-PROMPT = "a red circle on a blue background"
 NAMES = ("miniature", "miniature-refiner")
-SMALL: dict[str, Any] = {"prompt": PROMPT, "steps": 3, "width": 64, "height": 64, "seed": 7}
 LONG: dict[str, Any] = SMALL | {"steps": 40, "width": 256, "height": 256}
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    models = [sdxl.ModelRequest(name, dtype="float32", device="cpu") for name in NAMES]
-    with serving(models, max_steps=40, max_pixels=256 * 256, max_images=8) as running:
+    with serving(miniatures(), **LIMITS) as running:
         yield running
 
 
@@ -40,7 +35,7 @@ def address(running: Running) -> str:
 
 @pytest.fixture(scope="module")
 def miniature() -> Any:
-    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    return open_miniature()
 
 
 def source() -> Image.Image:

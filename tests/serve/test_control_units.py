@@ -11,19 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from serving import Answer, Client, Running, in_base64, serving
+from serving import (
+    ADAPTERS,
+    LIMITS,
+    PROMPT,
+    SMALL,
+    Answer,
+    Client,
+    Running,
+    in_base64,
+    miniatures,
+    open_miniature,
+    serving,
+)
 
 import sdxl
-
-ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
-PROMPT = "a red circle on a blue background"
-SMALL: dict[str, Any] = {"prompt": PROMPT, "steps": 3, "width": 64, "height": 64, "seed": 7}
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    model = sdxl.ModelRequest("miniature", dtype="float32", device="cpu", control_dir=ADAPTERS)
-    with serving([model], max_steps=40, max_pixels=256 * 256) as running:
+    with serving(miniatures(control_dir=ADAPTERS)[:1], **LIMITS) as running:
         yield running
 
 
@@ -34,7 +41,7 @@ def client(running: Running) -> Client:
 
 @pytest.fixture(scope="module")
 def miniature() -> Any:
-    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu", control_dir=ADAPTERS)
+    return open_miniature(control_dir=ADAPTERS)
 
 
 def drawing(width: int = 64, height: int = 64) -> Image.Image:

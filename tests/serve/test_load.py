@@ -1,8 +1,6 @@
-"""The service under load, with an end in the middle: `scripts/proof_load.py` with fewer requests."""
+"""The service under load, with an end in the middle: `make proof-load` with fewer requests."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +9,7 @@ for package in ("starlette", "uvicorn", "multipart"):
 
 
 @pytest.mark.slow
-def test_each_request_has_one_honest_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    from proof_load import proof
+def test_each_request_has_one_honest_answer() -> None:
+    from load import proof
 
     assert proof(requests=48, clients=8, later=0) == []

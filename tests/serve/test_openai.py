@@ -14,19 +14,17 @@ import numpy as np
 import pytest
 from fake import FakePipe, loader
 from PIL import Image, ImageDraw
-from serving import Client, Running, form, in_base64, png, serving, until
+from serving import LIMITS, PROMPT, Client, Running, form, in_base64, miniatures, open_miniature, png, serving, until
 
 import sdxl
 
-PROMPT = "a red circle on a blue background"
 SMALL: dict[str, Any] = {"prompt": PROMPT, "size": "64x64"}
 OWN: dict[str, Any] = {"steps": 3, "seed": 7}
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    models = [sdxl.ModelRequest(name, dtype="float32", device="cpu") for name in ("miniature", "miniature-refiner")]
-    with serving(models, max_steps=40, max_pixels=256 * 256, max_images=8, api_key="secret") as running:
+    with serving(miniatures(), **LIMITS, api_key="secret") as running:
         yield running
 
 
@@ -44,7 +42,7 @@ def theirs(running: Running) -> Any:
 
 @pytest.fixture(scope="module")
 def miniature() -> Any:
-    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    return open_miniature()
 
 
 def pixels(text: str, format: str = "PNG") -> np.ndarray:

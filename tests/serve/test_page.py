@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 from browser import SECONDS, Tab, started
 from PIL import Image, ImageDraw, PngImagePlugin
-from serving import Client, Running, in_base64, png, serving, until
+from serving import ADAPTERS, PROMPT, Client, Running, in_base64, miniatures, png, serving, until
 
 import sdxl
 
 pytestmark = pytest.mark.slow
-ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
-PROMPT = "a red circle on a blue background"
 QUICK = {"prompt": PROMPT, "steps": 4, "seed": 7}
 SLOW = {"prompt": PROMPT, "steps": 40, "width": 256, "height": 256}
 Open = Callable[..., Tab]
@@ -27,9 +25,7 @@ Open = Callable[..., Tab]
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    names = ("miniature", "miniature-refiner")
-    models = [sdxl.ModelRequest(name, dtype="float32", device="cpu", lora_dir=ADAPTERS) for name in names]
-    with serving(models, max_steps=40) as running:
+    with serving(miniatures(lora_dir=ADAPTERS), max_steps=40) as running:
         yield running
 
 

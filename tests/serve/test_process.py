@@ -66,7 +66,7 @@ print(sorted({"torch", "numpy", "PIL", "safetensors", "tokenizers"} & set(sys.mo
 def test_it_answers_while_the_model_is_loaded_and_finishes_its_image_at_the_end() -> None:
     with started("--dtype", "float32") as (process, client, began):
         assert client.get("/health").json == {"status": "ok"}
-        assert time.monotonic() - began < 5  # a second where nothing else runs: scripts/proof_service.py
+        assert time.monotonic() - began < 5  # a second where nothing else runs: `make proof-service`
         assert client.get("/ready").status == 503
         until(lambda: client.get("/ready").status == 200, 60)
         given: dict[str, Any] = {"prompt": "a red circle", "steps": 30, "width": 256, "height": 256}

@@ -7,28 +7,33 @@ import json
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake import FakePipe, loader
 from PIL import Image, ImageDraw
-from serving import Answer, Client, Running, in_base64, serving, until
+from serving import (
+    ADAPTERS,
+    LIMITS,
+    PROMPT,
+    SMALL,
+    Answer,
+    Client,
+    Running,
+    in_base64,
+    miniatures,
+    open_miniature,
+    serving,
+    until,
+)
 
-import sdxl
 from sdxl.pipeline import ModelRequest
-
-ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
-PROMPT = "a red circle on a blue background"
-SMALL: dict[str, Any] = {"prompt": PROMPT, "steps": 3, "width": 64, "height": 64, "seed": 7}
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    names = ("miniature", "miniature-refiner")
-    models = [ModelRequest(name, dtype="float32", device="cpu", lora_dir=ADAPTERS) for name in names]
-    with serving(models, max_steps=40, max_pixels=256 * 256, max_images=8, max_body=2**20) as running:
+    with serving(miniatures(lora_dir=ADAPTERS), **LIMITS, max_body=2**20) as running:
         yield running
 
 
@@ -39,7 +44,7 @@ def client(running: Running) -> Client:
 
 @pytest.fixture(scope="module")
 def miniature() -> Any:
-    return sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu", lora_dir=ADAPTERS)
+    return open_miniature(lora_dir=ADAPTERS)
 
 
 def images(answer: Answer) -> list[np.ndarray]:

@@ -131,8 +131,7 @@ def test_average_follows_the_model() -> None:
 
 
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+def recipe() -> Any:
     import train_miniature
 
     return train_miniature

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from noised import LATENT, load_unet, noised
 from PIL import Image
 from torch import Tensor
 
@@ -14,20 +15,14 @@ import sdxl
 from sdxl.models.control_config import ControlNetConfig
 from sdxl.models.controlnet import ControlNet
 from sdxl.models.unet import UNet
-from sdxl.sampling.schedule import noise_table
-from sdxl.training import control_loss, denoising_loss, load_network, save_controlnet, start_controlnet
+from sdxl.training import control_loss, denoising_loss, save_controlnet, start_controlnet
 from sdxl.training.losses import size_embedding
-from sdxl.weights import TensorFile, open_checkpoint
-from sdxl.weights.keymap import UNET
-
-LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False, "sampler": "euler"}
+from sdxl.weights import TensorFile
 
 
 @pytest.fixture(scope="module")
 def unet(tiny_folder: Path) -> UNet:
-    network = load_network(open_checkpoint(tiny_folder).components[UNET])
-    assert isinstance(network, UNet)
-    return network
+    return load_unet(tiny_folder)
 
 
 @pytest.fixture
@@ -41,11 +36,7 @@ def net(unet: UNet) -> ControlNet:
 def batch(unet: UNet) -> tuple[Tensor, ...]:
     """z, noise, t, sigma, context, vector."""
     generator = torch.Generator().manual_seed(0)
-    z, noise = torch.randn(2, 2, 4, 8, 8, generator=generator)
-    t = torch.tensor([100, 700])
-    sigma = torch.tensor(noise_table(sdxl.models.ScheduleConfig()).sigmas, dtype=torch.float32)[t]
-    context = torch.randn(2, 77, unet.config.context_dim, generator=generator)
-    return z, noise, t, sigma, context, torch.randn(2, unet.config.vector_dim, generator=generator)
+    return *noised(unet, generator), torch.randn(2, unet.config.vector_dim, generator=generator)
 
 
 def images() -> Tensor:

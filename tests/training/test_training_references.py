@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from noised import LATENT, load_unet, noised
 from PIL import Image
 from torch import Tensor
 
@@ -16,28 +16,21 @@ from sdxl.models.ip_adapter import IPAdapter
 from sdxl.models.unet import UNet
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import IPAdapterConfig, VisionConfig
-from sdxl.sampling.schedule import noise_table
 from sdxl.training import (
     denoising_loss,
-    load_network,
     reference_loss,
     save_image_encoder,
     save_ip_adapter,
     start_ip_adapter,
 )
 from sdxl.training.losses import size_embedding
-from sdxl.weights import open_checkpoint
-from sdxl.weights.keymap import UNET
 
-LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False, "sampler": "euler"}
 ENCODER = VisionConfig(dim=32, ff_dim=64, layers=2, heads=2, patch=8, image_size=32, projection_dim=24)
 
 
 @pytest.fixture(scope="module")
 def unet(tiny_folder: Path) -> UNet:
-    network = load_network(open_checkpoint(tiny_folder).components[UNET])
-    assert isinstance(network, UNet)
-    return network
+    return load_unet(tiny_folder)
 
 
 @pytest.fixture
@@ -60,13 +53,10 @@ def shake(network: torch.nn.Module) -> None:
 def batch(unet: UNet) -> tuple[Tensor, ...]:
     """z, noise, t, sigma, context, pooled text, sizes, and the embeddings of the images."""
     generator = torch.Generator().manual_seed(0)
-    z, noise = torch.randn(2, 2, 4, 8, 8, generator=generator)
-    t = torch.tensor([100, 700])
-    sigma = torch.tensor(noise_table(sdxl.models.ScheduleConfig()).sigmas, dtype=torch.float32)[t]
-    context = torch.randn(2, 77, unet.config.context_dim, generator=generator)
+    shared = noised(unet, generator)
     pooled = torch.randn(2, unet.config.vector_dim - 6 * unet.config.size_dim, generator=generator)
     ids = torch.tensor([[64.0, 48.0, 0.0, 8.0, 64.0, 64.0]] * 2)
-    return z, noise, t, sigma, context, pooled, ids, torch.randn(2, ENCODER.projection_dim, generator=generator)
+    return *shared, pooled, ids, torch.randn(2, ENCODER.projection_dim, generator=generator)
 
 
 def test_a_new_adapter_adds_nothing(unet: UNet, adapter: IPAdapter) -> None:
