@@ -19,7 +19,7 @@ from ..models.vae import VAE
 from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
-from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
+from ..runtime.placement import Placement, choose_placement, text_placement, vae_placement, weight_bytes
 from ..runtime.precision import Precision
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
@@ -78,8 +78,7 @@ class Loader:
             at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic)
         if name == VAE_NAME:
             return vae_placement(at)
-        # a text encoder runs once for an image: to prepack it costs more than it saves
-        return at if name == UNET else replace(at, packed=False, streamed=offload in ("text", "block"))
+        return at if name == UNET else text_placement(at, offload)
 
     def _expert(self, number: int, offload: str, cache: TextCache | None) -> Expert:
         components, info = self.checkpoints[number].components, self.checkpoints[number].info

@@ -69,6 +69,13 @@ def vae_placement(placement: Placement) -> Placement:
     return replace(placement, dtype=torch.float32, arithmetic=torch.float32) if overflows else placement
 
 
+def text_placement(placement: Placement, offload: str) -> Placement:
+    """The placement of a network that runs once for an image, such as a text encoder, beside a UNet's: to prepack it
+    costs more than it saves.
+    """
+    return replace(placement, packed=False, int8=False, streamed=offload in ("text", "block"))
+
+
 def weight_bytes(shapes: Iterable[tuple[int, ...]], dtype: torch.dtype, int8: bool = False) -> int:
     """The memory of weights in a dtype; at least, if matrices are in 8 bits."""
     return sum(math.prod(shape) * (1 if int8 and len(shape) == 2 else dtype.itemsize) for shape in shapes)

@@ -88,7 +88,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda full: {**filled("body.0.block1.weight"), "conv_in.weight": torch.zeros(320, 192, 3, 3)},
         r"is a T2I-Adapter of Stable Diffusion 1\.x; give one for SDXL",
     ),
-    "LoRA": (lambda full: filled("lora_unet_a.lora_down.weight"), "is a LoRA; give one for SDXL"),
+    "LoRA": (
+        lambda full: filled("lora_unet_a.lora_down.weight"),
+        "is a LoRA; give it with loras= or --lora, and as the net a ControlNet for SDXL",
+    ),
     "nothing": (lambda full: filled("a"), "is no network for control images; give one for SDXL"),
     "superfluous": (lambda full: full | filled("own.weight"), "1 tensors do not belong to this .*: own.weight"),
     "missing": (
