@@ -32,7 +32,10 @@ async def read_job(service: Service, request: Request) -> dict[str, Any]:
         sent = {name: decoded(given.pop(name, None), name) for name in _IMAGES}
         files = {}
     _check_count(service, sent)
-    uploads = {name: [await service.upload(data, name) for data in values] for name, values in sent.items() if values}
+    uploads: dict[str, list[Any]] = {}
+    for name, values in sent.items():
+        if values:
+            uploads[name] = [await service.upload(data, name) for data in values]
     for name in _STEERING:
         if isinstance(values := given.get(name), list):
             _check_count(service, {name: values})
