@@ -21,6 +21,7 @@ from ..pipeline.recorded_model import SOURCES
 from .refusals import UnknownError
 
 _SUFFIX = ".safetensors"
+_SHOWN = 20  # names in a message
 _PATH = re.compile(r"(?<![\w/:.\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s'\":;,/\\]+[\\/])+([^\s'\":;,/\\]*)")
 # of each kind, the argument that names it, and what the argument wants
 _WANTED: Mapping[Name, tuple[str, str]] = {
@@ -81,7 +82,8 @@ class Catalog:
         found = known.get(name) or known.get(name.removesuffix(_SUFFIX))
         if found is None:
             argument, what = _WANTED[kind]
-            names = f"there are {', '.join(known)}" if known else "there are none"
+            shown = [*known][:_SHOWN] + [f"{len(known) - _SHOWN} more"] * (len(known) > _SHOWN)
+            names = f"there are {', '.join(shown)}" if known else "there are none"
             raise UnknownError(f"{argument} has {brief(name)}, which is no name of a {what} here; {names}", argument)
         return found.path
 

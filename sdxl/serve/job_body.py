@@ -37,9 +37,9 @@ async def read_job(service: Service, request: Request) -> dict[str, Any]:
         if values:
             uploads[name] = [await service.upload(data, name) for data in values]
     for name in _STEERING:
-        if isinstance(values := given.get(name), list):
-            _check_count(service, {name: values})
-            given[name] = [await _with_images(service, each, name) for each in values]
+        if isinstance(entries := given.get(name), list):
+            _check_count(service, {name: entries})
+            given[name] = [await _with_images(service, each, name) for each in entries]
     for name, several in files.items():
         given[name] = [
             {**each, "image": await service.upload(data, name)}

@@ -139,7 +139,11 @@ def test_each_list_has_its_kind(tmp_path: Path) -> None:
     }
     assert {kind: list(catalog.files(kind)) for kind in kinds} == kinds
     assert catalog.find("control", "lines") == tmp_path / "nets/lines"
-    with pytest.raises(UnknownError, match=r"control has 'colours'.*there are edges, lines") as caught:
+    for number in range(30):
+        copied("sun", tmp_path / f"many/{number}.safetensors")
+    with pytest.raises(UnknownError, match=r"there are [^;]{50,200}, 11 more$"):
+        catalog.find("embedding", "moon")
+    with pytest.raises(UnknownError, match=r"control has 'colours'.*there are edges, lines$") as caught:
         catalog.find("control", "colours")
     assert caught.value.argument == "control"
     copied("two-steps", tmp_path / "colours.safetensors")  # which has changed
