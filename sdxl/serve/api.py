@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -207,9 +205,7 @@ def _recorded(upload: Upload) -> dict[str, Any]:
     """The parameters in an image, which are read from a file."""
     from ..images.record import read_parameters
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "image"
-        path.write_bytes(upload.data)
+    with upload.as_file() as path:
         try:
             return read_parameters(path)
         except ArgumentError as error:

@@ -13,10 +13,10 @@ from ..given import Given
 from ..problems import refuse
 from ..service import Service
 from ..uploads import Upload, from_base64
+from .names import without_hash
 from .sizes import read_size
 
 SCRIPT = "controlnet"
-_HASH = re.compile(r" \[[0-9a-fA-F]{4,64}\]$")
 _NONE = ("", "None", "none")
 _MODES = ("Balanced", "My prompt is more important", "ControlNet is more important")
 _RESIZES = ("Just Resize", "Crop and Resize", "Resize and Fill")
@@ -52,7 +52,7 @@ async def read_units(service: Service, script: Any, given: Given) -> dict[str, l
     nets, adapters = [await asyncio.to_thread(service.catalog.files, kind) for kind in _KINDS]
     found: dict[str, list[dict[str, Any]]] = {"control": [], "reference": []}
     for unit in map(Given, filter(is_unit, units)):
-        name = _HASH.sub("", unit.text("model")).removesuffix(".safetensors")
+        name = without_hash(unit.text("model")).removesuffix(".safetensors")
         if name in adapters:
             found["reference"].append({"adapter": name, **await _reference(service, unit, given)})
         else:

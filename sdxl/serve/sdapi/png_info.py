@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from ...images.texts import find_texts
@@ -15,11 +13,8 @@ from ..uploads import Upload
 
 def png_info(upload: Upload) -> dict[str, Any]:
     """The text `info`, and its fields as `parameters`; empty ones where an image has none. Raises `ArgumentError`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "image"
-        path.write_bytes(upload.data)
-        text = find_texts(path).parameters or ""
-    text = STRANGER.message(text)
+    with upload.as_file() as path:
+        text = STRANGER.message(find_texts(path).parameters or "")
     try:
         parts = split_infotext(text)
     except ValueError:
