@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import sdxl
 from sdxl.adapters import image_encoder
 from sdxl.adapters.ip_adapter import places
+from sdxl.adapters.kind import AdapterKind, read_kind
 from sdxl.adapters.reference import read_references
 from sdxl.cli.main import main
 from sdxl.errors import HubError
@@ -140,6 +141,7 @@ def test_what_is_refused(message: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path)
     save_file(REFUSED[message], path)
     with pytest.raises(sdxl.CheckpointError, match=message.replace(".", r"\.")):
         generate(tiny_pipe, sdxl.Reference(path, tiny.picture(1)))
+    assert (read_kind(path) == AdapterKind("reference")) == ("is incomplete" in message)
 
 
 def test_pickles_and_other_unets(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
@@ -409,8 +411,10 @@ def test_jobs_with_the_reference_as_a_flag(adapter: Path, tiny_folder: Path, tmp
 def test_inspect(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(adapter)]) == 0
     assert "IP-Adapter plus, 5 tokens of width 48, for an image encoder of another family" in capsys.readouterr().out
+    assert read_kind(adapter) == AdapterKind("reference")
     folder = adapter.parent / "image_encoder"
     for path in (folder, folder / "model.safetensors"):
+        assert read_kind(path) is None
         assert main(["inspect", str(path)]) == 0
         assert "image encoder, CLIP of 64 channels and 3 layers, transformers' names" in capsys.readouterr().out
     save_file(tiny_reference.open_clip(load_file(folder / "model.safetensors")), tmp_path / "visual.safetensors")
