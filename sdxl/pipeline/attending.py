@@ -95,7 +95,7 @@ def _components(references: Iterable[ActiveReference]) -> dict[str, Component]:
 def _placement(model: Model) -> Placement:
     """That of a text encoder: each network here runs once for an image."""
     streamed = model.offload in ("text", "block")
-    return replace(model.placement, packed=False, int8=False, streamed=streamed)
+    return replace(model.placement, packed=False, int8=False, fp8=False, streamed=streamed)
 
 
 def _network(name: str, component: Component, model: Model) -> Lazy[nn.Module]:

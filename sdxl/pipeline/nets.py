@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from ..runtime.lazy import Lazy
-from ..runtime.placement import Placement, weight_bytes
+from ..runtime.placement import Placement
 from ..weights.control import OpenedControl
-from .loaded import load
+from .loaded import component_bytes, load
 
 
 class Nets:
@@ -44,4 +44,4 @@ class Nets:
         if at.streamed:
             return 0
         absent = {id(each): each for each in wanted if self.get(each, at).loaded is None}
-        return sum(weight_bytes(each.component.shapes(), at.dtype, at.int8) for each in absent.values())
+        return sum(component_bytes(each.component, at) for each in absent.values())
