@@ -51,8 +51,8 @@ def nearest(x: np.ndarray) -> np.ndarray:
 
 def scale_of(row: np.ndarray) -> float:
     """The smallest power of two that brings a row to 448 at most."""
-    scale = 2.0**-126
-    while np.abs(row).max() / scale > 448:
+    scale, largest = 2.0**-126, float(np.abs(row).max())
+    while largest / scale > 448:
         scale *= 2
     return scale
 
