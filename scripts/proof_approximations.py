@@ -4,12 +4,12 @@ Each draws the same prompts from the same noise as the exact pipeline; the judge
 how near they are. (The gain in time is a matter of full-size models: docs/benchmarks.)
 
     make proof-approximations
-    python scripts/proof_approximations.py fp8     # only the rows whose names have one of these words
+    python scripts/proof_approximations.py fp8 --prompts 30    # only rows with these words, of fewer prompts
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import numpy as np
@@ -34,27 +34,31 @@ def load(**options: Any) -> sdxl.Pipeline:
     return sdxl.Pipeline.from_pretrained("miniature", **{"dtype": "float32", "device": "cpu", **options})
 
 
-def is_wanted(name: str) -> bool:
-    return not sys.argv[1:] or any(word in name for word in sys.argv[1:])
-
-
 def main() -> None:
+    parser = argparse.ArgumentParser(description="What approximations cost in quality.")
+    parser.add_argument("words", nargs="*", help="only the rows whose names have one of them")
+    parser.add_argument("--prompts", type=int, default=150, help="of one thing, and as many of two")
+    options = parser.parse_args()
+    count = options.prompts
     banner()
-    scenes = make_scenes(150, 41, things=1) + make_scenes(150, 43, things=2)
+    scenes = make_scenes(count, 41, things=1) + make_scenes(count, 43, things=2)
     plain = load()
     exact = paint(plain, scenes)
 
-    def show(name: str, **options: Any) -> None:
-        """A row, of a pipeline that is loaded with these options."""
+    def is_wanted(name: str) -> bool:
+        return not options.words or any(word in name for word in options.words)
+
+    def show(name: str, **more: Any) -> None:
+        """A row, of a pipeline that is loaded with these arguments."""
         if is_wanted(name):
-            report(name, paint(load(**options), scenes))
+            report(name, paint(load(**more), scenes))
 
     def report(name: str, pictures: list[Pixels]) -> None:
         right = [agrees(look(pixels), scene) for pixels, scene in zip(pictures, scenes, strict=True)]
-        one, two = 100 * np.mean(right[:150]), 100 * np.mean(right[150:])
+        one, two = 100 * np.mean(right[:count]), 100 * np.mean(right[count:])
         print(f"{name:36} one thing {one:5.1f} %, two {two:5.1f} %, {psnr(pictures, exact):5.1f} dB", flush=True)
 
-    print("150 prompts each, 25 Euler steps, PSNR (median) against the exact pictures", flush=True)
+    print(f"{count} prompts each, 25 Euler steps, PSNR (median) against the exact pictures", flush=True)
     report("exact, float32", exact)
     for dtype in ("bfloat16", "float16"):
         show(f"weights in {dtype}", dtype=dtype)
@@ -64,11 +68,11 @@ def main() -> None:
     show("fp8, the rest in bfloat16", fp8=True, dtype="bfloat16")
     sigmas = plain.plan(sdxl.Request("", steps=25, seed=0)).sigmas[:-1]
     for low, high in INTERVALS:
-        more: dict[str, Any] = {"guidance_interval": (low, high)}
+        interval: dict[str, Any] = {"guidance_interval": (low, high)}
         share = np.mean([low <= sigma <= high for sigma in sigmas])
         name = f"guidance in {low} to {high}, {share:.0%} of steps"
         if is_wanted(name):
-            report(name, paint(plain, scenes, **more))
+            report(name, paint(plain, scenes, **interval))
 
 
 if __name__ == "__main__":

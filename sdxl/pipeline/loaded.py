@@ -55,5 +55,5 @@ def load_again(
 
 def component_bytes(component: Component, at: Placement) -> int:
     """The memory of a component's weights at a placement that does not stream them."""
-    in_8_bits = component.block_shapes() if at.fp8 or at.int8 and component.name not in (TEXT, TEXT_2) else []
+    in_8_bits = component.block_shapes() if at.fp8 or (at.int8 and component.name not in (TEXT, TEXT_2)) else []
     return weight_bytes(component.shapes(), at.dtype, in_8_bits)

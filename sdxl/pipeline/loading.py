@@ -241,6 +241,10 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     """
 
     offload = loader.choose_offload(request.offload, request.max_memory)
+    is_free = request.dtype is None and loader.arithmetic is None
+    if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
+        loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
+        offload = loader.choose_offload(request.offload, request.max_memory)
     if loader.fp8 and offload == "block" and loader.device.type == "cpu":
         warnings.warn(
             "fp8 saves no memory with offload block on a CPU, where weights stay in their files and are rounded at "
@@ -248,10 +252,6 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
             SDXLWarning,
             stacklevel=4,
         )
-    is_free = request.dtype is None and loader.arithmetic is None
-    if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
-        loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
-        offload = loader.choose_offload(request.offload, request.max_memory)
     return loader, offload
 
 

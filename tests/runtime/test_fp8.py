@@ -308,7 +308,7 @@ def test_images_record_it(tiny_folder: Path) -> None:
 def test_what_cannot_be_is_refused_by_name(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match="int8 and fp8 are both True"):
         choose_placement(CPU, torch.float32, int8=True, fp8=True)
-    with pytest.raises(ArgumentError, match="trainable is True with .* fp8 True"):
+    with pytest.raises(ArgumentError, match=r"trainable is True with .* fp8 True"):
         open_tiny(tiny_folder, trainable=True)
     with pytest.warns(SDXLWarning, match="fp8 saves no memory with offload block on a CPU"):
         pipe = open_tiny(tiny_folder, offload="block")
