@@ -56,7 +56,7 @@ def path(at: Placement) -> str:
     """The kind of layers that a CPU computes with, the trial that chose it, and the allocator of memory."""
     trial = ", ".join(f"{1000 * seconds:.1f} ms in {dtype}" for dtype, seconds in cpu_seconds().items())
     layers = "prepacked" if at.packed else "plain" if at.dtype == at.arithmetic else f"cast to {at.arithmetic}"
-    in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ""
+    in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ", those of the blocks kept in float8" if at.fp8 else ""
     loaded = "".join(_lines("/proc/self/maps"))
     allocator = next((name for name in ("tcmalloc", "jemalloc", "mimalloc") if name in loaded), "the system's")
     return (f"layers {layers}{in_8_bits}; the trial of a matrix product took {trial}; allocator {allocator}").replace(

@@ -15,10 +15,11 @@ from ..models.vae import VAE
 from ..runtime.cuda_graph import Graphs, compile_blocks
 from ..runtime.lazy import Lazy
 from ..runtime.memory import trim
-from ..runtime.placement import Placement, text_placement, vae_placement, weight_bytes
+from ..runtime.placement import Placement, text_placement, vae_placement
 from ..weights.info import ModelInfo
 from .expert import Expert
 from .extras import Extra, Extras
+from .loaded import component_bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Model:
 
     def place(self, extra: Extra) -> Placement:
         """Where a network beside its own lies."""
-        return text_placement(self.placement, self.offload) if extra.runs_once else self.placement
+        return replace(text_placement(self.placement, self.offload), fp8=False) if extra.runs_once else self.placement
 
     def missing_bytes(self, wanted: Iterable[Extra]) -> tuple[int, int]:
         """The memory of networks beside its own that are not loaded yet: of those that run beside the UNet, and of
@@ -66,7 +67,7 @@ class Model:
 
     def _bytes(self, extra: Extra) -> int:
         at = self.place(extra)
-        return 0 if at.streamed else weight_bytes(extra.component.shapes(), at.dtype, at.int8)
+        return 0 if at.streamed else component_bytes(extra.component, at)
 
     def load(self) -> None:
         """Load the components that stay in memory and are not there yet."""

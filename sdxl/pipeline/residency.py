@@ -133,7 +133,12 @@ class Residency:
         """
         if self.model.offload == "block":
             raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
-        device = self.model.placement.device.type
+        at, device = self.model.placement, self.model.placement.device.type
+        if device == "cuda" and at.fp8 and (version := torch.cuda.get_device_capability(at.device)) < (8, 9):
+            raise ArgumentError(  # Triton's limit
+                f"compile with fp8 needs a GPU of compute capability 8.9, this one has {version[0]}.{version[1]}; "
+                "leave one of them out"
+            )
         if device != "cuda":
             text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
             warnings.warn(text, SDXLWarning, stacklevel=4)

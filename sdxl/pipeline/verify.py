@@ -146,7 +146,7 @@ def _of_model(recorded: Parameters, now: Mapping[str, Any]) -> Iterator[str]:
         elif name != own_name and (recorded.is_record or name):
             yield f"the {part} is {own_name}, and was {name}"
     if recorded.is_record:
-        for name in ("dtype", "arithmetic", "int8", "variant", "revision", "embeddings"):
+        for name in ("dtype", "arithmetic", "int8", "fp8", "variant", "revision", "embeddings"):
             if (first := recorded["model"].get(name)) != (second := now.get(name)):
                 yield f"{name} is {second}, and was {first}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
 
 Config = UNetConfig | VAEConfig | TextConfig | ControlNetConfig | T2IAdapterConfig | VisionConfig | IPAdapterConfig
+_BLOCK = re.compile(r"(^|\.)(blocks|layers)\.\d+\.")  # in our names
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
@@ -84,6 +86,12 @@ class Component:
         """The shapes of its tensors in its files."""
         lent = [base.weights[base.key(row)] for base, row in self._lent().values()]
         return [self.weights[key] for key in self.keys() & set(self.weights)] + lent
+
+    def block_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the matrices of its transformer blocks in its files."""
+        own = {self.key(row): self.weights.get(self.key(row), ()) for row in self.rows if _BLOCK.search(row.ours)}
+        lent = [base.weights[base.key(row)] for base, row in self._lent().values() if _BLOCK.search(row.ours)]
+        return [shape for shape in (*own.values(), *lent) if len(shape) == 2]
 
     def _lent(self) -> dict[str, tuple[Component, Row]]:
         """What is taken from its base, by our names: that component, and its row."""

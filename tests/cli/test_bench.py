@@ -36,6 +36,10 @@ def test_operations_are_counted() -> None:
             "prepacked, the UNet's blocks in 8 bits;",
         ),
         (Placement(CPU, torch.bfloat16, torch.float32), "cast to float32;"),
+        (
+            Placement(CPU, torch.bfloat16, torch.bfloat16, packed=True, fp8=True),
+            "prepacked, those of the blocks kept in float8;",
+        ),
         (Placement(CPU, torch.float32, torch.float32), "plain;"),
     ],
 )

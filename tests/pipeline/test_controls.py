@@ -101,6 +101,7 @@ MODES: list[Any] = [
             {"dtype": "bfloat16"},
             {"dtype": "float16"},
             {"int8": True},
+            {"fp8": True},
             {"trainable": True},
         )
     ),
@@ -119,7 +120,7 @@ def test_every_way_to_keep_the_model(
     low, _ = control_nets.control_lora(open_checkpoint(tiny_folder).components["unet"])
     control_nets.save(low, folder / "low.safetensors")
     other, plain = load(tiny_folder, control_dir=folder, **mode), latents(pipe, None)
-    bound = 0.15 if "dtype" in mode or "int8" in mode else 1e-5
+    bound = 0.15 if "dtype" in mode or "int8" in mode or "fp8" in mode else 1e-5
     for net in ("canny", "union", "t2i", "low"):
         control = Control(net, folder / "image.png", 0.7, type=3 if net == "union" else None)
         found = latents(other, control)
