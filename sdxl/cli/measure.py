@@ -26,6 +26,7 @@ from ..runtime.device import cpu_seconds
 from ..runtime.placement import Placement
 from ..sampling.denoiser import Network
 from ..version import __version__
+from . import allocator
 
 PROMPT = "an astronaut in a jungle, cold colours, muted, detailed"
 
@@ -57,11 +58,8 @@ def path(at: Placement) -> str:
     trial = ", ".join(f"{1000 * seconds:.1f} ms in {dtype}" for dtype, seconds in cpu_seconds().items())
     layers = "prepacked" if at.packed else "plain" if at.dtype == at.arithmetic else f"cast to {at.arithmetic}"
     in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ""
-    loaded = "".join(_lines("/proc/self/maps"))
-    allocator = next((name for name in ("tcmalloc", "jemalloc", "mimalloc") if name in loaded), "the system's")
-    return (f"layers {layers}{in_8_bits}; the trial of a matrix product took {trial}; allocator {allocator}").replace(
-        "torch.", ""
-    )
+    text = f"layers {layers}{in_8_bits}; the trial of a matrix product took {trial}; allocator {allocator.in_use()}"
+    return text.replace("torch.", "")
 
 
 def _lines(path: str) -> list[str]:

@@ -163,8 +163,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def trim() -> None:
-    """Give memory that was freed back to the system: glibc keeps what it had in small pieces."""
+    """Give memory that was freed back to the system: glibc keeps what it had in small pieces, and tcmalloc more."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    if sys.platform == "linux":
+        process = ctypes.CDLL(None)
+        if hasattr(process, "MallocExtension_ReleaseFreeMemory"):
+            process.MallocExtension_ReleaseFreeMemory()
+        elif hasattr(process, "malloc_trim"):
+            process.malloc_trim(0)

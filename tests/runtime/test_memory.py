@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +106,17 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert memory.available(CPU) == 800_000
     (group / "memory.max").write_text("max\n")
     assert memory.available(CPU) == 5000 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux does it")
+def test_memory_goes_back_in_the_words_of_each_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    glibc = {"malloc_trim": lambda _: called.append("glibc")}
+    tcmalloc = {"MallocExtension_ReleaseFreeMemory": lambda: called.append("tcmalloc")}
+    for symbols in (glibc, glibc | tcmalloc, {}):
+        monkeypatch.setattr(memory.ctypes, "CDLL", lambda _, symbols=symbols: SimpleNamespace(**symbols))
+        memory.trim()
+    assert called == ["glibc", "tcmalloc"]
 
 
 # ---- in the middle ---------------------------------------------------------------------------------------------------
