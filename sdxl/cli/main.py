@@ -54,8 +54,9 @@ examples:
   sdxl inspect picture.png
 
 environment:
-  SDXL_MODEL       the default of --model
-  SDXL_MODELS_DIR  a folder in which models are found by their names
+  SDXL_MODEL        the default of --model
+  SDXL_MODELS_DIR   a folder in which models are found by their names
+  SDXL_NO_TCMALLOC  set to 1, the command does not restart with tcmalloc where that is installed
 
 exit status:
   0    all is done

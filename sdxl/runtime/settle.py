@@ -18,6 +18,7 @@ from .placement import Placement
 from .rewrite import rewrite
 from .scratch import cast, scratch
 from .streamed import Change, streamed
+from .threads import share
 
 HOLES = 16  # changed weights after which the memory between weights is given back
 STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are given back
@@ -27,18 +28,21 @@ def settle(
     model: nn.Module,
     state: Mapping[str, Tensor],
     placement: Placement,
-    forget: Callable[[], None] = lambda: None,
+    forget: Callable[..., None] = lambda *_: None,
     changes: Mapping[str, Change] | None = None,
 ) -> nn.Module:
     """Give a network on the meta device its weights, ready to run: each layer is brought to its place before the next
     one, so that there are never two copies of all. Weights that are to be neither moved nor cast are not copied.
 
-    `state` has views of a mapped file, and `forget` gives back the memory of what has been read of it. `changes` are
-    applied in float32, by the name of the weight, before all else.
+    `state` has views of a mapped file, and `forget` gives back the memory of those that are given to it, or of all.
+    `changes` are applied in float32, by the name of the weight, before all else.
     """
     model.requires_grad_(False).eval().load_state_dict(state, assign=True)
     rule = _Settle(model, placement, forget, changes or {})
-    rewrite(model, rule)
+    if placement.device.type == "cpu" and not placement.streamed and not changes:  # which take memory of their own
+        _share(model, rule)
+    else:
+        rewrite(model, rule)
     _clear(placement, changes)
     if placement.streamed and placement.device.type == "cpu":
         for module in model.modules():
@@ -54,7 +58,7 @@ def settle_again(
     plain: nn.Module,
     state: Mapping[str, Tensor],
     placement: Placement,
-    forget: Callable[[], None],
+    forget: Callable[..., None],
     changes: Mapping[str, Change],
     names: Iterable[str],
 ) -> None:
@@ -70,13 +74,32 @@ def settle_again(
         if rule.is_group(name, module):
             return None
         if wanted & {name, *(f"{name}.{own}" for own, _ in module.named_modules())}:
-            new = rule(name, module) or module
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, new)
+            _put(model, name, rule(name, module) or module)
         return module
 
     rewrite(plain, exchange)
     _clear(placement, changes)
+
+
+def _share(model: nn.Module, rule: _Settle) -> None:
+    """Bring all layers to their places, in several threads."""
+    layers: list[tuple[str, nn.Module]] = []
+
+    def collect(name: str, module: nn.Module) -> nn.Module | None:
+        if rule.is_group(name, module):
+            return None
+        layers.append((name, module))
+        return module
+
+    rewrite(model, collect)
+    for (name, _), new in zip(layers, share(lambda layer: rule(*layer), layers), strict=True):
+        if new is not None:
+            _put(model, name, new)
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)
 
 
 def _clear(placement: Placement, changes: Mapping[str, Change] | None) -> None:
@@ -90,7 +113,7 @@ class _Settle:
     """The rule that brings a layer to its place."""
 
     def __init__(
-        self, model: nn.Module, placement: Placement, forget: Callable[[], None], changes: Mapping[str, Change]
+        self, model: nn.Module, placement: Placement, forget: Callable[..., None], changes: Mapping[str, Change]
     ) -> None:
         self.placement, self.forget, self.changes = placement, forget, changes
         self.changed = 0
@@ -101,6 +124,7 @@ class _Settle:
         """The layer that takes the place of a layer, after its weights were brought to theirs; None for a group."""
         if self.is_group(name, module):
             return None
+        read = [parameter.data for parameter in module.parameters()]
         streams = self.placement.streamed and isinstance(module, (Linear, Conv2d))
         if not streams:
             self._change(name, module)
@@ -108,7 +132,8 @@ class _Settle:
         if new is None:
             self._move(name, module, streams)
             new = self._adapted(name, module)
-        self.forget()
+        if read:
+            self.forget(*read)
         return new
 
     def is_group(self, name: str, module: nn.Module) -> bool:

@@ -154,11 +154,11 @@ class Component:
     def _tensor(self, row: Row) -> Tensor:
         return from_stored(self.weights.read(self.key(row)), self._op(row))
 
-    def forget(self) -> None:
-        """Release the memory of tensors that were read."""
-        self.weights.forget()
+    def forget(self, *read: Tensor) -> None:
+        """Release the memory of these tensors that were read, or of all."""
+        self.weights.forget(*read)
         if self.base is not None:
-            self.base.forget()
+            self.base.forget(*read)
 
     def close(self) -> None:
         """Release the mappings of its files."""
