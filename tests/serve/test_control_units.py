@@ -180,7 +180,7 @@ def test_what_is_refused(client: Client, tmp_path: Path) -> None:
         assert client.post("/api/jobs", SMALL | {"control": [control | wrong]}).status == status, wrong
     reference = {"adapter": "colours", "image": in_base64(drawing())}
     many = [in_base64(drawing())] * 17
-    for wrong, status in (
+    faults: tuple[tuple[dict[str, Any], int], ...] = (
         ({"adapter": str(ADAPTERS / "colours.safetensors")}, 404),
         ({"adapter": "edges"}, 404),
         ({"adapter": "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"}, 404),
@@ -194,7 +194,8 @@ def test_what_is_refused(client: Client, tmp_path: Path) -> None:
         ({"encoder": str(ADAPTERS / "image_encoder")}, 400),
         ({"scale": "x"}, 400),
         ({"what": 1}, 400),
-    ):
+    )
+    for wrong, status in faults:
         assert client.post("/api/jobs", SMALL | {"reference": [reference | wrong]}).status == status, wrong
     for name in ("control", "reference"):
         assert client.post("/api/jobs", SMALL | {name: [control] * 17}).status == 400
