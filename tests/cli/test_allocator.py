@@ -153,15 +153,6 @@ def test_a_system_that_forbids_it_is_no_error(installed: Path) -> None:
     assert (said["arguments"], said["blocked"]) == (["generate", "x"], [])
 
 
-def test_the_command_line_is_interrupted_as_ever(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts/proofs"))
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(installed))
-    monkeypatch.delenv("LD_PRELOAD", raising=False)
-    from interrupt import interrupt
-
-    assert interrupt(0.3).fault is None
-
-
 def test_the_allocator_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tcmalloc", allocator.SYSTEM):
         monkeypatch.setattr(allocator, "in_use", lambda name=name: name)
