@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .cli import garbage
+from .cli import allocator, garbage
 from .cli.interrupts import install, uninstall
 
 
@@ -13,6 +13,7 @@ def run() -> int:
     """Run the command line in a process of its own; the exit status, which `sdxl --help` explains."""
     try:
         install()
+        allocator.use_tcmalloc()
         if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
             # read by torch when it is first imported: GPU memory in segments that grow, so that little of it is lost
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

@@ -168,6 +168,31 @@ def test_offloading_changes_nothing(pipe: sdxl.Pipeline, offload: Any) -> None:
     assert (first - second).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("offload", ["none", "text", "stage", "block"])
+def test_weights_in_8_bits(offload: Any, error: Any) -> None:
+    """The same codes as on the CPU, wherever they lie; what is streamed is in 8 bits in host memory."""
+    given: dict[str, Any] = {"dtype": "float32", "fp8": True}
+    there = sdxl.Pipeline.from_pretrained("miniature", device="cuda", offload=offload, **given)
+    here = sdxl.Pipeline.from_pretrained("miniature", device="cpu", **given)
+    name = "down.1.attn.0.blocks.0.ff.proj"
+    ours, theirs = there.unet.get_submodule(name), here.unet.get_submodule(name)
+    assert torch.equal(ours.weight.cpu().view(torch.uint8), theirs.weight.view(torch.uint8))
+    assert torch.equal(ours.scale.cpu(), theirs.scale)
+    assert ours.weight.device.type == ("cpu" if offload == "block" else "cuda")
+    assert ours.weight.is_pinned() == (offload == "block")
+    assert error(draw(there, "a red circle", steps=3), draw(here, "a red circle", steps=3)) < BOUNDS["float32"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_8_bits_are_compiled(dtype: str, error: Any) -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("Triton has no float8 for this GPU")
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype=dtype, device="cuda", fp8=True)
+    plain = draw(pipe, "a red circle", steps=3)
+    pipe.compile()
+    assert error(draw(pipe, "a red circle", steps=3), plain) < BOUNDS[dtype]
+
+
 def test_a_pipeline_moves_there_and_back(reference: sdxl.Pipeline, error: Any) -> None:
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
     there = draw(pipe.to("cuda"), "a red circle", steps=4)

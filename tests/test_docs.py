@@ -161,7 +161,7 @@ def test_the_page_of_parity_has_every_test_that_measures_an_error() -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
         if "error" in [argument.arg for argument in node.args.args]
     }
-    rows = re.findall(r"^\| (\w+: [^|]+) \| [^|]* \| (\d\.\de-\d\d) \|$", text(parity_report.PAGE), re.MULTILINE)
+    rows = re.findall(r"^\| (\w+: [^|]+) \| [^|]* \| (\d\.\de[+-]\d\d) \|$", text(parity_report.PAGE), re.MULTILINE)
     assert {test for test, _ in rows} == tests, "run python scripts/parity_report.py"
     assert all(float(error) < 1e-4 for _, error in rows)
 

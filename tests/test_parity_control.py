@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("diffusers")
 import control_nets
 import tiny
 from diffusers import (
+    ControlNetUnionModel,
     MultiAdapter,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetImg2ImgPipeline,
@@ -87,6 +89,52 @@ def test_text_to_image(name: str, tiny_pipe: Any, reference_pipe: Any, nets: dic
     found = ours(tiny_pipe, Control(nets[name], picture()))
     assert error(found, wanted) < 1e-4
     assert error(ours(tiny_pipe, None), wanted) > 1e-2
+
+
+def test_a_control_image_of_another_shape(
+    tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any
+) -> None:
+    """diffusers stretches it, and so does its profile; ours is cut around the centre."""
+    wide = control_nets.plain(size=(200, 96))
+    wide.paste("white", (0, 20, 60, 70))  # of which the middle shows little
+    wanted = theirs(StableDiffusionXLControlNetPipeline, reference_pipe, NETS["full"](), image=wide)
+    profiles: list[Any] = ["diffusers", {"control_image": "stretched"}, None]
+    with pytest.warns(sdxl.SDXLWarning, match="of another shape than 80 x 64"):
+        errors = [error(ours(tiny_pipe, Control(nets["full"], wide), compat=each), wanted) for each in profiles]
+    assert max(errors[:2]) < 1e-4
+    assert errors[2] > 1e-3
+
+
+def test_two_nets_and_a_t2i_adapter(
+    tiny_pipe: Any, reference_pipe: Any, nets: dict[str, Path], error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers has no pipeline for both kinds, but its UNet takes what both add."""
+    image, wide = tiny.picture(6, 96, 64), {"width": 96}
+    with torch.no_grad():
+        features = control_nets.t2i_adapter()(to_tensor(as_diffusers_sees(image))[None])
+    forward = reference_pipe.unet.forward
+
+    def with_features(sample: torch.Tensor, *others: Any, **more: Any) -> Any:
+        rows = [0.6 * each.repeat(len(sample), 1, 1, 1) for each in features]
+        return forward(sample, *others, down_intrablock_additional_residuals=rows, **more)
+
+    monkeypatch.setattr(reference_pipe.unet, "forward", with_features)
+    pictures = [tiny.picture(n, 96, 64) for n in (3, 4)]
+    wanted = theirs(
+        StableDiffusionXLControlNetPipeline,
+        reference_pipe,
+        [NETS["full"](), NETS["mid"]()],
+        image=pictures,
+        controlnet_conditioning_scale=[0.7, 0.4],
+        **wide,
+    )
+    controls = [
+        Control(nets[name], each, scale)
+        for name, each, scale in zip(("full", "mid"), pictures, (0.7, 0.4), strict=True)
+    ]
+    found = ours(tiny_pipe, [controls[0], Control(nets["t2i"], image, 0.6), controls[1]], **wide)
+    assert error(found, wanted) < 1e-4
+    assert error(ours(tiny_pipe, controls, **wide), wanted) > 1e-3
 
 
 def test_two_nets_with_scales_and_windows(
@@ -205,6 +253,48 @@ def test_unions(
     )
     controls = [Control(nets[name], image, scale, type=type) for image, type in zip(images, types, strict=True)]
     assert error(ours(tiny_pipe, controls), wanted) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("types", "scale"), [([3], 5.0), pytest.param([0, 1], 5.0, marks=SLOW), pytest.param([3], 1.0, marks=SLOW)]
+)
+def test_guess_mode_of_a_union(
+    types: list[int],
+    scale: float,
+    tiny_pipe: Any,
+    reference_pipe: Any,
+    nets: dict[str, Path],
+    error: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """diffusers gives its union the types of both halves and the rows of one, which is an error there. With those of
+    the rows alone it works, and ours is the same.
+    """
+    forward, given = ControlNetUnionModel.forward, []
+
+    def with_types_of_rows(self: Any, sample: torch.Tensor, *others: Any, control_type: Any, **more: Any) -> Any:
+        given.append((len(sample), len(control_type)))
+        return forward(self, sample, *others, control_type=control_type[: len(sample)], **more)
+
+    monkeypatch.setattr(ControlNetUnionModel, "forward", with_types_of_rows)
+    images = [picture(n) for n in types]
+    wanted = theirs(
+        StableDiffusionXLControlNetUnionPipeline,
+        reference_pipe,
+        control_nets.union(),
+        control_image=images,
+        control_mode=types,
+        guess_mode=True,
+        guidance_scale=scale,
+    )
+    assert set(given) == {(1, 2 if scale > 1 else 1)}
+    own = [Control(nets["union"], image, type=type, guess=True) for image, type in zip(images, types, strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sdxl.SDXLWarning)  # the negative prompt without guidance
+        found = ours(tiny_pipe, own, guidance_scale=scale)
+        both = ours(tiny_pipe, [replace(each, guess=False) for each in own], guidance_scale=scale)
+    assert error(found, wanted) < 1e-4
+    assert error(both, wanted) > 1e-3
 
 
 def test_a_union_fades_to_nothing(tiny_pipe: Any, nets: dict[str, Path], error: Any) -> None:

@@ -34,6 +34,7 @@ MODES: list[dict[str, Any]] = [
     {"offload": "block", "dtype": "bfloat16"},
     {"offload": "none", "dtype": "bfloat16"},
     {"offload": "none", "int8": True},
+    {"offload": "none", "fp8": True},
 ]
 
 

@@ -31,6 +31,11 @@ NUMBERS = {"scale": 100.0, "start": 1.0, "end": 1.0}
 """The numbers of a control, from 0 to these."""
 
 
+def type_names(count: int) -> list[str]:
+    """The names of the types of a union that takes so many."""
+    return [name for name, number in TYPES.items() if number < count]
+
+
 @dataclass(frozen=True)
 class Control:
     """`net` is a ControlNet, ControlNet-Union, Control-LoRA or T2I-Adapter: a path, a name in `control_dir`, or

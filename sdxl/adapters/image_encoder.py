@@ -14,9 +14,10 @@ from ..weights import hub
 from ..weights.component import Component, check_components
 from ..weights.container import TensorFile, Weights, entries, open_shards, read_json
 from ..weights.diffusers_config import read_vision
+from ..weights.hashes import file_hash, model_hash
 from ..weights.reference_rows import VISUAL, infer_vision, is_vision, vision_rows
 from ..weights.weight_files import weight_files
-from .lookup import adapter_files
+from .lookup import adapter_files, find_by_hash
 
 NAME = "image_encoder"
 _STEMS = ("model", "open_clip_model")  # of transformers, and of OpenCLIP's own folders
@@ -106,21 +107,57 @@ def _stated(path: Path, layout: str) -> VisionConfig | None:
     return read_vision(data, str(path)) if data.get("model_type") in _CONFIGS else None
 
 
+def encoder_hash(encoder: Component) -> str:
+    """The sha256 of an image encoder's file, or of several files together. Raises `CheckpointError`."""
+    first, *others = (file.path for file in encoder.weights.files)
+    return model_hash(first.parent, [path.name for path in (first, *others)]) if others else file_hash(first)
+
+
 def find_image_encoder(
-    adapter: Path, need: Wanted, given: str | Path | None = None, folders: Sequence[Path] = ()
-) -> Component:
-    """The image encoder that an adapter needs: the `given` one, else one beside it, in the `folders`, or on the hub.
-    Raises `CheckpointError` for one that does not fit, and `HubError`.
+    adapter: Path,
+    need: Wanted,
+    given: str | Path | None = None,
+    folders: Sequence[Path] = (),
+    hash: str | None = None,
+) -> tuple[Component, str]:
+    """The image encoder that an adapter needs, and its hash: the `given` one, else one beside it, in the `folders`, or
+    on the hub. Raises `CheckpointError` for one that does not fit or has another hash than `hash`, and `HubError`.
     """
+    fitting = ((encoder, encoder_hash(encoder)) for encoder in _fitting(adapter, need, given, folders, hash))
+    encoder, own = first = next(fitting)
+    if hash is None or own.startswith(hash.lower()):
+        return first
+    for other in fitting:
+        if other[1].startswith(hash.lower()):
+            return other
+    raise CheckpointError(
+        f"{encoder.weights.where} is not the image encoder that is asked for: its hash begins with {own[:12]}, "
+        f"expected {hash[:12]}; give the right one as encoder=, or leave encoder_hash out"
+    )
+
+
+def _fitting(
+    adapter: Path, need: Wanted, given: str | Path | None, folders: Sequence[Path], hash: str | None
+) -> Iterator[Component]:
+    """The image encoders that may be meant: one or more."""
     if given is not None:
-        return _checked(open_image_encoder(_path(given, folders)), adapter, need)
+        yield _checked(open_image_encoder(_path(given, folders, hash)), adapter, need)
+        return
+    is_found = False
     for path in _candidates(adapter, folders):
         try:
             encoder = open_image_encoder(path)
         except CheckpointError:  # another file, or a damaged one, for which the error below says what is needed
             continue
         if need.fits(_config(encoder)):
-            return encoder
+            is_found = True
+            yield encoder
+    if not is_found:
+        known = None if hash is None else find_by_hash(hash, folders)
+        yield _from_hub(adapter, need) if known is None else _checked(open_image_encoder(known), adapter, need)
+
+
+def _from_hub(adapter: Path, need: Wanted) -> Component:
     advice = "give it as encoder="
     if need.file is None:
         raise CheckpointError(f"{adapter} needs {need}, and none is beside it in {NAME}/; {advice}")
@@ -143,10 +180,18 @@ def _candidates(adapter: Path, folders: Sequence[Path]) -> Iterator[Path]:
             continue
 
 
-def _path(given: str | Path, folders: Sequence[Path]) -> Path:
+def _path(given: str | Path, folders: Sequence[Path], hash: str | None) -> Path:
+    """The file or folder of a name; where it is gone, a file with the hash."""
     path = Path(os.path.expanduser(given))
     named = [folder / name for folder in folders for name in (str(given), f"{given}.safetensors")]
     found = next((each for each in (path, *named) if os.path.exists(each)), None)
+    if found is None and hash is not None:
+        found = find_by_hash(hash, folders)
+    if found is None and not hub.is_hub_name(str(given)):
+        raise CheckpointError(
+            f"the image encoder {given} does not exist; give the path of its file or folder, a name in the folder of "
+            "networks, or leave encoder out"
+        )
     return hub.resolve(str(given)) if found is None else found
 
 

@@ -11,8 +11,7 @@ from ..weights import audit, identify
 from ..weights.container import TensorFile
 from ..weights.control_kinds import is_control
 from .adapter import read_adapter
-from .inversion import PAIRS
-from .keys import split
+from .keys import EMBEDDINGS, split
 from .lookup import only_file
 from .reference_report import report_reference
 from .report import AdapterReport, report_adapter
@@ -43,7 +42,7 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     if file is None:
         return audit.inspect(path, variant)
     opened = TensorFile(file)
-    for first, second in PAIRS:
+    for first, second in EMBEDDINGS:
         if first in opened.shapes and second in opened.shapes:
             shapes = {key: opened.shapes[key] for key in (first, second)}
             widths = {key: shape[-1] for key, shape in shapes.items() if shape}
@@ -69,5 +68,5 @@ def _adapter_file(path: Path) -> Path | None:
         return None
     if identify.contents(shapes)[0] != "unknown" or is_control(shapes):
         return None
-    is_embedding = any(first in shapes and second in shapes for first, second in PAIRS)
+    is_embedding = any(first in shapes and second in shapes for first, second in EMBEDDINGS)
     return path if is_embedding or split(shapes)[0] else None

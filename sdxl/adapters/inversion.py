@@ -13,10 +13,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..weights.container import TensorFile
 from ..weights.keymap import TEXT, TEXT_2
-from .keys import BUNDLED
+from .keys import BUNDLED, EMBEDDINGS
 
 MOST_VECTORS = 75  # what a prompt has room for
-PAIRS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 _OUTPUTS = ("clip_l_out", "clip_g_out")  # OneTrainer's, added to the encoders' outputs; no other tool reads them
 _OTHERS = ("emb_params", "string_to_param.*", "*")
 
@@ -58,7 +57,7 @@ def read_inversion(paths: Sequence[Path], word: str | None, widths: Mapping[str,
 
 
 def _of_one_file(file: TensorFile, widths: Mapping[str, int]) -> tuple[str | None, dict[str, Tensor], list[str]]:
-    for first, second in PAIRS:
+    for first, second in EMBEDDINGS:
         if second in file.shapes:
             found = {TEXT_2: file.read(second)} | ({TEXT: file.read(first)} if first in file.shapes else {})
             return None, found, [key for key in file.shapes if key not in (first, second)]

@@ -28,6 +28,8 @@ _ROLES = [
 _UNSUPPORTED = re.compile(
     r"\.(oft_R\..*|vera_\w+|boft_\w+|bm\.weight|lora_embedding_[AB].*|lora_B.*\.bias|lora_up\.bias|set_weight|reshape_weight)$"
 )
+EMBEDDINGS = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
+"""The keys of textual inversions of SDXL: the vectors of the first text encoder, and of the second."""
 BUNDLED = re.compile(r"bundle_emb\.(?P<word>.+?)\.(?P<key>(?:string_to_param\.)?[^.]+)")
 
 

@@ -55,10 +55,11 @@ def find_network(name: str | Path, folders: Sequence[Path], what: str, variant: 
 
 def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
     """The file of a name in one of the folders, and nowhere else: for names in prompts, which others may have written.
-    Raises `CheckpointError`.
+    They are compared with the names that are there, and never asked for. Raises `CheckpointError`.
     """
-    is_path = ".." in Path(name).parts or Path(name).is_absolute()
-    found = [] if is_path else _in_folders(name, folders)
+    files = [(path, path.relative_to(folder).as_posix()) for folder in folders for path in adapter_files([folder])]
+    exact = [path for path, below in files if name in (below, below.removesuffix(_SUFFIX))]
+    found = exact[:1] or _by_name(name, [path for path, _ in files])
     if len(found) == 1:
         return found[0]
     if found:
@@ -87,7 +88,11 @@ def _in_folders(name: str, folders: Sequence[Path]) -> list[Path]:
         direct = [folder / name, folder / f"{name}{_SUFFIX}"]
         if found := next((path for path in direct if os.path.isfile(path)), None):
             return [found]
-    files = list(adapter_files(folders))
+    return _by_name(name, list(adapter_files(folders)))
+
+
+def _by_name(name: str, files: Sequence[Path]) -> list[Path]:
+    """The files of a name, or of the name that their training gave them."""
     return [path for path in files if name in (path.name, path.stem)] or [
         path for path in files if _title(path) == name
     ]

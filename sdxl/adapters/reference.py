@@ -33,7 +33,8 @@ class Reference:
     of these, or a mapping from them to scales in place of `scale`. `mask` is white where the image acts. It acts in the
     steps between the shares `start` and `end` of all steps. `encoder` is the image encoder, a file or a folder (None:
     the one that the adapter needs, found beside it, in `control_dir`, or on the hub). With a `hash`, the sha256 of the
-    adapter, another file is refused; with an `image_hash`, another image is a warning.
+    adapter, another file is refused, and with an `encoder_hash` another encoder; with an `image_hash`, another image is
+    a warning.
     """
 
     adapter: str | Path
@@ -44,6 +45,7 @@ class Reference:
     start: float = 0.0
     end: float = 1.0
     encoder: str | Path | None = None
+    encoder_hash: str | None = None
     hash: str | None = None
     image_hash: str | None = None
 
@@ -59,7 +61,7 @@ class Reference:
             )
         if self.encoder is not None and (not isinstance(self.encoder, (str, Path)) or not str(self.encoder)):
             raise ArgumentError(f"the encoder of reference {self.adapter} is {brief(self.encoder)}; expected a path")
-        for name in ("hash", "image_hash"):
+        for name in ("encoder_hash", "hash", "image_hash"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 raise ArgumentError(
                     f"the {name} of reference {self.adapter} is {brief(getattr(self, name))}; expected a text"

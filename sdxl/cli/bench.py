@@ -15,7 +15,7 @@ def bench_parser() -> Parser:
     """The command and its flags."""
     parser = command("bench", "Time the stages of an image, and compare them with the machine's matrix product.")
     for each in fields(ModelRequest):
-        if each.name in ("model", "dtype", "device", "int8"):
+        if each.name in ("model", "dtype", "device", "int8", "fp8"):
             add_flag(parser, each)
     parser.add_argument(
         "--size", type=read_size, metavar="WxH", help="width and height, or a side (default: the model's native size)"
@@ -30,7 +30,7 @@ def _bench(options: argparse.Namespace) -> int:
     from ..pipeline.pipeline import Pipeline
     from .measure import machine, path, report
 
-    given = {name: getattr(options, name) for name in ("dtype", "device", "int8") if hasattr(options, name)}
+    given = {name: getattr(options, name) for name in ("dtype", "device", "int8", "fp8") if hasattr(options, name)}
     default = default_model().get("model", DEFAULT_MODEL)
     pipe = Pipeline.from_pretrained(getattr(options, "model", default), **given)
     if options.compile:

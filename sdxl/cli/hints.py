@@ -55,6 +55,7 @@ _HERE = {
     # ComfyUI
     "--cpu": "--device cpu",
     "--force-fp16": "--dtype float16",
+    **dict.fromkeys(("--fp8-e4m3fn-text-enc", "--fp8-e4m3fn-unet"), "--fp8"),
     "--force-fp32": "--dtype float32",
     "--highvram": "--offload none",
     "--normalvram": "--offload text",

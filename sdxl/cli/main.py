@@ -54,8 +54,9 @@ examples:
   sdxl inspect picture.png
 
 environment:
-  SDXL_MODEL       the default of --model
-  SDXL_MODELS_DIR  a folder in which models are found by their names
+  SDXL_MODEL        the default of --model
+  SDXL_MODELS_DIR   a folder in which models are found by their names
+  SDXL_NO_TCMALLOC  set to 1, the command does not restart with tcmalloc where that is installed
 
 exit status:
   0    all is done
@@ -76,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if show(*HELP.split("\n")) else UNPRINTED
     if given[0] == "--version":
         return 0 if show(f"sdxl {__version__}") else UNPRINTED
-    warnings.formatwarning = _format_warning
-    warnings.simplefilter("default", SDXLWarning)  # each message once
+    warnings.formatwarning = _warning_format()
+    warnings.simplefilter("default", SDXLWarning)
     _print_presets()
     try:
         name, rest = _command(given)
@@ -136,5 +137,14 @@ def _command(given: Sequence[str]) -> tuple[str, Sequence[str]]:
     raise ArgumentError(f"{brief(first)} is no command; {advice}")
 
 
-def _format_warning(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> str:
-    return f"warning: {printable(str(message))}\n"
+def _warning_format() -> Callable[..., str]:
+    """What a warning looks like. Each is printed once: Python forgets which it has shown where a filter changes."""
+    shown: set[str] = set()
+
+    def line(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> str:
+        text = f"warning: {printable(str(message))}\n"
+        is_new = text not in shown
+        shown.add(text)
+        return text if is_new else ""
+
+    return line

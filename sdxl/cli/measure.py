@@ -22,10 +22,11 @@ from ..models.vae import VAE
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..runtime.cuda_graph import Graph
-from ..runtime.device import cpu_seconds
+from ..runtime.device import FAST, cpu_seconds
 from ..runtime.placement import Placement
 from ..sampling.denoiser import Network
 from ..version import __version__
+from . import allocator
 
 PROMPT = "an astronaut in a jungle, cold colours, muted, detailed"
 
@@ -53,15 +54,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def path(at: Placement) -> str:
-    """The kind of layers that a CPU computes with, the trial that chose it, and the allocator of memory."""
-    trial = ", ".join(f"{1000 * seconds:.1f} ms in {dtype}" for dtype, seconds in cpu_seconds().items())
+    """The kind of layers that a CPU computes with, the trial that chose it with its rule, and the allocator."""
+    seconds = cpu_seconds()
+    trial = ", ".join(f"{1000 * each:.1f} ms in {dtype}" for dtype, each in seconds.items())
+    ratio = seconds[torch.float32] / seconds[torch.bfloat16]
+    rule = f"float32 takes {ratio:.2f} times as long as bfloat16, which is the default from {FAST} on"
     layers = "prepacked" if at.packed else "plain" if at.dtype == at.arithmetic else f"cast to {at.arithmetic}"
-    in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ""
-    loaded = "".join(_lines("/proc/self/maps"))
-    allocator = next((name for name in ("tcmalloc", "jemalloc", "mimalloc") if name in loaded), "the system's")
-    return (f"layers {layers}{in_8_bits}; the trial of a matrix product took {trial}; allocator {allocator}").replace(
-        "torch.", ""
-    )
+    in_8_bits = ", the UNet's blocks in 8 bits" if at.int8 else ", those of the blocks kept in float8" if at.fp8 else ""
+    trial = f"the trial of a matrix product took {trial}: {rule}"
+    return f"layers {layers}{in_8_bits}; {trial}; allocator {allocator.in_use()}".replace("torch.", "")
 
 
 def _lines(path: str) -> list[str]:

@@ -21,6 +21,8 @@ def read_pair(kind: Any, text: str) -> Any:
     network, equals, image = first.partition("=")
     if not equals or not network or not image:
         raise ArgumentTypeError(f"{text!r} is not {names[0].upper()}=IMAGE, such as a.safetensors=image.png,scale=0.6")
+    if (unknown := re.search(r",(\w+)=", image)) and not os.path.exists(os.path.expanduser(image)):
+        raise ArgumentTypeError(f"{text!r} gives {unknown[1]}; expected {', '.join(names[1:])}")
     given: dict[str, list[str]] = {names[1]: [image]}
     for name, _, value in (part.partition("=") for part in parts):
         given.setdefault(name, []).append(value)

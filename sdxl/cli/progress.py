@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from . import allocator
 from .console import draw, is_terminal, note
 
 _BETWEEN_LINES, _BETWEEN_DRAWINGS = 10.0, 0.1  # seconds: in a file, on a terminal
@@ -21,6 +22,7 @@ def reporting(quiet: bool = False, verbose: int = 0, title: str = "", counted: s
     log, handlers = logging.getLogger("sdxl"), list[logging.Handler]()
     if verbose:
         handlers.append(_Log(title, logging.INFO if verbose == 1 else logging.DEBUG))
+        note(f"allocator of memory: {allocator.in_use()}")
     if not quiet and (is_terminal() or not verbose):
         handlers.append(_Progress("" if verbose else title, counted))
     level = log.level

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..adapters.lookup import find_file, find_named, find_network
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
+from ..pipeline.referencing import References
 from ..pipeline.tags import requested_loras
 from ..weights.hashes import file_hash
 
@@ -25,6 +27,11 @@ class Folders:
     loras: tuple[Path, ...] = ()
     control: tuple[Path, ...] = ()
 
+    @cached_property
+    def references(self) -> References:
+        """What finds the files of references there, each once."""
+        return References(self.control)
+
 
 def make_folders(lora_dir: str | Path | None = None, control_dir: str | Path | None = None) -> Folders:
     """Those of the command line's flags."""
@@ -35,12 +42,14 @@ def adapter_records(arguments: Mapping[str, Any], root: Path, folders: Folders) 
     """The LoRAs, controls and references among arguments as JSON has them, with the hashes of their files. Paths are
     relative to `root`. Raises `SDXLError`.
     """
-    read = {
-        "loras": (lora_records, folders.loras),
-        "control": (control_records, folders.control),
-        "reference": (reference_records, folders.control),
+    read: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
+        "loras": lambda value: lora_records(value, root, folders.loras),
+        "control": lambda value: control_records(value, root, folders.control),
+        "reference": lambda value: [
+            folders.references.located(each.at(root)).record() for each in read_references(value)
+        ],
     }
-    return {name: make(arguments[name], root, own) for name, (make, own) in read.items() if arguments.get(name)}
+    return {name: records(arguments[name]) for name, records in read.items() if arguments.get(name)}
 
 
 def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -91,18 +100,6 @@ def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) ->
     return own
 
 
-def reference_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """References as JSON has them, with the hashes of their adapters. Paths are relative to `root`; names are looked
-    for in `folders`. Raises `SDXLError`.
-    """
-    records = []
-    for reference in read_references(value):
-        own = reference.at(root)
-        path = find_file(own.adapter, folders, "IP-Adapter")
-        records.append(own.record() | {"adapter": str(path.absolute()), "hash": own.hash or file_hash(path)})
-    return records
-
-
 def references_of(value: Any, number: int, count: int) -> list[dict[str, Any]]:
     """The records of image `number` of the `count` images of a line. Raises `ArgumentError`."""
     records = []
@@ -137,11 +134,18 @@ def embedding_records(value: Any, folders: Sequence[Path]) -> list[dict[str, Any
 
 
 def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of images with LoRAs, IP-Adapters and networks of controls named by the hashes of their files alone."""
-    files = {"loras": "file", "control": "net", "reference": "adapter"}
+    """Arguments of images with the networks of LoRAs, controls and references named by the hashes of their files
+    alone.
+    """
+    hashes = {
+        "file": "hash",
+        "net": "hash",
+        "adapter": "hash",
+        "encoder": "encoder_hash",
+    }  # of the file that a key names
     named = {
-        name: [{key: each[key] for key in each if key != file or "hash" not in each} for each in arguments[name]]
-        for name, file in files.items()
+        name: [{key: each[key] for key in each if hashes.get(key) not in each} for each in arguments[name]]
+        for name in ("loras", "control", "reference")
         if arguments.get(name)
     }
     return dict(arguments) | named

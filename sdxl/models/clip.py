@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .clip_config import TransformerConfig
 from .config import TextConfig
 from .layers import Attention, Embedding, Linear
-from .vision_config import VisionConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Insert:
 class FeedForward(nn.Module):
     """Two linear layers with GELU, or with CLIP-L's approximation of it, x * sigmoid(1.702 x)."""
 
-    def __init__(self, config: TextConfig | VisionConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.quick = config.activation == "quick_gelu"
         self.up = Linear(config.dim, config.ff_dim)
@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Self-attention, causal in texts, and feed-forward, each behind a layer norm and added."""
 
-    def __init__(self, config: TextConfig | VisionConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.dim, config.norm_eps)
         self.attn = Attention(config.dim, config.dim, config.heads, bias=True)

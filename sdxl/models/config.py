@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from .bounds import MIN_TOKENS, MOST_BLOCKS, MOST_LAYERS, MOST_LEVELS, MOST_TOKENS, MOST_WIDTH, bound
+from .bounds import MIN_TOKENS, MOST_BLOCKS, MOST_LEVELS, MOST_TOKENS, MOST_WIDTH, bound
+from .clip_config import check_transformer
 from .unet_config import UNetConfig
 
 # Of SDXL's VAE, as ComfyUI has measured them (comfy/latent_formats.py in github.com/comfyanonymous/ComfyUI)
@@ -41,20 +42,11 @@ class TextConfig:
     eos_id: int | None = None
 
     def __post_init__(self) -> None:
-        if self.activation not in ("quick_gelu", "gelu"):
-            raise ConfigError(f"the text encoder's hidden_act is {self.activation!r}; supported: quick_gelu, gelu")
-        bound("layers of the text encoder", [self.layers], MOST_LAYERS)
-        bound("widths of the text encoder", (self.dim, self.ff_dim, self.projection_dim or 1), MOST_WIDTH)
+        check_transformer("text encoder", self)
         bound("vocab_size of the text encoder", [self.vocab_size], MOST_TOKENS)
         bound("positions of the text encoder", [self.positions], MOST_WIDTH, least=MIN_TOKENS)
-        bound("the text encoder's layer_norm_eps", [self.norm_eps], 1, least=0)
         if self.eos_id is not None:
             bound("the text encoder's eos_token_id", [self.eos_id], self.vocab_size - 1, least=0)
-        if self.dim % self.heads:
-            raise ConfigError(
-                f"the text encoder's {self.dim} channels do not divide into {self.heads} heads; download its config "
-                "again"
-            )
 
 
 @dataclass(frozen=True)

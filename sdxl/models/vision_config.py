@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 from .bounds import MOST_DEPTH, MOST_LAYERS, MOST_SIDE, MOST_WIDTH, bound
+from .clip_config import check_transformer
 
 HEAD_DIM = 64  # of the heads of a `Resampler`
 
@@ -25,16 +26,12 @@ class VisionConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.activation not in ("quick_gelu", "gelu"):
-            raise ConfigError(f"the image encoder's hidden_act is {self.activation!r}; supported: quick_gelu, gelu")
-        bound("layers of the image encoder", [self.layers], MOST_LAYERS)
-        bound("widths of the image encoder", (self.dim, self.ff_dim, self.projection_dim), MOST_WIDTH)
+        check_transformer("image encoder", self)
         bound("the image encoder's image_size and patch_size", (self.image_size, self.patch), MOST_SIDE)
-        bound("the image encoder's layer_norm_eps", [self.norm_eps], 1, least=0)
-        if self.dim % self.heads or self.image_size < self.patch:
+        if self.image_size < self.patch:
             raise ConfigError(
-                f"the image encoder has {self.dim} channels in {self.heads} heads, and patches of {self.patch} pixels "
-                f"in images of {self.image_size}; download its config again"
+                f"the image encoder has patches of {self.patch} pixels in images of {self.image_size}; download its "
+                "config again"
             )
 
     @property

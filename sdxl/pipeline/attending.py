@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import cast
 
@@ -16,17 +15,16 @@ from torch import Tensor, nn
 from ..adapters.ip_adapter import level_of
 from ..images.canvas import Canvas
 from ..images.clip_pixels import clip_pixels
-from ..images.image import fingerprint, resize_mask
+from ..images.image import resize_mask
 from ..images.pixels import to_tensor
 from ..models.ip_adapter import file_order
 from ..models.layers import Source, split_heads
 from ..models.unet_config import UNetConfig
 from ..models.vision import VisionEncoder
 from ..runtime.lazy import Lazy
-from ..runtime.placement import Placement, weight_bytes
-from ..weights.component import Component
+from ..runtime.placement import Placement
+from .extras import Extra
 from .finite import check_finite
-from .loaded import load
 from .model import Model
 from .plan import Plan
 from .referencing import ActiveReference
@@ -39,11 +37,11 @@ Encoded = tuple[Tensor, Tensor]
 """The hidden states (1, L, dim) and the embedding (1, projection_dim) of an image."""
 KeysValues = list[tuple[Tensor, Tensor]]
 """(1, L, C) each, for every place of an adapter in the order of its file."""
-Key = tuple[str, str, Shown]
+Key = tuple[Extra, Extra, Shown]
 Results = dict[Key, KeysValues]
-"""By the names of an image encoder and an adapter, and what they were shown."""
+"""By image encoder and adapter, and what they were shown."""
+Pair = tuple[ActiveReference, Shown]
 _NONE = ""
-_MOST_RESULTS = 64
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ class Attended:
 
 def attended(plan: Plan, model: Model) -> list[Attended]:
     """What the UNet of the first expert attends to in a plan: the references that act at all, in their order."""
-    acting = _acting(plan)
-    model.extras.keep(_components(acting))
+    acting = [each for each in plan.references if each.acts_at_all]
     if not acting:
         return []
     with stage("reference", model.placement):
@@ -65,112 +62,69 @@ def attended(plan: Plan, model: Model) -> list[Attended]:
         return [Attended(_sources(each, plan, model, found), each.window) for each in acting]
 
 
-def extra_bytes(plan: Plan, model: Model) -> int:
-    """The memory of a plan's image encoders and adapters that are not loaded: of all, or of the largest where a
-    component is released after its work; fetched ones take none.
-    """
-    at = _placement(model)
-    if at.streamed:
-        return 0
-    networks = model.extras.networks
-    absent = {name: each for name, each in _components(_acting(plan)).items() if not _is_loaded(networks.get(name))}
-    sizes = [weight_bytes(each.shapes(), at.dtype) for each in absent.values()]
-    return sum(sizes) if model.keeps else max(sizes, default=0)
-
-
-def _is_loaded(network: Lazy[nn.Module] | None) -> bool:
-    return network is not None and network.loaded is not None
-
-
-def _acting(plan: Plan) -> list[ActiveReference]:
-    return [each for each in plan.references if any(each.scales) and not each.window.is_empty]
-
-
-def _components(references: Iterable[ActiveReference]) -> dict[str, Component]:
-    """Their image encoders and adapters, by name."""
-    encoders = {each.encoder_name: each.encoder for each in references}
-    return encoders | {each.adapter_name: each.adapter for each in references}
-
-
-def _placement(model: Model) -> Placement:
-    """That of a text encoder: each network here runs once for an image."""
-    streamed = model.offload in ("text", "block")
-    return replace(model.placement, packed=False, int8=False, streamed=streamed)
-
-
-def _network(name: str, component: Component, model: Model) -> Lazy[nn.Module]:
-    return model.extras.get(name, partial(load, component, _placement(model)))
-
-
 # ---- images to keys and values
 
 
 def _keys_values(references: Sequence[ActiveReference], plan: Plan, model: Model) -> Results:
     """Keys and values of all that the rows of a batch see."""
-    kept = model.extras.results
-    results: Results = {} if kept is None else kept
-    needed = [(each, shown) for each in references for shown in _all_shown(each, plan)]
-    missing = [(each, shown) for each, shown in needed if _key(each, shown) not in results]
+    results: Results = model.extras.results
+    needed = {_key(each, shown): (each, shown) for each in references for shown in _rows(each, plan)}
+    missing = [pair for key, pair in needed.items() if key not in results]
     encoded = _encode(missing, model)
-    for _, same in groupby(sorted(missing, key=_adapter_of), _adapter_of):
-        pairs = list(same)
-        network = _network(pairs[0][0].adapter_name, pairs[0][0].adapter, model)
+    for adapter, pairs in _grouped(missing, lambda each: each.adapter).items():
+        network = model.extra(adapter)
         with model.using(network):
             for reference, shown in pairs:
                 inputs = [_input(reference, encoded, one, model) for one in shown]
                 made: KeysValues = network()(inputs)
                 total = torch.stack([keys.sum() + values.sum() for keys, values in made])
-                check_finite(total, f"the IP-Adapter {reference.reference.adapter}", _placement(model))
+                check_finite(total, f"the IP-Adapter {reference.reference.adapter}", model.place(adapter))
                 results[_key(reference, shown)] = made
-    found = {_key(each, shown): results[_key(each, shown)] for each, shown in needed}
-    for old in list(results)[:-_MOST_RESULTS]:
+    found = {key: results.pop(key) for key in needed}
+    results |= found  # the last used ones come last
+    for old in list(results)[: -max(model.extras.most_results, len(found))]:
         del results[old]
     return found
 
 
 def _key(reference: ActiveReference, shown: Shown) -> Key:
-    return reference.encoder_name, reference.adapter_name, shown
-
-
-def _all_shown(reference: ActiveReference, plan: Plan) -> dict[Shown, None]:
-    """All that some row of the batch sees, each once."""
-    return dict.fromkeys(_rows(reference, plan))
+    return reference.encoder, reference.adapter, shown
 
 
 def _rows(reference: ActiveReference, plan: Plan) -> Iterator[Shown]:
     """What each row of the batch sees."""
     for branch in plan.guider.names:
-        for images in reference.images.images:
-            is_negative = branch in plan.branches.negatives
-            yield tuple(_NONE if is_negative else fingerprint(image) for image in images)
+        for hashes in reference.images.hashes:
+            yield (_NONE,) * len(hashes) if branch in plan.branches.negatives else hashes
 
 
-def _encode(missing: Sequence[tuple[ActiveReference, Shown]], model: Model) -> dict[tuple[str, str], Encoded]:
-    """The images that are shown, and for plus adapters none, by the names of their encoders and the images."""
-    encoded: dict[tuple[str, str], Encoded] = {}
-    for name, same in groupby(sorted(missing, key=_encoder_of), _encoder_of):
-        pairs = list(same)
+def _grouped(pairs: Iterable[Pair], network: Callable[[ActiveReference], Extra]) -> dict[Extra, list[Pair]]:
+    """By one of their networks, so that each is loaded once."""
+    groups: dict[Extra, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(network(pair[0]), []).append(pair)
+    return groups
+
+
+def _encode(missing: Sequence[Pair], model: Model) -> dict[tuple[Extra, str], Encoded]:
+    """The images that are shown, and for plus adapters none, by their encoders and the hashes of the images."""
+    encoded: dict[tuple[Extra, str], Encoded] = {}
+    for encoder, pairs in _grouped(missing, lambda each: each.encoder).items():
         images: dict[str, Image | None] = {}
         for reference, shown in pairs:
-            own = {fingerprint(each): each for several in reference.images.images for each in several}
+            given = reference.images
+            rows = zip(given.hashes, given.images, strict=True)
+            own = {name: each for row in rows for name, each in zip(*row, strict=True)}
             images |= {one: own.get(one) for one in shown if one != _NONE or reference.config.is_plus}
-        network = _network(name, pairs[0][0].encoder, model)
+        network, at = model.extra(encoder), model.place(encoder)
         with model.using(network):
-            encoded |= {(name, one): _encode_one(network, image, model) for one, image in images.items()}
+            encoded |= {(encoder, one): _encode_one(network, image, at) for one, image in images.items()}
     return encoded
 
 
-def _adapter_of(pair: tuple[ActiveReference, Shown]) -> str:
-    return pair[0].adapter_name
-
-
-def _encoder_of(pair: tuple[ActiveReference, Shown]) -> str:
-    return pair[0].encoder_name
-
-
-def _encode_one(network: Lazy[nn.Module], image: Image | None, model: Model) -> Encoded:
+def _encode_one(network: Lazy[nn.Module], image: Image | None, at: Placement) -> Encoded:
     """An image by itself, so that what it gives depends on no other one; None is zeros behind the normalisation."""
-    encoder, at = cast("VisionEncoder", network()), _placement(model)
+    encoder = cast("VisionEncoder", network())
     side = encoder.config.image_size
     pixels = torch.zeros(1, 3, side, side) if image is None else clip_pixels(image, side)
     hidden, embedding = encoder(pixels.to(at.device, at.arithmetic))
@@ -179,12 +133,12 @@ def _encode_one(network: Lazy[nn.Module], image: Image | None, model: Model) -> 
     return hidden, embedding
 
 
-def _input(reference: ActiveReference, encoded: Mapping[tuple[str, str], Encoded], one: str, model: Model) -> Tensor:
+def _input(reference: ActiveReference, encoded: Mapping[tuple[Extra, str], Encoded], one: str, model: Model) -> Tensor:
     """What the adapter takes of an image: for no image a plain one takes an embedding of zeros."""
     if one == _NONE and not reference.config.is_plus:
-        at = _placement(model)
+        at = model.place(reference.adapter)
         return torch.zeros(1, reference.config.image_dim, device=at.device, dtype=at.arithmetic)
-    hidden, embedding = encoded[reference.encoder_name, one]
+    hidden, embedding = encoded[reference.encoder, one]
     return hidden if reference.config.is_plus else embedding
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from PIL import Image
 from ..adapters.control import Control, read_controls
 from ..errors import ArgumentError, SDXLWarning, brief
 from ..images.canvas import Canvas
-from ..images.control import fit_control, warn_of_white_lines
+from ..images.control import LINES, fit_control, warn_of_white_lines
 from ..images.image import fingerprint, open_control, open_picture, resize
 from ..images.preprocess import read_preprocessor, repaint
 from .request import Request, spread
@@ -32,7 +34,11 @@ class ControlImages:
 
     def hash(self, number: int) -> str:
         """A hash of the content that image `number` sees."""
-        return fingerprint(self.images[number])
+        return self._hashes[id(self.images[number])]
+
+    @cached_property
+    def _hashes(self) -> dict[int, str]:
+        return {key: fingerprint(image) for key, image in {id(image): image for image in self.images}.items()}
 
 
 def open_controls(request: Request) -> tuple[ControlImages, ...]:
@@ -78,19 +84,25 @@ def fit_images(control: Control, given: ControlImages, plan: Plan) -> tuple[Imag
 
 
 def _fit(image: Image.Image, canvas: Canvas | None, plan: Plan, name: str) -> Image.Image:
-    height, width = plan.size
+    (height, width), stretch = plan.size, plan.request.conventions.control_image == "stretched"
     if canvas is None or plan.request.mask_padding is None:
-        return fit_control(image, width, height, name=name)
-    whole = fit_control(image, canvas.image.width, canvas.image.height, name=name)
+        return fit_control(image, width, height, stretch=stretch, name=name)
+    whole = fit_control(image, canvas.image.width, canvas.image.height, stretch=stretch, name=name)
     return resize(whole.crop(canvas.box), plan.size)
 
 
 def _prepared(control: Control, image: Image.Image, canvas: Canvas | None) -> Image.Image:
     if control.preprocess is not None:
         image = _preprocess(control, image, canvas)
-    if isinstance(control.type, str):
-        warn_of_white_lines(image, control.type, f"the image of control {control.net}")
+    for type in [control.type] if isinstance(control.type, str) else _named_types(control.net):
+        warn_of_white_lines(image, type, f"the image of control {control.net}")
     return image
+
+
+def _named_types(net: str | Path) -> list[str]:
+    """The first type of control images that the name of a network states, or the folder that it lies in."""
+    words = re.split("[^a-z]+", "/".join(Path(net).parts[-2:]).lower())
+    return [word for word in words if word in LINES][:1]
 
 
 def _preprocess(control: Control, image: Image.Image, canvas: Canvas | None) -> Image.Image:

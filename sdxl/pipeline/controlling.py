@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..adapters.control import TYPES, Control, read_controls
+from ..adapters.image_encoder import is_encoder_folder
 from ..adapters.lookup import find_by_hash, find_network
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..models.unet_config import UNetConfig
 from ..weights.component import Component
-from ..weights.control import OpenedControl, open_control
+from ..weights.control import OpenedControl, open_control, read_files
 from ..weights.control_kinds import T2I_ADAPTER
 from ..weights.hashes import model_hash
 from ..weights.keymap import UNET
 from ..weights.weight_files import folder_files
 from .control_images import ControlImages, fit_images
+from .extras import Extra
 from .window import Window
 
 if TYPE_CHECKING:
@@ -31,12 +34,13 @@ _WHAT = "ControlNet"
 
 @dataclass(frozen=True)
 class ActiveControl:
-    """A control of a plan: its opened network, what it was given, and its images at the size of the work, one for each
-    image to generate.
+    """A control of a plan: what its network is, and that network, what it was given, and its images at the size of the
+    work, one for each image to generate.
     """
 
     control: Control
     opened: OpenedControl = field(repr=False)
+    network: Extra = field(repr=False)
     given: ControlImages = field(repr=False)
     images: tuple[Image.Image, ...] = field(repr=False)
     window: Window
@@ -44,6 +48,11 @@ class ActiveControl:
     def acts(self, step: int) -> bool:
         """Whether it acts in a step, counted from 0."""
         return self.control.scale > 0 and self.window.acts(step)
+
+    @property
+    def extras(self) -> tuple[Extra, ...]:
+        """The networks that it needs."""
+        return () if self.control.scale == 0 or self.window.is_empty else (self.network,)
 
     def record(self, number: int) -> dict[str, Any]:
         """What a PNG records of it for image `number`."""
@@ -61,7 +70,7 @@ class Controls:
         self, unet: UNetConfig, base: Component | None = None, folders: Sequence[Path] = (), variant: str | None = None
     ) -> None:
         self._unet, self._base, self._folders, self._variant = unet, base, folders, variant
-        self._opened: dict[tuple[Path, str], OpenedControl] = {}
+        self._opened: dict[tuple[Path, str], tuple[OpenedControl, Extra]] = {}
 
     def activate(self, plan: Plan) -> tuple[ActiveControl, ...]:
         """The controls of a plan. Raises `CheckpointError`, `HubError` and `ArgumentError`; warns of those that do
@@ -77,15 +86,19 @@ class Controls:
         return tuple(active)
 
     def _activate(self, control: Control, given: ControlImages, plan: Plan) -> ActiveControl:
-        control, opened = self._open(control)
+        control, opened, network = self._open(control)
         _check_type(control, opened)
         window = Window(control.start, control.end, plan.steps)
-        return ActiveControl(control, opened, given, fit_images(control, given, plan), window)
+        return ActiveControl(control, opened, network, given, fit_images(control, given, plan), window)
 
-    def _open(self, control: Control) -> tuple[Control, OpenedControl]:
+    def _open(self, control: Control) -> tuple[Control, OpenedControl, Extra]:
         """A control with the hash of its network, which is opened."""
         path = self._find(control)
         folder, names = folder_files(path, self._variant, UNET)
+        if is_encoder_folder(path):
+            raise CheckpointError(f"{path} is an image encoder; give it as encoder= of a reference, or a ControlNet")
+        if not names and os.path.isdir(path):
+            read_files(path, self._variant)  # says what is wrong with it
         hash = model_hash(folder, names)
         if control.hash is not None and not hash.startswith(control.hash.lower()):
             raise CheckpointError(
@@ -93,8 +106,9 @@ class Controls:
                 f"{control.hash[:12]}; give the right file, or leave the hash out"
             )
         if (path, hash) not in self._opened:
-            self._opened[path, hash] = open_control(path, self._unet, self._variant, self._base)
-        return replace(control, hash=hash), self._opened[path, hash]
+            opened = open_control(path, self._unet, self._variant, self._base)
+            self._opened[path, hash] = opened, Extra(opened.component, opened.changes)
+        return replace(control, hash=hash), *self._opened[path, hash]
 
     def _find(self, control: Control) -> Path:
         """The file or folder of a network; where it is gone, a file with its hash."""

@@ -181,6 +181,9 @@ class Conventions:
         floor_64="floored to multiples of 64, bicubic",
     )
     alpha: str = _rule("transparent parts", white="white (of a mask: black)", dropped="as their colour says")
+    control_image: str = _rule(
+        "a control image of another shape than the work", cut="cut around its centre", stretched="stretched"
+    )
     posterior: str = _rule(
         "the latents of an image",
         sample="a sample of the posterior, for each result",

@@ -100,7 +100,9 @@ LOAD: dict[str, Foreign] = {
     "trust_remote_code": Foreign(_CUSTOM, idle=(False,)),
     **dict.fromkeys(("use_onnx", "use_flashpack", "from_flax"), Foreign(_ONLY_SAFE, idle=(False,))),
     **dict.fromkeys(("provider", "sess_options", "provider_options"), Foreign("ONNX is not supported; leave it out")),
-    "quantization_config": Foreign("give int8=True for 8-bit transformer blocks on a CPU"),
+    "quantization_config": Foreign(
+        "give int8=True for 8-bit transformer blocks on a CPU, or fp8=True to keep them in float8"
+    ),
     "load_connected_pipeline": Foreign("give the refiner as refiner=", idle=(False,)),
     "output_loading_info": Foreign("sdxl.inspect(path) reports every key of the files", idle=(False,)),
 }

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
-from ..runtime.placement import Placement
+from ..runtime.placement import Placement, weight_bytes
 from ..runtime.settle import settle, settle_again
 from ..runtime.streamed import Change
 from ..weights.component import Component
+from ..weights.keymap import TEXT, TEXT_2
 from .stages import stage
 
 
@@ -50,3 +51,9 @@ def load_again(
     settle_again(network, plain, state, placement, component.forget, changes, weights)
     if not (placement.streamed and placement.device.type == "cpu"):
         component.close()
+
+
+def component_bytes(component: Component, at: Placement) -> int:
+    """The memory of a component's weights at a placement that does not stream them."""
+    in_8_bits = component.block_shapes() if at.fp8 or (at.int8 and component.name not in (TEXT, TEXT_2)) else []
+    return weight_bytes(component.shapes(), at.dtype, in_8_bits)

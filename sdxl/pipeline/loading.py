@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -12,14 +13,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, SDXLWarning, brief
 from ..models.clip import TextEncoder
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
-from ..runtime.placement import Placement, choose_placement, vae_placement, weight_bytes
+from ..runtime.placement import Placement, choose_placement, text_placement, vae_placement
 from ..runtime.precision import Precision
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
@@ -32,7 +33,7 @@ from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
 from ..weights.weight_files import folder_files
 from .expert import Expert
-from .loaded import load, load_again
+from .loaded import component_bytes, load, load_again
 from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
@@ -57,6 +58,7 @@ class Loader:
     device: torch.device
     dtype: torch.dtype
     int8: bool = False
+    fp8: bool = False
     changes: Changes = field(default_factory=dict)
     adapted: Changes = field(default_factory=dict)
     embeddings: Embeddings = field(default_factory=dict)
@@ -75,11 +77,10 @@ class Loader:
         """Where the weights of a component lie."""
         at = Placement(self.device, self.dtype, self.dtype)
         if not self.trainable:
-            at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic)
+            at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic, self.fp8)
         if name == VAE_NAME:
             return vae_placement(at)
-        # a text encoder runs once for an image: to prepack it costs more than it saves
-        return at if name == UNET else replace(at, packed=False, streamed=offload in ("text", "block"))
+        return at if name == UNET else text_placement(at, offload)
 
     def _expert(self, number: int, offload: str, cache: TextCache | None) -> Expert:
         components, info = self.checkpoints[number].components, self.checkpoints[number].info
@@ -130,14 +131,21 @@ class Loader:
             load_again(component, self.placement(name, offload), changes, network, own)
 
     def bytes(self) -> list[int]:
-        """The memory of each network's weights; with int8 that of a UNet's is the least that it can be."""
-        components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
-        return [weight_bytes(each.shapes(), self.dtype, self.int8 and each.name == UNET) for each in components]
+        """The memory of each network's weights."""
+        return [component_bytes(each, self._kept) for each in self._components]
 
     def text_bytes(self) -> int:
         """The memory of the text encoders' weights."""
-        components = [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
-        return sum(weight_bytes(each.shapes(), self.dtype) for each in components if each.name in (TEXT, TEXT_2))
+        return sum(component_bytes(each, self._kept) for each in self._components if each.name in (TEXT, TEXT_2))
+
+    @property
+    def _components(self) -> list[Component]:
+        return [each for checkpoint in self.checkpoints for each in checkpoint.components.values()]
+
+    @property
+    def _kept(self) -> Placement:
+        """The dtypes of weights that are in memory."""
+        return Placement(self.device, self.dtype, self.dtype, int8=self.int8, fp8=self.fp8)
 
     def choose_offload(self, offload: str, max_memory: Any) -> str:
         """`offload` itself, or for "auto" the one that fits. Raises `OutOfMemoryError` for one that cannot."""
@@ -189,10 +197,10 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     their files. A `precision` is taken as it is, fast or not.
     """
     trainable = request.trainable
-    if trainable and (request.offload != "none" or request.int8):
+    if trainable and (request.offload != "none" or request.int8 or request.fp8):
         raise ArgumentError(
-            f"trainable is True with offload {brief(request.offload)} and int8 {request.int8}; a model in training "
-            "stays in memory as it is, give offload='none' and no int8"
+            f"trainable is True with offload {brief(request.offload)}, int8 {request.int8} and fp8 {request.fp8}; a "
+            "model in training stays in memory as it is, give offload='none', no int8 and no fp8"
         )
     device = choose_device(request.device)
     dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
@@ -214,7 +222,7 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
         checkpoints.append(open_checkpoint(paths["refiner"], variant, needs_vae=False))
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
     arithmetic = None if precision is None else DTYPES[precision.arithmetic]
-    loader = Loader(checkpoints, device, dtype, request.int8, trainable=trainable, arithmetic=arithmetic)
+    loader = Loader(checkpoints, device, dtype, request.int8, request.fp8, trainable=trainable, arithmetic=arithmetic)
     return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
 
 
@@ -236,6 +244,13 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
         loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
         offload = loader.choose_offload(request.offload, request.max_memory)
+    if loader.fp8 and offload == "block" and loader.device.type == "cpu":
+        warnings.warn(
+            "fp8 saves no memory with offload block on a CPU, where weights stay in their files and are rounded at "
+            "every use; leave fp8 out, or give offload stage",
+            SDXLWarning,
+            stacklevel=4,
+        )
     return loader, offload
 
 

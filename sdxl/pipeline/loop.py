@@ -76,7 +76,7 @@ def _stage(
     expert = model.experts[number]
     sampler = sampler_of(str(plan.request.sampler), plan.request.conventions.samplers)
     options = {name: value for name, value in plan.settings.items() if name != "noise"}
-    nets = [] if number else [model.nets.get(each.opened, model.placement) for each in plan.controls]
+    nets = [] if number else [model.extra(each.network) for each in plan.controls]
     with model.using(expert.unet, expert.text, *nets):
         denoise = _denoiser(number, plan, model, start)
         steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,24 +15,23 @@ from ..models.vae import VAE
 from ..runtime.cuda_graph import Graphs, compile_blocks
 from ..runtime.lazy import Lazy
 from ..runtime.memory import trim
-from ..runtime.placement import Placement, vae_placement
+from ..runtime.placement import Placement, text_placement, vae_placement
 from ..weights.info import ModelInfo
 from .expert import Expert
-from .extras import Extras
-from .nets import Nets
+from .extras import Extra, Extras
+from .loaded import component_bytes
 
 
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled. `nets` are the networks of controls, `extras` those of references.
+    memory. `graphs` are there if it is compiled. `extras` are the networks of controls and references.
     """
 
     experts: tuple[Expert, ...]
     vae: Lazy[VAE]
     offload: str = "none"
     graphs: Graphs | None = None
-    nets: Nets = field(default_factory=Nets)
     extras: Extras = field(default_factory=Extras)
 
     @property
@@ -49,6 +48,26 @@ class Model:
     def keeps(self) -> bool:
         """Whether a component stays in memory when its work is done."""
         return self.offload in ("none", "text")
+
+    def extra(self, extra: Extra) -> Lazy[nn.Module]:
+        """A network beside its own."""
+        return self.extras.get(extra, self.place(extra))
+
+    def place(self, extra: Extra) -> Placement:
+        """Where a network beside its own lies."""
+        return replace(text_placement(self.placement, self.offload), fp8=False) if extra.runs_once else self.placement
+
+    def missing_bytes(self, wanted: Iterable[Extra]) -> tuple[int, int]:
+        """The memory of networks beside its own that are not loaded yet: of those that run beside the UNet, and of
+        those that run once, all of them, or the largest where a component is released after its work.
+        """
+        missing = [(each.runs_once, self._bytes(each)) for each in self.extras.missing(wanted)]
+        beside, once = ([size for is_once, size in missing if is_once is each] for each in (False, True))
+        return sum(beside), sum(once) if self.keeps else max(once, default=0)
+
+    def _bytes(self, extra: Extra) -> int:
+        at = self.place(extra)
+        return 0 if at.streamed else component_bytes(extra.component, at)
 
     def load(self) -> None:
         """Load the components that stay in memory and are not there yet."""
@@ -83,7 +102,7 @@ class Model:
     def free_all(self) -> None:
         """Release all components."""
         parts = (part for expert in self.experts for part in (expert.unet, expert.text))
-        self.free(*parts, self.vae, *self.nets.all(), *self.extras.networks.values())
+        self.free(*parts, self.vae, *self.extras.all())
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Model:
         """The same with its networks, which are in memory, on a device and in a dtype. Raises `ArgumentError` for
@@ -98,11 +117,12 @@ class Model:
         for network, its_dtype in networks:
             network.to(device, its_dtype)
         experts = tuple(replace(expert, placement=at) for expert in self.experts)
-        return replace(self, experts=experts, nets=Nets(), extras=self.extras.empty())
+        return replace(self, experts=experts, extras=self.extras.emptied())
 
     def compiled(self) -> Model:
         """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""
         self.vae.apply(compile_blocks)
         for expert in self.experts:
             expert.unet.apply(compile_blocks)
-        return replace(self, graphs=Graphs(), nets=Nets(compile_blocks))
+        self.extras.apply(compile_blocks)
+        return replace(self, graphs=Graphs())

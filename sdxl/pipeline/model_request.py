@@ -67,6 +67,7 @@ class ModelRequest:
         choices=OFFLOADS,
     )
     int8: bool = option("8-bit transformer blocks on a CPU: faster, an approximation", False, type=bool)
+    fp8: bool = option("transformer blocks kept in float8: less memory, an approximation", False, type=bool)
     trainable: bool = option(
         "plain layers that own their weights, through which gradients flow", False, type=bool, flag=None, recorded=False
     )
@@ -82,7 +83,7 @@ class ModelRequest:
         """What a PNG records of it, beside dtype and arithmetic: the names, with the `variant` that was read."""
         names = {name: getattr(self, name) for name in ("model", "refiner", "unet", "vae", "revision")}
         recorded = {name: str(value) for name, value in (names | {"variant": variant}).items() if value}
-        return recorded | {name: True for name in ("int8", "trainable") if getattr(self, name)}
+        return recorded | {name: True for name in ("int8", "fp8", "trainable") if getattr(self, name)}
 
 
 RECORDED = tuple(each.name for each in fields(ModelRequest) if each.metadata["option"].recorded)

@@ -22,7 +22,7 @@ def overview(name: str, residency: Residency, source: Mapping[str, Any]) -> str:
         "model": " and ".join(names),
         "kind": " and ".join(kinds),
         "components": _components(loader) if loader else ", ".join(["unet", "vae", *model.experts[0].info.encoders]),
-        "dtype": dtype + computed + (", UNet in 8 bits" if at.int8 else ""),
+        "dtype": dtype + computed + (", UNet in 8 bits" if at.int8 else ", blocks in float8" if at.fp8 else ""),
         "device": str(at.device),
         "offload": model.offload + (" (auto)" if residency.may_shrink else ""),
         "memory": _memory(loader, model.offload) if loader else "that of the networks",

@@ -26,6 +26,7 @@ from ..text.encode import Sizes
 from ..weights.info import ModelInfo
 from .cautions import warn_of_cfg_pp, warn_of_defaults, warn_of_masks, warn_of_size, warn_of_syntax
 from .controlling import ActiveControl
+from .extras import Extra
 from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
@@ -77,6 +78,14 @@ class Plan:
     def total_steps(self) -> int:
         """How many steps run in all passes."""
         return sum(each.steps for each in self.passes)
+
+    @property
+    def extras(self) -> tuple[Extra, ...]:
+        """The networks beside the model's own that its passes need."""
+        parts: list[ActiveControl | ActiveReference] = []
+        for each in self.passes:
+            parts += [*each.controls, *each.references]
+        return tuple(extra for part in parts for extra in part.extras)
 
     @property
     def guider(self) -> Guider:

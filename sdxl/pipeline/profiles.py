@@ -23,6 +23,7 @@ _DIFFUSERS = Conventions(
     end_scale="one",
     generators="batch",
     sde_noise="fresh",
+    control_image="stretched",
     posterior="shared",
     mask_strength=0.9999,
     grey="binary",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL.Image import Image
@@ -27,9 +28,19 @@ class ReferenceImages:
 
     def hash(self, number: int) -> str:
         """A hash of the content that image `number` sees."""
-        parts = [*self.images[number], *([] if self.mask is None else [self.mask])]
-        hashes = [fingerprint(each) for each in parts]
+        hashes = [*self.hashes[number], *self._mask_hash]
         return hashes[0] if len(hashes) == 1 else "sha256:" + hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    @cached_property
+    def hashes(self) -> tuple[tuple[str, ...], ...]:
+        """Hashes of the contents of `images`."""
+        shared = {id(each): each for several in self.images for each in several}
+        known = {key: fingerprint(each) for key, each in shared.items()}
+        return tuple(tuple(known[id(each)] for each in several) for several in self.images)
+
+    @cached_property
+    def _mask_hash(self) -> tuple[str, ...]:
+        return () if self.mask is None else (fingerprint(self.mask),)
 
 
 def open_references(request: Request) -> tuple[ReferenceImages, ...]:

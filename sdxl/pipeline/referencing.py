@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..adapters.image_encoder import find_image_encoder, wanted
+from ..adapters.image_encoder import encoder_hash, find_image_encoder, wanted
 from ..adapters.ip_adapter import check_fits, open_ip_adapter
 from ..adapters.lookup import checked_hash, find_again
 from ..adapters.reference import DEFAULT_SCALE, Reference, read_references
-from ..errors import SDXLWarning
+from ..errors import CheckpointError, SDXLWarning
 from ..models.unet_config import UNetConfig
-from ..models.vision_config import IPAdapterConfig
+from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights.component import Component
+from .extras import Extra
 from .reference_images import ReferenceImages
 from .window import Window
 
@@ -25,32 +26,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ActiveReference:
-    """A reference of a plan with its opened files. `scales` are those of the UNet's transformer blocks, in the order in
+    """A reference of a plan with its networks. `scales` are those of the UNet's transformer blocks, in the order in
     which they run.
     """
 
     reference: Reference
     images: ReferenceImages
-    adapter: Component
-    encoder: Component
+    adapter: Extra
+    encoder: Extra
     scales: tuple[float, ...]
     window: Window
 
     @property
     def config(self) -> IPAdapterConfig:
         """What the adapter is."""
-        assert isinstance(self.adapter.config, IPAdapterConfig)
-        return self.adapter.config
+        config = self.adapter.component.config
+        assert isinstance(config, IPAdapterConfig)
+        return config
 
     @property
-    def encoder_name(self) -> str:
-        """What identifies its image encoder."""
-        return f"{self.encoder.name} {self.encoder.weights.where}"
+    def acts_at_all(self) -> bool:
+        """Whether any block sees it in any step."""
+        return any(self.scales) and not self.window.is_empty
 
     @property
-    def adapter_name(self) -> str:
-        """What identifies its adapter."""
-        return f"{self.adapter.name} {self.reference.hash}"
+    def extras(self) -> tuple[Extra, ...]:
+        """The networks that it needs."""
+        return (self.encoder, self.adapter) if self.acts_at_all else ()
 
     def record(self, number: int) -> dict[str, object]:
         """What a PNG records of it for image `number`."""
@@ -62,11 +64,14 @@ class ActiveReference:
 
 @dataclass
 class References:
-    """Opens the files of references, each once. Names are looked for in `folders`."""
+    """Opens the files of references, each once; several adapters share an image encoder. Names are looked for in
+    `folders`.
+    """
 
     folders: Sequence[Path] = ()
-    _adapters: dict[tuple[Path, str], Component] = field(default_factory=dict)
-    _encoders: dict[tuple[Path, object], Component] = field(default_factory=dict)
+    _adapters: dict[tuple[Path, str], Extra] = field(default_factory=dict)
+    _encoders: dict[tuple[str, VisionConfig], Extra] = field(default_factory=dict)  # by hash
+    _found: dict[tuple[object, ...], tuple[Component, str]] = field(default_factory=dict)  # by what was asked
 
     def open(self, plan: Plan, unet: UNetConfig) -> tuple[ActiveReference, ...]:
         """The references of a plan whose images are opened, for a UNet. Raises `CheckpointError`, `HubError` and
@@ -84,24 +89,53 @@ class References:
         return opened
 
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:
-        path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
-        hash = checked_hash(path, reference.hash)
-        adapter = self._adapters.get((path, hash)) or open_ip_adapter(path)
-        self._adapters[path, hash] = adapter
-        check_fits(adapter, unet, path)
-        assert isinstance(adapter.config, IPAdapterConfig)
-        need = wanted(adapter.config)
-        key = path, (reference.encoder, need)
-        encoder = self._encoders.get(key) or find_image_encoder(path, need, reference.encoder, self.folders)
-        self._encoders[key] = encoder
+        path, adapter, hash = self._adapter(reference)
+        check_fits(adapter.component, unet, path)  # before an encoder is looked for
+        encoder, encoder_hash = self._encoder(path, reference, adapter)
         return ActiveReference(
-            replace(reference, hash=hash),
+            replace(reference, hash=hash, encoder_hash=encoder_hash),
             images,
             adapter,
             encoder,
             tuple(reference.scales(unet.block_names())),
             Window(reference.start, reference.end, steps),
         )
+
+    def located(self, reference: Reference) -> Reference:
+        """The same with the path of its adapter and the hashes of its files. Raises as `open` does."""
+        path, adapter, hash = self._adapter(reference)
+        _, encoder_hash = self._encoder(path, reference, adapter)
+        return replace(reference, adapter=path.absolute(), hash=hash, encoder_hash=encoder_hash)
+
+    def _adapter(self, reference: Reference) -> tuple[Path, Extra, str]:
+        """Where the adapter of a reference lies, the adapter, and its hash."""
+        path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
+        hash = checked_hash(path, reference.hash)
+        if (path, hash) not in self._adapters:
+            self._adapters[path, hash] = Extra(open_ip_adapter(path), runs_once=True)
+        return path, self._adapters[path, hash], hash
+
+    def _encoder(self, path: Path, reference: Reference, adapter: Extra) -> tuple[Extra, str]:
+        """The image encoder for a reference whose adapter lies at `path`, and the hash of its files."""
+        asked = path, reference.encoder, reference.encoder_hash
+        if asked not in self._found or not _is_current(*self._found[asked]):
+            assert isinstance(adapter.component.config, IPAdapterConfig)
+            need, given = wanted(adapter.component.config), reference.encoder
+            self._found[asked] = find_image_encoder(path, need, given, self.folders, reference.encoder_hash)
+        component, hash = self._found[asked]
+        assert isinstance(component.config, VisionConfig)
+        shared = self._encoders.get((hash, component.config))
+        if shared is None or not _is_current(shared.component, hash):
+            shared = self._encoders[hash, component.config] = Extra(component, runs_once=True)
+        return shared, hash
+
+
+def _is_current(encoder: Component, hash: str) -> bool:
+    """Whether the files are as they were opened."""
+    try:
+        return encoder_hash(encoder) == hash
+    except CheckpointError:
+        return False
 
 
 def _warn(text: str) -> None:

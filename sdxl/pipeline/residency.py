@@ -15,13 +15,14 @@ from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory,
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
-from .attending import extra_bytes
+from .extras import Extra
 from .loading import Changes, Loader
 from .model import Model
 from .plan import Plan
 
 T = TypeVar("T")
 _MARGIN = 1.25  # of the estimate, for work on several images that could be fewer
+_MOST_RESULTS = 64  # of networks of references, which take up to 12 MB each
 
 
 class Residency:
@@ -34,6 +35,7 @@ class Residency:
     ) -> None:
         self.model, self.loader, self.may_shrink, self.max_memory = model, loader, may_shrink, max_memory
         self.revision = 0  # of the weights
+        self._wanted: tuple[Extra, ...] = ()  # by the last plan
 
     def room(self) -> float:
         """Bytes that may still be taken."""
@@ -47,11 +49,12 @@ class Residency:
         """Raise `OutOfMemoryError` before any work for a plan that cannot fit, even with less of the model in memory;
         else leave a model that fits.
         """
+        self._wanted = plan.extras
         while True:
             try:
                 return self._check(plan)
             except OutOfMemoryError as error:
-                idle = self.model.nets.others(each.opened for each in plan.controls)
+                idle = self.model.extras.idle(self._wanted)
                 if self.model.graphs or idle:  # graphs, whose memory is for the same work
                     self.model.free(*idle)
                     continue
@@ -77,18 +80,16 @@ class Residency:
         model = self.model
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
-        configs = [expert.info.config for expert in model.experts]
-        compiled, wanted = model.graphs is not None, [each.opened for each in plan.controls]
-        room = self.room() - model.nets.missing_bytes(wanted, model.placement)
+        configs, is_compiled = [expert.info.config for expert in model.experts], model.graphs is not None
+        beside, once = model.missing_bytes(plan.extras)
+        left = self.room() - beside - max(to_load, once)  # what runs once is released before the UNet is loaded
         for each in plan.passes:
             branches, images = len(each.guider.names), len(plan.seeds) if count is None else count
-            extra = extra_bytes(each, model)  # which a UNet in memory stands beside, or is loaded after
-            left = room - (to_load + extra if model.keeps else max(to_load, extra))
-            check_memory(each.size, images, branches, configs, model.placement, left, self.smaller, compiled)
+            check_memory(each.size, images, branches, configs, model.placement, left, self.smaller, is_compiled)
 
     def retry(self, work: Callable[[Model], T]) -> T:
-        """The result of `work` on the present model; where memory runs out, and the model may shrink, again on one with
-        less in memory, as long as there is one.
+        """The result of `work` on the present model; where memory runs out, again without networks of earlier requests,
+        and where the model may shrink on one with less in memory, as long as there is one.
         """
         smaller: str | None = None
         while True:
@@ -101,7 +102,11 @@ class Residency:
                     raise
                 shortage = self.shortage(error)
             # here nothing holds intermediate results any more
-            self.model.free()
+            idle = self.model.extras.idle(self._wanted)
+            self.model.free(*idle)
+            if idle:
+                smaller = None
+                continue
             smaller = self.smaller
             if not self.may_shrink or smaller is None:
                 raise shortage
@@ -128,7 +133,12 @@ class Residency:
         """
         if self.model.offload == "block":
             raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
-        device = self.model.placement.device.type
+        at, device = self.model.placement, self.model.placement.device.type
+        if device == "cuda" and at.fp8 and (version := torch.cuda.get_device_capability(at.device)) < (8, 9):
+            raise ArgumentError(  # Triton's limit
+                f"compile with fp8 needs a GPU of compute capability 8.9, this one has {version[0]}.{version[1]}; "
+                "leave one of them out"
+            )
         if device != "cuda":
             text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
             warnings.warn(text, SDXLWarning, stacklevel=4)
@@ -143,11 +153,11 @@ class Residency:
         may_grow = self.may_shrink and self.model.offload == "stage"
         if may_grow and loader is not None and sum(loader.bytes()) + RESERVE < self.room():
             self._replace("none")
-        together = (
-            self.model.placement.device.type != "cpu"
-        )  # where a text alone is bound by the launches of its layers
+        # where a text alone is bound by the launches of its layers
+        together = self.model.placement.device.type != "cpu"
         experts = tuple(replace(expert, cache=TextCache(together=together)) for expert in self.model.experts)
-        self.model = replace(self.model, experts=experts, extras=replace(self.model.extras, results={}))
+        self.model = replace(self.model, experts=experts)
+        self.model.extras.most_results = _MOST_RESULTS
 
     def change(self, changes: Changes) -> None:
         """Load the model again with other changes of its weights. Raises `ArgumentError`."""
@@ -243,8 +253,7 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        extras = old.extras if keep else old.extras.empty()
-        self.loader, self.model = loader, replace(new, extras=extras, nets=old.nets if keep else new.nets)
+        self.loader, self.model = loader, replace(new, extras=old.extras if keep else old.extras.emptied())
         if old.graphs is not None and offload != "block":
             self.compile()
 

@@ -61,7 +61,7 @@ class Steering:
         groups: dict[object, list[int]] = {}
         for number in active:
             each = self.plan.controls[number]
-            key = (id(each.opened), each.control.guess) if each.opened.types else number
+            key = (each.network, each.control.guess) if each.opened.types else number
             groups.setdefault(key, []).append(number)
         return list(groups.values())
 
@@ -95,7 +95,7 @@ class Steering:
                 own = {n: replace(each, vector=net.with_types(each.vector, types)) for n, each in own.items()}
             return precompute(net, own, self.plan.schedule.timesteps)
 
-        return self._once(("conditioned", id(control.opened), types), make)
+        return self._once(("conditioned", control.network, types), make)
 
     def _hint(self, number: int, net: ControlNet, weight: float) -> Tensor:
         """What a ControlNet sees of the images of a control, (1 or B, C, h, w)."""
@@ -118,7 +118,7 @@ class Steering:
                 net = self._net(control)
                 assert isinstance(net, T2IAdapter)
                 features = self._of_images(control, net, net.config.image_channels)
-            self.model.release(self.model.nets.get(control.opened, self.model.placement))
+            self.model.release(self.model.extra(control.network))
             for each in features:
                 check_finite(each, f"control {control.control.net}", self.model.placement)
             return [each * control.control.scale for each in features]
@@ -127,7 +127,7 @@ class Steering:
         return as_residuals(features, self.model.info.config.unet)
 
     def _net(self, control: ActiveControl) -> object:
-        return self.model.nets.get(control.opened, self.model.placement)()
+        return self.model.extra(control.network)()
 
     def _once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         if key not in self._made:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.conditioned import ConditionedUNet
-from ..models.layers import Attention, ResBlock, Source, Upsample, attend, split_heads
+from ..models.layers import Attention, Linear, ResBlock, Source, Upsample, attend, split_heads
 from ..models.unet import SpatialTransformer, TransformerBlock, UNet
 from ..models.vae import Decoder, Encoder
 from .rewrite import rewrite
@@ -28,12 +28,18 @@ def compile_blocks(model: nn.Module) -> None:
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rewrite(model, lambda name, layer: FusedAttention(layer) if name.endswith(".self_attn") else None)
+    rewrite(model, _fused)
     for module in model.modules():
         if isinstance(module, (ResBlock, TransformerBlock, Upsample)):
             module.compile(dynamic=False)
         for name in METHODS.get(type(module), ()):
             setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
+
+
+def _fused(name: str, layer: nn.Module) -> nn.Module | None:
+    """Self-attention with one matrix; None for another layer, and where the matrices are kept in 8 bits."""
+    is_plain = name.endswith(".self_attn") and isinstance(layer.q, Linear)
+    return FusedAttention(layer) if is_plain else None
 
 
 class FusedAttention(nn.Module):

@@ -15,6 +15,7 @@ from .locks import Turns
 from .precision import NAMES
 
 _probe = Turns()
+FAST = 1.2  # a CPU takes a dtype of 16 bits where float32 takes more than so many times as long
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 
 
@@ -41,7 +42,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device computes in `dtype` faster than in float32."""
-    return device.type != "cpu" or cpu_seconds()[torch.float32] > 1.2 * cpu_seconds()[dtype]
+    return device.type != "cpu" or cpu_seconds()[torch.float32] > FAST * cpu_seconds()[dtype]
 
 
 def cpu_seconds() -> dict[torch.dtype, float]:

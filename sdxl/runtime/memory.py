@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ def available(device: torch.device) -> float:
         unclaimed, _ = torch.cuda.mem_get_info(device)
         return unclaimed + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = [1024.0 * int(value.split()[0]) for value in _table("/proc/meminfo", "MemAvailable:")]
-    return min([math.inf, *free, *_group_rooms()])
+    return min([math.inf, *free, *_group_rooms()]) + _kept()
 
 
 def _group_rooms() -> Iterator[float]:
@@ -163,8 +164,22 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def trim() -> None:
-    """Give memory that was freed back to the system: glibc keeps what it had in small pieces."""
+    """Give memory that was freed back to the system: glibc keeps what it had in small pieces, and tcmalloc more."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    _call("MallocExtension_ReleaseFreeMemory") or _call("malloc_trim", 0)
+
+
+def _kept() -> int:
+    """Bytes that tcmalloc keeps for later, which the system counts as taken."""
+    count = ctypes.c_size_t()
+    _call("MallocExtension_GetNumericProperty", b"tcmalloc.pageheap_free_bytes", ctypes.byref(count))
+    return count.value
+
+
+def _call(name: str, *given: Any) -> bool:
+    """Call a function of the allocator of this process; False if it is not there."""
+    if sys.platform != "linux" or not hasattr(process := ctypes.CDLL(None), name):
+        return False
+    getattr(process, name)(*given)
+    return True

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-_PIECE = 1 << 18  # numbers that stay in the processor's cache
+PIECE = 1 << 18
+"""Numbers that stay in the processor's cache."""
 
 
 class Scratch(threading.local):
@@ -56,8 +57,8 @@ def cast(source: Tensor, target: Tensor, held: torch.dtype | None = None) -> Ten
     dtypes = _way([source.dtype, held or source.dtype, target.dtype])
     if len(dtypes) <= 2 or not (source.is_contiguous() and target.is_contiguous()):
         return target.copy_(source.to(held or source.dtype))
-    into = torch.split(target.view(-1), _PIECE)
-    for x, piece in zip(torch.split(source.view(-1), _PIECE), into, strict=True):
+    into = torch.split(target.view(-1), PIECE)
+    for x, piece in zip(torch.split(source.view(-1), PIECE), into, strict=True):
         for number, dtype in enumerate(dtypes[1:-1]):
             x = scratch.take(f"piece {number}", x.shape, dtype).copy_(x)
         piece.copy_(x)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..models.clip import Layer
 from ..models.layers import Conv2d, Linear, ResBlock
 from ..models.unet import GEGLU, TransformerBlock
+from .fp8 import Fp8Linear, narrowed
 from .int8 import quantized
 from .memory import trim
 from .onednn import packed
@@ -17,6 +18,7 @@ from .placement import Placement
 from .rewrite import rewrite
 from .scratch import cast, scratch
 from .streamed import Change, streamed
+from .threads import share
 
 HOLES = 16  # changed weights after which the memory between weights is given back
 STREAMED = (Layer, ResBlock, TransformerBlock)  # after one of these the weights that were read are given back
@@ -26,18 +28,21 @@ def settle(
     model: nn.Module,
     state: Mapping[str, Tensor],
     placement: Placement,
-    forget: Callable[[], None] = lambda: None,
+    forget: Callable[..., None] = lambda *_: None,
     changes: Mapping[str, Change] | None = None,
 ) -> nn.Module:
     """Give a network on the meta device its weights, ready to run: each layer is brought to its place before the next
     one, so that there are never two copies of all. Weights that are to be neither moved nor cast are not copied.
 
-    `state` has views of a mapped file, and `forget` gives back the memory of what has been read of it. `changes` are
-    applied in float32, by the name of the weight, before all else.
+    `state` has views of a mapped file, and `forget` gives back the memory of those that are given to it, or of all.
+    `changes` are applied in float32, by the name of the weight, before all else.
     """
     model.requires_grad_(False).eval().load_state_dict(state, assign=True)
     rule = _Settle(model, placement, forget, changes or {})
-    rewrite(model, rule)
+    if placement.device.type == "cpu" and not placement.streamed and not changes:  # which take memory of their own
+        _share(model, rule)
+    else:
+        rewrite(model, rule)
     _clear(placement, changes)
     if placement.streamed and placement.device.type == "cpu":
         for module in model.modules():
@@ -53,7 +58,7 @@ def settle_again(
     plain: nn.Module,
     state: Mapping[str, Tensor],
     placement: Placement,
-    forget: Callable[[], None],
+    forget: Callable[..., None],
     changes: Mapping[str, Change],
     names: Iterable[str],
 ) -> None:
@@ -69,13 +74,32 @@ def settle_again(
         if rule.is_group(name, module):
             return None
         if wanted & {name, *(f"{name}.{own}" for own, _ in module.named_modules())}:
-            new = rule(name, module) or module
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, new)
+            _put(model, name, rule(name, module) or module)
         return module
 
     rewrite(plain, exchange)
     _clear(placement, changes)
+
+
+def _share(model: nn.Module, rule: _Settle) -> None:
+    """Bring all layers to their places, in several threads."""
+    layers: list[tuple[str, nn.Module]] = []
+
+    def collect(name: str, module: nn.Module) -> nn.Module | None:
+        if rule.is_group(name, module):
+            return None
+        layers.append((name, module))
+        return module
+
+    rewrite(model, collect)
+    for (name, _), new in zip(layers, share(lambda layer: rule(*layer), layers), strict=True):
+        if new is not None:
+            _put(model, name, new)
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)
 
 
 def _clear(placement: Placement, changes: Mapping[str, Change] | None) -> None:
@@ -89,25 +113,27 @@ class _Settle:
     """The rule that brings a layer to its place."""
 
     def __init__(
-        self, model: nn.Module, placement: Placement, forget: Callable[[], None], changes: Mapping[str, Change]
+        self, model: nn.Module, placement: Placement, forget: Callable[..., None], changes: Mapping[str, Change]
     ) -> None:
         self.placement, self.forget, self.changes = placement, forget, changes
         self.changed = 0
-        blocks = [name for name, module in model.named_modules() if isinstance(module, TransformerBlock)]
-        self.in_blocks = tuple(f"{name}." for name in blocks)
+        kinds = (TransformerBlock, Layer) if placement.fp8 else (TransformerBlock,) if placement.int8 else ()
+        self.in_8_bits = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, kinds))
 
     def __call__(self, name: str, module: nn.Module) -> nn.Module | None:
         """The layer that takes the place of a layer, after its weights were brought to theirs; None for a group."""
         if self.is_group(name, module):
             return None
+        read = [parameter.data for parameter in module.parameters()]
         streams = self.placement.streamed and isinstance(module, (Linear, Conv2d))
         if not streams:
             self._change(name, module)
-        new = self._replacement(name, module)
+        new = self._replacement(name, module, streams)
         if new is None:
             self._move(name, module, streams)
             new = self._adapted(name, module)
-        self.forget()
+        if read:
+            self.forget(*read)
         return new
 
     def is_group(self, name: str, module: nn.Module) -> bool:
@@ -116,7 +142,7 @@ class _Settle:
         return not is_one and next(module.children(), None) is not None
 
     def _in_8_bits(self, name: str) -> bool:
-        return self.placement.int8 and name.startswith(self.in_blocks)
+        return name.startswith(self.in_8_bits)
 
     def _change(self, name: str, module: nn.Module) -> None:
         for own, parameter in module.named_parameters():
@@ -126,22 +152,42 @@ class _Settle:
                 if self.changed % HOLES == 0 and self.placement.device.type == "cpu":
                     trim()  # intermediate results leave holes between the weights
 
-    def _replacement(self, name: str, module: nn.Module) -> nn.Module | None:
+    def _replacement(self, name: str, module: nn.Module, streams: bool) -> nn.Module | None:
         """The layer in 8 bits or prepacked."""
-        if self._in_8_bits(name):
+        if not self._in_8_bits(name):
+            return packed(module, self.placement.dtype) if self.placement.packed else None
+        if self.placement.int8:
             return quantized(module, self.placement.arithmetic)
-        return packed(module, self.placement.dtype) if self.placement.packed else None
+        return self._narrowed(name, module, streams) if isinstance(module, Linear) else None
+
+    def _narrowed(self, name: str, layer: Linear, streams: bool) -> Fp8Linear:
+        """The layer whose weight is kept in float8, where it lies."""
+        at, weight = self.placement, layer.weight
+        change = self.changes.get(f"{name}.weight") if streams else None
+        if layer.bias is not None:
+            self._move_vector(f"{name}.bias", layer.bias, streams)
+        if streams and at.device.type != "cuda":
+            return Fp8Linear(layer, change=change)
+        data = weight.data if change is None else change(weight.data.float())
+        weight.data, scale = narrowed(data.to(at.device))
+        if streams:
+            weight.data = weight.data.cpu().pin_memory()
+        return Fp8Linear(layer, scale)
+
+    def _move_vector(self, name: str, vector: nn.Parameter, streams: bool) -> None:
+        change = self.changes.get(name) if streams else None
+        data = vector.data if change is None else change(vector.data.float())
+        vector.data = data.to(self.placement.device, self.placement.arithmetic)
 
     def _move(self, name: str, module: nn.Module, streams: bool) -> None:
         device, dtype = self.placement.device, self.placement.dtype
         for own, parameter in module.named_parameters(recurse=False):
-            change = self.changes.get(f"{name}.{own}") if streams else None
             if parameter.ndim == 1:
-                data = parameter.data if change is None else change(parameter.data.float())
-                parameter.data = data.to(device, self.placement.arithmetic)
+                self._move_vector(f"{name}.{own}", parameter, streams)
             elif not streams:
                 parameter.data = moved(parameter.data, device, dtype)
             elif device.type == "cuda":
+                change = self.changes.get(f"{name}.{own}")
                 data = parameter.data if change is None else change(parameter.data.float())
                 parameter.data = moved(data, torch.device("cpu"), dtype).pin_memory()
 

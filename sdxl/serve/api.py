@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import re
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from ..adapters.control import type_names
+from ..adapters.kind import Name
 from ..errors import ArgumentError, brief
 from ..sampling.presets import PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..version import __version__
 from .answers import NO_STORE, json_answer
-from .body import is_form, parse_json, read_form, read_json
+from .body import is_form, read_form, read_json
+from .catalog import STRANGER
 from .events import HEADERS, events
 from .job import Job
+from .job_body import decoded, read_job
 from .openapi import ENDPOINTS, describe
 from .problems import refuse
 from .refusals import UnknownError
 from .service import Service
 from .skin import Skin
-from .uploads import Upload, from_base64
+from .uploads import Upload
 from .views import job_view
 
 _OWN = ("batches", "model", "session")  # what a job has beside the fields of Request
-_IMAGES = ("image", "mask")
 _SESSION = re.compile(r"[\w-]{1,64}")
 _FILE = re.compile(r"([\w-]+)-(\d{1,4})\.png")
 Answer = Callable[[Service, Request], Awaitable[Response]]
@@ -70,51 +71,18 @@ async def _metrics(service: Service, request: Request) -> Response:
 
 
 async def _create(service: Service, request: Request) -> Response:
-    given = await _read_job(service, request)
+    given = await read_job(service, request)
     own = {name: given.pop(name) for name in _OWN if given.get(name) is not None}
     for name in ("model", "session"):
         if not isinstance(own.get(name, ""), str):
             raise ArgumentError(f"{name} is {brief(own[name])}; expected a text")
     if "session" in own:
         _check_session(own["session"])
-    return _started(service.engine.submit(service.make_work(given, **own)))
+    return _started(service.engine.submit(await asyncio.to_thread(service.make_work, given, **own)))
 
 
 def _started(job: Job) -> Response:
     return json_answer(job_view(job), 202, {"Location": f"/api/jobs/{job.id}"})
-
-
-async def _read_job(service: Service, request: Request) -> dict[str, Any]:
-    """The arguments, from an object of JSON with images in base64, or from a form with one and files."""
-    if is_form(request):
-        form = await read_form(request, service.settings.max_body)
-        if unknown := [name for name in (*form.texts, *form.files) if name not in ("request", *_IMAGES)]:
-            raise refuse(400, f"the form has {brief(unknown[0])}; expected request, image and mask")
-        given = parse_json(form.text("request") or "{}")
-        sent: Mapping[str, list[Any]] = {name: form.files.get(name, []) for name in _IMAGES}
-    else:
-        given = await read_json(request)
-        sent = {name: _decoded(given.pop(name, None), name) for name in _IMAGES}
-    uploads: dict[str, list[Any]] = {}
-    for name, values in sent.items():
-        if values:
-            uploads[name] = [await service.upload(data, name) for data in values]
-    if isinstance(controls := given.get("control"), list):
-        given["control"] = [await _with_image(service, each) for each in controls]
-    return {**given, **uploads}
-
-
-async def _with_image(service: Service, control: Any) -> Any:
-    """A control with its images decoded; what is no control is reported later."""
-    if not isinstance(control, dict) or control.get("image") is None:
-        return control
-    uploads = [await service.upload(data, "control") for data in _decoded(control["image"], "control")]
-    return {**control, "image": uploads if isinstance(control["image"], list) else uploads[0]}
-
-
-def _decoded(value: Any, name: str) -> list[bytes]:
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    return [from_base64(each, name) for each in values]
 
 
 async def _list(service: Service, request: Request) -> Response:
@@ -187,14 +155,21 @@ async def _switch(service: Service, request: Request) -> Response:
     return _started(service.switch(given["model"]))
 
 
-async def _loras(service: Service, request: Request) -> Response:
-    loras = await asyncio.to_thread(service.catalog.loras)
-    return json_answer({"loras": [{"name": name, "file": path.name} for name, path in loras.items()]})
+async def _files(kind: Name, service: Service, request: Request) -> Response:
+    """The files of a kind, under the name of their list."""
+    files = await asyncio.to_thread(service.catalog.files, kind)
+    named = [{"name": name, "file": each.path.name} for name, each in files.items()]
+    return json_answer({f"{kind}s": named})
 
 
-async def _embeddings(service: Service, request: Request) -> Response:
-    embeddings = await asyncio.to_thread(service.catalog.embeddings)
-    return json_answer({"embeddings": [{"name": name, "file": path.name} for name, path in embeddings.items()]})
+async def _controls(service: Service, request: Request) -> Response:
+    from ..images.preprocess import PREPROCESSORS
+
+    files = await asyncio.to_thread(service.catalog.files, "control")
+    controls = [
+        {"name": name, "file": each.path.name, "types": type_names(each.kind.types)} for name, each in files.items()
+    ]
+    return json_answer({"controls": controls, "preprocessors": list(PREPROCESSORS)})
 
 
 async def _samplers(service: Service, request: Request) -> Response:
@@ -215,13 +190,13 @@ async def _parameters(service: Service, request: Request) -> Response:
     if is_form(request):
         files = (await read_form(request, service.settings.max_body)).files.get("image", [])
     else:
-        files = _decoded((await read_json(request)).get("image"), "image")
+        files = decoded((await read_json(request)).get("image"), "image")
     if len(files) != 1:
         raise ArgumentError(f"image is given {len(files)} times; expected one image file")
     upload = await service.upload(files[0], "image")
     recorded = await asyncio.to_thread(_recorded, upload)
     try:
-        return json_answer(service.catalog.public(recorded))
+        return json_answer(STRANGER.public(recorded))
     except (TypeError, ValueError, LookupError, RecursionError) as error:
         raise ArgumentError("image has damaged parameters; give another image of sdxl") from error
 
@@ -230,9 +205,7 @@ def _recorded(upload: Upload) -> dict[str, Any]:
     """The parameters in an image, which are read from a file."""
     from ..images.record import read_parameters
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "image"
-        path.write_bytes(upload.data)
+    with upload.as_file() as path:
         try:
             return read_parameters(path)
         except ArgumentError as error:
@@ -257,8 +230,10 @@ _CALLS: Mapping[str, Answer] = {
     "get_file": _file,
     "list_models": _models,
     "switch_model": _switch,
-    "list_loras": _loras,
-    "list_embeddings": _embeddings,
+    "list_loras": partial(_files, "lora"),
+    "list_embeddings": partial(_files, "embedding"),
+    "list_controls": _controls,
+    "list_references": partial(_files, "reference"),
     "list_samplers": _samplers,
     "server": _server,
     "read_parameters": _parameters,

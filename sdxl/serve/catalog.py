@@ -1,6 +1,7 @@
-"""What clients may name: models given at the start, and the files of the folders of LoRAs and embeddings.
+"""What clients may name: models given at the start, and the files of the folders of LoRAs, embeddings and controls.
 
-A client gives names, never paths; and it gets names, never paths: those of records and of messages are cut off here.
+A client gives names, never paths, and no text of a client reaches the file system: it is looked up among the names that
+are here. A client gets names, never paths: those of records and of messages are cut off here.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from ..adapters.kind import AdapterKind, Name, read_kind
 from ..adapters.lookup import adapter_files
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import ModelRequest
@@ -19,7 +21,23 @@ from ..pipeline.recorded_model import SOURCES
 from .refusals import UnknownError
 
 _SUFFIX = ".safetensors"
+_SHOWN = 20  # names in a message
 _PATH = re.compile(r"(?<![\w/:.\\])(?:[A-Za-z]:[\\/]|/)(?:[^\s'\":;,/\\]+[\\/])+([^\s'\":;,/\\]*)")
+# of each kind, the argument that names it, and what the argument wants
+_WANTED: Mapping[Name, tuple[str, str]] = {
+    "lora": ("loras", "LoRA"),
+    "embedding": ("embeddings", "embedding"),
+    "control": ("control", "network"),
+    "reference": ("reference", "IP-Adapter"),
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file, or a diffusers folder, that clients can name."""
+
+    path: Path
+    kind: AdapterKind
 
 
 @dataclass(frozen=True)
@@ -38,65 +56,70 @@ class Catalog:
                 return each
         raise UnknownError(f"model is {brief(name)}; there are {', '.join(self.models)}", "model")
 
-    def loras(self) -> dict[str, Path]:
-        """The LoRAs by their names: those of the files, with their folders where two are alike."""
-        return _named(self.lora_dir)
+    def folder(self, kind: Name) -> Path | None:
+        """The folder in which files of a kind are."""
+        return {"lora": self.lora_dir, "embedding": self.embedding_dir}.get(kind, self.control_dir)
 
-    def embeddings(self) -> dict[str, Path]:
-        """The embeddings by their names."""
-        return _named(self.embedding_dir)
+    def files(self, kind: Name) -> dict[str, Named]:
+        """What there is of a kind, by name: that of the file or folder, with the folders above where two are alike. The
+        headers of new files are read, so it may take time.
+        """
+        folder = self.folder(kind)
+        if folder is None:
+            return {}
+        read = ((path, read_kind(path)) for path in _entries(folder))
+        found = [Named(path, known) for path, known in read if known is not None and known.name == kind]
+        stems = [_stem(each.path) for each in found]
+        names = [
+            stem if stems.count(stem) == 1 else (each.path.parent / stem).relative_to(folder).as_posix()
+            for each, stem in zip(found, stems, strict=True)
+        ]
+        return dict(zip(names, found, strict=True))
 
-    def lora(self, name: str) -> Path:
-        """The file of a LoRA, by its name with or without ending. Raises `UnknownError`."""
-        known = self.loras()
+    def find(self, kind: Name, name: str) -> Path:
+        """The file of a kind, by its name with or without ending. Raises `UnknownError`."""
+        known = self.files(kind)
         found = known.get(name) or known.get(name.removesuffix(_SUFFIX))
         if found is None:
-            names = f"there are {', '.join(known)}" if known else "there are none"
-            raise UnknownError(f"loras has {brief(name)}, which is no name of a LoRA here; {names}", "loras")
-        return found
-
-    def controls(self) -> dict[str, Path]:
-        """The networks of controls by their names; of diffusers' folders those of the folders."""
-        found, folder = _named(self.control_dir), self.control_dir
-        folders = [] if folder is None else [path.parent for path in sorted(folder.glob("*/config.json"))]
-        files = {name: path for name, path in found.items() if path.parent not in folders}
-        return files | {path.name: path for path in folders}
-
-    def control(self, name: str) -> Path:
-        """The network of a control, by its name with or without ending. Raises `UnknownError`."""
-        known = self.controls()
-        found = known.get(name) or known.get(name.removesuffix(_SUFFIX))
-        if found is None:
-            names = f"there are {', '.join(known)}" if known else "there are none"
-            raise UnknownError(f"control has {brief(name)}, which is no name of a network here; {names}", "control")
-        return found
+            argument, what = _WANTED[kind]
+            shown = [*known][:_SHOWN] + [f"{len(known) - _SHOWN} more"] * (len(known) > _SHOWN)
+            names = f"there are {', '.join(shown)}" if known else "there are none"
+            raise UnknownError(f"{argument} has {brief(name)}, which is no name of a {what} here; {names}", argument)
+        return found.path
 
     def public(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters of an image with file names in place of paths."""
         model, request = dict(parameters["model"]), dict(parameters["request"])
         model |= {name: public_name(model[name]) for name in SOURCES if name in model}
         if model.get("embeddings"):
-            model["embeddings"] = [_with_name(each, self.embedding_dir) for each in model["embeddings"]]
-        if request.get("loras"):
-            request["loras"] = [_with_name(each, self.lora_dir) for each in request["loras"]]
-        if request.get("control"):
-            request["control"] = [{**each, "net": _name(each["net"], self.control_dir)} for each in request["control"]]
+            model["embeddings"] = [_cut(each, "file", self.embedding_dir) for each in model["embeddings"]]
+        for argument, names, folder in (
+            ("loras", ("file",), self.lora_dir),
+            ("control", ("net",), self.control_dir),
+            ("reference", ("adapter", "encoder"), self.control_dir),
+        ):
+            for name in names if request.get(argument) else ():
+                request[argument] = [_cut(each, name, folder) for each in request[argument]]
         return {**parameters, "model": model, "request": request}
 
     def message(self, text: str) -> str:
         """A message with file names in place of paths."""
         roots = [str(each) for each in (self.lora_dir, self.embedding_dir, self.control_dir) if each is not None]
-        models = [str(value) for each in self.models.values() if (value := each.model) and os.path.isabs(value)]
-        roots += [str(Path(each).parent) for each in models]
+        models = [str(getattr(each, name) or "") for each in self.models.values() for name in SOURCES]
+        roots += [str(Path(each).parent) for each in models if os.path.isabs(each)]
         for root in sorted(roots, key=len, reverse=True):
             text = text.replace(root + os.sep, "").replace(root, Path(root).name)
         return _PATH.sub(r"\1", text)
 
 
+STRANGER = Catalog({})
+"""Of nothing: cuts paths off what clients send without saying which of them are of this machine."""
+
+
 def make_catalog(requests: Sequence[ModelRequest]) -> Catalog:
     """The catalog of the models that are given at the start, whose folders are the same. Raises `ArgumentError`."""
     models: dict[str, ModelRequest] = {}
-    for request in requests:
+    for request in map(_with_whole_paths, requests):
         name = public_name(request.model)
         if name in models:
             raise ArgumentError(f"two models have the name {name}; rename one, clients could not tell them apart")
@@ -112,29 +135,38 @@ def make_catalog(requests: Sequence[ModelRequest]) -> Catalog:
     return Catalog(models, *folders)
 
 
+def _with_whole_paths(request: ModelRequest) -> ModelRequest:
+    """The same with absolute paths of its files, so that a record's text alone says what is a path."""
+    given = {name: os.path.expanduser(value) for name in SOURCES if (value := getattr(request, name)) is not None}
+    return replace(request, **{name: os.path.abspath(each) for name, each in given.items() if os.path.exists(each)})
+
+
 def public_name(model: str | os.PathLike[str]) -> str:
-    """The name of a model that is shown to clients: a hub's id as it is, of a path the last part."""
+    """The name of a model that is shown to clients: a hub's id as it is, of a path the last part. Its text decides."""
     text = os.fspath(model)
-    if os.path.exists(os.path.expanduser(text)) or os.path.isabs(text) or text.startswith(("~", ".")):
-        return Path(os.path.abspath(os.path.expanduser(text))).name
-    return text
+    is_path = os.path.isabs(text) or text.startswith(("~", ".")) or PureWindowsPath(text).drive
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1] if is_path else text
 
 
-def _named(folder: Path | None) -> dict[str, Path]:
-    files = [] if folder is None else list(adapter_files([folder]))
-    stems = [path.stem for path in files]
-    names = [
-        stem if stems.count(stem) == 1 else path.relative_to(str(folder)).with_suffix("").as_posix()
-        for path, stem in zip(files, stems, strict=True)
-    ]
-    return dict(zip(names, files, strict=True))
+def _entries(folder: Path) -> list[Path]:
+    """The files, and the diffusers folders in place of theirs."""
+    folders = {path.parent for path in folder.rglob("config.json")} - {folder}
+    return sorted({path.parent if path.parent in folders else path for path in adapter_files([folder])})
 
 
-def _with_name(record: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """The record of an adapter; a name that is no path, such as one in a prompt, stays."""
-    files = record["file"]
+def _stem(path: Path) -> str:
+    return path.stem if path.suffix == _SUFFIX else path.name
+
+
+def _cut(record: Mapping[str, Any], name: str, folder: Path | None) -> dict[str, Any]:
+    """The record of an adapter with the name of its file, or of its files; one that is no path, such as one in a
+    prompt, stays.
+    """
+    if name not in record or record[name] is None:
+        return {**record}
+    files = record[name]
     names = [_name(each, folder) for each in (files if isinstance(files, list) else [files])]
-    return {**record, "file": names if isinstance(files, list) else names[0]}
+    return {**record, name: names if isinstance(files, list) else names[0]}
 
 
 def _name(file: str, folder: Path | None) -> str:

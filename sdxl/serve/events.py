@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from .job import Job, State
 from .skin import states
-from .views import failure_view, image_view
+from .views import failure_view, image_view, preview_url, step_view
 
 _BEAT_SECONDS = 15.0  # between signs of life, against proxies that close idle connections
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would gather the events
@@ -56,24 +55,10 @@ def _differences(job: Job, last: State | None, state: State) -> Iterator[tuple[s
     is_at_work = state.status == "running" and state.batch < max(job.batches, 1)
     if is_at_work and (last is None or _moment(last) != _moment(state)):
         preview = state.preview if last is None or last.preview is not state.preview else None
-        yield "step", step_view(job, state, preview)
+        yield "step", {**step_view(job, state), "preview": preview_url(preview)}
     if state.is_over:
         yield state.status, {"warnings": list(state.warnings), "error": failure_view(state.failure)}
 
 
 def _moment(state: State) -> tuple[object, ...]:
     return state.status, state.stage, state.batch, state.step, id(state.preview)
-
-
-def step_view(job: Job, state: State, preview: bytes | None) -> dict[str, Any]:
-    """A step as JSON; `preview` is a data URL, or null where it is the last one still."""
-    return {
-        "stage": state.stage,
-        "batch": state.batch,
-        "batches": job.batches,
-        "step": state.step,
-        "steps": state.steps,
-        "progress": round(job.progress, 4),
-        "seconds_left": state.seconds_left,
-        "preview": None if preview is None else "data:image/jpeg;base64," + b64encode(preview).decode(),
-    }

@@ -28,6 +28,7 @@ OPEN = ("/health",)
 """The routes that need no log-in."""
 _LOG = logging.getLogger("sdxl.serve.requests")
 _GONE = 499  # nginx's status for a client that has gone away
+_PIECE = 64 * 1024  # bytes of an answer that are sent at a time
 _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 _MESSAGES = {
     404: "there is no such address here; /api/openapi.json lists those of our own",
@@ -131,7 +132,12 @@ class _Exchange:
                 headers["access-control-allow-origin"] = self.origin
                 headers["access-control-expose-headers"] = "x-request-id, retry-after"
                 headers.add_vary_header("origin")
-        await self._send(message)
+        body = message.get("body", b"")
+        ends = range(_PIECE, len(body), _PIECE)
+        for end in ends:  # the server waits for the reader before each piece, and holds no more than two
+            await self._send({**message, "body": body[end - _PIECE : end], "more_body": True})
+        rest = len(ends) * _PIECE
+        await self._send({**message, "body": body[rest:]} if rest else message)
 
     def log(self) -> None:
         """One line, in which nothing that the client sent can begin another one."""

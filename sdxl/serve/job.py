@@ -64,6 +64,13 @@ class State:
         return self.status in ("done", "failed", "cancelled")
 
 
+def progress(state: State, batches: int) -> float:
+    """The part of a job of so many batches that is finished at a state, 0 to 1."""
+    if state.status == "done":
+        return 1.0
+    return (state.batch + (state.step / state.steps if state.steps else 0)) / max(batches, 1)
+
+
 class Job:
     """`state` is replaced, never changed, so any thread may read it. The engine's threads alone `update` it."""
 
@@ -100,10 +107,7 @@ class Job:
     @property
     def progress(self) -> float:
         """The part of it that is finished, 0 to 1."""
-        state = self.state
-        if state.status == "done":
-            return 1.0
-        return (state.batch + (state.step / state.steps if state.steps else 0)) / max(self.batches, 1)
+        return progress(self.state, self.batches)
 
     @property
     def bytes(self) -> int:

@@ -55,6 +55,8 @@ ENDPOINTS = (
     Endpoint("POST", "/api/models", "switch_model", "Load a model; a job", "Job", 202, "Switch", (404, 429, 503)),
     Endpoint("GET", "/api/loras", "list_loras", "The LoRAs", "LoRAs"),
     Endpoint("GET", "/api/embeddings", "list_embeddings", "The words with learned vectors", "Embeddings"),
+    Endpoint("GET", "/api/controls", "list_controls", "Networks for control images, and preprocessors", "Controls"),
+    Endpoint("GET", "/api/references", "list_references", "The IP-Adapters", "References"),
     Endpoint("GET", "/api/samplers", "list_samplers", "Samplers, schedules and presets", "Samplers"),
     Endpoint("GET", "/api/server", "server", "Version, limits, and the length of the queue", "Server"),
     Endpoint("POST", "/api/parameters", "read_parameters", "The parameters in an image", "Parameters", 200, "Image"),
@@ -133,11 +135,15 @@ _ANY_OBJECT: Schema = {"type": "object"}
 _BASE64: Schema = {"type": "string", "description": "an image in base64, bare or as a data URL"}
 _FILES = {"oneOf": [{"type": "string", "format": "binary"}, _list({"type": "string", "format": "binary"})]}
 _FORMS: Mapping[str, Schema] = {
-    "JobRequest": _object({"request": {"type": "string", "description": "JSON"}}, image=_FILES, mask=_FILES),
+    "JobRequest": _object(
+        {"request": {"type": "string", "description": "JSON"}},
+        **dict.fromkeys(("image", "mask", "control", "reference"), _FILES),
+    ),
     "Image": _object({"image": {"type": "string", "format": "binary"}}),
 }
 _STATUS: Schema = {"enum": ["queued", "running", "done", "failed", "cancelled"]}
-_NAMED: Schema = _object({"name": _TEXT, "file": _TEXT})
+_FILE: Schema = {"name": _TEXT, "file": _TEXT}
+_NAMED: Schema = _object(_FILE)
 _TYPES: Mapping[type, Schema] = {str: _TEXT, int: _WHOLE, float: _NUMBER, dict: _ANY_OBJECT}
 
 
@@ -182,6 +188,10 @@ def _schemas() -> Schema:
         "Models": _object({"models": _list(_object(model))}),
         "LoRAs": _object({"loras": _list(_NAMED)}),
         "Embeddings": _object({"embeddings": _list(_NAMED)}),
+        "Controls": _object(
+            {"controls": _list(_object({**_FILE, "types": _list(_TEXT)})), "preprocessors": _list(_TEXT)}
+        ),
+        "References": _object({"references": _list(_NAMED)}),
         "Samplers": _object(
             {
                 "samplers": _list(_object({**sampler, "options": _ANY_OBJECT})),
@@ -210,6 +220,9 @@ def _job_request() -> Schema:
     control = _object({"net": _TEXT, "image": {"oneOf": [_BASE64, _list(_BASE64)]}}, **numbers, guess=_FLAG, type={})
     control["properties"]["preprocess"] = _TEXT
     properties["control"] = _list(control)
+    several = {"oneOf": [_BASE64, _list({"oneOf": [_BASE64, _list(_BASE64)]})]}
+    reference = _object({"adapter": _TEXT, "image": several}, **numbers, only={}, mask=_BASE64)
+    properties["reference"] = _list(reference)
     properties["hires"] = _ANY_OBJECT
     own = {
         "batches": {**_WHOLE, "default": 1, "description": "calls one after the other, each with the next seeds"},

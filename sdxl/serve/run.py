@@ -80,12 +80,12 @@ class Process:
         from .app import make_app
         from .connection import connections
 
-        engine = self._service.engine
+        engine, settings = self._service.engine, self._service.settings
         self._loop = asyncio.get_running_loop()
         engine.on_fault(self.close)
         config = uvicorn.Config(
             make_app(self._service),
-            http=connections(self._service.settings.head_seconds),
+            http=connections(settings.head_seconds, settings.read_seconds),
             ws="none",
             lifespan="off",
             access_log=False,

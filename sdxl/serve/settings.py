@@ -39,6 +39,7 @@ class Settings:
     letters: int = 32_000  # of a text
     head_seconds: float = 20.0  # in which the header of a request must arrive
     body_seconds: float = 60.0  # in which its body must
+    read_seconds: float = 30.0  # in which a client must read what waits for it, up to 128 KiB
     grace: float = 30.0  # seconds that a running image has when the service ends
 
     def __post_init__(self) -> None:

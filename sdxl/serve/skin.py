@@ -14,10 +14,11 @@ thread, and `service.upload` for the new bytes.
 
 **Translating.** `service.make_work(fields, batches=, model=, origin=)` takes a dict of `sdxl.Request`'s fields (our
 names, our meanings): `image` and `mask` are an `Upload` or a list of them, `loras` a list such as `[{"file": NAME,
-"weight": 0.8}]` with names of `service.catalog.loras()`, `control` likewise `[{"net": NAME, "image": an Upload}]`. It
-raises `ArgumentError` with a sentence (400), and `UnknownError` for names (404). `batches` (AUTOMATIC1111's n_iter) are
-calls one after the other, each with the next seeds; `num_images` are the images of one call. A seed is always fixed:
-None is drawn here, and reported. `origin` is the skin's name.
+"weight": 0.8}]` with names of `service.catalog.files("lora")`, `control` likewise `[{"net": NAME, "image": an
+Upload}]`, and `reference` `[{"adapter": NAME, "image": an Upload}]`. Call it by `asyncio.to_thread` where names of
+files are given: it looks at their folders. It raises `ArgumentError` with a sentence (400), and `UnknownError` for
+names (404). `batches` (AUTOMATIC1111's n_iter) are calls one after the other, each with the next seeds; `num_images`
+are the images of one call. A seed is always fixed: None is drawn here, and reported. `origin` is the skin's name.
 
 **Running.** `job = await finished(request, service, work)` puts it into the queue and waits. It cancels the job where
 the client goes away (`ClientDisconnect` is raised then; let it pass). It raises `RefusedError` where the job failed,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
-from .job import Failure, Image, Job
+from .job import Failure, Image, Job, State, progress
 
 
 def job_view(job: Job) -> dict[str, Any]:
@@ -16,13 +17,7 @@ def job_view(job: Job) -> dict[str, Any]:
         "origin": job.work.origin,
         "model": job.work.model,
         "place": state.place if state.status == "queued" else None,
-        "stage": state.stage,
-        "batch": state.batch,
-        "batches": job.batches,
-        "step": state.step,
-        "steps": state.steps,
-        "progress": round(job.progress, 4),
-        "seconds_left": state.seconds_left,
+        **step_view(job, state),
         "created": job.created,
         "started": state.started,
         "ended": state.ended,
@@ -31,6 +26,24 @@ def job_view(job: Job) -> dict[str, Any]:
         "warnings": list(state.warnings),
         "error": failure_view(state.failure),
     }
+
+
+def step_view(job: Job, state: State) -> dict[str, Any]:
+    """How far a job was at a state of it."""
+    return {
+        "stage": state.stage,
+        "batch": state.batch,
+        "batches": job.batches,
+        "step": state.step,
+        "steps": state.steps,
+        "progress": round(progress(state, job.batches), 4),
+        "seconds_left": state.seconds_left,
+    }
+
+
+def preview_url(preview: bytes | None) -> str | None:
+    """A preview as a data URL; None where there is none."""
+    return None if preview is None else "data:image/jpeg;base64," + b64encode(preview).decode()
 
 
 def image_view(image: Image) -> dict[str, Any]:

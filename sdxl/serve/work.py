@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.control import read_controls
 from ..adapters.lora import read_lora
+from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
 from ..pipeline.hires import Hires, read_hires
@@ -165,7 +166,7 @@ def _loras(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise ArgumentError(f"{name} is {brief(value)}; expected a list such as [{{'file': 'style', 'weight': 0.8}}]")
     loras = [read_lora(each) for each in value]
-    return [{**lora.record(), "file": str(catalog.lora(str(lora.file)))} for lora in loras]
+    return [{**lora.record(), "file": str(catalog.find("lora", str(lora.file)))} for lora in loras]
 
 
 def _hires(name: str, value: Any, catalog: Catalog) -> dict[str, Any]:
@@ -177,9 +178,26 @@ def _controls(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
     for each in read_controls(value):
         if not all(isinstance(image, Upload) for image in each.images):
             raise ArgumentError(f"the image of control {brief(each.net)} is no image; send one in base64")
-        net = str(catalog.control(str(each.net)))
+        net = str(catalog.find("control", str(each.net)))
         controls.append({**each.record(), "net": net, "image": each.image})
     return controls
+
+
+def _references(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
+    references = []
+    for each in read_references(value):
+        if each.encoder is not None:
+            raise ArgumentError(
+                f"reference {brief(each.adapter)} names an encoder; leave it out, the one that it needs is found"
+            )
+        masks = {} if each.mask is None else {"mask": each.mask}
+        if not all(isinstance(one, Upload) for entry in (masks.values(), *each.images) for one in entry):
+            raise ArgumentError(f"an image of reference {brief(each.adapter)} is no image; send one in base64")
+        adapter = str(catalog.find("reference", str(each.adapter)))
+        entries = [list(entry) for entry in each.images]  # a list in a list: images side by side
+        image = entries if isinstance(each.image, (list, tuple)) else each.image
+        references.append({**each.record(), "adapter": adapter, "image": image, **masks})
+    return references
 
 
 _READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {
@@ -188,6 +206,7 @@ _READERS: Mapping[str, Callable[[str, Any, Catalog], Any]] = {
     "loras": _loras,
     "hires": _hires,
     "control": _controls,
+    "reference": _references,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
 
 Config = UNetConfig | VAEConfig | TextConfig | ControlNetConfig | T2IAdapterConfig | VisionConfig | IPAdapterConfig
+_BLOCK = re.compile(r"(^|\.)(blocks|layers)\.\d+\.")  # in our names
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
@@ -84,6 +86,12 @@ class Component:
         """The shapes of its tensors in its files."""
         lent = [base.weights[base.key(row)] for base, row in self._lent().values()]
         return [self.weights[key] for key in self.keys() & set(self.weights)] + lent
+
+    def block_shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the matrices of its transformer blocks in its files."""
+        own = {self.key(row): self.weights.get(self.key(row), ()) for row in self.rows if _BLOCK.search(row.ours)}
+        lent = [base.weights[base.key(row)] for base, row in self._lent().values() if _BLOCK.search(row.ours)]
+        return [shape for shape in (*own.values(), *lent) if len(shape) == 2]
 
     def _lent(self) -> dict[str, tuple[Component, Row]]:
         """What is taken from its base, by our names: that component, and its row."""
@@ -146,11 +154,11 @@ class Component:
     def _tensor(self, row: Row) -> Tensor:
         return from_stored(self.weights.read(self.key(row)), self._op(row))
 
-    def forget(self) -> None:
-        """Release the memory of tensors that were read."""
-        self.weights.forget()
+    def forget(self, *read: Tensor) -> None:
+        """Release the memory of these tensors that were read, or of all."""
+        self.weights.forget(*read)
         if self.base is not None:
-            self.base.forget()
+            self.base.forget(*read)
 
     def close(self) -> None:
         """Release the mappings of its files."""

@@ -63,6 +63,7 @@ class TensorFile:
         self.bare_values: list[str] = []
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
+        self._address = 0  # of the map
         self._size, length = _measure(path)
         try:
             with path.open("rb") as file:
@@ -119,7 +120,9 @@ class TensorFile:
         count = math.prod(shape)
         if not count:
             return torch.empty(shape, dtype=dtype)
-        self._map = self._map or self._open()
+        if self._map is None:
+            self._map = self._open()
+            self._address = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=self._offsets[key]).reshape(shape)
 
     def bytes(self, key: str) -> int:
@@ -142,10 +145,19 @@ class TensorFile:
             raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
         return mapped
 
-    def forget(self) -> None:
-        """Release the memory of tensors that were read. A tensor that is still in use is read again on access."""
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+    def forget(self, *read: Tensor) -> None:
+        """Release the memory of these tensors that were read, or of all. A tensor that is still in use is read again on
+        access.
+        """
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        if not read:
             self._map.madvise(mmap.MADV_DONTNEED)
+        for tensor in read:
+            begin = tensor.data_ptr() - self._address
+            end, begin = begin + tensor.nbytes, begin // mmap.PAGESIZE * mmap.PAGESIZE
+            if 0 <= begin < end <= self._size:
+                self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def close(self) -> None:
         """Release the mapping; tensors read from it stay valid."""
@@ -279,10 +291,10 @@ class Weights(Mapping[str, tuple[int, ...]]):
         file, name = self._sources[key]
         return file.read(name)
 
-    def forget(self) -> None:
-        """Release the memory of tensors that were read."""
+    def forget(self, *read: Tensor) -> None:
+        """Release the memory of these tensors that were read, or of all."""
         for file in self.files:
-            file.forget()
+            file.forget(*read)
 
     def close(self) -> None:
         """Release the mappings."""

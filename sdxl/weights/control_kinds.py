@@ -53,6 +53,9 @@ _FOREIGN = (
     ),
     (r"encoder_hid_proj\..*", "a ControlNet of Kolors", _SDXL),
 )
+_ELSEWHERE = dict.fromkeys(
+    ("a LoRA", "a LyCORIS adapter"), "give it with loras= or --lora, and as the net a ControlNet for SDXL"
+)
 _REFERENCE = re.compile(r"(image_proj|ip_adapter|adapter_modules)\..*|.*\.to_[kv]_ip\..*")
 
 
@@ -108,7 +111,8 @@ def refusal(shapes: Shapes) -> tuple[str, str] | None:
         if len(shape) == 4 and shape[1] in (64, 192):
             return "a T2I-Adapter of Stable Diffusion 1.x", _SDXL
         return None
-    return f"{foreign(shapes) or 'no network for control images'}", _SDXL
+    name = foreign(shapes) or "no network for control images"
+    return name, _ELSEWHERE.get(name, _SDXL)
 
 
 def _family(shapes: Shapes, what: str) -> tuple[str, str] | None:

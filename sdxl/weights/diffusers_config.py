@@ -259,15 +259,23 @@ def read_text(data: Json, projection: bool, where: str = "text_encoder/config.js
         where,
         vocab_size=_whole(data, "vocab_size", 49408, where),
         positions=_whole(data, "max_position_embeddings", 77, where),
-        dim=_whole(data, "hidden_size", 512, where),
-        ff_dim=_whole(data, "intermediate_size", 2048, where),
-        layers=_whole(data, "num_hidden_layers", 12, where),
-        heads=_whole(data, "num_attention_heads", 8, where),
-        activation=_word(data, "hidden_act", "quick_gelu", where),
-        norm_eps=_number(data, "layer_norm_eps", 1e-5, where),
+        **_transformer(data, (512, 2048, 8), where),
         projection_dim=_whole(data, "projection_dim", 512, where) if projection else None,
         eos_id=None if eos == 2 else eos,
     )
+
+
+def _transformer(data: Json, defaults: tuple[int, int, int], where: str) -> dict[str, Any]:
+    """What the configs of CLIP's encoders have in common; `defaults` are those of the widths and the heads."""
+    dim, ff_dim, heads = defaults
+    return {
+        "dim": _whole(data, "hidden_size", dim, where),
+        "ff_dim": _whole(data, "intermediate_size", ff_dim, where),
+        "layers": _whole(data, "num_hidden_layers", 12, where),
+        "heads": _whole(data, "num_attention_heads", heads, where),
+        "activation": _word(data, "hidden_act", "quick_gelu", where),
+        "norm_eps": _number(data, "layer_norm_eps", 1e-5, where),
+    }
 
 
 def read_vision(data: Json, where: str = "image_encoder/config.json") -> VisionConfig:
@@ -277,15 +285,10 @@ def read_vision(data: Json, where: str = "image_encoder/config.json") -> VisionC
     return _make(
         VisionConfig,
         where,
-        dim=_whole(own, "hidden_size", 768, where),
-        ff_dim=_whole(own, "intermediate_size", 3072, where),
-        layers=_whole(own, "num_hidden_layers", 12, where),
-        heads=_whole(own, "num_attention_heads", 12, where),
+        **_transformer(own, (768, 3072, 12), where),
         patch=_whole(own, "patch_size", 32, where),
         image_size=_whole(own, "image_size", 224, where),
         projection_dim=_whole(data if "projection_dim" in data else own, "projection_dim", 512, where),
-        activation=_word(own, "hidden_act", "quick_gelu", where),
-        norm_eps=_number(own, "layer_norm_eps", 1e-5, where),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import sdxl
 from sdxl.adapters import EmbeddingReport
+from sdxl.adapters.kind import AdapterKind, read_kind
 from sdxl.adapters.report import AdapterReport
 from sdxl.cli.main import main
 from sdxl.images import parameters_text, read_parameters
@@ -151,6 +152,7 @@ def test_inspect_names_the_layout(name: str, tiny_folder: Path, tmp_path: Path) 
     changes = save_layout(name, tiny_folder, tmp_path / "x.safetensors")
     report = sdxl.inspect(tmp_path / "x.safetensors")
     assert isinstance(report, AdapterReport)
+    assert read_kind(tmp_path / "x.safetensors") == AdapterKind("lora")
     assert sum(report.modules.values()) == len(changes)
     assert report.kinds == {"LoRA": len(changes)} and report.ranks == {4: len(changes)}
     assert not report.unknown

@@ -29,6 +29,7 @@ MODES: dict[str, dict[str, Any]] = {
     "block bfloat16": {"offload": "block", "dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
     "int8": {"int8": True},
+    "fp8": {"fp8": True},
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import sdxl
 from sdxl.adapters import image_encoder
 from sdxl.adapters.ip_adapter import places
+from sdxl.adapters.kind import AdapterKind, read_kind
 from sdxl.adapters.reference import read_references
 from sdxl.cli.main import main
 from sdxl.errors import HubError
@@ -138,6 +141,7 @@ def test_what_is_refused(message: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path)
     save_file(REFUSED[message], path)
     with pytest.raises(sdxl.CheckpointError, match=message.replace(".", r"\.")):
         generate(tiny_pipe, sdxl.Reference(path, tiny.picture(1)))
+    assert (read_kind(path) == AdapterKind("reference")) == ("is incomplete" in message)
 
 
 def test_pickles_and_other_unets(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
@@ -175,6 +179,8 @@ def test_a_wrong_encoder_is_named(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_p
     message = r"is not the image encoder of .*: it gives hidden states of width 80; the adapter needs .* of width 64"
     with pytest.raises(sdxl.CheckpointError, match=message):
         generate(tiny_pipe, sdxl.Reference(adapter, tiny.picture(1), encoder=tmp_path / "bigG"))
+    with pytest.raises(sdxl.CheckpointError, match="the image encoder nowhere does not exist; give the path of its"):
+        generate(tiny_pipe, sdxl.Reference(adapter, tiny.picture(1), encoder="nowhere"))
 
 
 def test_where_encoders_are_found(
@@ -204,7 +210,7 @@ def test_where_encoders_are_found(
     monkeypatch.setitem(image_encoder._PUBLISHED, (64, True), ("ViT-H", "owner/name/file.safetensors"))
     asked = []
     monkeypatch.setattr(image_encoder.hub, "resolve", lambda name: asked.append(name) or elsewhere)
-    pipe._references._encoders.clear()
+    pipe._references._found.clear()
     assert torch.equal(generate(pipe, sdxl.Reference("plus", tiny.picture(1))), expected)
     assert asked == ["owner/name/file.safetensors"]
 
@@ -212,7 +218,7 @@ def test_where_encoders_are_found(
         raise HubError("the hub does not answer")
 
     monkeypatch.setattr(image_encoder.hub, "resolve", offline)
-    pipe._references._encoders.clear()
+    pipe._references._found.clear()
     with pytest.raises(HubError, match=r"needs ViT-H .*none is beside it.*the hub does not answer; or give it as enc"):
         generate(pipe, sdxl.Reference("plus", tiny.picture(1)))
 
@@ -257,6 +263,54 @@ def test_an_image_is_generated_again_from_its_record(
     save_file(tiny_reference.adapter("plus", WIDTHS, 99), adapter)
     assert main(again) == 1
     assert "is not the file that is asked for" in capsys.readouterr().err
+
+
+def test_an_encoder_is_recorded_and_verified(
+    adapter: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another image encoder is named; the recorded one is found elsewhere by its hash, and old records go on."""
+    image, encoder = tmp_path / "a.png", adapter.parent / "image_encoder"
+    flags = ["--model", str(tiny_folder), "--steps", "2", "--seed", "1", "--quiet", "--device", "cpu"]
+    flags += ["--reference", f"{adapter}={tmp_path / 'image.png'}"]
+    assert main(["generate", "a cat", *flags, "--output", str(image)]) == 0
+    parameters = sdxl.read_parameters(image)
+    (record,) = parameters["request"]["reference"]
+    state = load_file(encoder / "model.safetensors")
+    assert record["encoder_hash"] == hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()
+    verified = ["generate", "--from", str(image), "--verify", "--quiet"]
+    assert main(verified) == 0
+    tiny_reference.vision("ViT-H", seed=9).save_pretrained(encoder)
+    for command in (verified, [*verified[:3], "--output", str(tmp_path / "b.png")]):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert f"{encoder / 'model.safetensors'} is not the image encoder that is asked for" in error
+        assert f"expected {record['encoder_hash'][:12]}; give the right one as encoder=" in error
+    (tmp_path / "nets").mkdir()
+    save_file(state, tmp_path / "nets/h.safetensors", {"format": "pt"})
+    assert main([*verified, "--control-dir", str(tmp_path / "nets")]) == 0, "of two that fit, the recorded one"
+    shutil.rmtree(encoder)
+    assert main(verified) == 0, "found by its hash alone, which was computed once"
+    capsys.readouterr()
+    # a record of a time before encoders were hashed
+    del record["encoder_hash"]
+    with Image.open(image) as opened:
+        sdxl.save_png(opened.convert("RGB"), image, parameters)
+    (tmp_path / "nets").rename(encoder)
+    (encoder / "h.safetensors").rename(encoder / "model.safetensors")
+    assert main([*verified, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["reasons"]) == ("identical", [])
+
+
+def test_a_changed_encoder_is_opened_again(adapter: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    """While a pipeline is in memory, as an adapter is."""
+    reference = sdxl.Reference(adapter, tiny.picture(1))
+    first = generate(tiny_pipe, reference)
+    tiny_reference.vision("ViT-H", seed=9).save_pretrained(adapter.parent / "image_encoder")
+    second = generate(tiny_pipe, reference)
+    assert not torch.equal(first, second)
+    tiny_reference.vision("ViT-H").save_pretrained(adapter.parent / "image_encoder")
+    assert torch.equal(generate(tiny_pipe, reference), first)
 
 
 def test_an_image_in_memory_is_not_in_the_record(
@@ -326,7 +380,14 @@ def test_jobs(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     with_same_lines = job(tmp_path, lines, tmp_path / "nets")
     assert moved.fingerprint == with_same_lines.fingerprint
     save_file(tiny_reference.adapter("plus", WIDTHS, 99), folder / adapter.name)
-    assert job(tmp_path, lines, tmp_path / "nets").fingerprint != moved.fingerprint
+    changed = job(tmp_path, lines, tmp_path / "nets")
+    assert changed.fingerprint != moved.fingerprint
+    tiny_reference.vision("ViT-H", seed=9).save_pretrained(folder / "image_encoder")
+    assert job(tmp_path, lines, tmp_path / "nets").fingerprint != changed.fingerprint, "the encoder counts too"
+    shutil.rmtree(folder / "image_encoder")
+    without = job(tmp_path, lines, tmp_path / "nets")
+    assert [*without.faults] == [1, 2]
+    assert "needs an image encoder of another family" in str(without.faults[1])
 
 
 def _renamed(value: Any, name: str) -> Any:
@@ -350,8 +411,10 @@ def test_jobs_with_the_reference_as_a_flag(adapter: Path, tiny_folder: Path, tmp
 def test_inspect(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(adapter)]) == 0
     assert "IP-Adapter plus, 5 tokens of width 48, for an image encoder of another family" in capsys.readouterr().out
+    assert read_kind(adapter) == AdapterKind("reference")
     folder = adapter.parent / "image_encoder"
     for path in (folder, folder / "model.safetensors"):
+        assert read_kind(path) is None
         assert main(["inspect", str(path)]) == 0
         assert "image encoder, CLIP of 64 channels and 3 layers, transformers' names" in capsys.readouterr().out
     save_file(tiny_reference.open_clip(load_file(folder / "model.safetensors")), tmp_path / "visual.safetensors")

@@ -36,13 +36,19 @@ def test_operations_are_counted() -> None:
             "prepacked, the UNet's blocks in 8 bits;",
         ),
         (Placement(CPU, torch.bfloat16, torch.float32), "cast to float32;"),
+        (
+            Placement(CPU, torch.bfloat16, torch.bfloat16, packed=True, fp8=True),
+            "prepacked, those of the blocks kept in float8;",
+        ),
         (Placement(CPU, torch.float32, torch.float32), "plain;"),
     ],
 )
 def test_the_path_is_named_with_its_trial(placement: Placement, layers: str) -> None:
     number = r"\d+\.\d ms in"
+    rule = r"float32 takes \d+\.\d\d times as long as bfloat16, which is the default from 1\.2 on"
     assert re.fullmatch(
-        f"layers {layers} the trial .* took {number} float32, {number} bfloat16, .*; allocator .*", path(placement)
+        f"layers {layers} the trial .* took {number} float32, {number} bfloat16, .*: {rule}; allocator .*",
+        path(placement),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import sdxl
 from sdxl.cli import console
 from sdxl.cli.main import main
 from sdxl.images import encode_image
@@ -129,3 +130,12 @@ def test_all_images_are_saved_whatever_becomes_of_stdout(case: str, tmp_path: Pa
     assert b"Traceback" not in done.stderr
     assert done.stderr.count(b"\n") == (case != "pipe"), done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["é-1.png", "é-2.png", "é-3.png"]
+
+
+def test_a_warning_is_printed_once() -> None:
+    """Also where a filter of warnings has changed since: Python forgets what it has shown then."""
+    from sdxl.cli.main import _warning_format
+
+    line = _warning_format()
+    printed = [line(sdxl.SDXLWarning(text), sdxl.SDXLWarning, "file", 1) for text in ("a", "b", "a")]
+    assert printed == ["warning: a\n", "warning: b\n", ""]

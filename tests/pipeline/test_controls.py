@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ import tiny_reference
 import sdxl
 from sdxl import Control
 from sdxl.adapters.ip_adapter import places
+from sdxl.models.controlnet import ControlNet, FuserBlock, HintEncoder
+from sdxl.models.ip_adapter import KeyValue, Resampler
+from sdxl.models.t2i_adapter import T2IAdapter
+from sdxl.models.vision import VisionEncoder
+from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.runtime.int8 import can_quantize
 from sdxl.weights import open_checkpoint
 from sdxl.weights.diffusers_config import read_unet
@@ -36,8 +42,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     control_nets.save(control_nets.union().state_dict(), root / "union.safetensors")
     control_nets.save(control_nets.tencent(control_nets.t2i_adapter()), root / "t2i.safetensors")
     control_nets.save_folder(control_nets.controlnet(seed=21), root / "depth")
+    tiny_reference.vision("ViT-H").save_pretrained(root / "encoder")
+    (root / "empty").mkdir()
+    (root / "empty/config.json").write_text('{"_class_name": "ControlNetModel"}')
     tiny.picture(3).save(root / "image.png")
-    tiny.picture(4).save(root / "other.png")
+    tiny.picture(5).save(root / "other.png")
     return root
 
 
@@ -81,27 +90,6 @@ def test_off_is_bitwise_without_control_and_calls_nothing(pipe: sdxl.Pipeline, f
     assert [torch.equal(a, b) for a, b in zip(steps, bare, strict=True)] == [True, True, False, False]
 
 
-def test_a_net_runs_in_its_window_alone(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdxl.models import ControlNet
-    from sdxl.models.controlnet import HintEncoder
-
-    calls = {"net": 0, "hint": 0}
-    predict, encode = ControlNet.predict, HintEncoder.forward
-
-    def counted(self: ControlNet, *arguments: Any) -> Any:
-        calls["net"] += 1
-        return predict(self, *arguments)
-
-    def encoded(self: HintEncoder, x: Tensor) -> Tensor:
-        calls["hint"] += 1
-        return encode(self, x)
-
-    monkeypatch.setattr(ControlNet, "predict", counted)
-    monkeypatch.setattr(HintEncoder, "forward", encoded)
-    latents(pipe, Control("canny", folder / "image.png", end=0.5), num_images=2)
-    assert calls == {"net": 2, "hint": 1}, "and the image is encoded once for all steps and images"
-
-
 MODES: list[Any] = [
     {"offload": "stage"},
     *(
@@ -113,6 +101,7 @@ MODES: list[Any] = [
             {"dtype": "bfloat16"},
             {"dtype": "float16"},
             {"int8": True},
+            {"fp8": True},
             {"trainable": True},
         )
     ),
@@ -131,7 +120,7 @@ def test_every_way_to_keep_the_model(
     low, _ = control_nets.control_lora(open_checkpoint(tiny_folder).components["unet"])
     control_nets.save(low, folder / "low.safetensors")
     other, plain = load(tiny_folder, control_dir=folder, **mode), latents(pipe, None)
-    bound = 0.15 if "dtype" in mode or "int8" in mode else 1e-5
+    bound = 0.15 if "dtype" in mode or "int8" in mode or "fp8" in mode else 1e-5
     for net in ("canny", "union", "t2i", "low"):
         control = Control(net, folder / "image.png", 0.7, type=3 if net == "union" else None)
         found = latents(other, control)
@@ -139,14 +128,14 @@ def test_every_way_to_keep_the_model(
         assert error(found, plain) > 0.15
         assert torch.equal(found, latents(other, control))
     model = other.residency.model
-    assert [net.loaded is not None for net in model.nets.all()] == [model.keeps] * 4
+    assert [net.loaded is not None for net in model.extras.all()] == [model.keeps] * 4
 
 
 def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latents(pipe, Control("canny", folder / "image.png"))
     latents(pipe, Control("depth", folder / "image.png"))
-    nets = pipe.residency.model.nets
-    assert sum(net.loaded is not None for net in nets.all()) >= 2
+    extras = pipe.residency.model.extras
+    assert sum(net.loaded is not None for net in extras.all()) >= 2
     checks = []
 
     def once(self: Any, plan: Any) -> None:
@@ -156,12 +145,24 @@ def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, mo
 
     monkeypatch.setattr(type(pipe.residency), "_check", once)
     latents(pipe, Control("depth", folder / "image.png"))
-    assert [net.loaded is not None for net in nets.all()].count(True) == 1
-    plan = pipe.plan(sdxl.Request("a", control=Control("canny", folder / "image.png")))
-    wanted = [each.opened for each in plan.controls]
-    missing = nets.missing_bytes(wanted, pipe.residency.model.placement)
+    assert [net.loaded is not None for net in extras.all()].count(True) == 1
+    # where memory runs out at work, again without them and with as much of the model
+    latents(pipe, Control("canny", folder / "image.png"))
+    tries = []
+
+    def work(model: Any) -> int:
+        tries.append((model.offload, [net.loaded is not None for net in extras.all()].count(True)))
+        if len(tries) == 1:
+            raise MemoryError
+        return 5
+
+    assert pipe.residency.retry(work) == 5
+    assert tries == [("none", 2), ("none", 1)]
+    with pytest.raises(sdxl.OutOfMemoryError, match="memory ran out with offload none"):
+        pipe.residency.retry(lambda _: torch.zeros(2**60))
+    plan = pipe.plan(sdxl.Request("a", control=[Control("depth", folder / "image.png")] * 2))
     parameters = sum(value.numel() for value in control_nets.controlnet().parameters())
-    assert missing >= 4 * parameters
+    assert pipe.residency.model.missing_bytes(plan.extras) == (4 * parameters, 0), "one network, whose weights count"
 
 
 def test_a_net_does_not_know_loras_but_the_image_does(
@@ -169,10 +170,10 @@ def test_a_net_does_not_know_loras_but_the_image_does(
 ) -> None:
     control = Control("canny", folder / "image.png")
     before = latents(pipe, control)
-    loaded = [net.loaded for net in pipe.residency.model.nets.all()]
+    loaded = [net.loaded for net in pipe.residency.model.extras.all()]
     pipe.change_weights({"unet.conv_out.weight": lambda w: 2 * w})
     assert error(latents(pipe, control), before) > 1e-2
-    assert [net.loaded for net in pipe.residency.model.nets.all()] == loaded, "it stays in memory"
+    assert [net.loaded for net in pipe.residency.model.extras.all()] == loaded, "it stays in memory"
     pipe.change_weights({})
     assert torch.equal(latents(pipe, control), before)
 
@@ -214,6 +215,9 @@ def test_images_are_fitted_and_prepared(pipe: sdxl.Pipeline, folder: Path) -> No
     white = control_nets.plain("white")
     with pytest.warns(sdxl.SDXLWarning, match="is mostly white; canny expects white lines on black"):
         pipe.plan(sdxl.Request("a", control=Control("union", white, type="canny")))
+    with pytest.warns(sdxl.SDXLWarning, match="is mostly white; canny expects white lines on black"):
+        pipe.plan(sdxl.Request("a", control=Control("canny", white)))  # as the name of the network says
+    pipe.plan(sdxl.Request("a", control=Control("depth", white)))
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
     request = sdxl.Request(
@@ -238,6 +242,8 @@ def test_images_are_fitted_and_prepared(pipe: sdxl.Pipeline, folder: Path) -> No
         (Control("canny", "image.png", preprocess="depth"), "depth"),
         (Control("union", "image.png", type=3, preprocess="repaint"), "which needs a mask"),
         (Control("canny", "image.png", hash="00"), "is not the network that is asked for"),
+        (Control("encoder", "image.png"), "encoder is an image encoder; give it as encoder= of a reference"),
+        (Control("empty", "image.png"), r"empty/diffusion_pytorch_model\.safetensors is missing; download it"),
     ],
 )
 def test_what_cannot_be(
@@ -282,7 +288,7 @@ def test_an_idle_control_is_reported(pipe: sdxl.Pipeline, folder: Path) -> None:
 
 
 def test_a_record_has_the_hashes_and_makes_the_image_again(pipe: sdxl.Pipeline, folder: Path, tmp_path: Path) -> None:
-    images = [folder / "image.png", tiny.picture(4)]
+    images = [folder / "image.png", tiny.picture(5)]
     control = Control("canny", images, 0.8, end=0.75, guess=True)
     result = pipe("a red cat", control=control, num_images=2, **(QUICK | {"output": "pil"}))
     records = [each["request"]["control"][0] for each in result.parameters]
@@ -330,6 +336,7 @@ def test_the_command_line_and_from(
         ("canny", "is not NET=IMAGE"),
         ("canny=a.png,scale=x", "the scale of control canny is 'x'"),
         ("canny=a.png,scale=1,scale=2", "gives scale twice"),
+        ("canny=a.png,strength=1,scale=2", "gives strength; expected image, scale, start, end, type"),
     ):
         with pytest.raises(SystemExit):
             main([*base, "a", "--control", wrong])
@@ -379,3 +386,130 @@ def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path
     image = torch.nn.functional.interpolate(first, (16, 16), mode="bilinear")
     assert torch.equal(found, latents(pipe, image=image, strength=0.75, **own))
     assert not torch.equal(found, latents(pipe, None, hires=sdxl.Hires(2, strength=0.75)))
+
+
+# ---- what is computed once -------------------------------------------------------------------------------------------
+
+
+class Calls(dict[str, int]):
+    """How often each method was called."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, **methods: tuple[type, str]) -> None:
+        super().__init__(dict.fromkeys(methods, 0))
+        for name, (owner, method) in methods.items():
+            patch.setattr(owner, method, self._counted(name, getattr(owner, method)))
+
+    def _counted(self, name: str, method: Any) -> Any:
+        def counted(*arguments: Any, **more: Any) -> Any:
+            self[name] += 1
+            return method(*arguments, **more)
+
+        return counted
+
+    def since(self) -> dict[str, int]:
+        """The counts, which begin again."""
+        found = dict(self)
+        self.update(dict.fromkeys(self, 0))
+        return found
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return Calls(
+        monkeypatch,
+        net=(ControlNet, "predict"),
+        hint=(HintEncoder, "forward"),
+        fuser=(FuserBlock, "forward"),
+        t2i=(T2IAdapter, "forward"),
+        encoder=(VisionEncoder, "forward"),
+        tokens=(Resampler, "forward"),
+        keys=(KeyValue, "forward"),
+    )
+
+
+def test_what_follows_from_an_image_is_computed_once(tiny_folder: Path, folder: Path, calls: Calls) -> None:
+    """Not in each step, nor for each image of a batch, nor by both halves of the guidance, nor in both passes."""
+    adapter = tiny_reference.save(folder / "once", "plus", places(read_unet(tiny.UNET)), 11)
+    pipe, image, none = load(tiny_folder, control_dir=folder), folder / "image.png", dict.fromkeys(calls, 0)
+    both = [Control("union", image, type=3), Control("union", folder / "other.png", 0.5, type=1)]
+    latents(pipe, both, num_images=2)
+    assert calls.since() == none | {"net": 4, "hint": 2, "fuser": 2}, "two types in one call of each step"
+    latents(pipe, Control("canny", image, end=0.5), num_images=2)
+    assert calls.since() == none | {"net": 2, "hint": 1}, "in its window alone"
+    latents(pipe, Control("t2i", image, 0.5), num_images=2)
+    assert calls.since() == none | {"t2i": 1}
+    latents(pipe, Control("canny", image), hires=sdxl.Hires(2, strength=0.5))
+    assert calls.since() == none | {"net": 4 + 2, "hint": 2}, "for each size"
+    reference, count = sdxl.Reference(adapter, folder / "image.png", start=0.25), len(places(read_unet(tiny.UNET)))
+    once = none | {"encoder": 2, "tokens": 2, "keys": 2 * count}  # of the image, and of none for the negative half
+    found = latents(pipe, None, num_images=2, reference=reference, hires=sdxl.Hires(2, strength=0.75))
+    assert calls.since() == once
+    again = latents(pipe, None, num_images=2, reference=reference, hires=sdxl.Hires(2, strength=0.75))
+    assert calls.since() == none, "the next call has the same image"
+    assert torch.equal(again, found)
+    latents(pipe, None, reference=sdxl.Reference(adapter, folder / "other.png"))
+    assert calls.since() == none | {"encoder": 1, "tokens": 1, "keys": count}, "that of none is known"
+
+
+def test_images_are_hashed_once(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sdxl.pipeline.control_images
+    import sdxl.pipeline.reference_images
+
+    adapter = tiny_reference.save(folder / "once", "plus", places(read_unet(tiny.UNET)), 11)
+    rooms: Any = (sdxl.pipeline.control_images, sdxl.pipeline.reference_images)
+    hashed = Calls(monkeypatch, control=(rooms[0], "fingerprint"), reference=(rooms[1], "fingerprint"))
+    reference = sdxl.Reference(adapter, (tiny.picture(1), tiny.picture(2)), mask=tiny.mask(1))
+    latents(pipe, Control("canny", folder / "image.png"), num_images=3, reference=reference)
+    assert hashed == {"control": 1, "reference": 3}
+
+
+# ---- batches, windows, graphs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", ["union", "t2i"])
+def test_rows_see_their_own_images(net: str, pipe: sdxl.Pipeline, folder: Path, error: Any) -> None:
+    """Two prompts with two images each: a list has an entry for each prompt, or for each image."""
+    images, prompts = [tiny.picture(n) for n in (3, 4, 5, 6)], ["a red cat", "a dog"]
+    type = 3 if net == "union" else None
+
+    def run(control: Any, **more: Any) -> Tensor:
+        found = pipe(control=control, **(QUICK | more)).images
+        assert isinstance(found, Tensor)
+        return found
+
+    for own in (images, images[:2]):
+        together = run(Control(net, own, 0.7, type=type), prompt=prompts, num_images=2, seed=[1, 2, 3, 4])
+        for n in range(4):
+            image = own[n * len(own) // 4]
+            alone = run(Control(net, image, 0.7, type=type), prompt=prompts[n // 2], seed=n + 1)
+            assert error(together[n : n + 1], alone) < 1e-5
+
+
+def test_a_union_sees_the_types_whose_windows_are_open(pipe: sdxl.Pipeline, folder: Path, calls: Calls) -> None:
+    first, second = Control("union", folder / "image.png", type=3), Control("union", folder / "other.png", type=1)
+
+    def run(*controls: Control) -> list[Tensor]:
+        return [step.latents for step in pipe.steps("a red cat", control=controls, steps=4, seed=5)]
+
+    both = run(first, replace(second, end=0.5))
+    assert calls.since()["net"] == 4
+    assert [torch.equal(a, b) for a, b in zip(both, run(first, second), strict=True)] == [True, True, False, False]
+    late, alone = run(replace(first, start=0.5), replace(second, start=0.75)), run(replace(first, start=0.5))
+    assert [torch.equal(a, b) for a, b in zip(late, alone, strict=True)] == [True, True, True, False]
+
+
+def test_a_window_changes_which_graph_is_replayed(
+    pipe: sdxl.Pipeline, folder: Path, error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recorded graph holds its ControlNets; another image needs no other one."""
+    monkeypatch.setattr(Graph, "run", lambda _, conditioned, x, t: conditioned(x, t))
+    own = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
+    graphs = Graphs()
+    own.residency.model = replace(own.residency.model, graphs=graphs)
+    control = Control(folder / "canny.safetensors", folder / "image.png", 0.5, end=0.5)
+    assert error(latents(own, control), latents(pipe, control)) < 1e-5
+    assert len(graphs) == 2, "with the control, and without"
+    latents(own, replace(control, image=folder / "other.png", end=0.75))
+    assert len(graphs) == 2
+    latents(own, [control, Control(folder / "t2i.safetensors", folder / "image.png", end=0.25)])
+    assert len(graphs) == 3, "with both, with one, and without"

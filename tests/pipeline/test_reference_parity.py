@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 import sdxl
 from sdxl.adapters.ip_adapter import places
-from sdxl.pipeline.attending import extra_bytes
 from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.weights.diffusers_config import read_unet
 
@@ -283,20 +282,22 @@ def test_a_refiner_sees_no_reference(save: Any, tiny_folder: Path, refiner_folde
 @pytest.mark.parametrize(
     "offload", ["stage", "block", *(pytest.param(each, marks=pytest.mark.slow) for each in ("none", "text"))]
 )
-def test_offload(offload: Any, save: Any, tiny_folder: Path, tiny_pipe: Any, error: Any) -> None:
+def test_offload(
+    offload: Any, save: Any, tiny_folder: Path, tiny_pipe: Any, error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All give the same, and hold the networks as they hold text encoders."""
     references = [sdxl.Reference(save("plain ViT-H"), IMAGES[0]), sdxl.Reference(save("plus"), IMAGES[1])]
     expected = ours(tiny_pipe, references)
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", offload=offload)
     assert error(ours(pipe, references), expected) < 1e-5
-    networks = pipe.residency.model.extras.networks
-    assert len(networks) == 4
-    loaded = [each.loaded is not None for each in networks.values()]
-    assert loaded == [offload in ("none", "text")] * 4
-    ours(pipe, references[1:])
-    assert len(networks) == 2, "what a call does not name is not kept"
-    ours(pipe, None)
-    assert not networks
+    extras = pipe.residency.model.extras
+    assert [each.loaded is not None for each in extras.all()] == [offload in ("none", "text")] * 3, "one encoder"
+    plan = pipe.plan(sdxl.Request(PROMPT, reference=references[1:], height=64, width=64))
+    assert len(extras.idle(plan.extras)) == (1 if offload in ("none", "text") else 0)
+    monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 0)
+    with pytest.raises(sdxl.OutOfMemoryError):
+        pipe.residency.fit(plan)
+    assert not extras.idle(plan.extras), "what a call does not name makes room"
 
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
@@ -311,15 +312,18 @@ def test_encoders_are_shared_and_results_kept_for_many(save: Any, tiny_folder: P
     one, other = save("plus"), save("plus", 12)
     references = [sdxl.Reference(one, IMAGES[0]), sdxl.Reference(other, IMAGES[0])]
     first = ours(pipe, references)
-    assert len(pipe.residency.model.extras.networks) == 3, "two adapters, one encoder"
-    pipe.prepare_for_many()
-    assert torch.equal(ours(pipe, references), first)
+    assert len(pipe.residency.model.extras.all()) == 3, "two adapters, one encoder"
     results = pipe.residency.model.extras.results
-    assert results is not None
     assert len(results) == 4, "each adapter for the image, and for none"
     before = dict(results)
     assert torch.equal(ours(pipe, references), first)
     assert all(results[key] is value for key, value in before.items())
+    ours(pipe, replace(references[0], image=IMAGES[1]))
+    assert len(results) == 2, "of the last request alone"
+    pipe.prepare_for_many()
+    for image in IMAGES:
+        ours(pipe, replace(references[0], image=image))
+    assert len(pipe.residency.model.extras.results) == 4
 
 
 def test_masks_follow_the_window_of_a_mask(save: Any, tiny_pipe: Any) -> None:
@@ -374,14 +378,14 @@ def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, mon
     request = sdxl.Request(PROMPT, reference=sdxl.Reference(save("plus"), IMAGES[0]))
     plan, model = pipe.plan(request), pipe.residency.model
     sizes = [
-        sum(math.prod(shape) for shape in each.shapes()) * 4
+        sum(math.prod(shape) for shape in each.component.shapes()) * 4
         for each in (plan.references[0].adapter, plan.references[0].encoder)
     ]
-    assert extra_bytes(plan, model) == sum(sizes)
-    assert extra_bytes(plan, replace(model, offload="stage")) == max(sizes)
-    assert extra_bytes(plan, replace(model, offload="block")) == 0
+    assert model.missing_bytes(plan.extras) == (0, sum(sizes))
+    assert replace(model, offload="stage").missing_bytes(plan.extras) == (0, max(sizes))
+    assert replace(model, offload="block").missing_bytes(plan.extras) == (0, 0)
     ours(pipe, request.reference)
-    assert extra_bytes(plan, model) == 0, "they are loaded"
+    assert model.missing_bytes(plan.extras) == (0, 0), "they are loaded"
     others = sdxl.Request(PROMPT, reference=sdxl.Reference(save("plus", 12), IMAGES[0]), steps=2, height=64, width=64)
     plan = pipe.plan(others)
     monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: sizes[0] + 1e4)
@@ -392,6 +396,6 @@ def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, mon
 
 def test_nothing_is_opened_without_a_reference(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdxl.pipeline.referencing.References.open", lambda *_: pytest.fail("it is opened"))
-    monkeypatch.setattr("sdxl.pipeline.attending.fingerprint", lambda *_: pytest.fail("it is looked at"))
+    monkeypatch.setattr("sdxl.pipeline.reference_images.fingerprint", lambda *_: pytest.fail("it is looked at"))
     assert ours(tiny_pipe, None).isfinite().all()
     assert tiny_pipe("a cat", steps=1, seed=1, progress=False).parameters[0]["request"]["reference"] is None

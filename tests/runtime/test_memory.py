@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,6 +106,31 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert memory.available(CPU) == 800_000
     (group / "memory.max").write_text("max\n")
     assert memory.available(CPU) == 5000 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux does it")
+def test_memory_goes_back_in_the_words_of_each_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    glibc = {"malloc_trim": lambda _: called.append("glibc")}
+    tcmalloc = {"MallocExtension_ReleaseFreeMemory": lambda: called.append("tcmalloc")}
+    symbols: dict[str, Any]
+    for symbols in (glibc, glibc | tcmalloc, {}):
+        monkeypatch.setattr("ctypes.CDLL", lambda _, symbols=symbols: SimpleNamespace(**symbols))
+        memory.trim()
+    assert called == ["glibc", "tcmalloc"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux does it")
+def test_what_an_allocator_keeps_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def numeric(name: bytes, count: Any) -> None:
+        assert name == b"tcmalloc.pageheap_free_bytes"
+        count._obj.value = 123
+
+    monkeypatch.setattr(memory, "_table", lambda path, _: ["8 kB"] if path == "/proc/meminfo" else [])
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace())
+    assert memory.available(CPU) == 8192
+    monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(MallocExtension_GetNumericProperty=numeric))
+    assert memory.available(CPU) == 8192 + 123
 
 
 # ---- in the middle ---------------------------------------------------------------------------------------------------

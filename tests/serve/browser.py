@@ -129,8 +129,8 @@ class Tab:
             mouse.move(*place, steps=6)
         mouse.up()
 
-    def drop(self, data: bytes, name: str = "image.png") -> None:
-        """Drop a file on the page."""
+    def drop(self, data: bytes, name: str = "image.png", at: str = "body", message: str = "Drop the image") -> None:
+        """Drop a file on a part of the page, which says meanwhile what it is for."""
         dropped = self.page.evaluate_handle(
             """([bytes, name]) => {
               const data = new DataTransfer();
@@ -139,7 +139,7 @@ class Tab:
             }""",
             [list(data), name],
         )
-        self.page.dispatch_event("body", "dragover", {"dataTransfer": dropped})
-        self.at("#drop").wait_for()
-        self.page.dispatch_event("body", "drop", {"dataTransfer": dropped})
+        self.page.dispatch_event(at, "dragover", {"dataTransfer": dropped})
+        self.at(f"#drop:has-text('{message}')").wait_for()
+        self.page.dispatch_event(at, "drop", {"dataTransfer": dropped})
         self.at("#drop").wait_for(state="hidden")

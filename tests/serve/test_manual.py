@@ -14,6 +14,7 @@ from serving import serving
 from sdxl.pipeline import ModelRequest
 from sdxl.serve.openapi import ENDPOINTS
 
+ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
 PAGE = (Path(__file__).parents[2] / "docs/serve.md").read_text(encoding="utf-8")
 BLOCKS = [code for code in re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) if "curl" in code]
 FAILS = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }\nset -eo pipefail\n'
@@ -24,7 +25,8 @@ def test_the_calls_of_curl(tmp_path: Path) -> None:
     mask = Image.new("L", (128, 128))
     mask.paste(255, (32, 32, 80, 80))
     mask.save(tmp_path / "mask.png")
-    with serving([ModelRequest("miniature", dtype="float32", device="cpu")]) as running:
+    mask.save(tmp_path / "edges.png")
+    with serving([ModelRequest("miniature", dtype="float32", device="cpu", control_dir=ADAPTERS)]) as running:
         script = FAILS + "".join(BLOCKS).replace(":7860", f":{running.client.port}").replace(
             '"steps": 20', '"steps": 2'
         )

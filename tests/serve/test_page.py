@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from browser import SECONDS, Tab, started
 from PIL import Image, ImageDraw, PngImagePlugin
+from safetensors.numpy import save_file
 from serving import ADAPTERS, PROMPT, Client, Running, in_base64, miniatures, png, serving, until
 
 import sdxl
@@ -24,8 +25,14 @@ Open = Callable[..., Tab]
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    with serving(miniatures(lora_dir=ADAPTERS), max_steps=40) as running:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("nets")
+    for name in ("edges.safetensors", "colours.safetensors"):
+        shutil.copy(ADAPTERS / name, folder)
+    shutil.copytree(ADAPTERS / "image_encoder", folder / "image_encoder")
+    keys = ("controlnet_cond_embedding.conv_in.weight", "add_embedding.linear_1.weight", "task_embedding")
+    save_file({key: np.zeros((8, 8), np.float32) for key in keys}, folder / "union.safetensors")  # by its looks
+    with serving(miniatures(lora_dir=ADAPTERS, control_dir=folder), max_steps=40) as running:
         yield running
 
 
@@ -364,7 +371,7 @@ def test_parameters_of_a_dropped_image(tab: Tab, running: Running) -> None:
     assert tab["prompt"].input_value() == prompt
     assert tab["seed"].input_value() == "7"
     assert tab.at("[name=sampler]").input_value() == "dpmpp_2m"
-    assert tab.at("#loras").inner_text().strip() == "heart"
+    assert tab.at("#added span").inner_text() == "heart"
     assert tab.at("#more li").count() == 3  # eta, as the record has it, is the sampler's own
     assert same(tab.generate()[0], running.client.image(first["images"][0]))
     tab.at("#more button").first.click()
@@ -417,13 +424,13 @@ def test_use_these_again_and_start_from_it(tab: Tab) -> None:
 
 def test_loras_and_models(tab: Tab, running: Running) -> None:
     tab.fill(**QUICK)
-    tab.at("#lora").select_option("heart")
-    tab.at("#loras input").fill("0.5")
+    tab.at("#add").select_option("heart")
+    tab.at("#added input").fill("0.5")
     expected = generated(running.client, **QUICK, loras=[{"file": "heart", "weight": 0.5}])
     assert same(tab.generate()[0], expected)
     tab.open()
-    assert tab.at("#loras input").input_value() == "0.5"
-    tab.at("#loras button").click()
+    assert tab.at("#added input").input_value() == "0.5"
+    tab.at("#added button").click()
     tab.at("#model").select_option("miniature-refiner")
     tab.start_from(png(source()))
     tab.fill(steps=10)
@@ -431,6 +438,139 @@ def test_loras_and_models(tab: Tab, running: Running) -> None:
     assert "miniature-refiner" in tab.at("#facts").inner_text()
     tab.at("#model").select_option("miniature")
     tab.generate()
+
+
+def edges() -> Image.Image:
+    image = Image.new("RGB", (128, 128), "black")
+    ImageDraw.Draw(image).ellipse((30, 40, 90, 100), outline="white", width=2)
+    return image
+
+
+def card(tab: Tab, name: str) -> Any:
+    """What the page shows of a LoRA, a control or a reference."""
+    return tab.at(f"#added li:has([aria-label='{name}'])")
+
+
+def choose(tab: Tab, name: str, image: Image.Image) -> None:
+    """Choose the image of a control or a reference."""
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": png(image)}
+    card(tab, name).locator("input[type=file]").set_input_files(file)
+    card(tab, name).locator("img").wait_for()
+
+
+def test_controls_and_references(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK)
+    for name in ("edges", "colours"):
+        tab.at("#add").select_option(name)
+    choose(tab, "edges", edges())
+    choose(tab, "colours", source())
+    card(tab, "edges").get_by_label("scale").fill("0.8")
+    card(tab, "edges").get_by_label("end").fill("0.7")
+    card(tab, "colours").get_by_label("start").fill("0")
+    card(tab, "colours").get_by_label("only").select_option("style")
+    control = {"net": "edges", "image": in_base64(edges()), "scale": 0.8, "end": 0.7}
+    reference = {"adapter": "colours", "image": in_base64(source()), "only": "style"}
+    expected = generated(running.client, **QUICK, control=[control], reference=[reference])
+    assert same(tab.generate()[0], expected)
+    tab.open()  # a reload loses nothing
+    card(tab, "colours").locator("img").wait_for()
+    assert card(tab, "edges").get_by_label("scale").input_value() == "0.8"
+    assert same(tab.generate()[0], expected)
+    tab.start_from(png(source()))  # beside a source image
+    tab.fill(strength=0.9)
+    both = generated(
+        running.client,
+        **QUICK,
+        control=[control],
+        reference=[reference],
+        image=in_base64(source()),
+        strength=0.9,
+    )
+    assert same(tab.generate()[0], both)
+    tab.at("#remove").click()
+    card(tab, "edges").get_by_role("button", name="Remove").click()
+    card(tab, "colours").get_by_role("button", name="Remove").click()
+    assert same(tab.generate()[0], generated(running.client, **QUICK))
+
+
+def test_several_controls_of_one_net(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK)
+    controls = []
+    for number, end in enumerate(("0.5", "1")):
+        tab.at("#add").select_option("edges")
+        one = tab.at("#added li").nth(number)
+        file = {"name": "a.png", "mimeType": "image/png", "buffer": png(source())}
+        one.locator("input[type=file]").set_input_files(file)
+        one.locator("img").wait_for()
+        one.get_by_label("preprocess").select_option("canny")
+        one.get_by_label("end").fill(end)
+        one.get_by_label("guess").set_checked(number == 1)
+        controls.append({"net": "edges", "image": in_base64(source()), "preprocess": "canny", "end": float(end)})
+    controls[1]["guess"] = True
+    assert same(tab.generate()[0], generated(running.client, **QUICK, control=controls))
+
+
+def test_a_union_asks_for_the_type(open_tab: Open) -> None:
+    tab = open_tab()
+    tab.at("#add").select_option("edges")
+    assert card(tab, "edges").get_by_label("type").count() == 0
+    tab.at("#add").select_option("union")
+    types = card(tab, "union").get_by_label("type")
+    assert types.locator("option").all_inner_texts()[:3] == ["\u2013", "openpose", "depth"]
+    assert "repaint" in types.locator("option").all_inner_texts()
+    types.select_option("tile")
+    tab.open()
+    assert card(tab, "union").get_by_label("type").input_value() == "tile"
+    tab["generate"].click()
+    tab.at("#problem:has-text('edges has no image')").wait_for()
+
+
+def test_an_image_is_dropped_or_pasted_on_a_control(tab: Tab) -> None:
+    tab.at("#add").select_option("edges")
+    tab.at("#add").select_option("colours")
+    tab.drop(png(edges()), at="#added li:has([aria-label='edges'])", message="Image of edges")
+    card(tab, "edges").locator("img").wait_for()
+    assert tab["mask"].is_hidden()
+    card(tab, "colours").locator("input[type=file]").focus()
+    tab.page.evaluate(
+        """async (bytes) => {
+          const clipboardData = new DataTransfer();
+          clipboardData.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
+          document.activeElement.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+        }""",
+        list(png(source())),
+    )
+    card(tab, "colours").locator("img").wait_for()
+    assert tab["mask"].is_hidden()
+
+
+def test_controls_of_an_image_come_back(tab: Tab, running: Running) -> None:
+    """With the images that the page has still; others are asked for."""
+    tab.fill(**QUICK)
+    tab.at("#add").select_option("edges")
+    choose(tab, "edges", edges())
+    card(tab, "edges").get_by_label("scale").fill("0.8")
+    first = tab.generate()[0]
+    card(tab, "edges").get_by_label("scale").fill("0.1")
+    tab.fill(seed=1)
+    tab.at("#again").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    assert card(tab, "edges").get_by_label("scale").input_value() == "0.8"
+    assert same(tab.generate()[0], first)
+    assert tab.at("#warnings li").count() == 0
+    choose(tab, "edges", source())
+    tab.at("#again").click()  # another image than that of the record, and the page says so
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    tab.generate()
+    assert "is not the one that the recorded image was made with" in tab.at("#warnings").inner_text()
+    card(tab, "edges").get_by_role("button", name="Remove").click()
+    tab.at("#again").click()
+    tab.at("#problem:has-text('the image of edges')").wait_for()
+    assert card(tab, "edges").locator("img").count() == 0
+    tab["generate"].click()
+    tab.at("#problem:has-text('edges has no image')").wait_for()
+    choose(tab, "edges", edges())
+    assert same(tab.generate()[0], first)
 
 
 def test_embeddings_are_put_into_the_prompt(browser: Any, tmp_path: Path) -> None:
@@ -442,7 +582,7 @@ def test_embeddings_are_put_into_the_prompt(browser: Any, tmp_path: Path) -> Non
         tab.at("#embedding").select_option("sun")
         assert tab["prompt"].input_value() == "a sun"
         tab.generate()
-        assert tab.at("#lora-field").is_hidden()
+        assert tab.at("#add-field").is_hidden()
         tab.context.close()
 
 
@@ -520,6 +660,8 @@ def test_a_phone(open_tab: Open) -> None:
     tab.generate()
     tab.at("#start").click()
     tab["mask"].wait_for()
+    for name in ("heart", "union", "colours"):
+        tab.at("#add").select_option(name)
     assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
     for control in tab.at("button:visible, input:visible, select:visible, textarea:visible").all():
         box = control.bounding_box()
@@ -546,8 +688,12 @@ def test_axe_finds_no_fault(open_tab: Open, scheme: str, width: int) -> None:
     tab.start_from(png(source()))
     tab.stroke((0.3, 0.3), (0.6, 0.6))
     tab.at("summary").click()
-    tab.at("#lora").select_option("heart")
+    for name in ("heart", "edges", "colours", "union"):
+        tab.at("#add").select_option(name)
+    choose(tab, "edges", edges())
     check()
+    for name in ("colours", "union"):
+        card(tab, name).get_by_role("button", name="Remove").click()
     tab.fill(**SLOW)
     tab["generate"].click()
     tab["generate"].click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from sdxl import ArgumentError, Request
+from sdxl.adapters.kind import Name
 from sdxl.pipeline import ModelRequest
 from sdxl.serve.catalog import Catalog, make_catalog, public_name
 from sdxl.serve.refusals import TooLargeError, UnknownError
@@ -19,13 +21,24 @@ from sdxl.serve.work import Work, make_work
 SETTINGS = Settings(max_images=8, max_steps=50, max_pixels=512 * 512, letters=1000)
 
 
+ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
+
+
+def copied(name: str, path: Path) -> Path:
+    """One of the miniature's adapters under another name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(ADAPTERS / f"{name}.safetensors", path))
+
+
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    for name in ("style.safetensors", "a/twin.safetensors", "b/twin.safetensors", "notes.txt"):
-        path = tmp_path / "loras" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return make_catalog([ModelRequest(tmp_path / "one.safetensors", lora_dir=tmp_path / "loras")])
+    folder = tmp_path / "loras"
+    for name in ("style", "a/twin", "b/twin"):
+        copied("heart", folder / f"{name}.safetensors")
+    copied("sun", folder / "c/twin.safetensors")
+    (folder / "notes.txt").touch()
+    (folder / "half.safetensors").write_bytes(b"half a download")
+    return make_catalog([ModelRequest(tmp_path / "one.safetensors", lora_dir=folder)])
 
 
 def work(catalog: Catalog, batches: int = 1, **given: Any) -> Work:
@@ -89,16 +102,53 @@ def test_seeds_of_batches_follow_each_other(catalog: Catalog) -> None:
 
 
 def test_loras_are_names_of_the_folder(catalog: Catalog) -> None:
-    assert list(catalog.loras()) == ["a/twin", "b/twin", "style"]
+    assert list(catalog.files("lora")) == ["a/twin", "b/twin", "style"]
     for given in (["style"], ["style.safetensors"], [["style", 1.0]], [{"file": "style", "weight": 1}]):
         (lora,) = work(catalog, loras=given).batches[0]["loras"]
         assert Path(lora["file"]).name == "style.safetensors"
         assert Path(lora["file"]).is_absolute()
-    for name in ("twin", "../loras/style", "notes", str(catalog.loras()["style"]), "hub/name"):
+    for name in (
+        "twin",
+        "../loras/style",
+        "notes",
+        "c/twin",
+        "half",
+        str(catalog.files("lora")["style"].path),
+        "hub/name",
+    ):
         with pytest.raises(UnknownError, match="no name of a LoRA here"):
             work(catalog, loras=[name])
     with pytest.raises(ArgumentError, match="expected a list"):
         work(catalog, loras="style")
+
+
+def test_each_list_has_its_kind(tmp_path: Path) -> None:
+    """One folder for everything, as many people have it."""
+    for name in ("heart", "sun", "edges", "colours"):
+        copied(name, tmp_path / f"{name}.safetensors")
+    copied("edges", tmp_path / "nets/lines/diffusion_pytorch_model.safetensors")
+    (tmp_path / "nets/lines/config.json").write_text("{}")
+    shutil.copytree(ADAPTERS / "image_encoder", tmp_path / "image_encoder")
+    everything = dict.fromkeys(("lora_dir", "embedding_dir", "control_dir"), tmp_path)
+    catalog = make_catalog([ModelRequest("one", **everything)])
+    kinds: dict[Name, list[str]] = {
+        "lora": ["heart"],
+        "embedding": ["sun"],
+        "control": ["edges", "lines"],
+        "reference": ["colours"],
+    }
+    assert {kind: list(catalog.files(kind)) for kind in kinds} == kinds
+    assert catalog.find("control", "lines") == tmp_path / "nets/lines"
+    for number in range(30):
+        copied("sun", tmp_path / f"many/{number}.safetensors")
+    with pytest.raises(UnknownError, match=r"there are [^;]{50,200}, 11 more$"):
+        catalog.find("embedding", "moon")
+    with pytest.raises(UnknownError, match=r"control has 'colours'.*there are edges, lines$") as caught:
+        catalog.find("control", "colours")
+    assert caught.value.argument == "control"
+    copied("two-steps", tmp_path / "colours.safetensors")  # which has changed
+    assert list(catalog.files("lora")) == ["colours", "heart"]
+    assert catalog.files("reference") == {}
 
 
 def test_a_job_shows_what_was_asked_for_without_images(catalog: Catalog) -> None:
@@ -108,7 +158,7 @@ def test_a_job_shows_what_was_asked_for_without_images(catalog: Catalog) -> None
 
 
 def test_records_and_messages_have_names_and_no_paths(catalog: Catalog, tmp_path: Path) -> None:
-    file = catalog.loras()["a/twin"]
+    file = catalog.files("lora")["a/twin"].path
     parameters = {
         "model": {"model": str(tmp_path / "one.safetensors"), "vae": "/x/y/vae.safetensors", "revision": "main"},
         "request": {"prompt": "/not/a/file", "loras": [{"file": str(file), "weight": 1.0}, {"file": "b/twin"}]},
@@ -131,6 +181,7 @@ def test_names_of_models(tmp_path: Path) -> None:
     assert public_name("stabilityai/stable-diffusion-xl-base-1.0") == "stabilityai/stable-diffusion-xl-base-1.0"
     assert public_name(tmp_path) == tmp_path.name
     assert public_name("~/models/x.safetensors") == "x.safetensors"
+    assert public_name("C:\\models\\x.safetensors") == public_name("./x.safetensors") == "x.safetensors"
     with pytest.raises(ArgumentError, match=r"two models have the name x\.safetensors"):
         make_catalog([ModelRequest("/a/x.safetensors"), ModelRequest("/b/x.safetensors")])
     with pytest.raises(ArgumentError, match="is no folder"):

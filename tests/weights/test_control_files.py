@@ -14,6 +14,7 @@ pytest.importorskip("diffusers")
 import control_nets
 
 import sdxl
+from sdxl.adapters.kind import AdapterKind, read_kind
 from sdxl.models import UNetConfig
 from sdxl.weights import open_checkpoint
 from sdxl.weights.component import Component
@@ -88,7 +89,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda full: {**filled("body.0.block1.weight"), "conv_in.weight": torch.zeros(320, 192, 3, 3)},
         r"is a T2I-Adapter of Stable Diffusion 1\.x; give one for SDXL",
     ),
-    "LoRA": (lambda full: filled("lora_unet_a.lora_down.weight"), "is a LoRA; give one for SDXL"),
+    "LoRA": (
+        lambda full: filled("lora_unet_a.lora_down.weight"),
+        "is a LoRA; give it with loras= or --lora, and as the net a ControlNet for SDXL",
+    ),
     "nothing": (lambda full: filled("a"), "is no network for control images; give one for SDXL"),
     "superfluous": (lambda full: full | filled("own.weight"), "1 tensors do not belong to this .*: own.weight"),
     "missing": (
@@ -175,13 +179,17 @@ def kinds(unet: Component) -> dict[str, tuple[Any, str]]:
 
 def test_inspect_names_each_kind(unet: Component, tmp_path: Path) -> None:
     for name, (state, kind) in kinds(unet).items():
-        report = sdxl.inspect(control_nets.save(state, tmp_path / f"{name}.safetensors"))
+        path = control_nets.save(state, tmp_path / f"{name}.safetensors")
+        report = sdxl.inspect(path)
+        types = {"union": 6, "promax": 8}.get(name, 0)
+        assert read_kind(path) == (None if name == "sd15" else AdapterKind("control", types))
         assert isinstance(report, sdxl.weights.Report)
         assert report.kind == kind
         assert not (report.missing or report.unexpected or report.wrong)
         assert sum(part.tensors for part in report.parts.values()) == len(state)
     folder = control_nets.save_folder(control_nets.union(control_nets.PROMAX), tmp_path / "folder")
     assert getattr(sdxl.inspect(folder), "kind", None) == "ControlNet-Union of SDXL, 8 types"
+    assert read_kind(folder) == AdapterKind("control", 8)
 
 
 # ---- Control-LoRA ----------------------------------------------------------------------------------------------------

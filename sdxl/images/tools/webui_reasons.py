@@ -17,7 +17,7 @@ REASONS = {
     "Denoising strength": "it belongs to a second pass that is not stated",
     "Downcast alphas_cumprod": "the noise schedule is computed in full precision",
     "Eta": "the sampler has no such option",
-    "FP8 weight": "weights are kept in float32, bfloat16 or float16",
+    "FP8 weight": "its layers in 8 bits are others, without scales; --fp8 keeps transformer blocks in float8",
     "Face restoration": "another network changed the image",
     "Hires": "a second pass has no such option",
     "Hypernet": "hypernetworks are not read",

@@ -1,5 +1,5 @@
-// The page of `sdxl serve`. All that it does goes through /api, at addresses below its own, so a proxy may give it a path.
-// The browser keeps the controls in localStorage, source image and mask in IndexedDB.
+// The page of `sdxl serve`. It asks /api alone, at addresses below its own, so a proxy may give it a path.
+// The browser keeps the controls in localStorage, images and the mask in IndexedDB.
 
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
@@ -21,13 +21,10 @@ const ICONS = {
   clear: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   close: "M6 6l12 12M18 6 6 18",
   dice: "M7 4h10q3 0 3 3v10q0 3-3 3H7q-3 0-3-3V7q0-3 3-3M9 9h.01M15 9h.01M12 12h.01M9 15h.01M15 15h.01",
-  down: "M12 4v11M7 11l5 5 5-5M5 20h14",
   erase: "m9 20-5-5q-1-1 0-2l9-9 7 7-9 9ZM8.5 8.5l7 7M9 20h11",
   image: "M5 5h14q2 0 2 2v10q0 2-2 2H5q-2 0-2-2V7q0-2 2-2M4 18l6-7 4 5 2-2 4 4M16 9h.01",
   invert: "M12 4a8 8 0 0 0 0 16ZM12 4a8 8 0 0 1 0 16M8 7v10",
   large: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
-  minus: "M6 12h12",
-  plus: "M6 12h12M12 6v12",
   redo: "M15 5l5 5-5 5M20 10H10a6 6 0 0 0 0 11h2",
   swap: "M7 4 3 8l4 4M3 8h14M17 12l4 4-4 4M21 16H7",
   undo: "M9 5l-5 5 5 5M4 10h10a6 6 0 0 1 0 11h-2",
@@ -35,25 +32,20 @@ const ICONS = {
 };
 
 function addIcon(element, name) {
-  const make = (tag, attribute, value) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    made.setAttribute(attribute, value);
-    return made;
-  };
-  const svg = make("svg", "viewBox", "0 0 24 24");
-  svg.append(make("path", "d", ICONS[name]));
-  element.prepend(svg);
+  element.insertAdjacentHTML("afterbegin", `<svg viewBox="0 0 24 24"><path d="${ICONS[name]}"/></svg>`);
+  if (element.ariaLabel) element.className = "icon";
   element.title ||= element.ariaLabel ?? "";
   return element;
 }
 
-const iconButton = (name, label, onclick) =>
-  addIcon(node("button", { type: "button", className: "icon", ariaLabel: label, onclick }), name);
+const iconButton = (name, ariaLabel, onclick) => addIcon(node("button", { type: "button", ariaLabel, onclick }), name);
 for (const each of all("[data-icon]")) addIcon(each, each.dataset.icon);
+for (const each of all("[id]")) each.dataset.testid = each.id;
+for (const each of all("form button:not(#generate)")) each.type = "button";
 
 // ---- the service
 
-const refusal = (message, status = 0, argument = null) => Object.assign(new Error(message), { status, argument });
+const refusal = (message, status = 0, argument) => Object.assign(new Error(message), { status, argument });
 
 // seeds have up to 64 bits, which numbers of JavaScript have not: they stay texts
 const parse = (text) => JSON.parse(text, (key, value, context) => (/seed$/.test(key) && value > 0 && context?.source) || value);
@@ -80,7 +72,7 @@ function formOf(values) {
   return form;
 }
 
-const service = { models: [], samplers: [], loras: [], limits: {} };
+const service = { models: [], samplers: [], loras: [], controls: [], references: [], preprocessors: [], limits: {} };
 
 let asking = 0;
 
@@ -107,21 +99,21 @@ async function readServer() {
 }
 
 async function readNames() {
-  const names = ["models", "samplers", "loras", "embeddings"];
+  const names = ["models", "samplers", "loras", "embeddings", "controls", "references"];
   Object.assign(service, ...(await Promise.all(names.map((name) => ask(`api/${name}`)))));
   offer($("model"), service.models, service.models.find((each) => each.is_default).name);
   $("model").disabled = service.models.length < 2;
   offer(control("sampler"), service.samplers);
   offer(control("schedule"), service.schedules);
   offer(control("preset"), service.presets.map((name) => ({ name })));
-  for (const name of ["lora", "embedding"]) {
-    offer($(name), service[`${name}s`]);
-    $(`${name}-field`).hidden = !service[`${name}s`].length;
-  }
+  for (const kind of kinds) offer($(kind), service[ADDED[kind].list]);
+  offer($("embedding"), service.embeddings);
+  for (const id of ["add", "embedding"]) $(id).closest(".field").hidden = !$(id).querySelector(".new");
+  showLists();
   refresh();
 }
 
-/** Fill a list, behind what stands in it in the page. What was chosen stays, also a choice that was kept. */
+/** Fill a list. What was chosen stays, also a choice that was kept. */
 function offer(select, list, first = "") {
   const value = kept.fields[select.name] ?? select.value;
   for (const old of select.querySelectorAll(".new")) old.remove();
@@ -147,7 +139,7 @@ function read() {
 }
 
 const secret = () => [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
-const kept = { session: secret(), fields: {}, loras: [], more: {}, onlyMasked: false, brush: 0, shown: null, ...read() };
+const kept = { session: secret(), fields: {}, loras: [], control: [], reference: [], more: {}, onlyMasked: false, brush: 0, shown: null, ...read() };
 
 function keep() {
   for (const each of controls) if (each.tagName !== "SELECT" || service.models.length) kept.fields[each.name] = each.value;
@@ -167,7 +159,7 @@ const opening = indexedDB.open("sdxl", 1);
 opening.onupgradeneeded = () => opening.result.createObjectStore("files");
 const store = settled(opening);
 const inStore = async (act) => settled(act((await store).transaction("files", "readwrite").objectStore("files")));
-const keepFile = (name, file) => inStore((files) => (file ? files.put(file, name) : files.delete(name))).catch(() => {}); // as above
+const keepFile = (name, file) => inStore((files) => (file ? files.put(file, name) : files.delete(name))).catch(() => {});
 const keptFile = (name) => inStore((files) => files.get(name)).catch(() => {});
 
 // ---- the controls
@@ -192,7 +184,6 @@ function ownSize() {
   return [image.width, image.height].map((side) => Math.max(8, Math.floor(side / 8) * 8));
 }
 
-/** Show what follows from the state. */
 function refresh() {
   const own = defaults(), sides = ownSize();
   const hints = { width: sides[0], height: sides[1], steps: own.steps ?? 30, guidance_scale: own.guidance_scale ?? 5 };
@@ -206,17 +197,11 @@ function refresh() {
     const range = number.previousElementSibling;
     range.value = number.value || number.placeholder;
     range.classList.toggle("unset", !number.value);
-    showPart(range);
   }
   showRatios(sides);
   control("mask_padding").parentNode.hidden = !kept.onlyMasked;
   $("only-masked").checked = kept.onlyMasked;
   $("reuse").disabled = !shown();
-}
-
-function showPart(range) {
-  const part = (range.value - range.min) / (range.max - range.min);
-  range.style.setProperty("--part", `${100 * part}%`);
 }
 
 function showRatios(sides) {
@@ -244,11 +229,6 @@ function changed() {
   refresh();
 }
 
-function restore() {
-  for (const each of controls) if (each.name in kept.fields) each.value = kept.fields[each.name];
-  showLists();
-}
-
 function showLists() {
   const row = (name, remove, ...parts) => {
     const onclick = () => {
@@ -258,26 +238,90 @@ function showLists() {
     };
     return node("li", {}, ...parts, iconButton("close", `Remove ${name}`, onclick));
   };
-  $("loras").replaceChildren(...kept.loras.map((lora, place) => {
-    const { file, weight = 1 } = lora;
-    const oninput = (event) => {
-      lora.weight = Number(event.target.value);
-      keep();
+  $("added").replaceChildren(...kinds.flatMap((kind) => kept[kind].map((entry, place) => {
+    const remove = () => {
+      kept[kind].splice(place, 1);
+      keepPicture(entry.picture);
     };
-    const number = node("input", { type: "number", step: 0.05, value: weight, ariaLabel: `Weight of ${file}`, oninput });
-    return row(file, () => kept.loras.splice(place, 1), node("span", { textContent: file }), number);
-  }));
-  // arguments that have no control: they come from an image's parameters, and go to the next job
+    return row(nameOf(kind, entry), remove, ...card(kind, entry));
+  })));
+  // arguments without a control, which come from an image and go to the next job
   $("more").replaceChildren(...Object.entries(kept.more).map(([name, value]) =>
-    row(name, () => delete kept.more[name], node("code", { textContent: `${name} ${JSON.stringify(value)}` })),
+    row(name, () => delete kept.more[name], node("code", {}, `${name} ${JSON.stringify(value)}`)),
   ));
   $("more-field").hidden = !$("more").firstChild;
 }
 
-/** Take the arguments of an image. */
+// ---- LoRAs, controls and references, as the API has them; `picture` is the key of an image
+
+const RANGE = { scale: 1, start: 0, end: 1 };
+const ADDED = {
+  loras: { list: "loras", name: "file", knobs: () => ({ weight: 1 }) },
+  control: { list: "controls", name: "net", knobs: (known) => ({ type: known?.types ?? [], preprocess: service.preprocessors, ...RANGE, guess: false }) },
+  reference: { list: "references", name: "adapter", knobs: () => ({ only: ["style", "layout"], ...RANGE, scale: 0.6 }) },
+};
+const kinds = Object.keys(ADDED), pictures = new Map(); // by key: { file, url }
+const nameOf = (kind, entry) => entry[ADDED[kind].name];
+const listed = (kind, file) => service[ADDED[kind].list].find((each) => each.file === file.split("/").pop() || each.name === file);
+const takesPicture = (kind) => kind !== "loras";
+
+function keepPicture(key, file) {
+  if (pictures.has(key)) URL.revokeObjectURL(pictures.get(key).url);
+  pictures.delete(key);
+  if (file) pictures.set(key, { file, url: URL.createObjectURL(file) });
+  if (key) keepFile(key, file);
+  return pictures.get(key)?.url;
+}
+
+function card(kind, entry) {
+  const title = nameOf(kind, entry), url = pictures.get(entry.picture)?.url;
+  const knobs = Object.entries(ADDED[kind].knobs(listed(kind, title))).filter(([, value]) => value.length !== 0);
+  const labels = knobs.map(([field, value]) => node("label", {}, field, knob(entry, field, value)));
+  const group = node("div", { role: "group", ariaLabel: title }, node("span", {}, title), ...labels);
+  if (!takesPicture(kind)) return [group];
+  const input = node("input", { type: "file", ariaLabel: `Image of ${title}` });
+  const button = node("label", { className: "file button", title: input.ariaLabel }, input);
+  if (url) button.prepend(node("img", { src: url, alt: "" }));
+  else addIcon(button, "image");
+  button.pick = async (file) => {
+    const read = await readImage(file);
+    keepPicture((entry.picture ??= secret()), read.file);
+    delete entry.image_hash; // of the image that a recorded one was made with
+    showLists();
+    keep();
+  };
+  onFile(input, button.pick);
+  return [button, group];
+}
+
+/** A control for one of several choices, for yes or no, or for a number with a default. */
+function knob(entry, field, value) {
+  const now = entry[field] ?? "", choices = Array.isArray(value) && [...new Set(["", ...value, now])];
+  const input = choices
+    ? node("select", {}, ...choices.map((each) => node("option", { value: each, textContent: each || "–" })))
+    : node("input", { type: value === false ? "checkbox" : "number", step: 0.05, placeholder: value, checked: now });
+  input.value = now;
+  input.oninput = () => {
+    const chosen = input.type === "checkbox" ? input.checked : input.type === "number" ? input.valueAsNumber : input.value;
+    entry[field] = chosen;
+    if (!chosen && chosen !== 0) delete entry[field];
+    keep();
+  };
+  return input;
+}
+
+function onFile(input, act) {
+  input.accept = "image/*";
+  input.onchange = () => {
+    const [file] = input.files;
+    input.value = ""; // the same file can be chosen again
+    if (file) act(file).catch(complain);
+  };
+}
+
 async function fill(request, model) {
   service.fields ??= (await ask("api/openapi.json")).components.schemas.JobRequest.properties;
-  const { prompt_syntax: syntax = "plain", loras, num_images: count, image: source, mask, ...rest } = request;
+  const { prompt_syntax: syntax = "plain", num_images: count, image: source, mask, ...rest } = request;
   for (const each of controls) {
     const value = { ...rest, prompt_syntax: syntax }[each.name];
     const fits = ["string", "number"].includes(typeof value);
@@ -287,15 +331,26 @@ async function fill(request, model) {
   control("batches").value = count > 1 ? count : "";
   kept.onlyMasked = request.mask_padding != null;
   const isTagged = ({ file }) => syntax === "a1111" && new RegExp(`<(lora|lyco):${file.replace(/\W/g, "\\$&")}[:>]`).test(request.prompt);
-  kept.loras = (loras ?? []).filter((each) => !isTagged(each)).map(({ file, weight, text_weight }) => {
-    const known = service.loras.find((each) => each.file === file.split("/").pop() || each.name === file);
-    return { file: known?.name ?? file, weight, ...(text_weight == null ? {} : { text_weight }) };
-  });
+  const missing = [];
+  for (const kind of kinds) {
+    const old = kept[kind], { name } = ADDED[kind];
+    const given = [rest[kind] ?? []].flat().filter((each) => takesPicture(kind) || !isTagged(each));
+    kept[kind] = given.map(({ image, mask, hash, encoder, ...entry }) => {
+      const file = (entry[name] = listed(kind, entry[name])?.name ?? entry[name]);
+      const place = old.findIndex((each) => each[name] === file && each.picture);
+      if (place >= 0) entry.picture = old.splice(place, 1)[0].picture;
+      else if (takesPicture(kind)) missing.push(`the image of ${file}`);
+      if (mask !== undefined) missing.push(`the mask of ${file}`);
+      return entry;
+    });
+    for (const each of old) keepPicture(each.picture);
+    delete rest[kind];
+  }
   const options = service.samplers.find((each) => each.name === request.sampler)?.options ?? {};
   const plain = { eta: options.eta ?? 0, ...(request.compat ? {} : { long_prompt: "chunk" }) }; // which all records have
   const isPlain = (name, value) => value == null || value === (service.fields[name].default ?? plain[name]);
   kept.more = Object.fromEntries(Object.entries(rest).filter(([name, value]) => name in service.fields && !isPlain(name, value)));
-  const missing = Object.keys(rest).filter((name) => rest[name] != null && !(name in service.fields));
+  missing.push(...Object.keys(rest).filter((name) => rest[name] != null && !(name in service.fields)));
   if (source && !image) missing.push("its source image");
   if (service.models.some((each) => each.name === model)) $("model").value = model;
   else if (model) missing.push(`the model ${model}`);
@@ -307,7 +362,7 @@ async function fill(request, model) {
 
 // ---- messages
 
-const say = (message) => ($("said").textContent = message); // to screen readers
+const say = (message) => ($("said").textContent = message);
 
 function complain(error) {
   if (error instanceof Error && error.status === undefined) console.error(error);
@@ -316,7 +371,7 @@ function complain(error) {
   const at = error.argument && controls.find((each) => each.name === error.argument);
   if (at) {
     at.ariaInvalid = "true";
-    if ($("details").contains(at)) $("details").open = true;
+    at.closest("details")?.setAttribute("open", "");
     at.scrollIntoView({ block: "center" });
   }
 }
@@ -336,7 +391,7 @@ const shown = () => images.get(kept.shown);
 let follows = true; // whether the running job is looked at, or an image of the gallery
 let stream = null;
 
-/** The arguments of a job as JSON, as the controls say. */
+/** What the controls ask for, as JSON. */
 function request(masked) {
   const given = { ...kept.more };
   for (const each of controls) {
@@ -347,7 +402,7 @@ function request(masked) {
   if (!masked) delete given.feather;
   if (masked && kept.onlyMasked) given.mask_padding ??= 32;
   else delete given.mask_padding;
-  if (kept.loras.length) given.loras = kept.loras;
+  for (const kind of kinds) if (kept[kind].length) given[kind] = kept[kind].map(({ picture, ...entry }) => entry);
   if (given.seed === "-1") delete given.seed;
   const text = JSON.stringify({ ...given, session: kept.session });
   return text.replace(/"(\w*seed)":" *0*(\d+) *"/g, '"$1":$2');
@@ -359,9 +414,15 @@ async function generate() {
   calm();
   try {
     const mask = image ? await maskFile() : null;
-    const text = request(mask);
-    const body = image ? formOf({ request: text, image: image.file, ...(mask && { mask }) }) : text;
-    addJob(await ask("api/jobs", body));
+    const form = formOf({ request: request(mask), ...(image && { image: image.file }), ...(mask && { mask }) });
+    for (const kind of kinds.filter(takesPicture)) {
+      for (const entry of kept[kind]) {
+        const picture = pictures.get(entry.picture);
+        if (!picture) throw refusal(`${nameOf(kind, entry)} has no image. Choose one, or remove it.`);
+        form.append(kind, picture.file);
+      }
+    }
+    addJob(await ask("api/jobs", form));
     say("The job is in the queue.");
     look();
   } catch (error) {
@@ -373,9 +434,9 @@ async function generate() {
 function addJob(job) {
   jobs.set(job.id, job);
   if (!isOver(job)) {
-    const look = node("button", { type: "button", onclick: () => look() });
+    const follow = node("button", { onclick: () => look() });
     const drop = iconButton("close", "Take this job out of the queue", () => end(job));
-    job.tile = node("li", { className: "pending" }, look, drop);
+    job.tile = node("li", { className: "pending" }, follow, drop);
     $("results").prepend(job.tile);
   }
   for (const image of job.images) addImage(job, image);
@@ -386,7 +447,7 @@ function addImage(job, image) {
   const { prompt } = image.request, url = image.url.slice(1);
   const label = `${prompt || "an image"}, seed ${image.seed}`;
   const picture = node("img", { src: url, alt: label, loading: "lazy", width: image.width, height: image.height });
-  const button = node("button", { type: "button", title: label, onclick: () => look(image.name) }, picture);
+  const button = node("button", { title: label, onclick: () => look(image.name) }, picture);
   const item = node("li", {}, button);
   if (job.tile) job.tile.after(item);
   else $("results").prepend(item);
@@ -394,7 +455,6 @@ function addImage(job, image) {
   if (!job.images.includes(image)) job.images.push(image);
 }
 
-/** Show an image of the gallery, or the running job. */
 function look(name) {
   kept.shown = name ?? kept.shown;
   follows = !name;
@@ -441,21 +501,10 @@ function watch() {
   });
   for (const status of ["done", "failed", "cancelled"]) on(status, (data) => over(job, status, data));
   source.onerror = () => {
+    if (source.readyState === EventSource.CLOSED) stream = null; // else the browser tries again
     showState("lost");
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => recover(job), 2000); // else the browser tries again
   };
   source.onopen = () => $("state").dataset.state === "lost" && showState("ready");
-}
-
-async function recover(job) {
-  stream = null;
-  try {
-    await ask(`api/jobs/${job.id}`);
-    watch();
-  } catch (error) {
-    if (error.status === 404) over(job, "failed", { error });
-    else setTimeout(() => recover(job), 2000);
-  }
 }
 
 function over(job, status, { warnings, error }) {
@@ -472,7 +521,7 @@ function over(job, status, { warnings, error }) {
 }
 
 function left(seconds) {
-  if (seconds == null || seconds < 0.5) return "";
+  if (!(seconds >= 0.5)) return "";
   return seconds < 90 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.ceil(seconds / 60)} min left`;
 }
 
@@ -488,7 +537,6 @@ function progressText(job) {
   return (of + step).replace(/^./, (letter) => letter.toUpperCase()) + left(job.seconds_left);
 }
 
-/** Show jobs and images as they are. */
 function showJobs() {
   watch();
   const job = current(), entry = shown(), isLive = Boolean(job && follows);
@@ -504,8 +552,7 @@ function showJobs() {
   for (const each of jobs.values()) {
     if (!each.tile) continue;
     const button = each.tile.firstChild, isFirst = each === job;
-    button.textContent = each.preview ? "" : isFirst ? `${Math.round(100 * each.progress)} %` : "waiting";
-    button.style.backgroundImage = each.preview ? `url(${each.preview})` : "";
+    button.textContent = isFirst ? `${Math.round(100 * each.progress)} %` : "waiting";
     button.ariaLabel = isFirst ? "The running job" : "A job in the queue";
     button.ariaCurrent = isLive && isFirst;
     each.tile.lastChild.hidden = isFirst;
@@ -536,12 +583,14 @@ function showEntry({ image, job, button, url }) {
   $("facts").textContent = facts.join(" · ");
   $("warnings").replaceChildren(...(job.warnings ?? []).map((textContent) => node("li", { textContent })));
   $("save").href = url;
-  button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  button.scrollIntoView({ block: "nearest" });
 }
 
 async function readJobs() {
-  const { jobs: mine } = await ask(`api/jobs?session=${kept.session}`);
+  const before = [...jobs.values()], { jobs: mine } = await ask(`api/jobs?session=${kept.session}`);
   for (const job of mine) if (!jobs.has(job.id)) addJob(job);
+  const lost = before.filter((job) => !mine.some((each) => each.id === job.id)); // at a new start of the service
+  for (const job of lost) over(job, "failed", { error: { message: "The service does not know this job any more." } });
   if (!shown()) kept.shown = [...images.keys()].pop() ?? null;
   follows = Boolean(current());
   showJobs();
@@ -550,7 +599,7 @@ async function readJobs() {
 
 // ---- the source image
 
-let image = null; // { file, width, height, url }
+let image = null; // { file, width, height }
 let offered = null; // the parameters that were found in it
 
 async function decode(file) {
@@ -561,9 +610,8 @@ async function decode(file) {
   }
 }
 
-/** Start from a file, as it is unless the service would not take it. */
-async function open(file, isOwn = false) {
-  calm();
+/** A file, in a form that the service takes, and its size. */
+async function readImage(file) {
   let bitmap = await decode(file);
   const scale = Math.min(1, 4096 / Math.sqrt(bitmap.width * bitmap.height));
   if (scale < 1 || file.size > 0.9 * service.limits.max_body || !/png|jpeg|webp/.test(file.type)) {
@@ -572,9 +620,14 @@ async function open(file, isOwn = false) {
     file = await canvas.convertToBlob(scale < 1 || file.size > 4e6 ? { type: "image/jpeg", quality: 0.95 } : {});
     bitmap = canvas;
   }
-  showSource(file, bitmap.width, bitmap.height);
+  return { file, width: bitmap.width, height: bitmap.height };
+}
+
+async function open(given, isOwn = false) {
+  calm();
+  const read = await readImage(given), { file } = read;
+  showSource(read);
   redraw();
-  keepFile("image", file);
   const own = defaults(), grown = Math.sqrt((own.width * own.height) / (image.width * image.height));
   const isLarge = grown < 0.8; // far beyond what the model was trained on
   [width.value, height.value] = isLarge ? [whole(image.width * grown), whole(image.height * grown)] : ["", ""];
@@ -586,10 +639,11 @@ async function open(file, isOwn = false) {
   $("offer").hidden = !offered;
 }
 
-function showSource(file, width, height) {
-  forgetSource();
-  image = { file, width, height, url: URL.createObjectURL(file) };
-  $("source").src = image.url;
+function showSource({ file, width, height }) {
+  image = { file, width, height };
+  offered = null;
+  $("offer").hidden = true;
+  $("source").src = keepPicture("image", file);
   $("editor").hidden = false;
   $("brush-size").max = Math.max(200, Math.round(Math.max(width, height) / 2));
   Object.assign(layer, { width, height });
@@ -599,22 +653,17 @@ function showSource(file, width, height) {
   showZoom();
 }
 
-function forgetSource() {
-  if (image) URL.revokeObjectURL(image.url);
-  image = offered = null;
-  $("editor").hidden = $("offer").hidden = true;
-}
-
 function removeSource() {
-  forgetSource();
+  image = null;
+  $("editor").hidden = true;
   enlarge(false);
-  keepFile("image", null);
-  keepFile("mask", null);
-  [width.value, height.value] = ["", ""];
+  keepPicture("image");
+  keepFile("mask");
+  width.value = height.value = "";
   changed();
 }
 
-/** Whether a file has places in which tools write parameters; most photographs have not, and need not be asked about. */
+/** Whether a file has places in which tools write parameters; most photographs have not. */
 async function mayHaveParameters(file) {
   const text = new TextDecoder("latin1").decode(await file.arrayBuffer());
   return /(?:tEXt|iTXt|zTXt)(?:parameters|sdxl|prompt|workflow|Comment|\w*metadata\w*)\0|UNICODE\0|ASCII\0\0\0/.test(text);
@@ -633,7 +682,6 @@ const spot = [0, 0]; // of the brush that the keyboard moves, in pixels of the i
 let stroke = null, erases = false, zoom = 1, keeping = 0;
 const hasMask = () => Boolean(image && (mask.done.at(-1) ?? mask.base ?? { kind: "clear" }).kind !== "clear");
 
-/** The context of a new canvas. */
 const canvasOf = (width = layer.width, height = layer.height) => new OffscreenCanvas(width, height).getContext("2d");
 
 function flood(context, operation, colour) {
@@ -666,7 +714,6 @@ function redraw() {
   maskChanged();
 }
 
-/** Add an operation that is drawn already. */
 function add(operation) {
   mask.done.push(operation);
   mask.undone = [];
@@ -724,7 +771,6 @@ async function openMask(file) {
 function setBrush(size) {
   $("brush-size").value = kept.brush = Math.max(1, Math.min(size, $("brush-size").max));
   $("brush-size").title = `${kept.brush} pixels`;
-  showPart($("brush-size"));
   keep();
 }
 
@@ -794,7 +840,7 @@ function finish() {
   if (ended) add(ended);
 }
 
-const pointers = new Map(); // those that are down
+const pointers = new Map();
 let pinch = null, isPanning = false;
 
 function centre() {
@@ -921,8 +967,9 @@ listen("input", ({ target }) => {
   target.ariaInvalid = null;
   if (target.name) changed();
 });
-$("lora").onchange = ({ target }) => {
-  if (target.value) kept.loras.push({ file: target.value, weight: 1 });
+$("add").onchange = ({ target }) => {
+  const { value, selectedOptions } = target, kind = selectedOptions[0].parentNode.id;
+  if (value) kept[kind].push({ [ADDED[kind].name]: value });
   target.value = "";
   showLists();
   keep();
@@ -933,13 +980,8 @@ $("embedding").onchange = ({ target }) => {
   document.execCommand("insertText", false, space + target.value); // which the browser's own undo takes back
   target.value = "";
 };
-for (const [id, act] of [["upload", open], ["mask-upload", openMask]]) {
-  $(id).onchange = async ({ target }) => {
-    const [file] = target.files;
-    target.value = ""; // the same file can be chosen again
-    if (file) await act(file).catch(complain);
-  };
-}
+onFile($("upload"), open);
+onFile($("mask-upload"), openMask);
 $("form").onsubmit = (event) => {
   event.preventDefault();
   generate();
@@ -961,9 +1003,11 @@ listen("keydown", (event) => {
   event.preventDefault();
 });
 
+const cardAt = ({ target }) => target.closest?.("#added li")?.querySelector(".file");
 listen("dragover", (event) => {
   if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
+  $("drop").firstChild.textContent = cardAt(event)?.title ?? "Drop the image";
   $("drop").hidden = false;
 });
 listen("dragleave", (event) => event.relatedTarget || ($("drop").hidden = true));
@@ -973,24 +1017,30 @@ for (const type of ["drop", "paste"]) {
     const [file] = (event.dataTransfer ?? event.clipboardData).files;
     if (!file) return;
     event.preventDefault();
-    open(file).catch(complain);
+    (cardAt(event)?.pick ?? open)(file).catch(complain);
   });
 }
 
 new ResizeObserver(showZoom).observe(viewport);
 
-async function restoreImage() {
+async function restoreImages() {
+  for (const { picture } of kinds.flatMap((kind) => kept[kind])) {
+    const file = picture && (await keptFile(picture));
+    if (file) keepPicture(picture, file);
+  }
+  showLists();
   const [file, layered] = await Promise.all([keptFile("image"), keptFile("mask")]);
   if (!file || image) return;
   const bitmap = await createImageBitmap(file);
-  showSource(file, bitmap.width, bitmap.height);
+  showSource({ file, width: bitmap.width, height: bitmap.height });
   if (layered) mask.base = await createImageBitmap(layered);
   redraw();
 }
 
-restore();
+for (const each of controls) if (each.name in kept.fields) each.value = kept.fields[each.name];
+showLists();
 refresh();
 keep();
-restoreImage().catch(complain);
+restoreImages().catch(complain);
 document.onvisibilitychange = () => document.hidden || readServer();
 readServer();

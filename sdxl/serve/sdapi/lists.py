@@ -60,14 +60,14 @@ def models(service: Service) -> list[dict[str, Any]]:
 
 def loras(service: Service) -> list[dict[str, Any]]:
     """The LoRAs, with the names that prompts use."""
-    found = service.catalog.loras().items()
-    return [{"name": name, "alias": name, "path": path.name, "metadata": {}} for name, path in found]
+    found = service.catalog.files("lora").items()
+    return [{"name": name, "alias": name, "path": each.path.name, "metadata": {}} for name, each in found]
 
 
 def embeddings(service: Service) -> dict[str, Any]:
     """The words with learned vectors."""
     facts = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": None, "vectors": None}
-    return {"loaded": {name: dict(facts) for name in service.catalog.embeddings()}, "skipped": {}}
+    return {"loaded": {name: dict(facts) for name in service.catalog.files("embedding")}, "skipped": {}}
 
 
 def upscalers() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Models under the names by which AUTOMATIC1111's clients ask for them."""
+"""Models and networks under the names by which AUTOMATIC1111's clients ask for them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from ..service import Service
 _HASH = re.compile(r" \[[0-9a-fA-F]{4,64}\]$")
 
 
+def without_hash(title: str) -> str:
+    """A title without the hash behind the name."""
+    return _HASH.sub("", title.strip())
+
+
 def model_name(service: Service, title: str) -> str | None:
     """The name of a model from its title, with or without a hash and an ending; None for an empty one. Raises
     `UnknownError`.
     """
-    name = _HASH.sub("", title.strip()).replace("\\", "/")
+    name = without_hash(title).replace("\\", "/")
     if not name or name == "None":
         return None
     if name in service.catalog.models:

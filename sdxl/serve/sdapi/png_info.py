@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from ...images.texts import find_texts
 from ...images.tools.infotext import split_infotext
-from ..catalog import Catalog
+from ..catalog import STRANGER
 from ..uploads import Upload
 
 
-def png_info(upload: Upload, catalog: Catalog) -> dict[str, Any]:
+def png_info(upload: Upload) -> dict[str, Any]:
     """The text `info`, and its fields as `parameters`; empty ones where an image has none. Raises `ArgumentError`."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "image"
-        path.write_bytes(upload.data)
-        text = find_texts(path).parameters or ""
-    text = catalog.message(text)
+    with upload.as_file() as path:
+        text = STRANGER.message(find_texts(path).parameters or "")
     try:
         parts = split_infotext(text)
     except ValueError:

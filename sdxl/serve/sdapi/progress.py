@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine import Engine
 from ..job import Job
+from ..views import preview_url
 
 ORIGIN = "sdapi"
 _LEAST, _MOST = 0.01, 0.99  # of a job that is neither to begin nor over
@@ -57,7 +58,7 @@ def task_view(engine: Engine, task: str, with_image: bool) -> dict[str, Any]:
         "completed": is_over,
         "progress": _share(job) if job is not None and is_active else None,
         "eta": job.state.seconds_left if job is not None and is_active else None,
-        "live_preview": None if preview is None else "data:image/jpeg;base64," + b64encode(preview).decode(),
+        "live_preview": preview_url(preview),
         "id_live_preview": -1 if job is None or preview is None else job.state.batch * 1000 + job.state.step,
         "textinfo": None if is_active else f"In queue: {place + 1}" if status == "queued" else "Waiting...",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ async def read_request(service: Service, body: Mapping[str, Any], has_image: boo
     elif given.flag("enable_hr"):
         fields["hires"] = _hires(given)
     _note(given, settings, warnings)
-    work = service.make_work(fields, given.whole("n_iter", 1), model, "sdapi", _task(given))
+    work = await asyncio.to_thread(service.make_work, fields, given.whole("n_iter", 1), model, "sdapi", _task(given))
     return Asked(work, body, tuple(warnings), given.flag("send_images", True))
 
 

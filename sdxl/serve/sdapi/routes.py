@@ -22,8 +22,7 @@ from ..skin import Skin, check, finished, wait
 from ..uploads import from_base64
 from . import lists
 from .answer import make_answer
-from .controlnet import SCRIPT
-from .controlnet import lists as lists_of_controls
+from .controlnet import LISTS, SCRIPT
 from .names import model_name
 from .progress import ORIGIN, mine, progress_view, task_view
 from .request import read_request
@@ -66,8 +65,8 @@ def internal(service: Service) -> Skin:
 
 def extension(service: Service) -> Skin:
     """The lists of the extension ControlNet, whose presence says that there is one."""
-    server, names = _Server(service), lists_of_controls(service) if service.catalog.control_dir else {}
-    routes = [_route(f"/controlnet/{name}", "GET", partial(_controls, name), server) for name in names]
+    server, made = _Server(service), LISTS if service.catalog.control_dir else {}
+    routes = [_route(f"/controlnet/{name}", "GET", partial(_listed, make), server) for name, make in made.items()]
     return Skin("/controlnet/", routes, error_body)
 
 
@@ -133,7 +132,7 @@ async def _png_info(server: _Server, request: Request) -> Any:
 
     given = await read_json(request)
     upload = await server.service.upload(from_base64(given.get("image"), "image"), "image")
-    return await asyncio.to_thread(png_info, upload, server.service.catalog)
+    return await asyncio.to_thread(png_info, upload)
 
 
 # ---- settings and lists
@@ -164,10 +163,6 @@ async def _listed(make: Callable[[Service], Any], server: _Server, request: Requ
 
 async def _table(make: Callable[[], Any], server: _Server, request: Request) -> Any:
     return make()
-
-
-async def _controls(name: str, server: _Server, request: Request) -> Any:
-    return (await asyncio.to_thread(lists_of_controls, server.service))[name]
 
 
 async def _scripts(server: _Server, request: Request) -> Any:

@@ -1,5 +1,5 @@
-"""Extensions that clients name beside a request: ControlNet's units are controls of ours. There are no others: switched
-off they are accepted, else refused.
+"""Extensions that clients name beside a request: ControlNet's units are controls and references of ours. There are no
+others: switched off they are accepted, else refused.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .controlnet import SCRIPT, read_units
 
 
 async def read_scripts(service: Service, given: Given) -> dict[str, Any]:
-    """The field `control`. Raises `RefusedError` (422) for another script that is to act."""
-    controls: list[dict[str, Any]] = []
+    """The fields `control` and `reference`. Raises `RefusedError` (422) for another script that is to act."""
+    fields: dict[str, Any] = {}
     name = given.fields.get("script_name")
     if name not in (None, "", "None"):
         raise refuse(422, f"Script {brief(name)} not found", "script_name")
     for each, value in given.mapping("alwayson_scripts").items():
         if each.lower() == SCRIPT and service.catalog.control_dir is not None:
-            controls += await read_units(service, value, given)
+            fields |= await read_units(service, value, given)
         elif _is_active(value):
             raise refuse(422, f"always on script {each[:100]} not found", "alwayson_scripts")
-    return {"control": controls} if controls else {}
+    return fields
 
 
 def _is_active(script: Any) -> bool:

@@ -1,0 +1,86 @@
+"""The body of a new job: arguments in JSON with images in base64, or a form with the arguments and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from ..errors import ArgumentError, brief
+from .body import is_form, parse_json, read_form, read_json
+from .problems import refuse
+from .service import Service
+from .uploads import from_base64
+
+_IMAGES = ("image", "mask")
+_STEERING = ("control", "reference")  # fields whose entries have images of their own
+
+
+async def read_job(service: Service, request: Request) -> dict[str, Any]:
+    """The arguments, from an object of JSON with images in base64, or from a form with one and files."""
+    if is_form(request):
+        form = await read_form(request, service.settings.max_body)
+        names = ("request", *_IMAGES, *_STEERING)
+        if unknown := [name for name in (*form.texts, *form.files) if name not in names]:
+            raise refuse(400, f"the form has {brief(unknown[0])}; expected {', '.join(names)}")
+        given = parse_json(form.text("request") or "{}")
+        sent: Mapping[str, list[Any]] = {name: form.files.get(name, []) for name in _IMAGES}
+        files = {name: form.files[name] for name in _STEERING if name in form.files}
+    else:
+        given = await read_json(request)
+        sent = {name: decoded(given.pop(name, None), name) for name in _IMAGES}
+        files = {}
+    _check_count(service, sent)
+    uploads: dict[str, list[Any]] = {}
+    for name, values in sent.items():
+        if values:
+            uploads[name] = [await service.upload(data, name) for data in values]
+    for name in _STEERING:
+        if isinstance(entries := given.get(name), list):
+            _check_count(service, {name: entries})
+            given[name] = [await _with_images(service, each, name) for each in entries]
+    for name, several in files.items():
+        given[name] = [
+            {**each, "image": await service.upload(data, name)}
+            for each, data in zip(_entries(given, name, len(several)), several, strict=True)
+        ]
+    return {**given, **uploads}
+
+
+def _entries(given: Mapping[str, Any], name: str, count: int) -> list[dict[str, Any]]:
+    """The controls or references whose images are files of a form, in the order of these. Raises `ArgumentError`."""
+    entries = given.get(name)
+    if not isinstance(entries, list) or len(entries) != count or not all(isinstance(each, dict) for each in entries):
+        raise ArgumentError(f"the form has {count} files for {name}; expected one for each entry of {name} in request")
+    return entries
+
+
+def _check_count(service: Service, sent: Mapping[str, list[Any]]) -> None:
+    """Raise `ArgumentError` for more images than any job takes, before they are decoded."""
+    most = service.settings.max_images
+    for name, values in sent.items():
+        if len(values) > most:
+            raise ArgumentError(f"{name} has {len(values)} entries; this service takes at most {most}, send fewer")
+
+
+async def _with_images(service: Service, value: Any, name: str) -> Any:
+    """A control or a reference with its images decoded; what is neither is reported later."""
+    if not isinstance(value, dict):
+        return value
+    sent = {each: value[each] for each in _IMAGES if value.get(each) is not None}
+    return {**value, **{each: await _uploaded(service, images, name) for each, images in sent.items()}}
+
+
+async def _uploaded(service: Service, value: Any, name: str, depth: int = 2) -> Any:
+    """An image in base64, or a list of images and of lists of these, decoded."""
+    if not isinstance(value, list) or not depth:
+        return await service.upload(from_base64(value, name), name)
+    _check_count(service, {name: value})
+    return [await _uploaded(service, each, name, depth - 1) for each in value]
+
+
+def decoded(value: Any, name: str) -> list[bytes]:
+    """An image in base64, or a list of these; none of null. Raises `ArgumentError`."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [from_base64(each, name) for each in values]
