@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, brief
 from ..models.clip import TextEncoder
+from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
-from ..models.vae import VAE
 from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
@@ -69,7 +69,7 @@ class Loader:
         caches = caches or [None] * len(self.checkpoints)
         experts = [self._expert(number, offload, cache) for number, cache in enumerate(caches)]
         load_vae = self._load(VAE_NAME, 0, offload)
-        return Model(tuple(experts), Lazy(cast("Callable[[], VAE]", load_vae)), offload)
+        return Model(tuple(experts), Lazy(cast("Callable[[], AnyVAE]", load_vae)), offload)
 
     def placement(self, name: str, offload: str) -> Placement:
         """Where the weights of a component lie."""
@@ -77,7 +77,7 @@ class Loader:
         if not self.trainable:
             at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic)
         if name == VAE_NAME:
-            return vae_placement(at)
+            return vae_placement(at, self.checkpoints[0].info.config.vae)
         # a text encoder runs once for an image: to prepack it costs more than it saves
         return at if name == UNET else replace(at, packed=False, streamed=offload in ("text", "block"))
 

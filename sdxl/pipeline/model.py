@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.vae import VAE
+from ..models.tiny_vae import AnyVAE
 from ..runtime.cuda_graph import Graphs, compile_blocks
 from ..runtime.lazy import Lazy
 from ..runtime.memory import trim
@@ -29,7 +29,7 @@ class Model:
     """
 
     experts: tuple[Expert, ...]
-    vae: Lazy[VAE]
+    vae: Lazy[AnyVAE]
     offload: str = "none"
     graphs: Graphs | None = None
     nets: Nets = field(default_factory=Nets)
@@ -90,7 +90,7 @@ class Model:
         prepacked ones.
         """
         at = Placement(device, dtype, dtype)
-        networks: list[tuple[nn.Module, torch.dtype]] = [(self.vae(), vae_placement(at).dtype)]
+        networks: list[tuple[nn.Module, torch.dtype]] = [(self.vae(), vae_placement(at, self.info.config.vae).dtype)]
         for expert in self.experts:
             networks += [(expert.unet(), dtype), *((stage.encoder, dtype) for stage in expert.text())]
         for network, _ in networks:

@@ -14,8 +14,8 @@ from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
 from ..images.image import check_latents, check_pixels
+from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
-from ..models.vae import VAE
 from ..runtime.lazy import Lazy
 from ..runtime.locks import Turns, check_fork
 from ..runtime.offload import Offload
@@ -169,7 +169,7 @@ class Pipeline(DiffusersNames):
         return pipe
 
     @classmethod
-    def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
+    def from_networks(cls, info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> Pipeline:
         """A pipeline of networks that are in memory already, such as those in training."""
         weight = unet.norm_out.weight
         placement = Placement(weight.device, weight.dtype, weight.dtype)
@@ -321,7 +321,7 @@ class Pipeline(DiffusersNames):
         return self.experts[0].text()
 
     @property
-    def vae(self) -> VAE:
+    def vae(self) -> AnyVAE:
         """The autoencoder."""
         return self.residency.model.vae()
 

@@ -15,7 +15,7 @@ from ..images.a1111 import parameters_text
 from ..images.output import image_format, numbered
 from ..images.pixels import to_pil
 from ..images.record import save_image
-from ..models.config import VAEConfig
+from ..models.config import AnyVAEConfig
 from .notebook import html, png, strip
 from .profiles import conventions_of
 
@@ -105,7 +105,7 @@ class PipelineStep:
     latents: Tensor = field(repr=False)
     denoised: Tensor = field(repr=False)
     finish: Callable[[PipelineStep, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
-    vae: VAEConfig | None = field(default=None, repr=False, compare=False)
+    vae: AnyVAEConfig | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_last(self) -> bool:
