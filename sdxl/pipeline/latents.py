@@ -97,6 +97,20 @@ class Latents:
         return strips()
 
 
+@torch.no_grad()
+def decode_preview(vae: TinyVAE, latents: Tensor) -> Tensor | None:
+    """Scaled latents (B, 4, h, w) to images (B, 3, H, W) in 0..1, float32, by the tiny VAE of previews; None where
+    memory runs out, which is no reason to end the work that is shown.
+    """
+    try:
+        pixels = torch.cat([vae.decode(each) for each in _beside(vae, latents).split(1)]).float()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return (pixels / 2 + 0.5).nan_to_num().clamp(0, 1)
+
+
 def _beside(vae: AnyVAE, x: Tensor) -> Tensor:
     """x on the device and in the dtype that a VAE computes in, which a bias of its layers is in, packed or not."""
     bias = vae.decoder.conv_in.bias

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.tiny_vae import AnyVAE
+from ..models.tiny_vae import AnyVAE, TinyVAE
 from ..runtime.cuda_graph import Graphs, compile_blocks
 from ..runtime.lazy import Lazy
 from ..runtime.memory import trim
@@ -25,7 +25,8 @@ from .nets import Nets
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled. `nets` are the networks of controls, `extras` those of references.
+    memory. `graphs` are there if it is compiled. `nets` are the networks of controls, `extras` those of references,
+    and `preview`, if there is one, decodes previews.
     """
 
     experts: tuple[Expert, ...]
@@ -34,6 +35,7 @@ class Model:
     graphs: Graphs | None = None
     nets: Nets = field(default_factory=Nets)
     extras: Extras = field(default_factory=Extras)
+    preview: Lazy[TinyVAE] | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -83,7 +85,8 @@ class Model:
     def free_all(self) -> None:
         """Release all components."""
         parts = (part for expert in self.experts for part in (expert.unet, expert.text))
-        self.free(*parts, self.vae, *self.nets.all(), *self.extras.networks.values())
+        previews = () if self.preview is None else (self.preview,)
+        self.free(*parts, self.vae, *previews, *self.nets.all(), *self.extras.networks.values())
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Model:
         """The same with its networks, which are in memory, on a device and in a dtype. Raises `ArgumentError` for
@@ -91,6 +94,7 @@ class Model:
         """
         at = Placement(device, dtype, dtype)
         networks: list[tuple[nn.Module, torch.dtype]] = [(self.vae(), vae_placement(at, self.info.config.vae).dtype)]
+        networks += [] if self.preview is None else [(self.preview(), dtype)]
         for expert in self.experts:
             networks += [(expert.unet(), dtype), *((stage.encoder, dtype) for stage in expert.text())]
         for network, _ in networks:

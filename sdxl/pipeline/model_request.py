@@ -57,6 +57,9 @@ class ModelRequest:
         metavar="DIR",
         recorded=False,
     )
+    preview_vae: AnyPath | None = option(
+        "decode previews with this tiny VAE, such as madebyollin/taesdxl", type=Path, flag=None, recorded=False
+    )
     dtype: str | torch.dtype | None = option(
         "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"
     )

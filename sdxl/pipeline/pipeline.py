@@ -97,6 +97,7 @@ class Pipeline(DiffusersNames):
         control_dir: str | Path | None = None,
         embeddings: Sequence[Any] | Mapping[str, Any] = (),
         embedding_dir: str | Path | None = None,
+        preview_vae: str | Path | None = None,
         trainable: bool = False,
         **diffusers_names: Any,
     ) -> Pipeline:
@@ -121,8 +122,9 @@ class Pipeline(DiffusersNames):
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
         `lora_dir`, and those of the networks of `control` and `reference` in `control_dir`. `embeddings` are words with
-        learned vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. diffusers' names
-        of equal meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
+        learned vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. `vae` may be a
+        tiny VAE in TAESDXL's layout, for drafts; as `preview_vae` it decodes the previews of steps. diffusers' names of
+        equal meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,
@@ -142,6 +144,7 @@ class Pipeline(DiffusersNames):
             control_dir=control_dir,
             embeddings=embeddings,
             embedding_dir=embedding_dir,
+            preview_vae=preview_vae,
             trainable=trainable,
         )
         return cls.from_request(ModelRequest(**arguments))

@@ -106,6 +106,7 @@ class PipelineStep:
     denoised: Tensor = field(repr=False)
     finish: Callable[[PipelineStep, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
     vae: AnyVAEConfig | None = field(default=None, repr=False, compare=False)
+    decode: Callable[[Tensor], Tensor | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_last(self) -> bool:
@@ -120,8 +121,12 @@ class PipelineStep:
 
     def preview(self) -> list[Image]:
         """The present guess as PIL images of the size of the latents, one product of matrices each, without the VAE.
-        An empty list for a VAE whose latents have no known colours.
+        An empty list for a VAE whose latents have no known colours. With a `preview_vae` the images have their full
+        size, decoded by that.
         """
+        decoded = None if self.decode is None else self.decode(self.denoised)
+        if decoded is not None:
+            return to_pil(decoded.cpu())
         colours = None if self.vae is None else self.vae.preview
         if colours is None:
             return []

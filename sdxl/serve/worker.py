@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEVICE_FAULT = 70
 """The exit status of a process whose GPU has failed: nothing but a new process can use it again."""
 NO_MODEL = 1
+_PREVIEW_SIDE = 512  # pixels of each image at most
 _PREVIEW_SECONDS = 0.25
 _LOG = logging.getLogger("sdxl.serve")
 Load = Callable[[ModelRequest], "Pipeline"]
@@ -230,6 +231,8 @@ def _preview(step: PipelineStep) -> bytes | None:
     images = step.preview()
     if not images:
         return None
+    for image in images:
+        image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     width, height = images[0].size
     strip = Pillow.new("RGB", (len(images) * width, height))
     for number, image in enumerate(images):

@@ -25,7 +25,7 @@ from .control_kinds import CONTROL_LORA, T2I_ADAPTER, is_control, kind_of, refus
 from .info import ModelInfo
 from .keymap import VAE
 from .recognise import recognise
-from .tiny_vae import component_of_folder, component_of_tiny, is_named_otherwise, is_tiny, is_tiny_folder
+from .tiny_vae import component_of_folder, component_of_tiny, has_decoder, is_named_otherwise, is_tiny, is_tiny_folder
 from .weight_files import STEMS
 
 _MODELS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
@@ -63,10 +63,10 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     `CheckpointError`.
     """
     path = hub.on_disk(path)
-    if (network := _control(path, variant)) is not None:
-        return network
     if os.path.isfile(path / "config.json") and is_tiny_folder(path):
         return _tiny_vae(path, component_of_folder(path, open_files(path, STEMS[VAE], variant)))
+    if (network := _control(path, variant)) is not None:
+        return network
     return _inspect_folder(path, variant) if os.path.isdir(path) else _inspect_file(TensorFile(path))
 
 
@@ -112,7 +112,7 @@ def _inspect_file(file: TensorFile) -> Report:
     if other := identify.foreign(weights):
         return Report(file.path, other, {"all": count_tensors(weights, weights)})
     if is_tiny(weights):
-        return _tiny_vae(file.path, component_of_tiny(file))
+        return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
@@ -135,10 +135,15 @@ def _inspect_file(file: TensorFile) -> Report:
     return replace(report_components(file.path, f"{label} only, {names}", {component: opened}), family=family)
 
 
-def _tiny_vae(path: Path, opened: Component) -> Report:
-    """The report of a tiny VAE. TAESD for Stable Diffusion 1 and 2 has the same tensors."""
-    assert isinstance(opened.config, TinyVAEConfig)
+def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = None) -> Report:
+    """The report of a tiny VAE, or of the `weights` of an encoder alone. TAESD of Stable Diffusion 1 has the same
+    tensors.
+    """
     family = "TAESD by its name, of Stable Diffusion 1 and 2" if is_named_otherwise(path) else "as TAESDXL"
+    if opened is None:
+        assert weights is not None
+        return Report(path, f"tiny VAE ({family}), encoder alone", {"all": count_tensors(weights, weights)})
+    assert isinstance(opened.config, TinyVAEConfig)
     half = "" if opened.config.has_encoder else ", decoder alone"
     return report_components(path, f"tiny VAE ({family}){half}, {opened.layout} layout", {VAE: opened})
 

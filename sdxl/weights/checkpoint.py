@@ -243,6 +243,15 @@ def open_component(path: Path, name: str, like: ModelConfig, variant: str | None
     return component
 
 
+def open_preview(path: Path, like: ModelConfig, variant: str | None = None) -> Component:
+    """Open a tiny VAE that decodes previews of a model like that. Raises `CheckpointError`."""
+    component = open_component(path, VAE, like, variant)
+    if not isinstance(component.config, TinyVAEConfig):
+        raise CheckpointError(f"{path} is a whole VAE, too slow for previews; give a tiny one as preview_vae=")
+    with naming(path):
+        return replace(component, config=tiny_vae.fitted(component.config, like.vae))
+
+
 def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Component:
     """The UNet or VAE (`name`) of a file that is not a complete model. Its keys are not checked."""
     weights = Weights([file])

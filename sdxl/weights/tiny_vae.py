@@ -43,6 +43,11 @@ def is_tiny(shapes: Shapes) -> bool:
     return any(all(_block(f"{start}{n}", leaf) in shapes for leaf in (0, 2, 4)) for start in starts for n in (1, 2, 3))
 
 
+def has_decoder(shapes: Shapes) -> bool:
+    """Whether a tiny VAE's file has its decoder."""
+    return any(f"{start}1.weight" in shapes for _, start in _SINGLE) or f"{_FOLDER}0.weight" in shapes
+
+
 def _block(place: str, leaf: int) -> str:
     return f"{place}.conv.{leaf}.weight"
 
