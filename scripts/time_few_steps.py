@@ -55,31 +55,20 @@ def status(name: str) -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
-@torch.no_grad()
-def measure(model: Path, sides: list[int], repeats: int, whole: bool) -> None:
-    """All stages at each size, then whole images at the first one."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "random.safetensors"
-        save_decoder(file, TinyVAE(TinyVAEConfig()), {})
-        pipe = sdxl.Pipeline.from_pretrained(model, preview_vae=file, device="cpu", dtype="bfloat16")
-        drafts = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.residency.model.preview(), pipe.text)  # type: ignore[misc]
-    print(f"{torch.__version__}, {torch.get_num_threads()} threads, {pipe!r}", flush=True)
-    for side in sides:
-        print(f"-- {side} x {side}", flush=True)
-        plan = pipe.plan(Request(PROMPT, width=side, height=side, **SETTINGS))
-        x, z = (torch.randn(1, 4, side // 8, side // 8) for _ in range(2))
-        conditioned = precompute(pipe.unet, pipe.experts[0].condition(plan), plan.schedule.timesteps)
-        t = plan.schedule.timesteps[0]
-        parts = {
-            "text": measured("text", lambda: pipe.experts[0].condition(plan), repeats),
-            "steps": 4 * measured("a step", lambda: conditioned(x.bfloat16(), t), repeats),
-        }
-        parts["decode"] = measured("decode", lambda: pipe.decode(z), repeats)
-        measured("tiny decode", lambda: drafts.decode(z), repeats)
-        if whole and side == sides[0]:
-            size: dict[str, Any] = {"width": side, "height": side, "progress": False}
-            total = measured("an image", lambda: pipe(PROMPT, **size, **SETTINGS), repeats)
-            print(f"an image without its stages: {total - sum(parts.values()):.3f} s", flush=True)
+def measure(pipe: sdxl.Pipeline, drafts: sdxl.Pipeline, side: int, repeats: int, whole: bool) -> None:
+    """All stages at a size; then whole images, if they are asked for."""
+    print(f"-- {side} x {side}", flush=True)
+    plan = pipe.plan(Request(PROMPT, width=side, height=side, **SETTINGS))
+    x, z = (torch.randn(1, 4, side // 8, side // 8) for _ in range(2))
+    conditioned, t = precompute(pipe.unet, pipe.experts[0].condition(plan), plan.schedule.timesteps), 999.0
+    text = measured("text", lambda: pipe.experts[0].condition(plan), repeats)
+    step = measured("a step", lambda: conditioned(x.bfloat16(), t), repeats)
+    decode = measured("decode", lambda: pipe.decode(z), repeats)
+    measured("tiny decode", lambda: drafts.decode(z), repeats)
+    if whole:
+        size: dict[str, Any] = {"width": side, "height": side, "progress": False}
+        total = measured("an image", lambda: pipe(PROMPT, **size, **SETTINGS), repeats)
+        print(f"an image without its stages: {total - text - 4 * step - decode:.3f} s", flush=True)
 
 
 def main() -> None:
@@ -89,7 +78,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stages-only", action="store_true", help="no whole images")
     arguments = parser.parse_args()
-    measure(arguments.model, arguments.sides, arguments.repeats, not arguments.stages_only)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        file = Path(folder) / "random.safetensors"
+        save_decoder(file, TinyVAE(TinyVAEConfig()), {})
+        pipe = sdxl.Pipeline.from_pretrained(arguments.model, preview_vae=file, device="cpu", dtype="bfloat16")
+        tiny = pipe.residency.model.preview
+        assert tiny is not None
+        drafts = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, tiny(), pipe.text)
+        print(f"{torch.__version__}, {torch.get_num_threads()} threads, {pipe!r}", flush=True)
+        for number, side in enumerate(arguments.sides):
+            measure(pipe, drafts, side, arguments.repeats, whole=number == 0 and not arguments.stages_only)
 
 
 if __name__ == "__main__":

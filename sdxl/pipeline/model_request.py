@@ -33,7 +33,7 @@ class ModelRequest:
     unet: AnyPath | None = option(
         "take the UNet from this file, folder or hub id; it also sets the prediction type if its file states it"
     )
-    vae: AnyPath | None = option("take the VAE from this file, folder or hub id")
+    vae: AnyPath | None = option("take the VAE from this file, folder or hub id; a tiny one (TAESDXL) is for drafts")
     revision: str | None = option("a branch, tag or commit on the hub")
     variant: str | None = option("which files of a folder or hub model, such as fp16")
     embeddings: Sequence[Any] | Mapping[str, Any] = option(

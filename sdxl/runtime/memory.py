@@ -21,7 +21,7 @@ from .placement import Placement, vae_placement
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
 # feature maps of the second level's channels: in strips or not, compiled (channels_last, on CUDA) or not
 VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
-TINY_VAE_MAPS = 4  # feature maps of the tiny VAE's width at the size of the image
+TINY_VAE_MAPS = 5  # feature maps of the tiny VAE's width at the size of the image
 RESERVE = 1_500_000_000  # bytes beside the weights: the interpreter, and feature maps of a 1024 x 1024 image
 
 
