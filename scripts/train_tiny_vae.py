@@ -24,6 +24,7 @@ from sdxl.training.tiny_vae import decoder_loss, save_decoder
 
 CONFIG = TinyVAEConfig(width=24, encoder_blocks=None)
 PLAN = Plan(600, 4, 4e-3, warmup=30, decay=0.98)
+AGAIN = Plan(160, 4, 2e-3, warmup=10, decay=0.96)  # the rate is raised again
 SCENES = 1600
 METADATA = {
     "modelspec.title": "tiny-decoder",
@@ -38,16 +39,18 @@ class Pairs:
     run: Run
     vae: VAE
     stored: list[Tensor]
+    plan: Plan
+    place: int
 
     def __len__(self) -> int:
-        return PLAN.updates
+        return self.plan.updates
 
     @torch.no_grad()
     def __getitem__(self, step: int) -> Batch:
         """Latents (B, 4, h, w) and what the VAE decodes, (B, 3, 8h, 8w)."""
-        rng = self.run.numpy(81, step)
+        rng = self.run.numpy(self.place, step)
         bucket = self.stored[0 if rng.random() < 0.5 else int(rng.integers(1, len(self.stored)))]
-        z = bucket[torch.from_numpy(rng.integers(0, len(bucket), PLAN.batch))]
+        z = bucket[torch.from_numpy(rng.integers(0, len(bucket), self.plan.batch))]
         return z, self.vae.decode(z)
 
 
@@ -58,7 +61,9 @@ def train_decoder(run: Run, out: Path) -> None:
     assert isinstance(vae, VAE)
     stored = [each.z for each in store_latents(run, vae, SCENES, False, World())]
     tiny = TinyVAE(CONFIG).to(memory_format=torch.channels_last)
-    run.train("decoder", tiny, PLAN, Pairs(run, vae, stored), lambda z, x: decoder_loss(tiny, z, x))
+    for name, plan, place in (("decoder", PLAN, 81), ("again", AGAIN, 82)):
+        tiny.requires_grad_(True)
+        run.train(name, tiny, plan, Pairs(run, vae, stored, plan, place), lambda z, x: decoder_loss(tiny, z, x))
     save_decoder(out / "tiny-decoder.safetensors", tiny, METADATA)
 
 
