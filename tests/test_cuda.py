@@ -17,6 +17,7 @@ from sdxl.text.encode import encode_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
+TINY = Path(__file__).parents[1] / "weights/adapters/tiny-decoder.safetensors"
 # max|a-b| / max|b|: bfloat16 has 8 bits of mantissa, float16 has 11
 BOUNDS: dict[str, Any] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.01}
 
@@ -270,3 +271,16 @@ def test_compiled_control(offload: str, tmp_path: Path, error: Any) -> None:
     assert error(draw(plain, "a red circle", **(settings | {"control": None})), wanted) > 1e-2
     if offload == "none":
         assert len(compiled.residency.model.graphs or ()) == 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_tiny_vae(dtype: str, reference: sdxl.Pipeline, error: Any) -> None:
+    """It computes in float16 too, whole and compiled."""
+    pipe = sdxl.Pipeline.from_pretrained("miniature", vae=TINY, dtype=dtype, device="cuda")
+    own = sdxl.Pipeline.from_pretrained("miniature", vae=TINY, dtype="float32", device="cpu")
+    z = draw(reference, "a red circle on a blue background", steps=8)
+    expected = own.decode(z)
+    assert error(pipe.decode(z).cpu(), expected) < bound(pipe)
+    pipe.compile()
+    for _ in range(2):
+        assert error(pipe.decode(z).cpu(), expected) < bound(pipe)

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.clip import TextEncoder
 from ..models.conditioned import precompute
 from ..models.config import ModelConfig
+from ..models.tiny_vae import make_vae
 from ..models.unet import UNet
-from ..models.vae import VAE
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..runtime.cuda_graph import Graph
@@ -83,7 +83,7 @@ def count_flop(config: ModelConfig, height: int, width: int) -> dict[str, float]
     with torch.device("meta"), torch.no_grad():
         x, context = torch.empty(2, unet.in_channels, h, w), torch.empty(2, 77, unet.context_dim)
         given = x, torch.empty(2), context, torch.empty(2, unet.vector_dim)
-        vae, ids = VAE(config.vae), torch.zeros(1, 77, dtype=torch.long)
+        vae, ids = make_vae(config.vae), torch.zeros(1, 77, dtype=torch.long)
         encoders = [TextEncoder(each) for each in (config.text_encoder, config.text_encoder_2) if each]
         runs: dict[str, Callable[[], Any]] = {
             "text": lambda: [encoder(ids) for encoder in encoders],
@@ -91,7 +91,7 @@ def count_flop(config: ModelConfig, height: int, width: int) -> dict[str, float]
             "decode": lambda: vae.decode(torch.empty(1, config.vae.latent_channels, h, w)),
             "encode": lambda: vae.encode(torch.empty(1, config.vae.image_channels, height, width)),
         }
-        return {name: _flop(run) for name, run in runs.items()}
+        return {name: _flop(run) for name, run in runs.items() if name != "encode" or config.vae.has_encoder}
 
 
 def _flop(run: Callable[[], Any]) -> float:
@@ -122,7 +122,7 @@ def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
         "decode": lambda: pipe.decode(z),
         "encode": lambda: pipe.encode(pixels),
     }
-    return {name: Stage(run, flop[name]) for name, run in runs.items()}
+    return {name: Stage(run, flop[name]) for name, run in runs.items() if name in flop}
 
 
 def time_runs(run: Callable[[], Any], repeats: int, device: torch.device) -> tuple[float, float]:

@@ -279,6 +279,6 @@ def model_request(options: argparse.Namespace, given: dict[str, Any]) -> ModelRe
         if not math.isfinite(most):
             raise ArgumentError(f"--max-memory is {most}; it must be a number of GB")
         local["max_memory"] = int(1e9 * most)
-    names = ("device", "lora_dir", "embedding_dir", "control_dir")
+    names = ("device", "lora_dir", "embedding_dir", "control_dir", "preview_vae")
     local |= {name: getattr(options, name) for name in names if hasattr(options, name)}
     return ModelRequest(**{"offload": "auto", **given, **local})

@@ -79,6 +79,10 @@ def serve_parser() -> Parser:
     for each in fields(ModelRequest):
         if each.name not in _NOT_OURS:
             add_flag(models, each)
+    preview = {each.name: each for each in fields(ModelRequest)}["preview_vae"]
+    models.add_argument(
+        "--preview-vae", metavar="FILE", default=argparse.SUPPRESS, help=preview.metadata["option"].help
+    )
     parser.set_defaults(run=_serve)
     return parser
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import ArgumentError, brief
-from ..models.config import VAEConfig
+from ..models.config import AnyVAEConfig
 from ..weights.container import TensorFile
 from .pixels import to_pil
 
@@ -88,7 +88,16 @@ def check_latents(value: Any, name: str, channels: int | None = None) -> Tensor:
     return value
 
 
-def check_pixels(value: Any, config: VAEConfig) -> None:
+def check_encoder(config: AnyVAEConfig, what: str) -> None:
+    """Raise `ArgumentError` if the VAE cannot encode, as `what` asks for."""
+    if not config.has_encoder:
+        raise ArgumentError(
+            f"{what} must be encoded, and the tiny VAE is a decoder alone; give one with an encoder, such as "
+            "madebyollin/taesdxl, or leave vae out"
+        )
+
+
+def check_pixels(value: Any, config: AnyVAEConfig) -> None:
     """Raise `ArgumentError` unless `value` is a tensor of images (B, 3, H, W) that the VAE can encode."""
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
         given = f"{list(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
@@ -102,6 +111,7 @@ def check_pixels(value: Any, config: VAEConfig) -> None:
             f"pixels have shape {list(value.shape)}; they must be (B, {config.image_channels}, H, W) with sides that "
             f"are multiples of {config.factor}"
         )
+    check_encoder(config, "an image")
 
 
 def open_picture(source: Picture, name: str = "image", drops_alpha: bool = False) -> Image.Image:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .published import REFINER as REFINER
     from .schedule_config import ScheduleConfig as ScheduleConfig
     from .t2i_adapter import T2IAdapter as T2IAdapter
+    from .tiny_vae import TinyVAE as TinyVAE
+    from .tiny_vae_config import TinyVAEConfig as TinyVAEConfig
     from .unet import Contracting as Contracting
     from .unet import Memory as Memory
     from .unet import Residuals as Residuals
@@ -48,6 +50,8 @@ __getattr__, __dir__, __all__ = exports(
         "published": ("BASE", "INPAINTING", "REFINER"),
         "schedule_config": ("ScheduleConfig",),
         "t2i_adapter": ("T2IAdapter",),
+        "tiny_vae": ("TinyVAE",),
+        "tiny_vae_config": ("TinyVAEConfig",),
         "unet": ("Contracting", "Memory", "Residuals", "UNet"),
         "unet_config": ("UNetConfig",),
         "vae": ("VAE",),

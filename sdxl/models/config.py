@@ -7,10 +7,12 @@ a config from shapes. Imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import ConfigError
 from .bounds import MIN_TOKENS, MOST_BLOCKS, MOST_LEVELS, MOST_TOKENS, MOST_WIDTH, bound
 from .clip_config import check_transformer
+from .tiny_vae_config import TinyVAEConfig
 from .unet_config import UNetConfig
 
 # Of SDXL's VAE, as ComfyUI has measured them (comfy/latent_formats.py in github.com/comfyanonymous/ComfyUI)
@@ -57,6 +59,9 @@ class VAEConfig:
     channels, a row for each channel and a last one for the constant. The UNet's latents are (z - mean) / std *
     scaling_factor, where `latents_mean` and `latents_std` are one number for each channel; without them 0 and 1.
     """
+
+    has_encoder: ClassVar[bool] = True
+    overflows: ClassVar[bool] = True  # in float16, as the stock one does
 
     image_channels: int = 3
     latent_channels: int = 4
@@ -109,12 +114,15 @@ class VAEConfig:
         return self.latent_rgb or (_SDXL_LATENT_RGB if is_sdxl else None)
 
 
+AnyVAEConfig = VAEConfig | TinyVAEConfig
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A whole model: a refiner has no `text_encoder` (CLIP-L), only `text_encoder_2` (bigG)."""
 
     unet: UNetConfig
-    vae: VAEConfig
+    vae: AnyVAEConfig
     text_encoder: TextConfig | None
     text_encoder_2: TextConfig
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import UnsupportedError
-from .config import VAEConfig
+from .config import AnyVAEConfig, VAEConfig
 from .layers import Attention, Conv2d, ResBlock, Upsample
 
 EPS = 1e-6  # of every group norm of the VAE
@@ -175,18 +175,28 @@ class VAE(nn.Module):
 
     def scale(self, z: Tensor) -> Tensor:
         """Latents of the VAE (B, 4, h, w) as those of the UNet."""
-        if self.config.latents_mean is not None:
-            z = z - _per_channel(self.config.latents_mean, z)
-        if self.config.latents_std is not None:
-            z = z / _per_channel(self.config.latents_std, z)
-        return z * self.config.scaling_factor
+        return scaled(self.config, z)
 
     def unscale(self, z: Tensor) -> Tensor:
         """The inverse of `scale`."""
-        z = z / self.config.scaling_factor
-        if self.config.latents_std is not None:
-            z = z * _per_channel(self.config.latents_std, z)
-        return z if self.config.latents_mean is None else z + _per_channel(self.config.latents_mean, z)
+        return unscaled(self.config, z)
+
+
+def scaled(config: AnyVAEConfig, z: Tensor) -> Tensor:
+    """Latents of a VAE (B, 4, h, w) as those of the UNet."""
+    if config.latents_mean is not None:
+        z = z - _per_channel(config.latents_mean, z)
+    if config.latents_std is not None:
+        z = z / _per_channel(config.latents_std, z)
+    return z * config.scaling_factor
+
+
+def unscaled(config: AnyVAEConfig, z: Tensor) -> Tensor:
+    """The inverse of `scaled`."""
+    z = z / config.scaling_factor
+    if config.latents_std is not None:
+        z = z * _per_channel(config.latents_std, z)
+    return z if config.latents_mean is None else z + _per_channel(config.latents_mean, z)
 
 
 def _per_channel(numbers: Sequence[float], like: Tensor) -> Tensor:

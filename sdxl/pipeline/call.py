@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from ..errors import ArgumentError
 from ..images.pixels import to_pil
 from ..runtime.memory import is_out_of_memory
 from .generators import Generators
-from .latents import Latents
+from .latents import Latents, decode_preview
 from .loop import run
 from .metadata import describe
 from .model import Model
@@ -101,7 +102,14 @@ class Call:
         return self._finish(model, step, output)
 
     def _with_result(self, step: PipelineStep) -> PipelineStep:
-        return replace(step, finish=self._result, vae=self.residency.model.info.config.vae)
+        model = self.residency.model
+        decode = None if model.preview is None else self._preview
+        return replace(step, finish=self._result, vae=model.info.config.vae, decode=decode)
+
+    def _preview(self, latents: Tensor) -> Tensor | None:
+        with self.lock:
+            preview = self.residency.model.preview
+            return None if preview is None else decode_preview(preview(), latents)
 
     def _result(self, step: PipelineStep, output: Output) -> Result:
         """The result of a step, whenever the caller asks for it."""

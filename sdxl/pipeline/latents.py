@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..models.tiny_vae import AnyVAE, TinyVAE
 from ..runtime.memory import is_out_of_memory, trim, vae_bytes
 from ..runtime.vae_strips import decode_strips, encode_strips
 from .finite import check_finite
@@ -42,11 +44,10 @@ class Latents:
     def encode_pixels(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         """Images (B, 3, H, W) in 0..1 to scaled latents (B, 4, h, w), float32; without noise the posterior's means."""
         vae = self.model.vae()
-        weight = vae.decoder.norm_out.weight
-        x = (pixels * 2 - 1).to(weight.device, weight.dtype)
-        whole, strips = (lambda: vae.encode(x, noise)), (lambda: encode_strips(vae, x, noise))
+        x = _beside(vae, pixels * 2 - 1)
+        strips = None if isinstance(vae, TinyVAE) else partial(encode_strips, vae, x, noise)
         with stage("encoding", self.model.placement):
-            latents = self._in_room(x.shape[2:], len(x), whole, strips).float()
+            latents = self._in_room(x.shape[2:], len(x), partial(vae.encode, x, noise), strips).float()
         check_finite(latents, "the VAE's encoder", self.model.placement)
         return latents
 
@@ -55,16 +56,16 @@ class Latents:
         """Scaled latents (B, 4, h, w) to images (B, 3, H, W) in 0..1, float32, one at a time to save memory."""
         with self.model.using(self.model.vae):
             vae = self.model.vae()
-            weight = vae.decoder.norm_out.weight
             factor = vae.config.factor
             size = latents.shape[2] * factor, latents.shape[3] * factor
-            z = latents.to(weight.device, weight.dtype)
+            z = _beside(vae, latents).split(1)
+            strips = None if isinstance(vae, TinyVAE) else partial(decode_strips, vae)
             with stage("decoding", self.model.placement):
                 pixels = self._in_room(
                     size,
                     1,
-                    lambda: torch.cat([vae.decode(each[None]) for each in z]),
-                    lambda: torch.cat([decode_strips(vae, each[None]) for each in z]),
+                    lambda: torch.cat([vae.decode(each) for each in z]),
+                    None if strips is None else lambda: torch.cat([strips(each) for each in z]),
                 ).float()
             check_finite(pixels, "the VAE's decoder", self.model.placement)
             return (pixels / 2 + 0.5).clamp(0, 1)
@@ -77,11 +78,13 @@ class Latents:
         return [canvas.paste(x) for canvas, x in zip(plan.canvases, pixels, strict=True)]
 
     def _in_room(
-        self, size: Sequence[int], count: int, whole: Callable[[], Tensor], strips: Callable[[], Tensor]
+        self, size: Sequence[int], count: int, whole: Callable[[], Tensor], strips: Callable[[], Tensor] | None
     ) -> Tensor:
         """`whole()` if there is memory for the VAE to work on `count` whole images of (height, width) at once, else
-        `strips()`.
+        `strips()`; a tiny VAE has none and needs none.
         """
+        if strips is None:
+            return whole()
         model = self.model
         needed = vae_bytes(model.info.config.vae, size, model.placement, compiled=model.graphs is not None)
         if model.offload != "block" and count * needed <= self.room():
@@ -92,3 +95,24 @@ class Latents:
                     raise
             trim()  # out here nothing holds intermediate results any more
         return strips()
+
+
+@torch.no_grad()
+def decode_preview(vae: TinyVAE, latents: Tensor) -> Tensor | None:
+    """Scaled latents (B, 4, h, w) to images (B, 3, H, W) in 0..1, float32, by the tiny VAE of previews; None where
+    memory runs out, which is no reason to end the work that is shown.
+    """
+    try:
+        pixels = torch.cat([vae.decode(each) for each in _beside(vae, latents).split(1)]).float()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return (pixels / 2 + 0.5).nan_to_num().clamp(0, 1)
+
+
+def _beside(vae: AnyVAE, x: Tensor) -> Tensor:
+    """x on the device and in the dtype that a VAE computes in, which a bias of its layers is in, packed or not."""
+    bias = vae.decoder.conv_in.bias
+    assert bias is not None
+    return x.to(bias.device, bias.dtype)

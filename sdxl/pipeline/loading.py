@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, SDXLWarning, brief
 from ..models.clip import TextEncoder
+from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
-from ..models.vae import VAE
 from ..runtime.device import DTYPES, choose_device, choose_dtype
 from ..runtime.lazy import Lazy
 from ..runtime.memory import choose_offload
@@ -26,7 +26,7 @@ from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
 from ..text.tokenizer import Tokenizer
 from ..weights import hub
-from ..weights.checkpoint import Checkpoint, check_folder, open_checkpoint, open_component
+from ..weights.checkpoint import Checkpoint, check_folder, open_checkpoint, open_component, open_preview
 from ..weights.component import Component
 from ..weights.info import ModelInfo
 from ..weights.keymap import TEXT, TEXT_2, UNET
@@ -51,7 +51,7 @@ class Loader:
     """Opened checkpoints, a model's and perhaps its refiner's, and how their networks are to be loaded. `changes` are
     applied to their weights, and then `adapted`, those of LoRAs. `embeddings` are learned vectors for words, by the
     name of the text encoder. `hashes` are those of the files. With `trainable` the layers are plain ones, which own
-    their weights. Without an `arithmetic` it is the fastest for `dtype`.
+    their weights. Without an `arithmetic` it is the fastest for `dtype`. `preview` is the tiny VAE of previews.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -65,13 +65,18 @@ class Loader:
     hashes: ModelHashes = field(default_factory=ModelHashes)
     trainable: bool = False
     arithmetic: torch.dtype | None = None
+    preview: Component | None = None
 
     def model(self, offload: str, caches: Sequence[TextCache | None] | None = None) -> Model:
         """The model with a way of keeping it in memory; nothing is loaded yet."""
         caches = caches or [None] * len(self.checkpoints)
         experts = [self._expert(number, offload, cache) for number, cache in enumerate(caches)]
         load_vae = self._load(VAE_NAME, 0, offload)
-        return Model(tuple(experts), Lazy(cast("Callable[[], VAE]", load_vae)), offload)
+        model = Model(tuple(experts), Lazy(cast("Callable[[], AnyVAE]", load_vae)), offload)
+        if self.preview is None:
+            return model
+        load_preview: Any = partial(load, self.preview, self.placement(UNET, offload))
+        return replace(model, preview=Lazy(load_preview))
 
     def placement(self, name: str, offload: str) -> Placement:
         """Where the weights of a component lie."""
@@ -79,7 +84,7 @@ class Loader:
         if not self.trainable:
             at = choose_placement(self.device, self.dtype, offload == "block", self.int8, self.arithmetic, self.fp8)
         if name == VAE_NAME:
-            return vae_placement(at)
+            return vae_placement(at, self.checkpoints[0].info.config.vae)
         return at if name == UNET else text_placement(at, offload)
 
     def _expert(self, number: int, offload: str, cache: TextCache | None) -> Expert:
@@ -212,6 +217,10 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     variant = request.variant or (None if exact else "fp16")
     paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
     checkpoint = open_checkpoint(paths["model"], variant, needs_vae=request.vae is None)
+    preview = None
+    if request.preview_vae is not None:
+        path = hub.resolve(request.preview_vae, None, variant, part=VAE_NAME)
+        preview = open_preview(path, checkpoint.info.config, variant)
     for name, source in ((UNET, request.unet), (VAE_NAME, request.vae)):
         if source is not None:
             paths[name] = hub.resolve(source, None, variant, part=name)
@@ -223,6 +232,7 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
     arithmetic = None if precision is None else DTYPES[precision.arithmetic]
     loader = Loader(checkpoints, device, dtype, request.int8, request.fp8, trainable=trainable, arithmetic=arithmetic)
+    loader = replace(loader, preview=preview)
     return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.vae import VAE
+from ..models.tiny_vae import AnyVAE, TinyVAE
 from ..runtime.cuda_graph import Graphs, compile_blocks
 from ..runtime.lazy import Lazy
 from ..runtime.memory import trim
@@ -25,14 +25,16 @@ from .loaded import component_bytes
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled. `extras` are the networks of controls and references.
+    memory. `graphs` are there if it is compiled. `extras` are the networks of controls and references. `preview`, if
+    there is one, decodes previews.
     """
 
     experts: tuple[Expert, ...]
-    vae: Lazy[VAE]
+    vae: Lazy[AnyVAE]
     offload: str = "none"
     graphs: Graphs | None = None
     extras: Extras = field(default_factory=Extras)
+    preview: Lazy[TinyVAE] | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -102,14 +104,16 @@ class Model:
     def free_all(self) -> None:
         """Release all components."""
         parts = (part for expert in self.experts for part in (expert.unet, expert.text))
-        self.free(*parts, self.vae, *self.extras.all())
+        previews = () if self.preview is None else (self.preview,)
+        self.free(*parts, self.vae, *previews, *self.extras.all())
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Model:
         """The same with its networks, which are in memory, on a device and in a dtype. Raises `ArgumentError` for
         prepacked ones.
         """
         at = Placement(device, dtype, dtype)
-        networks: list[tuple[nn.Module, torch.dtype]] = [(self.vae(), vae_placement(at).dtype)]
+        networks: list[tuple[nn.Module, torch.dtype]] = [(self.vae(), vae_placement(at, self.info.config.vae).dtype)]
+        networks += [] if self.preview is None else [(self.preview(), dtype)]
         for expert in self.experts:
             networks += [(expert.unet(), dtype), *((stage.encoder, dtype) for stage in expert.text())]
         for network, _ in networks:

@@ -33,7 +33,7 @@ class ModelRequest:
     unet: AnyPath | None = option(
         "take the UNet from this file, folder or hub id; it also sets the prediction type if its file states it"
     )
-    vae: AnyPath | None = option("take the VAE from this file, folder or hub id")
+    vae: AnyPath | None = option("take the VAE from this file, folder or hub id; a tiny one (TAESDXL) is for drafts")
     revision: str | None = option("a branch, tag or commit on the hub")
     variant: str | None = option("which files of a folder or hub model, such as fp16")
     embeddings: Sequence[Any] | Mapping[str, Any] = option(
@@ -56,6 +56,9 @@ class ModelRequest:
         type=Path,
         metavar="DIR",
         recorded=False,
+    )
+    preview_vae: AnyPath | None = option(
+        "decode previews with this tiny VAE, such as madebyollin/taesdxl", type=Path, flag=None, recorded=False
     )
     dtype: str | torch.dtype | None = option(
         "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ..errors import ArgumentError
-from ..images.image import MOST_PIXELS
-from ..models.config import VAEConfig
+from ..images.image import MOST_PIXELS, check_encoder
+from ..images.upscalers import UPSCALERS
+from ..models.config import AnyVAEConfig
 from ..sampling.presets import Family
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
@@ -37,6 +38,8 @@ def make_passes(
         return _plan(request, info, refiner, families)
     hires = read_hires(request.hires)
     _check_loras(request, hires)
+    if UPSCALERS[hires.upscaler].mode is None:
+        check_encoder(info.config.vae, "the enlarged image of hires")
     unrefined = {} if refiner is None else _UNREFINED
     first = _plan(replace(request, hires=None, **unrefined), info, None, families)
     try:
@@ -50,7 +53,10 @@ def make_passes(
 
 def _plan(request: Request, info: ModelInfo, refiner: ModelInfo | None, families: Sequence[Family]) -> Plan:
     """The plan of one pass, always from this line: Python shows a warning of both passes once."""
-    return make_plan(request, info, refiner, families)
+    plan = make_plan(request, info, refiner, families)
+    if plan.canvases:
+        check_encoder(info.config.vae, "an image")
+    return plan
 
 
 def _check_loras(request: Request, hires: Hires) -> None:
@@ -62,7 +68,7 @@ def _check_loras(request: Request, hires: Hires) -> None:
         )
 
 
-def _second_request(request: Request, hires: Hires, first: Plan, vae: VAEConfig) -> Request:
+def _second_request(request: Request, hires: Hires, first: Plan, vae: AnyVAEConfig) -> Request:
     """The request of the second pass: image to image from latents that stand for those of the first."""
     height, width = hires.enlarged(first.size, vae.factor)[1]
     if height * width > MOST_PIXELS:

@@ -14,8 +14,8 @@ from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
 from ..images.image import check_latents, check_pixels
+from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
-from ..models.vae import VAE
 from ..runtime.lazy import Lazy
 from ..runtime.locks import Turns, check_fork
 from ..runtime.offload import Offload
@@ -99,6 +99,7 @@ class Pipeline(DiffusersNames):
         control_dir: str | Path | None = None,
         embeddings: Sequence[Any] | Mapping[str, Any] = (),
         embedding_dir: str | Path | None = None,
+        preview_vae: str | Path | None = None,
         trainable: bool = False,
         **diffusers_names: Any,
     ) -> Pipeline:
@@ -126,8 +127,9 @@ class Pipeline(DiffusersNames):
 
         `loras` are those of every image that names no others: see `set_loras`. Names of LoRAs are looked for in
         `lora_dir`, and those of the networks of `control` and `reference` in `control_dir`. `embeddings` are words with
-        learned vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. diffusers' names
-        of equal meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
+        learned vectors: see `set_embeddings`; all files of `embedding_dir` are known by their names. `vae` may be a
+        tiny VAE in TAESDXL's layout, for drafts; as `preview_vae` it decodes the previews of steps. diffusers' names of
+        equal meaning, such as `torch_dtype`, are taken with a warning. Raises `SDXLError`.
         """
         arguments = load_arguments(
             diffusers_names,
@@ -148,6 +150,7 @@ class Pipeline(DiffusersNames):
             control_dir=control_dir,
             embeddings=embeddings,
             embedding_dir=embedding_dir,
+            preview_vae=preview_vae,
             trainable=trainable,
         )
         return cls.from_request(ModelRequest(**arguments))
@@ -175,7 +178,7 @@ class Pipeline(DiffusersNames):
         return pipe
 
     @classmethod
-    def from_networks(cls, info: ModelInfo, unet: UNet, vae: VAE, text: Sequence[TextStage]) -> Pipeline:
+    def from_networks(cls, info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> Pipeline:
         """A pipeline of networks that are in memory already, such as those in training."""
         weight = unet.norm_out.weight
         placement = Placement(weight.device, weight.dtype, weight.dtype)
@@ -336,7 +339,7 @@ class Pipeline(DiffusersNames):
         return self.experts[0].text()
 
     @property
-    def vae(self) -> VAE:
+    def vae(self) -> AnyVAE:
         """The autoencoder."""
         return self.residency.model.vae()
 

@@ -15,7 +15,7 @@ from ..images.a1111 import parameters_text
 from ..images.output import image_format, numbered
 from ..images.pixels import to_pil
 from ..images.record import save_image
-from ..models.config import VAEConfig
+from ..models.config import AnyVAEConfig
 from .notebook import html, png, strip
 from .profiles import conventions_of
 
@@ -105,7 +105,8 @@ class PipelineStep:
     latents: Tensor = field(repr=False)
     denoised: Tensor = field(repr=False)
     finish: Callable[[PipelineStep, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
-    vae: VAEConfig | None = field(default=None, repr=False, compare=False)
+    vae: AnyVAEConfig | None = field(default=None, repr=False, compare=False)
+    decode: Callable[[Tensor], Tensor | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_last(self) -> bool:
@@ -120,8 +121,12 @@ class PipelineStep:
 
     def preview(self) -> list[Image]:
         """The present guess as PIL images of the size of the latents, one product of matrices each, without the VAE.
-        An empty list for a VAE whose latents have no known colours.
+        An empty list for a VAE whose latents have no known colours. With a `preview_vae` the images have their full
+        size, decoded by that.
         """
+        decoded = None if self.decode is None else self.decode(self.denoised)
+        if decoded is not None:
+            return to_pil(decoded.cpu())
         colours = None if self.vae is None else self.vae.preview
         if colours is None:
             return []

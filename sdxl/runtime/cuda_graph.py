@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..models.conditioned import ConditionedUNet
 from ..models.layers import Attention, Linear, ResBlock, Source, Upsample, attend, split_heads
+from ..models.tiny_vae import TinyBlock
 from ..models.unet import SpatialTransformer, TransformerBlock, UNet
 from ..models.vae import Decoder, Encoder
 from .rewrite import rewrite
@@ -30,7 +31,7 @@ def compile_blocks(model: nn.Module) -> None:
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rewrite(model, _fused)
     for module in model.modules():
-        if isinstance(module, (ResBlock, TransformerBlock, Upsample)):
+        if isinstance(module, (ResBlock, TransformerBlock, Upsample, TinyBlock)):
             module.compile(dynamic=False)
         for name in METHODS.get(type(module), ()):
             setattr(module, name, torch.compile(getattr(module, name), dynamic=False))

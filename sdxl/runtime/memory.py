@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ..errors import ArgumentError, OutOfMemoryError, SDXLError
-from ..models.config import ModelConfig, VAEConfig
+from ..models.config import AnyVAEConfig, ModelConfig
+from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from .offload import OFFLOADS, ways
 from .placement import Placement, vae_placement
@@ -21,6 +22,7 @@ from .placement import Placement, vae_placement
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
 # feature maps of the second level's channels: in strips or not, compiled (channels_last, on CUDA) or not
 VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
+TINY_VAE_MAPS = 5  # feature maps of the tiny VAE's width at the size of the image
 RESERVE = 1_500_000_000  # bytes beside the weights: the interpreter, and feature maps of a 1024 x 1024 image
 
 
@@ -111,10 +113,14 @@ def unet_bytes(config: UNetConfig, rows: int, latent_size: Sequence[int], at: Pl
 
 
 def vae_bytes(
-    config: VAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
+    config: AnyVAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
 ) -> int:
-    """The memory of decoding or encoding an image of (height, width), beside a UNet that is at `at`."""
-    itemsize = vae_placement(at).arithmetic.itemsize
+    """The memory of decoding or encoding an image of (height, width), beside a UNet that is at `at`. A tiny VAE always
+    works on the whole image.
+    """
+    itemsize = vae_placement(at, config).arithmetic.itemsize
+    if isinstance(config, TinyVAEConfig):
+        return TINY_VAE_MAPS * config.width * math.prod(size) * itemsize
     return int(VAE_MAPS[in_strips, compiled] * config.channels[1] * math.prod(size) * itemsize)
 
 

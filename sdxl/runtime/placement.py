@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import ArgumentError
+from ..models.config import AnyVAEConfig
 from .device import choose_dtype, is_fast
 from .fp8 import has_fp8
 from .int8 import can_quantize
@@ -71,9 +72,11 @@ def fastest(device: torch.device, dtype: str | torch.dtype | None = None) -> Pre
     return choose_placement(device, choose_dtype(dtype, device)).precision
 
 
-def vae_placement(placement: Placement) -> Placement:
-    """The placement of the VAE beside a UNet's: it is not computed in float16, in which the stock one overflows."""
-    overflows = placement.arithmetic is torch.float16
+def vae_placement(placement: Placement, config: AnyVAEConfig) -> Placement:
+    """The placement of the VAE beside a UNet's: it is not computed in float16, in which the stock one overflows; a tiny
+    one is.
+    """
+    overflows = config.overflows and placement.arithmetic is torch.float16
     return replace(placement, dtype=torch.float32, arithmetic=torch.float32) if overflows else placement
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..pipeline.result import PipelineStep
 
 PREVIEW_SECONDS = 0.25
+_PREVIEW_SIDE = 512  # pixels of each image at most
 
 
 @dataclass
@@ -42,6 +43,8 @@ def strip_of(images: Sequence[Pillow.Image]) -> bytes | None:
 
     if not images:
         return None
+    for image in images:
+        image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     width, height = images[0].size
     strip = Pillow.new("RGB", (len(images) * width, height))
     for number, image in enumerate(images):

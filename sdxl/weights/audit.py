@@ -13,16 +13,20 @@ from ..errors import CheckpointError, naming
 from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
+from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
 from . import hub, identify
-from .checkpoint import Checkpoint, component_of_file, read_checkpoint
+from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
 from .control import NAME, read_controlnet, read_files, read_t2i_adapter
 from .control_kinds import CONTROL_LORA, T2I_ADAPTER, is_control, kind_of, refusal
 from .info import ModelInfo
+from .keymap import VAE
 from .recognise import recognise
+from .tiny_vae import component_of_folder, component_of_tiny, has_decoder, is_named_otherwise, is_tiny, is_tiny_folder
+from .weight_files import STEMS
 
 _MODELS = {"base": "SDXL base", "refiner": "SDXL refiner", "inpainting": "SDXL inpainting"}
 
@@ -59,6 +63,8 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     `CheckpointError`.
     """
     path = hub.on_disk(path)
+    if os.path.isfile(path / "config.json") and is_tiny_folder(path):
+        return _tiny_vae(path, component_of_folder(path, open_files(path, STEMS[VAE], variant)))
     if (network := _control(path, variant)) is not None:
         return network
     return _inspect_folder(path, variant) if os.path.isdir(path) else _inspect_file(TensorFile(path))
@@ -105,6 +111,8 @@ def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
     if other := identify.foreign(weights):
         return Report(file.path, other, {"all": count_tensors(weights, weights)})
+    if is_tiny(weights):
+        return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
@@ -125,6 +133,19 @@ def _inspect_file(file: TensorFile) -> Report:
         schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
         family = recognise(opened.config, schedule, file.path, file.metadata)
     return replace(report_components(file.path, f"{label} only, {names}", {component: opened}), family=family)
+
+
+def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = None) -> Report:
+    """The report of a tiny VAE, or of the `weights` of an encoder alone. TAESD of Stable Diffusion 1 has the same
+    tensors.
+    """
+    family = "TAESD by its name, of Stable Diffusion 1 and 2" if is_named_otherwise(path) else "as TAESDXL"
+    if opened is None:
+        assert weights is not None
+        return Report(path, f"tiny VAE ({family}), encoder alone", {"all": count_tensors(weights, weights)})
+    assert isinstance(opened.config, TinyVAEConfig)
+    half = "" if opened.config.has_encoder else ", decoder alone"
+    return report_components(path, f"tiny VAE ({family}){half}, {opened.layout} layout", {VAE: opened})
 
 
 def _inspect_folder(path: Path, variant: str | None) -> Report:

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, brief, naming
 from ..models.config import ModelConfig, VAEConfig
+from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
-from . import diffusers_config, identify, tokenizer_files
+from . import diffusers_config, identify, tiny_vae, tokenizer_files
 from .component import Component, check_components
 from .container import TensorFile, Weights, entries, list_some, open_shards, read_json
 from .info import ModelInfo, info_from_file
@@ -31,12 +32,14 @@ class Checkpoint:
         """The model with another UNet or VAE. A UNet also sets the prediction type if its file states one. The scale of
         the latents is that of an EDM model's UNet, whichever VAE it gets.
         """
-        changed: dict[str, Any] = {new.name: new.config}
         old, vae = self.info.schedule, self.info.config.vae
-        if new.name == VAE and old.prediction == "edm":
+        if isinstance(new.config, TinyVAEConfig):
+            with naming(new.weights.where):
+                new = replace(new, config=tiny_vae.fitted(new.config, vae))
+        elif new.name == VAE and old.prediction == "edm":
             scale = {name: getattr(vae, name) for name in ("scaling_factor", "latents_mean", "latents_std")}
             new = replace(new, config=replace(new.config, **scale))
-            changed = {VAE: new.config}
+        changed: dict[str, Any] = {new.name: new.config}
         schedule = old if new.prediction is None else old.of_network(*new.prediction)
         with naming(new.weights.where):
             info = replace(self.info, config=replace(self.info.config, **changed), schedule=schedule)
@@ -105,6 +108,8 @@ def _edm_keys(weights: Weights) -> frozenset[str]:
 def _not_whole(weights: Weights, contents: tuple[str, str]) -> tuple[str, str]:
     """The fact and the advice of the error for a file that is not a complete model."""
     name, layout = contents
+    if tiny_vae.is_tiny(weights):
+        return "is only a tiny VAE", "give it as vae= together with a complete model"
     lacking = identify.lacking(weights) if (name, layout) == (UNET, "single") else []
     if lacking == ["VAE"]:
         return "has no VAE", "give one as vae="
@@ -238,6 +243,15 @@ def open_component(path: Path, name: str, like: ModelConfig, variant: str | None
     return component
 
 
+def open_preview(path: Path, like: ModelConfig, variant: str | None = None) -> Component:
+    """Open a tiny VAE that decodes previews of a model like that. Raises `CheckpointError`."""
+    component = open_component(path, VAE, like, variant)
+    if not isinstance(component.config, TinyVAEConfig):
+        raise CheckpointError(f"{path} is a whole VAE, too slow for previews; give a tiny one as preview_vae=")
+    with naming(path):
+        return replace(component, config=tiny_vae.fitted(component.config, like.vae))
+
+
 def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Component:
     """The UNet or VAE (`name`) of a file that is not a complete model. Its keys are not checked."""
     weights = Weights([file])
@@ -245,6 +259,11 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
         raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
     if name == UNET and identify.edm(weights) is not None:
         raise _foreign_noise(file.path)
+    if tiny_vae.is_tiny(weights):
+        if name != VAE:
+            raise CheckpointError(f"{file.path} is a tiny VAE, not a {name} of SDXL; give it as vae=")
+        tiny_vae.check_name(file.path)
+        return tiny_vae.component_of_tiny(file, like.vae)
     found, layout = identify.contents(weights)
     if (found, layout) == (UNET, "single") and name == VAE and "VAE" not in identify.lacking(weights):
         found = VAE  # beside a UNet, without text encoders
@@ -291,6 +310,9 @@ def _component_of_folder(path: Path, name: str, variant: str | None) -> Componen
             f"{path} has neither model_index.json nor config.json{_other_contents(path)}; give a model folder or one "
             ".safetensors file"
         )
+    if name == VAE and tiny_vae.is_tiny_folder(path):
+        tiny_vae.check_name(path)
+        return tiny_vae.component_of_folder(path, open_files(path, STEMS[VAE], variant))
     config: Any = _read_config(path / "config.json", name)
     return _read_component_folder(path, name, config, _rows(name, config, ""), variant)
 
@@ -303,6 +325,7 @@ def _read_config(path: Path, name: str) -> UNetConfig | VAEConfig:
 def _infer_config(shapes: Mapping[str, tuple[int, ...]], name: str, layout: str, like: ModelConfig) -> Any:
     if name == VAE:
         old = like.vae
+        assert isinstance(old, VAEConfig)  # no model comes with a tiny one
         new = identify.infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
         return replace(
             new,

@@ -17,16 +17,26 @@ from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.controlnet import ControlNet
 from ..models.ip_adapter import IPAdapter
 from ..models.t2i_adapter import T2IAdapter
+from ..models.tiny_vae import make_vae
+from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig
-from ..models.vae import VAE as VAEModel
 from ..models.vision import VisionEncoder
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from .container import Weights
 from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
 
-Config = UNetConfig | VAEConfig | TextConfig | ControlNetConfig | T2IAdapterConfig | VisionConfig | IPAdapterConfig
+Config = (
+    UNetConfig
+    | VAEConfig
+    | TinyVAEConfig
+    | TextConfig
+    | ControlNetConfig
+    | T2IAdapterConfig
+    | VisionConfig
+    | IPAdapterConfig
+)
 _BLOCK = re.compile(r"(^|\.)(blocks|layers)\.\d+\.")  # in our names
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -72,7 +82,9 @@ class Component:
                 return VisionEncoder(self.config)
             if isinstance(self.config, IPAdapterConfig):
                 return IPAdapter(self.config)
-            return VAEModel(self.config) if isinstance(self.config, VAEConfig) else TextEncoder(self.config)
+            if isinstance(self.config, (VAEConfig, TinyVAEConfig)):
+                return make_vae(self.config)
+            return TextEncoder(self.config)
 
     def key(self, row: Row) -> str:
         """The key of a row in this component's files."""

@@ -15,6 +15,7 @@ from ..errors import ConfigError, brief, naming
 from ..models.bounds import MOST_BLOCKS, MOST_LEVELS
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.schedule_config import EDM, ScheduleConfig
+from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from ..models.vision_config import VisionConfig
 from ..sampling.sampler import Scheduler
@@ -64,6 +65,15 @@ _VAE_FIXED: dict[str, tuple[object, object]] = {
     "use_post_quant_conv": (True, True),
     "use_quant_conv": (True, True),
 }
+_TINY_VAE_FIXED: dict[str, tuple[object, object]] = {
+    "act_fn": ("relu", "relu"),
+    "in_channels": (3, 3),
+    "out_channels": (3, 3),
+    "shift_factor": (0.0, 0.0),
+    "upsample_fn": ("nearest", "nearest"),
+    "upsampling_scaling_factor": (2, 2),
+}
+VAE_CLASS, TINY_CLASS = "AutoencoderKL", "AutoencoderTiny"
 # of a scheduler: what the network predicts, at which noise levels
 _NOISE_FIXED: dict[str, tuple[object, object]] = {
     "timestep_type": ("discrete", "discrete"),
@@ -311,6 +321,10 @@ def write_vision(config: VisionConfig) -> dict[str, Any]:
 
 def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
     """The config of an autoencoder from diffusers' `AutoencoderKL` JSON."""
+    if data.get("_class_name") == TINY_CLASS:
+        raise ConfigError(
+            f"{where} is that of a tiny VAE; expected {VAE_CLASS}. Try a model with a VAE, and this one as vae="
+        )
     _require(data, _VAE_FIXED, where)
     down = _types(data, "down_block_types", "DownEncoderBlock2D", "DownEncoderBlock2D", where)
     up = _types(data, "up_block_types", "UpDecoderBlock2D", "UpDecoderBlock2D", where)
@@ -334,6 +348,30 @@ def read_vae(data: Json, where: str = "vae/config.json") -> VAEConfig:
         latent_rgb=_latent_rgb(data, where),
         latents_mean=_channel_numbers(data, "latents_mean", where),
         latents_std=_channel_numbers(data, "latents_std", where),
+    )
+
+
+def read_tiny_vae(data: Json, where: str = "config.json") -> TinyVAEConfig:
+    """The config of a tiny VAE from diffusers' `AutoencoderTiny` JSON. Its `latent_magnitude` and `latent_shift` are
+    for latents that are stored as bytes.
+    """
+    _require(data, _TINY_VAE_FIXED, where)
+    blocks, widths = {}, set[int]()
+    for half, default in (("encoder", (1, 3, 3, 3)), ("decoder", (3, 3, 3, 1))):
+        levels = data.get(f"num_{half}_blocks", default)
+        count = len(levels) if isinstance(levels, (list, tuple)) else 1
+        blocks[half] = tuple(_whole_per_level(data, f"num_{half}_blocks", default, count, where))
+        widths |= {*_whole_per_level(data, f"{half}_block_out_channels", (64,) * count, count, where)}
+    if len(widths) != 1:
+        raise ConfigError(f"{where}: the levels have the widths {brief(sorted(widths))}; only one for all is supported")
+    return _make(
+        TinyVAEConfig,
+        where,
+        latent_channels=_whole(data, "latent_channels", 4, where),
+        width=widths.pop(),
+        encoder_blocks=blocks["encoder"],
+        decoder_blocks=blocks["decoder"],
+        scaling_factor=_number(data, "scaling_factor", 1.0, where),
     )
 
 
@@ -559,7 +597,7 @@ def write_vae(config: VAEConfig) -> dict[str, Any]:
         colours
         | per_channel
         | {
-            "_class_name": "AutoencoderKL",
+            "_class_name": VAE_CLASS,
             "act_fn": "silu",
             "block_out_channels": list(config.channels),
             "down_block_types": ["DownEncoderBlock2D"] * levels,
@@ -628,5 +666,5 @@ def write_index(config: ModelConfig, scheduler: ScheduleConfig, zero_negative: b
         "tokenizer": ["transformers", "CLIPTokenizer"] if first else [None, None],
         "tokenizer_2": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", VAE_CLASS],
     }

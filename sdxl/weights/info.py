@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, naming
-from ..models.config import ModelConfig, TextConfig
+from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.schedule_config import EDM, ScheduleConfig
 from ..sampling.presets import Family
 from ..text import vocabulary
@@ -64,6 +64,7 @@ class ModelInfo:
     def to_json(self) -> str:
         """The JSON that `info_from_file` reads."""
         config = self.config
+        assert isinstance(config.vae, VAEConfig)  # a model with a tiny VAE is not written
         data = {
             "unet": diffusers_config.write_unet(config.unet),
             "vae": diffusers_config.write_vae(config.vae),

@@ -265,9 +265,10 @@ def component_rows(config: ModelConfig, keys: Container[str] = ()) -> dict[str, 
     g_prefix = clip_g_prefix(config.text_encoder is None)
     rows = {
         UNET: _prefixed(UNET_PREFIX, unet_rows(config.unet)),
-        VAE: _prefixed(VAE_PREFIX, vae_rows(config.vae)),
         TEXT_2: _prefixed(g_prefix, text_rows(config.text_encoder_2)),
     }
+    if isinstance(config.vae, VAEConfig):  # a tiny one has a table of its own
+        rows[VAE] = _prefixed(VAE_PREFIX, vae_rows(config.vae))
     if (linear := g_prefix + "text_projection.weight") in keys:
         rows[TEXT_2][-1] = replace(rows[TEXT_2][-1], single=linear, op=Op.SAME)
     if config.text_encoder:  # CLIP-L keeps transformers' names in the single file too

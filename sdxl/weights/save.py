@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputError, SDXLWarning
+from ..models.config import VAEConfig
 from . import diffusers_config, hub, tokenizer_files
 from .checkpoint import Checkpoint, open_checkpoint
 from .container import save_tensors
@@ -53,9 +54,12 @@ def convert(
 
 
 def save_single(path: Path, info: ModelInfo, state: State) -> None:
-    """Write the official single-file layout, with `position_ids` and `logit_scale` as in the published files."""
+    """Write the official single-file layout, with `position_ids` and `logit_scale` as in the published files. Raises
+    `OutputError`.
+    """
     if os.path.lexists(path):
         raise OutputError(f"{path} exists; remove it or choose another name")
+    _check_vae(path, info)
     tensors: dict[str, Tensor] = {}
     for name, rows in component_rows(info.config).items():
         for key, group in match(rows, "single").items():
@@ -73,6 +77,13 @@ def save_single(path: Path, info: ModelInfo, state: State) -> None:
     save_tensors(tensors, path, {METADATA_KEY: info.to_json()})
 
 
+def _check_vae(path: Path, info: ModelInfo) -> VAEConfig:
+    """The model's VAE. Raises `OutputError` for a tiny one, which only stands for it."""
+    if not isinstance(info.config.vae, VAEConfig):
+        raise OutputError(f"{path} would have a tiny VAE; expected the model's own. Try to load the model without vae=")
+    return info.config.vae
+
+
 def _edm_keys(info: ModelInfo) -> dict[str, Tensor]:
     """The keys by which ComfyUI knows EDM's noise levels and the scale of Playground's latents."""
     vae, edm = info.config.vae, info.schedule.edm
@@ -88,10 +99,10 @@ def save_folder(path: Path, info: ModelInfo, state: State) -> None:
     """Write a diffusers folder that this package and diffusers read."""
     if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise OutputError(f"{path} exists and is not an empty folder; remove it or choose another name")
-    config = info.config
+    config, vae = info.config, _check_vae(path, info)
     writers: dict[str, Any] = {
         UNET: lambda: diffusers_config.write_unet(config.unet),
-        VAE: lambda: diffusers_config.write_vae(config.vae),
+        VAE: lambda: diffusers_config.write_vae(vae),
         TEXT_2: lambda: diffusers_config.write_text(config.text_encoder_2),
     }
     if first := config.text_encoder:
