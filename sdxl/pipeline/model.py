@@ -25,7 +25,8 @@ from .nets import Nets
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled. `nets` are the networks of controls, `extras` those of references.
+    memory. `graphs` are there if its steps may be recorded. `nets` are the networks of controls, `extras` those of
+    references.
     """
 
     experts: tuple[Expert, ...]
@@ -34,6 +35,7 @@ class Model:
     graphs: Graphs | None = None
     nets: Nets = field(default_factory=Nets)
     extras: Extras = field(default_factory=Extras)
+    is_compiled: bool = False
 
     @property
     def info(self) -> ModelInfo:
@@ -76,7 +78,7 @@ class Model:
             self.graphs.clear()
         for component in components:
             component.release()
-        if self.graphs is not None:
+        if self.is_compiled:
             gc.collect()  # compiled methods and their network hold each other
         trim()
 
@@ -101,8 +103,10 @@ class Model:
         return replace(self, experts=experts, nets=Nets(), extras=self.extras.empty())
 
     def compiled(self) -> Model:
-        """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""
+        """The same with compiled blocks, now or when they are loaded, and CUDA graphs from the first step on."""
+        if self.graphs is not None:
+            self.graphs.clear()
         self.vae.apply(compile_blocks)
         for expert in self.experts:
             expert.unet.apply(compile_blocks)
-        return replace(self, graphs=Graphs(), nets=Nets(compile_blocks))
+        return replace(self, graphs=Graphs(eager_runs=0), nets=Nets(compile_blocks), is_compiled=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
-from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used
+from ..runtime.cuda_graph import Graphs
+from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
@@ -30,16 +32,40 @@ class Residency:
     def __init__(
         self, model: Model, loader: Loader | None = None, may_shrink: bool = False, max_memory: float | None = None
     ) -> None:
-        self.model, self.loader, self.may_shrink, self.max_memory = model, loader, may_shrink, max_memory
+        self.loader, self.may_shrink, self.max_memory = loader, may_shrink, max_memory
+        self.model = self._recorded(model)
         self.revision = 0  # of the weights
 
     def room(self) -> float:
         """Bytes that may still be taken."""
-        device = self.model.placement.device
-        if self.max_memory is None:
-            return available(device)
-        trim()  # memory that is only kept for later is not taken
-        return min(available(device), self.max_memory - used(device))
+        device, graphs = self.model.placement.device, self.model.graphs
+        if self.max_memory is not None:
+            trim()  # memory that is only kept for later is not taken
+        free = available(device) - (graphs.bytes if graphs is not None else 0)
+        return free if self.max_memory is None else min(free, self.max_memory - used(device))
+
+    def _recorded(self, model: Model) -> Model:
+        """The same whose steps are recorded, on CUDA, where its UNet stays in memory and a caller does not change it:
+        what changes in Python from step to step would be lost.
+        """
+        is_fixed = self.loader is not None and not self.loader.trainable
+        if model.placement.device.type != "cuda" or not model.keeps or not is_fixed:
+            return model
+        own = weakref.ref(self)  # a pipeline without cycles gives its memory back at once
+
+        def room(latent_size: Sequence[int]) -> float:
+            residency = own()
+            return 0.0 if residency is None else residency._room_of_graphs(latent_size)
+
+        return replace(model, graphs=Graphs(room))
+
+    def _room_of_graphs(self, latent_size: Sequence[int]) -> float:
+        """Bytes that recorded steps may take, beside which latents of (height, width) are still decoded whole: what a
+        recording changes is the time alone.
+        """
+        vae = self.model.info.config.vae
+        size = [side * vae.factor for side in latent_size]
+        return self.room() - vae_bytes(vae, size, self.model.placement)
 
     def fit(self, plan: Plan) -> None:
         """Raise `OutOfMemoryError` before any work for a plan that cannot fit, even with less of the model in memory;
@@ -63,7 +89,7 @@ class Residency:
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
         configs = [expert.info.config for expert in model.experts]
-        compiled, wanted = model.graphs is not None, [each.opened for each in plan.controls]
+        compiled, wanted = model.is_compiled, [each.opened for each in plan.controls]
         room = self.room() - model.nets.missing_bytes(wanted, model.placement)
         for each in plan.passes:
             branches, count = len(each.guider.names), len(plan.seeds)
@@ -80,12 +106,17 @@ class Residency:
             try:
                 if smaller is not None:
                     self._replace(smaller)
+                    smaller = None
                 return work(self.model)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 shortage = self.shortage(error)
             # here nothing holds intermediate results any more
+            graphs = self.model.graphs
+            if graphs is not None and graphs.recordings() and not self.model.is_compiled:  # nobody has asked for them
+                graphs.stop("memory ran out")
+                continue
             self.model.free()
             smaller = self.smaller
             if not self.may_shrink or smaller is None:
@@ -117,7 +148,7 @@ class Residency:
         if device != "cuda":
             text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
             warnings.warn(text, SDXLWarning, stacklevel=4)
-        elif self.model.graphs is None:
+        elif not self.model.is_compiled:
             self.model = self.model.compiled()
 
     def prepare_for_many(self) -> None:
@@ -183,9 +214,9 @@ class Residency:
             if expert.cache is not None:
                 expert.cache.clear()
         loaded = self.model
-        is_compiled = loaded.graphs is not None  # its layers are no longer those that were loaded
-        self._exchange(loaded.offload, keep=not is_compiled)
-        if not is_compiled:
+        # the layers of a compiled one are no longer those that were loaded
+        self._exchange(loaded.offload, keep=not loaded.is_compiled)
+        if not loaded.is_compiled:
             try:
                 self._load_again(loaded, weights)
             except BaseException as error:
@@ -225,9 +256,12 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
+        elif old.graphs is not None:
+            old.graphs.clear()
         extras = old.extras if keep else old.extras.empty()
-        self.loader, self.model = loader, replace(new, extras=extras, nets=old.nets if keep else new.nets)
-        if old.graphs is not None and offload != "block":
+        self.loader = loader
+        self.model = self._recorded(replace(new, extras=extras, nets=old.nets if keep else new.nets))
+        if old.is_compiled and offload != "block":
             self.compile()
 
     def _warn(self, why: str) -> None:
