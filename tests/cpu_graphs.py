@@ -58,6 +58,9 @@ class CPURecording(Recording):
                     made[id(old)] = own
         self.output.copy_(made[id(self.calls[-1][3])])
 
+    def finish(self) -> None:
+        """It is done at once."""
+
 
 class CPURecorder(Recorder):
     """Records on a CPU; `count` says how often. It fails with `error` where there is one."""

@@ -13,6 +13,7 @@ import sdxl
 from sdxl.errors import OutOfMemoryError, SDXLWarning
 from sdxl.miniature.exam import make_scenes, mark
 from sdxl.runtime.cuda_graph import Graph
+from sdxl.sampling.philox import Philox
 from sdxl.text.encode import encode_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -352,3 +353,11 @@ def test_compiled_control(offload: str, tmp_path: Path, error: Any) -> None:
     assert error(draw(plain, "a red circle", **(settings | {"control": None})), wanted) > 1e-2
     if offload == "none":
         assert len(compiled.residency.model.graphs or ()) == 2
+
+
+def test_philox_is_cudas_randn() -> None:
+    for seed in (0, 7, 2**40 + 1):
+        generator, source = torch.Generator("cuda").manual_seed(seed), Philox(seed)
+        for _ in range(3):
+            drawn = torch.randn((1, 4, 64, 64), generator=generator, device="cuda").cpu()
+            assert (source.randn((1, 4, 64, 64)) - drawn).abs().max() < 1e-5

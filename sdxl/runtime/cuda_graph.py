@@ -19,7 +19,7 @@ from ..models.layers import Attention, ResBlock, Source, Upsample, attend, split
 from ..models.unet import SpatialTransformer, TransformerBlock, UNet
 from ..models.vae import Decoder, Encoder
 from .fingerprint import fingerprint
-from .memory import unet_bytes
+from .memory import is_out_of_memory, unet_bytes
 from .placement import Placement
 from .recording import Recorder, Recording
 from .rewrite import rewrite
@@ -85,11 +85,14 @@ class Graph:
     """A UNet's step of one shape. It runs layer by layer at first; then it is recorded, and replayed at one launch."""
 
     def __init__(self) -> None:
+        self.tape: Tape | None = None
         self.forget()
 
     def forget(self) -> None:
         """Let the recording go, and with it the networks."""
-        self.tape: Tape | None = None
+        if self.tape is not None:
+            self.tape.recording.finish()
+        self.tape = None
         self.runs = 0  # since something of its networks changed
         self._fingerprint: object = None
         self._conditioned: ConditionedUNet | None = None  # whose tensors the tape has
@@ -106,10 +109,12 @@ class Graph:
             return conditioned.predict(x, step)
         channels = conditioned.unet.config.out_channels
         output = x.new_empty((len(x), channels, *x.shape[2:]))  # of the current stream's memory
-        with graphs.recorder.aside(x.device):
+        if self.tape is None:
+            self.tape = graphs.record(conditioned, x, step, output)
             if self.tape is None:
-                self.tape = _record(graphs, conditioned, x, step, output)
-            else:
+                return conditioned.predict(x, step)
+        else:
+            with graphs.recorder.aside(x.device):
                 self._replay(self.tape, conditioned, x, step)
                 output.copy_(self.tape.recording.output)
         self._conditioned = conditioned
@@ -121,26 +126,6 @@ class Graph:
         tape.x.copy_(x)
         torch._foreach_copy_(tape.step, step)
         tape.recording.replay()
-
-
-def _record(
-    graphs: Graphs, conditioned: ConditionedUNet, x: Tensor, step: Sequence[Tensor], output: Tensor
-) -> Tape | None:
-    """Run once, since a first run on a stream compiles and plans, then once more to record; None if that fails."""
-    with torch.inference_mode(False):  # such tensors could not be written outside of that mode
-        x, step = x.clone(), [each.clone() for each in step]
-        static: ConditionedUNet = mapped(conditioned.without_steps(), torch.Tensor.clone)
-    output.copy_(static.predict(x, step))
-    try:
-        return Tape(
-            graphs.recorder.record(lambda: static.predict(x, step), next(iter(graphs.recordings()), None)),
-            static,
-            x,
-            step,
-        )
-    except (RuntimeError, AssertionError) as error:
-        graphs.stop(str(error).strip().splitlines()[0] if str(error) else type(error).__name__)
-    return None
 
 
 class Graphs:
@@ -179,6 +164,23 @@ class Graphs:
         maps = (1 + len(conditioned.steers)) * unet_bytes(config, len(x), x.shape[2:], at)
         inputs = sum(each.nbytes for each in tensors_of(conditioned.without_steps()))
         return maps + inputs <= self.room(x.shape[2:])
+
+    def record(self, conditioned: ConditionedUNet, x: Tensor, step: Sequence[Tensor], output: Tensor) -> Tape | None:
+        """Run once, since a first run on a stream compiles and plans, then once more to record; None if that fails."""
+        try:
+            with self.recorder.aside(x.device):
+                with torch.inference_mode(False):  # such tensors could not be written outside of that mode
+                    x, step = x.clone(), [each.clone() for each in step]
+                    static: ConditionedUNet = mapped(conditioned.without_steps(), torch.Tensor.clone)
+                output.copy_(static.predict(x, step))
+                beside = next(iter(self.recordings()), None)
+                return Tape(self.recorder.record(lambda: static.predict(x, step), beside), static, x, step)
+        except (RuntimeError, AssertionError) as error:
+            if self.eager_runs == 0 and is_out_of_memory(error):
+                raise  # where they are asked for, less of the model makes room
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        self.stop(reason)
+        return None
 
     def recordings(self) -> list[Recording]:
         """What is recorded."""

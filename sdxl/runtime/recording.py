@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,11 @@ class Recording:
     def replay(self) -> None:
         """Ask for the recorded work on the current stream."""
         self.graph.replay()
+
+    def finish(self) -> None:
+        """Wait for the last replay: a graph is not to be let go while it runs."""
+        with suppress(RuntimeError):  # after an error of the device, or in a recording that has failed
+            torch.cuda.synchronize(self.output.device)
 
 
 class Recorder:

@@ -373,6 +373,18 @@ def test_a_recording_that_fails(own: sdxl.Pipeline, plain: sdxl.Pipeline) -> Non
     assert graphs is not None and not graphs.bytes and recorder.count == 1
 
 
+def test_a_compiled_model_makes_room_for_its_recordings(own: sdxl.Pipeline) -> None:
+    """There they are asked for: the pipeline goes on with less of the model in memory, if it may."""
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    pipe, recorder = record(own, recorder=CPURecorder(error), eager_runs=0)
+    with pytest.raises(OutOfMemoryError, match="memory ran out with offload none"):
+        latents(pipe)
+    pipe, recorder = record(own, recorder=CPURecorder(RuntimeError("no such operation")), eager_runs=0)
+    with pytest.warns(SDXLWarning, match="no such operation"):
+        latents(pipe)
+    assert recorder.count == 1
+
+
 def test_memory_that_runs_out_beside_a_recording(
     own: sdxl.Pipeline, plain: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
