@@ -19,7 +19,7 @@ import sdxl
 from sdxl.miniature.exam import make_scenes, mark
 from sdxl.sampling import SAMPLERS, SCHEDULES
 
-STEPS = (25, 8, 4, 12)
+STEPS = (25, 8, 4, 12, 30)
 FEW = (2, 4, 8)
 SCENES = make_scenes(30, 1, things=1) + make_scenes(30, 3, things=2)
 DISTILLED = ("lcm", "tcd", "euler", "ddim")

@@ -20,7 +20,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs/api"
@@ -55,7 +55,7 @@ class Public:
     @cached_property
     def doc(self) -> str:
         """Its docstring; that of a constant is the text behind its assignment."""
-        if inspect.isclass(self.value) or inspect.isroutine(self.value):
+        if is_class(self.value) or inspect.isroutine(self.value):
             return own_doc(self.value)
         body = ast.parse(inspect.getsource(self.module)).body
         for node, after in pairwise(body):
@@ -87,8 +87,13 @@ def public_names(package: str) -> list[Public]:
     return sorted((each for each in found if not each.name.startswith("_")), key=_is_error)
 
 
+def is_class(value: object) -> bool:
+    """Whether it is a class, and no alias such as `list[int]`, which Python 3.10 takes for one."""
+    return inspect.isclass(value) and get_origin(value) is None
+
+
 def _is_error(each: Public) -> bool:
-    return inspect.isclass(each.value) and issubclass(each.value, (Exception, Warning))
+    return is_class(each.value) and issubclass(each.value, (Exception, Warning))
 
 
 # ---- signatures
@@ -100,7 +105,7 @@ def signature(name: str, call: Callable[..., Any], skip_first: bool = False) -> 
     parameters = [*given.parameters.values()][int(skip_first) :]
     returns = given.return_annotation
     ending = "" if returns is given.empty or returns is None else f" -> {_annotation(returns)}"
-    if inspect.isclass(call):
+    if is_class(call):
         ending = ""
     return _folded(name, [*_parameters(parameters)], ending)
 
@@ -170,7 +175,7 @@ def page(package: str) -> str:
 
 def _entry(each: Public) -> Iterator[str]:
     value = each.value
-    if inspect.isclass(value):
+    if is_class(value):
         yield from _class(each, value)
     elif inspect.isroutine(value):
         yield from [*_code(signature(each.name, value)), "", each.doc]

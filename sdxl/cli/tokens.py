@@ -33,7 +33,7 @@ def tokens_parser() -> Parser:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from ..pipeline.plan import warn_of_syntax
+    from ..pipeline.cautions import warn_of_syntax
     from ..pipeline.prompts import reading_of
     from ..pipeline.request import Request
     from ..pipeline.tags import tagged_loras

@@ -131,8 +131,8 @@ def diffusers(
         return None
     multistep = sampler in _MULTISTEP
     if name in ("leading", "linspace", "trailing"):
-        timesteps = _spaced(table, name, steps, multistep)
-        return [*table.sigma(timesteps), 0.0], timesteps
+        spaced = _spaced(table, name, steps, multistep)
+        return [*table.sigma(spaced), 0.0], spaced
     low, high = table.sigmas[0], table.sigmas[-1]
     if not multistep:
         high, low = table.sigma(_spaced(table, spacing, steps, False))[[0, -1]]

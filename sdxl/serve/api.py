@@ -95,7 +95,10 @@ async def _read_job(service: Service, request: Request) -> dict[str, Any]:
     else:
         given = await read_json(request)
         sent = {name: _decoded(given.pop(name, None), name) for name in _IMAGES}
-    uploads = {name: [await service.upload(data, name) for data in values] for name, values in sent.items() if values}
+    uploads: dict[str, list[Any]] = {}
+    for name, values in sent.items():
+        if values:
+            uploads[name] = [await service.upload(data, name) for data in values]
     if isinstance(controls := given.get("control"), list):
         given["control"] = [await _with_image(service, each) for each in controls]
     return {**given, **uploads}
