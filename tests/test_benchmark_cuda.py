@@ -67,8 +67,10 @@ def test_steps_by_importance(script: Any, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_all_of_it_runs_at_a_tiny_size(tmp_path: Path) -> None:
     measured = ["recorded", "compiled", "warm", "control", "text"]
-    command = [sys.executable, ROOT / "scripts" / "benchmark_cuda.py", "--tiny", "--out", tmp_path, "--budget", "900"]
-    done = subprocess.run([*command, "--steps", *measured], capture_output=True, text=True, check=False)
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_cuda.py"), "--tiny", "--out", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--budget", "900", "--steps", *measured], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, (tmp_path / "log.txt").read_text(encoding="utf-8")
     found = lines(tmp_path)
     assert {line["step"]: line["status"] for line in found if "status" in line} == dict.fromkeys(measured, 0)

@@ -55,7 +55,7 @@ def _settings() -> tuple[object, ...]:
         *(_float32(cuda.matmul, "allow_tf32"), _float32(cudnn, "allow_tf32")),
         *(cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
         *(cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()),
-        cuda.cudnn_sdp_enabled(),
+        getattr(cuda, "cudnn_sdp_enabled", bool)(),  # since torch 2.5
     )
 
 

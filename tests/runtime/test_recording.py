@@ -87,7 +87,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-SLOW = ("batch", "heun", "ancestral", "image", "lengths")
+SLOW = ("batch", "heun", "ancestral", "pag", "image", "lengths")
 
 
 @pytest.mark.parametrize("case", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in CASES])
@@ -241,7 +241,10 @@ def put_in(unet: UNet) -> None:
     mid.res[0] = Other(mid.res[0])
 
 
-@pytest.mark.parametrize("change", [patch_instance, patch_method, patch_class, put_in])
+@pytest.mark.parametrize(
+    "change",
+    [patch_instance, *(pytest.param(each, marks=pytest.mark.slow) for each in (patch_method, patch_class, put_in))],
+)
 def test_what_is_patched_runs_as_it_is(change: Callable[[UNet], None], tiny_folder: Path) -> None:
     """After a recording too. Nothing is recorded from then on: what such Python does may depend on the step."""
     pipe, recorder = record(load(tiny_folder))
@@ -263,7 +266,7 @@ def new_norm(unet: UNet) -> None:
     unet.norm_out = nn.GroupNorm(norm.num_groups, norm.num_channels, 0.5)
 
 
-@pytest.mark.parametrize("change", [new_data, new_norm])
+@pytest.mark.parametrize("change", [new_data, pytest.param(new_norm, marks=pytest.mark.slow)])
 def test_other_weights_are_recorded_anew(change: Callable[[UNet], None], tiny_folder: Path) -> None:
     pipe, recorder = record(load(tiny_folder))
     eager = load(tiny_folder)
