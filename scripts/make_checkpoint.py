@@ -31,21 +31,25 @@ MODELS = {"base": BASE, "refiner": REFINER, "inpainting": INPAINTING}
 
 def random_weight(name: str, shape: torch.Size, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Ones and small noise for norms, small biases, and matrices that keep the variance of their input."""
+    device = generator.device
     if len(shape) == 1:
-        noise = 0.02 * torch.randn(shape, generator=generator)
+        noise = 0.02 * torch.randn(shape, generator=generator, device=device)
         return (noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0)).to(dtype)
     fan_in = 1 if "embed.weight" in name else shape[1:].numel()
     scale = 0.02 if "embed.weight" in name else fan_in**-0.5
-    return torch.empty(shape).normal_(0, scale, generator=generator).to(dtype)
+    return torch.empty(shape, device=device).normal_(0, scale, generator=generator).to(dtype)
 
 
-def random_state(config: ModelConfig, dtype: torch.dtype, seed: int) -> dict[str, dict[str, Tensor]]:
-    """Our names and tensors of every component, seeded."""
-    generator = torch.Generator().manual_seed(seed)
+def random_state(
+    config: ModelConfig, dtype: torch.dtype, seed: int, device: str = "cpu"
+) -> dict[str, dict[str, Tensor]]:
+    """Our names and tensors of every component, seeded; numbers of a GPU are others, and come in a second."""
+    generator = torch.Generator(device).manual_seed(seed)
     state = {}
     for name, rows in component_rows(config).items():
         model = Component(name, getattr(config, name), rows, "folder", Weights([])).build()
-        state[name] = {key: random_weight(key, v.shape, dtype, generator) for key, v in model.state_dict().items()}
+        shapes = {key: value.shape for key, value in model.state_dict().items()}
+        state[name] = {key: random_weight(key, shape, dtype, generator).cpu() for key, shape in shapes.items()}
     return state
 
 
@@ -62,9 +66,10 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="a .safetensors file, or a folder to make")
     parser.add_argument("--dtype", choices=["float16", "float32"], default="float16")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where the numbers are drawn")
     options = parser.parse_args()
     config = MODELS[options.model]
-    state = random_state(config, getattr(torch, options.dtype), options.seed)
+    state = random_state(config, getattr(torch, options.dtype), options.seed, options.device)
     save = save_single if options.path.suffix == ".safetensors" else save_folder
     save(options.path, describe(config), state)
     print(f"{options.path}: {sum(v.numel() for part in state.values() for v in part.values()):,} parameters")

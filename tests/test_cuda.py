@@ -13,6 +13,7 @@ import sdxl
 from sdxl.errors import OutOfMemoryError, SDXLWarning
 from sdxl.miniature.exam import make_scenes, mark
 from sdxl.runtime.cuda_graph import Graph
+from sdxl.sampling.philox import Philox
 from sdxl.text.encode import encode_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -103,6 +104,113 @@ def test_a_graph_is_written_in_and_outside_of_inference_mode(reference: sdxl.Pip
     assert error(draw(pipe, prompts[1], **settings), draw(reference, prompts[1], **settings)) < bound(pipe)
     with torch.inference_mode():
         assert torch.equal(draw(pipe, prompts[0], **settings), first)
+
+
+def load(**options: Any) -> sdxl.Pipeline:
+    return sdxl.Pipeline.from_pretrained("miniature", **{"dtype": "bfloat16", "device": "cuda", **options})
+
+
+def recordings(pipe: sdxl.Pipeline) -> int:
+    graphs = pipe.residency.model.graphs
+    assert graphs is not None
+    return len(graphs.recordings())
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "text": {},
+    "negative": {"negative_prompt": "a blue square"},
+    "interval": {"guidance_interval": (1.0, 8.0)},
+    "batch": {"num_images": 3, "seed": [7, 8, 9]},
+    "heun": {"sampler": "heun"},
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_a_recorded_step_is_bitwise_the_step(case: str, dtype: str) -> None:
+    """The steps of a model that is trainable are never recorded; else they are the same kernels."""
+    pipe, plain = load(dtype=dtype), load(dtype=dtype, trainable=True)
+    assert plain.residency.model.graphs is None
+    settings: dict[str, Any] = {"steps": 12, "seed": 7, "output": "latent", "progress": False, **SETTINGS[case]}
+    wanted = plain("a red circle", **settings).images
+    for _ in range(2):
+        assert torch.equal(pipe("a red circle", **settings).images, wanted)
+    assert recordings(pipe) == (2 if case == "interval" else 1)
+
+
+def test_a_lora_is_recorded_anew(error: Any) -> None:
+    pipe = load()
+    before = draw(pipe, "a red circle", steps=8)
+    pipe.change_weights({"unet.conv_out.weight": lambda weight: 2 * weight})
+    assert error(draw(pipe, "a red circle", steps=8), before) > 0.01
+    pipe.change_weights({})
+    assert torch.equal(draw(pipe, "a red circle", steps=8), before)
+    assert recordings(pipe) == 1
+
+
+def test_hooks_run_in_every_step() -> None:
+    pipe, calls = load(), list[int]()
+    before = draw(pipe, "a red circle", steps=8)
+    pipe.unet.register_forward_hook(lambda *_: None)  # nobody calls it, and nothing is recorded for it
+    pipe.unet.conv_in.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(draw(pipe, "a red circle", steps=8), before)
+    assert len(calls) == 8
+
+
+def test_a_recording_that_fails_is_no_wrong_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the GPU cannot be recorded. The pipeline goes on, and another one still records."""
+    from sdxl.models.unet import UNet
+
+    wanted, head = draw(load(trainable=True), "a red circle", steps=8), UNet.head
+
+    def waiting(unet: UNet, x: torch.Tensor) -> torch.Tensor:
+        assert x.sum().item() is not None
+        return head(unet, x)
+
+    waiting.__module__ = head.__module__  # as if it were ours
+    monkeypatch.setattr(UNet, "head", waiting)
+    pipe = load()
+    with pytest.warns(SDXLWarning, match="no longer recorded"):
+        assert torch.equal(draw(pipe, "a red circle", steps=8), wanted)
+    assert torch.equal(draw(pipe, "a red circle", steps=8), wanted)
+    monkeypatch.setattr(UNet, "head", head)
+    other = load()
+    assert torch.equal(draw(other, "a red circle", steps=8), wanted)
+    assert recordings(other) == 1
+
+
+def test_the_memory_of_graphs_is_shared_and_given_back() -> None:
+    pipe = load()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    draw(pipe, "a red circle", steps=8, width=512, height=512)
+    graphs = pipe.residency.model.graphs
+    assert graphs is not None
+    one = graphs.bytes
+    assert one > 0
+    draw(pipe, "a red circle", steps=8, width=512, height=512, guidance_scale=1.0)
+    assert recordings(pipe) == 2 and graphs.bytes < 1.5 * one
+    graphs.clear()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - before < one
+
+
+def test_threads_with_streams_of_their_own() -> None:
+    """They take turns step by step, and no replay disturbs another one's result."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pipe, prompts = load(), ["a red circle", "a green star", "a blue square"]
+    wanted = [draw(pipe, prompt, steps=12) for prompt in prompts]
+
+    def work(prompt: str) -> torch.Tensor:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            last = [step.latents.cpu() for step in pipe.steps(prompt, steps=12, seed=7)]
+        return last[-1]
+
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            for found, each in zip(pool.map(work, prompts), wanted, strict=True):
+                assert torch.equal(found, each)
 
 
 @pytest.mark.parametrize("repaints", [False, True])
@@ -284,3 +392,11 @@ def test_tiny_vae(dtype: str, reference: sdxl.Pipeline, error: Any) -> None:
     pipe.compile()
     for _ in range(2):
         assert error(pipe.decode(z).cpu(), expected) < bound(pipe)
+
+
+def test_philox_is_cudas_randn() -> None:
+    for seed in (0, 7, 2**40 + 1):
+        generator, source = torch.Generator("cuda").manual_seed(seed), Philox(seed)
+        for _ in range(3):
+            drawn = torch.randn((1, 4, 64, 64), generator=generator, device="cuda").cpu()
+            assert (source.randn((1, 4, 64, 64)) - drawn).abs().max() < 1e-5

@@ -28,13 +28,14 @@ def bench_parser() -> Parser:
 
 def _bench(options: argparse.Namespace) -> int:
     from ..pipeline.pipeline import Pipeline
+    from .compiling import compile_pipeline
     from .measure import machine, path, report
 
     given = {name: getattr(options, name) for name in ("dtype", "device", "int8", "fp8") if hasattr(options, name)}
     default = default_model().get("model", DEFAULT_MODEL)
     pipe = Pipeline.from_pretrained(getattr(options, "model", default), **given)
     if options.compile:
-        pipe.compile()
+        compile_pipeline(pipe)
     height, width = options.size[::-1] if options.size else pipe.info.config.native_size
     placement = pipe.experts[0].placement
     facts = machine(placement.device) | {"weights": placement.dtype, "arithmetic": placement.arithmetic}

@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..models.tiny_vae import make_vae
 from ..models.unet import UNet
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
-from ..runtime.cuda_graph import Graph
+from ..runtime.cuda_graph import Graphs
 from ..runtime.device import FAST, cpu_seconds
 from ..runtime.placement import Placement
 from ..sampling.denoiser import Network
@@ -110,7 +109,8 @@ def stages(pipe: Pipeline, height: int, width: int) -> dict[str, Stage]:
     pixels = torch.rand(1, 3, height, width)
     with torch.no_grad():
         conditioned = precompute(pipe.unet, expert.condition(plan), plan.schedule.timesteps)
-    network: Network = partial(Graph().run, conditioned) if pipe.is_compiled else conditioned
+    is_recorded = pipe.residency.model.graphs is not None
+    network: Network = Graphs(eager_runs=0).network(conditioned, x.shape) if is_recorded else conditioned
 
     @torch.no_grad()
     def step() -> Tensor:

@@ -263,12 +263,13 @@ def default_model() -> dict[str, Any]:
 def open_pipeline(options: argparse.Namespace, given: dict[str, Any], precision: Precision | None = None) -> Pipeline:
     """The model that the flags ask for; `given` are the recorded ones, perhaps from an image, and so is `precision`."""
     from ..pipeline.pipeline import Pipeline
+    from .compiling import compile_pipeline
 
     request = model_request(options, given)
     warn_of_idle_flags(options, request.model)
     pipe = Pipeline.from_request(request, precision=precision)
     if options.compile:
-        pipe.compile()
+        compile_pipeline(pipe)
     return pipe
 
 

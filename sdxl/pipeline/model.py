@@ -25,8 +25,8 @@ from .loaded import component_bytes
 @dataclass(frozen=True)
 class Model:
     """`experts` are a model and, if there is one, the refiner that takes over at the end; `offload` says what is in
-    memory. `graphs` are there if it is compiled. `extras` are the networks of controls and references. `preview`, if
-    there is one, decodes previews.
+    memory. `graphs` are there if its steps may be recorded. `extras` are the networks of controls and references.
+    `preview`, if there is one, decodes previews.
     """
 
     experts: tuple[Expert, ...]
@@ -35,6 +35,7 @@ class Model:
     graphs: Graphs | None = None
     extras: Extras = field(default_factory=Extras)
     preview: Lazy[TinyVAE] | None = None
+    is_compiled: bool = False
 
     @property
     def info(self) -> ModelInfo:
@@ -97,7 +98,7 @@ class Model:
             self.graphs.clear()
         for component in components:
             component.release()
-        if self.graphs is not None:
+        if self.is_compiled:
             gc.collect()  # compiled methods and their network hold each other
         trim()
 
@@ -124,9 +125,11 @@ class Model:
         return replace(self, experts=experts, extras=self.extras.emptied())
 
     def compiled(self) -> Model:
-        """The same with compiled blocks, now or when they are loaded, and CUDA graphs."""
+        """The same with compiled blocks, now or when they are loaded, and CUDA graphs from the first step on."""
+        if self.graphs is not None:
+            self.graphs.clear()
         self.vae.apply(compile_blocks)
         for expert in self.experts:
             expert.unet.apply(compile_blocks)
         self.extras.apply(compile_blocks)
-        return replace(self, graphs=Graphs())
+        return replace(self, graphs=Graphs(eager_runs=0), is_compiled=True)

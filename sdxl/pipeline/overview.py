@@ -29,8 +29,10 @@ def overview(name: str, residency: Residency, source: Mapping[str, Any]) -> str:
     }
     if loader is not None and loader.trainable:
         lines["trainable"] = "yes"
-    if model.graphs is not None:
+    if model.is_compiled:
         lines["compiled"] = "yes"
+    elif model.graphs is not None:
+        lines["steps"] = "run layer by layer" if model.graphs.stopped else "recorded as CUDA graphs"
     return "\n".join([f"{name}(", *(f"  {label}: {text}" for label, text in lines.items()), ")"])
 
 

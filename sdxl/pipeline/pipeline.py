@@ -213,7 +213,7 @@ class Pipeline(DiffusersNames):
             save(self.residency, Path(path).expanduser())
 
     def compile(self) -> None:
-        """Make every image after the first of its size faster on CUDA: compiled blocks, replayed as a CUDA graph.
+        """Make every image after the first of its size faster on CUDA: compiled blocks in the recorded steps.
 
         On other devices there is nothing to gain: on a CPU the layers are fused as they are. Raises `ArgumentError`
         with offload block, where every step reads the weights again.
@@ -325,8 +325,8 @@ class Pipeline(DiffusersNames):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether steps are replayed as CUDA graphs."""
-        return self.residency.model.graphs is not None
+        """Whether the networks run as compiled blocks."""
+        return self.residency.model.is_compiled
 
     @property
     def unet(self) -> UNet:

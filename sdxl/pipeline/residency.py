@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
-from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used
+from ..runtime.cuda_graph import Graphs
+from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
@@ -33,17 +35,41 @@ class Residency:
     def __init__(
         self, model: Model, loader: Loader | None = None, may_shrink: bool = False, max_memory: float | None = None
     ) -> None:
-        self.model, self.loader, self.may_shrink, self.max_memory = model, loader, may_shrink, max_memory
+        self.loader, self.may_shrink, self.max_memory = loader, may_shrink, max_memory
+        self.model = self._recorded(model)
         self.revision = 0  # of the weights
         self._wanted: tuple[Extra, ...] = ()  # by the last plan
 
     def room(self) -> float:
         """Bytes that may still be taken."""
-        device = self.model.placement.device
-        if self.max_memory is None:
-            return available(device)
-        trim()  # memory that is only kept for later is not taken
-        return min(available(device), self.max_memory - used(device))
+        device, graphs = self.model.placement.device, self.model.graphs
+        if self.max_memory is not None:
+            trim()  # memory that is only kept for later is not taken
+        free = available(device) - (graphs.bytes if graphs is not None else 0)
+        return free if self.max_memory is None else min(free, self.max_memory - used(device))
+
+    def _recorded(self, model: Model) -> Model:
+        """The same whose steps are recorded, on CUDA, where its UNet stays in memory and a caller does not change it:
+        what changes in Python from step to step would be lost.
+        """
+        is_fixed = self.loader is not None and not self.loader.trainable
+        if model.placement.device.type != "cuda" or not model.keeps or not is_fixed:
+            return model
+        own = weakref.ref(self)  # a pipeline without cycles gives its memory back at once
+
+        def room(latent_size: Sequence[int]) -> float:
+            residency = own()
+            return 0.0 if residency is None else residency._room_of_graphs(latent_size)
+
+        return replace(model, graphs=Graphs(room))
+
+    def _room_of_graphs(self, latent_size: Sequence[int]) -> float:
+        """Bytes that recorded steps may take, beside which latents of (height, width) are still decoded whole: what a
+        recording changes is the time alone.
+        """
+        vae = self.model.info.config.vae
+        size = [side * vae.factor for side in latent_size]
+        return self.room() - vae_bytes(vae, size, self.model.placement)
 
     def fit(self, plan: Plan) -> None:
         """Raise `OutOfMemoryError` before any work for a plan that cannot fit, even with less of the model in memory;
@@ -80,7 +106,7 @@ class Residency:
         model = self.model
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
-        configs, is_compiled = [expert.info.config for expert in model.experts], model.graphs is not None
+        configs, is_compiled = [expert.info.config for expert in model.experts], model.is_compiled
         beside, once = model.missing_bytes(plan.extras)
         left = self.room() - beside - max(to_load, once)  # what runs once is released before the UNet is loaded
         for each in plan.passes:
@@ -96,16 +122,20 @@ class Residency:
             try:
                 if smaller is not None:
                     self._replace(smaller)
+                    smaller = None
                 return work(self.model)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 shortage = self.shortage(error)
             # here nothing holds intermediate results any more
+            graphs = self.model.graphs
+            if graphs is not None and graphs.recordings() and not self.model.is_compiled:  # nobody has asked for them
+                graphs.stop("memory ran out")
+                continue
             idle = self.model.extras.idle(self._wanted)
             self.model.free(*idle)
             if idle:
-                smaller = None
                 continue
             smaller = self.smaller
             if not self.may_shrink or smaller is None:
@@ -142,7 +172,7 @@ class Residency:
         if device != "cuda":
             text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
             warnings.warn(text, SDXLWarning, stacklevel=4)
-        elif self.model.graphs is None:
+        elif not self.model.is_compiled:
             self.model = self.model.compiled()
 
     def prepare_for_many(self) -> None:
@@ -211,9 +241,9 @@ class Residency:
             if expert.cache is not None:
                 expert.cache.clear()
         loaded = self.model
-        is_compiled = loaded.graphs is not None  # its layers are no longer those that were loaded
-        self._exchange(loaded.offload, keep=not is_compiled)
-        if not is_compiled:
+        # the layers of a compiled one are no longer those that were loaded
+        self._exchange(loaded.offload, keep=not loaded.is_compiled)
+        if not loaded.is_compiled:
             try:
                 self._load_again(loaded, weights)
             except BaseException as error:
@@ -253,8 +283,11 @@ class Residency:
         new = loader.model(offload, [expert.cache for expert in old.experts])  # may raise, while the old one is whole
         if not keep:
             old.free_all()
-        self.loader, self.model = loader, replace(new, extras=old.extras if keep else old.extras.emptied())
-        if old.graphs is not None and offload != "block":
+        elif old.graphs is not None:
+            old.graphs.clear()
+        self.loader = loader
+        self.model = self._recorded(replace(new, extras=old.extras if keep else old.extras.emptied()))
+        if old.is_compiled and offload != "block":
             self.compile()
 
     def _warn(self, why: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,15 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import SDXLWarning
 from ..models.conditioned import ConditionedUNet
 from ..models.layers import Attention, Linear, ResBlock, Source, Upsample, attend, split_heads
 from ..models.tiny_vae import TinyBlock
 from ..models.unet import SpatialTransformer, TransformerBlock, UNet
 from ..models.vae import Decoder, Encoder
+from .fingerprint import fingerprint
+from .memory import is_out_of_memory, unet_bytes
+from .placement import Placement
+from .recording import Recorder, Recording
 from .rewrite import rewrite
 
 METHODS = {SpatialTransformer: ("to_tokens", "to_map"), UNet: ("head",), Encoder: ("head",), Decoder: ("head",)}
 SHAPES = 64  # that one class of block is compiled for; torch gives up after 8
+EAGER_RUNS = 4  # before a step is recorded, which takes the time of one to three: an image of four steps needs no graph
+MOST = 8  # graphs of a pipeline: for each of two passes, base and refiner, with and without guidance
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -69,57 +78,141 @@ class FusedAttention(nn.Module):
         return h
 
 
+@dataclass(frozen=True)
+class Tape:
+    """A recorded step, and the copies of its inputs that it reads."""
+
+    recording: Recording
+    conditioned: ConditionedUNet
+    x: Tensor
+    step: list[Tensor]
+
+
 class Graph:
-    """A UNet's step of one shape, recorded as a CUDA graph when it first runs, so that a step costs one launch."""
+    """A UNet's step of one shape. It runs layer by layer at first; then it is recorded, and replayed at one launch."""
 
     def __init__(self) -> None:
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._conditioned: ConditionedUNet | None = None
+        self.tape: Tape | None = None
+        self.forget()
 
-    def run(self, conditioned: ConditionedUNet, x: Tensor, t: float) -> Tensor:
+    def forget(self) -> None:
+        """Let the recording go, and with it the networks."""
+        if self.tape is not None:
+            self.tape.recording.finish()
+        self.tape = None
+        self.runs = 0  # since something of its networks changed
+        self._fingerprint: object = None
+        self._conditioned: ConditionedUNet | None = None  # whose tensors the tape has
+
+    def run(self, graphs: Graphs, conditioned: ConditionedUNet, x: Tensor, t: float) -> Tensor:
         """`conditioned(x, t)`; the conditioning may differ from the last one, but not in its shapes."""
         step = conditioned.step(t)
-        if self._graph is None:
-            self._graph = self._record(conditioned, x, step)
-        elif conditioned is not self._conditioned:
-            torch._foreach_copy_(tensors_of(self._static), tensors_of(conditioned.without_steps()))
+        found = fingerprint([conditioned.unet, *(steer.net for steer in conditioned.steers)])
+        if found is None or (found, x.shape, x.dtype) != self._fingerprint:
+            self.forget()
+            self._fingerprint = found, x.shape, x.dtype
+        self.runs += 1
+        if self.tape is None and (found is None or not graphs.wants(self.runs, conditioned, x)):
+            return conditioned.predict(x, step)
+        channels = conditioned.unet.config.out_channels
+        output = x.new_empty((len(x), channels, *x.shape[2:]))  # of the current stream's memory
+        if self.tape is None:
+            self.tape = graphs.record(conditioned, x, step, output)
+            if self.tape is None:
+                return conditioned.predict(x, step)
+        else:
+            with graphs.recorder.aside(x.device):
+                self._replay(self.tape, conditioned, x, step)
+                output.copy_(self.tape.recording.output)
         self._conditioned = conditioned
-        self._x.copy_(x)
-        torch._foreach_copy_(self._step, step)
-        self._graph.replay()
-        return self._output.clone()
+        return output
 
-    def _record(self, conditioned: ConditionedUNet, x: Tensor, step: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
-        """Run once, since a first run compiles and plans, then once more to record."""
-        with torch.inference_mode(False):  # such tensors could not be written outside of that mode
-            self._x, self._step = x.clone(), [each.clone() for each in step]
-            self._static: ConditionedUNet = mapped(conditioned.without_steps(), torch.Tensor.clone)
-        self._static.predict(self._x, self._step)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._output = self._static.predict(self._x, self._step)
-        return graph
+    def _replay(self, tape: Tape, conditioned: ConditionedUNet, x: Tensor, step: list[Tensor]) -> None:
+        if conditioned is not self._conditioned:
+            torch._foreach_copy_(tensors_of(tape.conditioned), tensors_of(conditioned.without_steps()))
+        tape.x.copy_(x)
+        torch._foreach_copy_(tape.step, step)
+        tape.recording.replay()
 
 
 class Graphs:
-    """The graphs of images of the last size. They hold their networks: clear them before one is released or changed."""
+    """The graphs of a pipeline's steps, those of the last `MOST` kinds. They hold their networks: clear them before one
+    is released.
 
-    def __init__(self) -> None:
-        self._graphs: dict[tuple[object, ...], Graph] = {}
+    A step is recorded after `eager_runs` others, if that takes no more memory than `room` gives for latents of
+    (height, width).
+    """
+
+    def __init__(
+        self,
+        room: Callable[[Sequence[int]], float] = lambda _: math.inf,
+        eager_runs: int = EAGER_RUNS,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.room, self.eager_runs, self.recorder = room, eager_runs, recorder or Recorder()
+        self.stopped = False
+        self._graphs: dict[object, Graph] = {}  # the last used at the end
 
     def network(self, conditioned: ConditionedUNet, shape: Sequence[int]) -> partial[Tensor]:
         """A conditioned UNet as a network that replays a graph, for latents of `shape` (B, C, h, w)."""
-        size = tuple(shape)
-        self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] == size}
-        key = (size, signature(conditioned.without_steps()))
-        return partial(self._graphs.setdefault(key, Graph()).run, conditioned)
+        return partial(self._run, (tuple(shape), signature(conditioned.without_steps())), conditioned)
+
+    def _run(self, key: object, conditioned: ConditionedUNet, x: Tensor, t: float) -> Tensor:
+        graph = self._graphs[key] = self._graphs.pop(key) if key in self._graphs else Graph()
+        while len(self._graphs) > MOST:
+            self._graphs.pop(next(iter(self._graphs))).forget()
+        return graph.run(self, conditioned, x, t)
+
+    def wants(self, runs: int, conditioned: ConditionedUNet, x: Tensor) -> bool:
+        """Whether a step is to be recorded that runs for the time `runs`. Memory is looked at once."""
+        if self.stopped or runs != self.eager_runs + 1:
+            return False
+        at, config = Placement(x.device, x.dtype, x.dtype), conditioned.unet.config
+        maps = (1 + len(conditioned.steers)) * unet_bytes(config, len(x), x.shape[2:], at)
+        inputs = sum(each.nbytes for each in tensors_of(conditioned.without_steps()))
+        return maps + inputs <= self.room(x.shape[2:])
+
+    def record(self, conditioned: ConditionedUNet, x: Tensor, step: Sequence[Tensor], output: Tensor) -> Tape | None:
+        """Run once, since a first run on a stream compiles and plans, then once more to record; None if that fails."""
+        try:
+            with self.recorder.aside(x.device):
+                with torch.inference_mode(False):  # such tensors could not be written outside of that mode
+                    x, step = x.clone(), [each.clone() for each in step]
+                    static: ConditionedUNet = mapped(conditioned.without_steps(), torch.Tensor.clone)
+                output.copy_(static.predict(x, step))
+                beside = next(iter(self.recordings()), None)
+                return Tape(self.recorder.record(lambda: static.predict(x, step), beside), static, x, step)
+        except (RuntimeError, AssertionError) as error:
+            if self.eager_runs == 0 and is_out_of_memory(error):
+                raise  # where they are asked for, less of the model makes room
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        self.stop(reason)
+        return None
+
+    def recordings(self) -> list[Recording]:
+        """What is recorded."""
+        return [graph.tape.recording for graph in self._graphs.values() if graph.tape is not None]
+
+    @property
+    def bytes(self) -> int:
+        """What the recordings keep of the device's memory, though nothing is allocated in it."""
+        return sum(recording.bytes for recording in self.recordings())
 
     def __len__(self) -> int:
         return len(self._graphs)
 
     def clear(self) -> None:
         """Drop them, and with them what they hold."""
+        for graph in self._graphs.values():
+            graph.forget()
         self._graphs.clear()
+
+    def stop(self, reason: str) -> None:
+        """Drop them, record no more, and warn with the reason."""
+        self.clear()
+        self.stopped = True
+        text = f"steps are no longer recorded as CUDA graphs ({reason}); going on layer by layer, which is slower"
+        warnings.warn(text, SDXLWarning, stacklevel=2)
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

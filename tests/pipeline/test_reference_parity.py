@@ -13,6 +13,7 @@ import pytest
 import tiny
 import tiny_reference
 import torch
+from cpu_graphs import CPURecorder
 from diffusers import StableDiffusionXLControlNetPipeline
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 
 import sdxl
 from sdxl.adapters.ip_adapter import places
-from sdxl.runtime.cuda_graph import Graph, Graphs
+from sdxl.runtime.cuda_graph import Graphs
 from sdxl.weights.diffusers_config import read_unet
 
 TOLERANCE = 1e-4
@@ -357,20 +358,20 @@ def test_networks_in_memory_take_references(save: Any, tiny_pipe: Any, error: An
     assert error(ours(own, reference), ours(tiny_pipe, reference)) < 1e-5
 
 
-def test_windows_have_recorded_graphs_of_their_own(save: Any, tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_have_recorded_graphs_of_their_own(save: Any, tiny_pipe: Any) -> None:
     """A window changes which graph of a step is replayed; a scale and another image do not."""
-    monkeypatch.setattr(Graph, "run", lambda _, conditioned, x, t: conditioned(x, t))
     pipe = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
-    graphs = Graphs()
-    pipe.residency.model = replace(pipe.residency.model, graphs=graphs)
-    path = save("plus")
-    half = sdxl.Reference(path, IMAGES[0], scale=0.9, end=0.5)
+    recorder = CPURecorder()
+    pipe.residency.model = replace(pipe.residency.model, graphs=Graphs(eager_runs=0, recorder=recorder))
+    half = sdxl.Reference(save("plus"), IMAGES[0], scale=0.9, end=0.5)
     assert torch.equal(ours(pipe, half), ours(tiny_pipe, half))
-    assert len(graphs) == 2, "with the image, and without"
-    ours(pipe, replace(half, scale=0.3, image=IMAGES[1]))
-    assert len(graphs) == 2
-    ours(pipe, replace(half, mask=tiny.mask(1)))
-    assert len(graphs) == 3
+    assert recorder.count == 2, "with the image, and without"
+    other = replace(half, scale=0.3, image=IMAGES[1])
+    assert torch.equal(ours(pipe, other), ours(tiny_pipe, other))
+    assert recorder.count == 2
+    masked = replace(half, mask=tiny.mask(1))
+    assert torch.equal(ours(pipe, masked), ours(tiny_pipe, masked))
+    assert recorder.count == 3
 
 
 def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from sdxl.models.unet import UNet
 from sdxl.models.vae import VAE
 from sdxl.pipeline.model import Model
 from sdxl.runtime import memory
-from sdxl.runtime.cuda_graph import Graphs
+from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.runtime.lazy import Lazy
 from sdxl.runtime.placement import Placement
 from sdxl.text.chunks import Reading
@@ -196,15 +196,11 @@ def test_several_pictures_are_encoded_in_strips_where_one_would_fit(
         pipe.encode(torch.rand(2, 3, 64, 64))
 
 
-class Recorded:
-    """What stands for a CUDA graph."""
-
-
 def test_a_graph_gives_way(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its memory is for the work that is asked for, and so it is not taken for missing."""
     pipe = load(tiny_folder)
     graphs = Graphs()
-    graphs._graphs[1,] = Recorded()  # type: ignore[assignment]
+    graphs._graphs[1] = Graph()
     pipe.residency.model = replace(pipe.residency.model, graphs=graphs)
     monkeypatch.setattr("sdxl.pipeline.residency.available", lambda _: 0.0 if graphs else 1e12)
     pipe.residency.fit(pipe.plan(sdxl.Request("cat", steps=2)))
