@@ -1,6 +1,6 @@
 """Proof: the miniature's tiny decoder shows what its VAE shows.
 
-python scripts/proof_tiny_vae.py
+make proof-tiny-vae
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from proof_claims import claim, finish, psnr, start
+from common import banner, claim, finish, psnr, right
 from torch import Tensor
 
 import sdxl
 from sdxl.miniature.exam import make_scenes
-from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import Pixels, Scene, caption, draw
 
 FILE, TWO_STEPS = (Path(f"weights/adapters/{name}.safetensors") for name in ("tiny-decoder", "two-steps"))
@@ -39,18 +38,13 @@ def decode(pipe: sdxl.Pipeline, given: Sequence[Tensor]) -> list[Pixels]:
     return [(pipe.decode(z)[0].permute(1, 2, 0).numpy() * 255).round() / 255 for z in given]
 
 
-def right(images: Sequence[Pixels], scenes: Sequence[Scene]) -> int:
-    """How many images show their scenes entirely right."""
-    return sum(agrees(look(pixels), scene) for pixels, scene in zip(images, scenes, strict=True))
-
-
 def compare(a: Sequence[Pixels], b: Sequence[Pixels]) -> list[float]:
     """PSNR in dB, image by image."""
     return [psnr(one, other) for one, other in zip(a, b, strict=True)]
 
 
 def main() -> None:
-    began = start(f"{FILE}, {FILE.stat().st_size / 1e6:.2f} MB")
+    banner(f"{FILE}, {FILE.stat().st_size / 1e6:.2f} MB")
     pipe, drafts = (sdxl.Pipeline.from_pretrained("miniature", vae=vae, dtype="float32") for vae in (None, FILE))
     pipe.set_loras([TWO_STEPS])
     print("     4 steps of the distilled miniature, the same latents decoded by the VAE and by the tiny decoder")
@@ -58,11 +52,10 @@ def main() -> None:
         scenes = make_scenes(100 if things == 1 else 25, 90 + things, things=things)
         made = latents(pipe, scenes)
         whole, tiny = decode(pipe, made), decode(drafts, made)
-        share = 100 / len(scenes)
-        print(f"     {len(scenes)} prompts with {name}, right by the VAE: {share * right(whole, scenes):.0f} %")
-        claim("right by the tiny decoder", share * right(tiny, scenes), least, " %")
+        print(f"     {len(scenes)} prompts with {name}, right by the VAE: {right(whole, scenes):.0f} %")
+        claim("right by the tiny decoder", right(tiny, scenes), least, unit=" %")
         decibels = compare(whole, tiny)
-        claim("PSNR of the tiny decoder against the VAE, mean", float(np.mean(decibels)), 28, " dB")
+        claim("PSNR of the tiny decoder against the VAE, mean", float(np.mean(decibels)), 28, unit=" dB")
         print(f"     the least {min(decibels):.1f} dB")
     scenes = make_scenes(25, 93, things=1, unseen=True)
     drawn = [draw(scene) for scene in scenes]
@@ -70,7 +63,7 @@ def main() -> None:
     for name, each in (("VAE", pipe), ("tiny decoder", drafts)):
         decibels = compare(drawn, decode(each, given))
         print(f"     25 drawn scenes of held-out combinations, {name}: {np.mean(decibels):.1f} dB")
-    finish(began)
+    finish()
 
 
 if __name__ == "__main__":
