@@ -20,7 +20,7 @@ PAGES = [
     *sorted(ROOT.glob("weights/README.md")),
     *sorted(ROOT.glob("weights/*/README.md")),
 ]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 NAME = re.compile(r"`(sdxl(?:\.\w+)+)[`(]")
 

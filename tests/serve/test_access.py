@@ -133,7 +133,7 @@ def test_every_answer_has_an_id_and_a_line_in_the_log(client: Client, caplog: py
 def test_an_unexpected_error_shows_nothing_of_itself(
     client: Client, monkeypatch: pytest.MonkeyPatch, running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(type(running.service.catalog), "loras", lambda self: 1 / 0)
+    monkeypatch.setattr(type(running.service.catalog), "files", lambda self, kind: 1 / 0)
     answer = client.get("/api/loras")
     assert (answer.status, answer.error["type"]) == (500, "InternalError")
     assert "division" not in answer.body.decode()
