@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._inductor.runtime.cache_dir_utils import cache_dir
+from torch._inductor.runtime.runtime_utils import cache_dir
 
 from sdxl.cli.compiling import compile_pipeline
 
