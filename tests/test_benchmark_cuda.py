@@ -26,6 +26,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "lines.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_a_step_that_hangs_or_fails_stops_no_other(script: Any, tmp_path: Path) -> None:
     """One over its limit is ended with all that it has started, and what the time is too short for is left out."""
     mark = tmp_path / "mark"

@@ -502,7 +502,7 @@ def test_a_window_changes_which_graph_is_replayed(
     pipe: sdxl.Pipeline, folder: Path, error: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recorded graph holds its ControlNets; another image needs no other one."""
-    monkeypatch.setattr(Graph, "run", lambda _, conditioned, x, t: conditioned(x, t))
+    monkeypatch.setattr(Graph, "run", lambda _, graphs, conditioned, x, t: conditioned(x, t))
     own = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
     graphs = Graphs()
     own.residency.model = replace(own.residency.model, graphs=graphs)

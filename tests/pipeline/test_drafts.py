@@ -272,11 +272,11 @@ def test_previews_of_a_service(files: tuple[Any, dict[str, Path]]) -> None:
     from sdxl.cli.options import model_request
     from sdxl.cli.serve import serve_parser
     from sdxl.pipeline.result import PipelineStep
-    from sdxl.serve.worker import _preview
+    from sdxl.serve.pace import strip_of
 
     z = torch.zeros(2, 4, 8, 8)
     step = PipelineStep(0, 4, 1.0, z, z, decode=lambda z: torch.rand(len(z), 3, 768, 1024))
-    data = _preview(step)
+    data = strip_of(step.preview())
     assert data is not None
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (2 * 512, 384)

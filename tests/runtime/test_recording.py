@@ -65,7 +65,7 @@ def own(tiny_folder: Path) -> sdxl.Pipeline:
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("nets") / "canny.safetensors"
+    path = tmp_path_factory.mktemp("nets") / "depth.safetensors"
     control_nets.save(control_nets.controlnet().state_dict(), path)
     return path
 

@@ -87,6 +87,7 @@ def test_a_slow_reader_gets_all_of_it(running: Running, image: tuple[str, bytes]
     assert bytes(got[-SIZE:]).endswith(data[-1000:])
 
 
+@pytest.mark.slow
 def test_who_does_not_read_holds_little(running: Running, image: tuple[str, bytes]) -> None:
     answered = running.service.engine.metrics.requests
     before, wanted = memory() if Path("/proc/self/status").exists() else 0, answered["200"] + READERS
@@ -99,6 +100,7 @@ def test_who_does_not_read_holds_little(running: Running, image: tuple[str, byte
     assert running.client.get("/health").status == 200
 
 
+@pytest.mark.slow
 def test_events_that_nobody_reads(running: Running) -> None:
     """The stream ends, and with it what it watches. Between two reads only the newest state counts."""
     job = Job(Work((), "one"))

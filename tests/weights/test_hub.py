@@ -329,7 +329,12 @@ def test_a_broken_download_resumes(small: Hub, resolve: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(reset=True), Fault(no_answer=True), Fault(503)], ids=["reset", "no answer", "503"]
+    "fault",
+    [
+        pytest.param(Fault(reset=True), id="reset"),
+        pytest.param(Fault(no_answer=True), id="no answer", marks=pytest.mark.slow),
+        pytest.param(Fault(503), id="503", marks=pytest.mark.slow),
+    ],
 )
 def test_a_short_fault_is_retried(fault: Fault, small: Hub, resolve: Any) -> None:
     small.faults["GET " + WEIGHTS] = iter([fault])
