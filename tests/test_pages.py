@@ -26,6 +26,7 @@ MODEL = ROOT / "weights/miniature/base"
 SMALLER = (  # what takes long or is far away, and what stands for it
     (r"stabilityai/stable-diffusion-xl-base-1\.0", "miniature"),
     (r"stabilityai/stable-diffusion-xl-refiner-1\.0", "miniature-refiner"),
+    (r"madebyollin/taesdxl", "weights/adapters/tiny-decoder.safetensors"),
     (r"--size \S+", "--size 128x128"),
     (r"--(width|height) \d+", r"--\1 128"),
     (r"\bsize=\d+x\d+", "size=192x128"),
@@ -77,7 +78,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "weights/adapters/image_encoder", folder / "image_encoder")
     for name, own in (("canny", "edges"), ("ip-adapter_sdxl_vit-h", "colours")):
         shutil.copy(ROOT / f"weights/adapters/{own}.safetensors", folder / f"{name}.safetensors")
-    for name in ("photo.jpg", "photo.png", "style.jpg", "lion.png"):
+    for name in ("photo.jpg", "photo.png", "style.jpg", "lion.png", "edges.png"):
         Image.new("RGB", (128, 128), "blue").save(folder / name)
     made = sdxl.Pipeline.from_pretrained("miniature")("a red circle", steps=2, progress=False)
     for name in ("picture.png", "cat.png"):
