@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -191,6 +192,7 @@ def main() -> None:
             print(json.dumps({"stage": "failed", "why": f"{type(error).__name__}: {error}"}), flush=True)
             raise
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the child ends too
     shown = ("dtype", "compile", "whole", "offload", "int8", "max_memory", "steps", "repeats")
     settings = {k: v for k, v in vars(options).items() if v is not None and k in shown}
     if options.out:
