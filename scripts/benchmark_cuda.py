@@ -17,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
+from benchmark import wait
 from cuda_measures import MEASURES, write
 
 HERE = Path(__file__).resolve().parent
@@ -99,13 +99,7 @@ def run(step: Step, limit: float, log: IO[str]) -> int | str:
     child = subprocess.Popen(
         step.command, stdout=log, stderr=log, env=environment, cwd=HERE.parent, start_new_session=True
     )
-    try:
-        return child.wait(limit)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, 9)  # its own group: the compiler's processes too
-        child.wait()
-        return "over its limit"
+    return wait(child, limit)
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:

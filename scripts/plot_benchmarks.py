@@ -41,7 +41,7 @@ def main() -> None:
         for line in timed:
             if (line["stage"], line["size"], line["dtype"]) == (stage, size, dtype):
                 how = "int8" if line.get("int8") else "compiled" if line["compile"] else "eager"
-                label = f"{line['who']}\n{how}"
+                label = f"{line['who']}\n{how}" if line["who"] in ("sdxl", "diffusers") else line["who"]
                 bars.setdefault(label, []).append(line["seconds"])
         heights = [median(values) for values in bars.values()]
         colours = ["#3366cc" if label.startswith("sdxl") else "#888888" for label in bars]

@@ -47,7 +47,7 @@ def test_a_step_that_hangs_or_fails_stops_no_other(script: Any, tmp_path: Path) 
     began = time.monotonic()
     assert not script.run_steps(steps, tmp_path, 14.0)
     found = {line["step"]: line["status"] for line in lines(tmp_path)}
-    assert found == {"hangs": "over its limit", "fails": 3, "works": 0, "late": "left out"}
+    assert found == {"hangs": "over its limit of 1 s", "fails": 3, "works": 0, "late": "left out"}
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "begun" in log and "heard" in log and "too late" not in log.replace("print('too late')", "")
     time.sleep(max(0.0, 4.5 - (time.monotonic() - began)))
