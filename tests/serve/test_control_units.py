@@ -233,7 +233,9 @@ def test_webuiapi(running: Running, miniature: Any) -> None:
     api = webuiapi.WebUIApi(port=running.client.port, sampler="DPM++ 2M", steps=3)
     assert api.controlnet_model_list()
     units = [webuiapi.ControlNetUnit(image=drawing(), model="edges", module="none", weight=0.9)]
-    got = api.txt2img(prompt=PROMPT, width=64, height=64, seed=7, cfg_scale=5, controlnet_units=units, alwayson_scripts={})
+    got = api.txt2img(
+        prompt=PROMPT, width=64, height=64, seed=7, cfg_scale=5, controlnet_units=units, alwayson_scripts={}
+    )
     made = miniature(
         **SMALL | {"control": sdxl.Control("edges", drawing(), scale=0.9), "progress": False},
         sampler="dpmpp_2m",
