@@ -102,7 +102,7 @@ def _channel_numbers(data: Json, name: str, where: str) -> tuple[float, ...] | N
         return None
     if not isinstance(numbers, (list, tuple)) or len(numbers) > MOST_CHANNELS:
         raise ConfigError(f"{where}: {name} is {brief(numbers)}; it must be a list of numbers")
-    return tuple(number({name: number}, name, 0, where) for number in numbers)
+    return tuple(number({name: each}, name, 0, where) for each in numbers)
 
 
 def write_vae(config: VAEConfig) -> dict[str, Any]:
