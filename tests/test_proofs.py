@@ -36,6 +36,7 @@ def test_a_proof_can_be_imported_and_says_its_target(name: str) -> None:
     assert f"`make {target}" in (ROOT / "docs/checks.md").read_text() or target == "smoke"
 
 
+@pytest.mark.slow
 def test_a_proof_runs_as_a_script_from_anywhere(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts/proofs/strips.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)

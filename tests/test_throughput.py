@@ -21,6 +21,7 @@ def script() -> dict[str, Any]:
     return runpy.run_path(str(SCRIPT))
 
 
+@pytest.mark.slow
 def test_each_size_is_a_line(
     script: dict[str, Any], tiny_folder: Path, reference_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,6 +219,7 @@ def test_conv_in_of_an_inpainting_model(inpainting_pipe: sdxl.Pipeline, tiny_fol
     assert not change[:, 4:].any()
 
 
+@pytest.mark.slow
 def test_a_refiner_and_a_base_have_loras_of_their_own(tiny_folder: Path, refiner_folder: Path, tmp_path: Path) -> None:
     both = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     base = save_layout("kohya sgm", tiny_folder, tmp_path / "base.safetensors")

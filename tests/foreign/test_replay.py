@@ -128,6 +128,7 @@ def ink(place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return file
 
 
+@pytest.mark.slow
 def test_loras_by_name_and_by_either_hash(place: Path, ink: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sha256 = file_hash("models/sdxl/base_v1.safetensors")
     prompt = "a red cat <lora:ink:0.5:0.8>"

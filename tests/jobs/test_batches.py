@@ -179,7 +179,7 @@ SHARED = [
 ]
 
 
-@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("overlap", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_images_that_share_a_batch_are_those_of_single_calls(
     overlap: bool, pipe: sdxl.Pipeline, tmp_path: Path
 ) -> None:

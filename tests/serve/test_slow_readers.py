@@ -74,6 +74,7 @@ def test_an_answer_in_pieces_is_the_same(running: Running, image: tuple[str, byt
     assert running.client.ask("HEAD", path).headers.get("content-length") in (None, str(SIZE))
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_all_of_it(running: Running, image: tuple[str, bytes]) -> None:
     """Slower than `read_seconds` together, but it reads on."""
     path, data = image

@@ -75,6 +75,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.slow
 def test_needed_files_are_downloaded_and_then_cached(run: Any, hub: Hub) -> None:
     hub.reset()
     assert run("--model", NAME, "--dtype", "float32") == (0, "")
@@ -296,6 +297,7 @@ def test_an_address_from_the_browser(small: Hub, resolve: Any) -> None:
     assert "no such revision" in resolve(f"{address}/blob/v9/{BIG}")
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_where_the_hub_fails(small: Hub, resolve: Any) -> None:
     path, file = resolve(), resolve(FAULTY + "/" + BIG)
     for fault in (Fault(429), Fault(500), PAGE):
@@ -321,6 +323,7 @@ def test_half_a_model_without_a_network(small: Hub, resolve: Any) -> None:
     assert f"owner/faulty is incomplete in the hub's cache: {WEIGHTS} is missing" in error
 
 
+@pytest.mark.slow
 def test_a_broken_download_resumes(small: Hub, resolve: Any) -> None:
     small.faults["GET " + BIG] = iter([Fault(cut=6 * CHUNK // 5)])
     assert same(resolve(FAULTY + "/" + BIG), small)
@@ -350,6 +353,7 @@ def test_a_second_run_resumes_the_download(small: Hub, resolve: Any) -> None:
     assert small.ranges[BIG] == [CHUNK]
 
 
+@pytest.mark.slow
 def test_two_at_once(small: Hub, start: Any) -> None:
     small.faults["GET " + BIG] = iter([Fault(cut=6 * CHUNK // 5)])  # huggingface_hub resumes after a second
     both = [start(FAULTY + "/" + BIG) for _ in range(2)]
