@@ -60,7 +60,7 @@ def _open(control: Control, prompts: int, count: int) -> ControlImages:
         read_preprocessor(control.preprocess)
     # what is transparent is nothing in lines and poses, and the ground of an ordinary image
     read = open_control if control.preprocess is None else open_picture
-    found = ControlImages(tuple(spread([read(each, name) for each in entries], count)))
+    found = ControlImages(tuple(spread([read(each, f"control {control.net}: image") for each in entries], count)))
     if control.image_hash is not None and control.image_hash != found.hash(0):
         warnings.warn(
             f"{name} is not the one that the recorded image was made with; the result will differ",

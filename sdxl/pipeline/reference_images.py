@@ -60,7 +60,9 @@ def _open(reference: Reference, prompts: int, count: int) -> ReferenceImages:
     for source in (*(image for images in entries for image in images), reference.mask):
         if not isinstance(source, (Image, str, Path, type(None))):
             raise ArgumentError(f"{name} or its mask is {brief(source)}; give a path or a PIL image")
-    opened = [tuple(open_picture(image, name) for image in images) for images in entries]
+    opened = [
+        tuple(open_picture(image, f"reference {reference.adapter}: image") for image in images) for images in entries
+    ]
     for image in {id(each): each for images in opened for each in images}.values():
         if lost_share(image) > _MUCH:
             warnings.warn(
@@ -69,7 +71,7 @@ def _open(reference: Reference, prompts: int, count: int) -> ReferenceImages:
                 SDXLWarning,
                 stacklevel=2,
             )
-    mask = None if reference.mask is None else open_mask(reference.mask, f"the mask of reference {reference.adapter}")
+    mask = None if reference.mask is None else open_mask(reference.mask, f"reference {reference.adapter}: mask")
     found = ReferenceImages(tuple(spread(opened, count)), mask)
     if reference.image_hash is not None and reference.image_hash != found.hash(0):
         warnings.warn(

@@ -39,11 +39,6 @@ def running() -> Iterator[Running]:
 
 
 @pytest.fixture
-def client(running: Running) -> Client:
-    return running.client
-
-
-@pytest.fixture
 def anybody(guarded: Running) -> Client:
     return guarded.client
 

@@ -40,11 +40,6 @@ def running() -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture
-def client(running: Running) -> Client:
-    return running.client
-
-
 @pytest.fixture(scope="module")
 def miniature() -> Any:
     """The same model in a pipeline of its own."""

@@ -34,11 +34,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture
-def client(running: Running) -> Client:
-    return running.client
-
-
-@pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """What the file system is asked for with the mark in it. Such files are there."""
     monkeypatch.chdir(tmp_path)

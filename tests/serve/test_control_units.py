@@ -37,11 +37,6 @@ def running() -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture
-def client(running: Running) -> Client:
-    return running.client
-
-
 @pytest.fixture(scope="module")
 def miniature() -> Any:
     return open_miniature(control_dir=ADAPTERS)

@@ -53,11 +53,6 @@ def running() -> Iterator[Running]:
     patch.undo()
 
 
-@pytest.fixture
-def client(running: Running) -> Client:
-    return running.client
-
-
 def test_a_synchronous_answer(client: Client) -> None:
     GATE.release(4)
     answer = client.post("/old/draw", {"text": "a", "count": 2})
