@@ -15,10 +15,13 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from serving import Client, Running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -152,3 +155,9 @@ def converted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def single(converted: Path, tmp_path: Path) -> Path:
     """The tiny base model as a single file, a copy that a test may change."""
     return Path(shutil.copy(converted, tmp_path))
+
+
+@pytest.fixture
+def client(running: Running) -> Client:
+    """The client of the service that a file starts as `running`."""
+    return running.client
