@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import sdxl
+from sdxl.cli.main import main
 from sdxl.errors import ArgumentError, SDXLWarning
 from sdxl.miniature.exam import make_scenes, mark
 from sdxl.models.layers import Linear
@@ -203,9 +205,10 @@ def rewritten(folder: Path, path: Path, change: Any) -> Path:
     """The model with other weights in the blocks."""
     checkpoint = open_checkpoint(folder)
     state = {name: dict(component.tensors()) for name, component in checkpoint.components.items()}
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if name in state]
     for name in in_blocks(open_tiny(folder)):
         component, _, layer = name.partition(".")
-        component = {"0": "text_encoder", "1": "text_encoder_2"}.get(component, component)
+        component = encoders[int(component)] if component.isdecimal() else component
         state[component][f"{layer}.weight"] = change(state[component][f"{layer}.weight"])
     save_folder(path, checkpoint.info, state)
     return path
@@ -243,6 +246,31 @@ def test_a_model_is_the_one_whose_files_hold_the_rounded_weights(
     assert error(found, exact) < bound
     if options.get("dtype") is None:
         assert error(found, latents(open_tiny(tiny_folder, fp8=False))) > 10 * bound
+
+
+def test_the_refiner_is_kept_so_too(
+    tiny_folder: Path, refiner_folder: Path, rounded_model: Path, tmp_path: Path, error: Any
+) -> None:
+    rounded_refiner = rewritten(refiner_folder, tmp_path / "refiner", lambda w: restated(w).float())
+    found = latents(open_tiny(tiny_folder, refiner=refiner_folder), refine_at=0.5)
+    exact = latents(open_tiny(rounded_model, refiner=rounded_refiner, fp8=False), refine_at=0.5)
+    assert error(found, exact) < 1e-5
+    assert error(found, latents(open_tiny(rounded_model, refiner=refiner_folder, fp8=False), refine_at=0.5)) > 1e-4
+
+
+def test_jobs_and_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job makes the pipeline's image and remembers that it is in 8 bits; its image replays."""
+    (tmp_path / "job.jsonl").write_text('{"prompt": "a red circle", "seed": 0}\n')
+    out, options = tmp_path / "out", ["--model", "miniature", "--steps", "3", "--dtype", "float32", "--device", "cpu"]
+    job = ["generate", "--batch", str(tmp_path / "job.jsonl"), "--output-dir", str(out), *options]
+    assert main([*job, "--fp8"]) == 0
+    wanted = open_tiny(Path("miniature"))("a red circle", steps=3, seed=0, progress=False).images[0]
+    image = Image.open(out / "00001.png")
+    assert image.tobytes() == wanted.tobytes()
+    assert main(job) == 1
+    assert "another job" in capsys.readouterr().err
+    assert main(["generate", "--from", str(out / "00001.png"), "--verify"]) == 0
+    assert "identical" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:fp8 saves no memory")
