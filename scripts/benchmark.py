@@ -99,7 +99,8 @@ def run_child(name: str, limit: float) -> list[Line]:
     """Measure in a new process, which prints its lines as JSON. The last says why, if it did not end well."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
-        status = wait(subprocess.Popen(command, stdout=printed, start_new_session=True), limit)
+        quiet = os.environ | {"TQDM_DISABLE": "1"}  # the peers show bars for each file that they load
+        status = wait(subprocess.Popen(command, stdout=printed, env=quiet, start_new_session=True), limit)
         printed.seek(0)
         lines = [json.loads(line) for line in printed if line.startswith("{") and line.endswith("}\n")]
     if status != 0 and not any(line["stage"] == "failed" for line in lines):

@@ -25,7 +25,7 @@ from sdxl.miniature.judge import View, area, look
 from sdxl.miniature.scenes import Pixels, Scene, Thing, caption
 
 WEIGHTS = (0.6, 1.0, 1.4)
-SEEDS = (0, 1000, 2000)
+SEEDS = range(0, 8000, 1000)
 CLEAR = 0.002  # of the image
 TIMES = ("0.0", "0.3", "0.6", "0.9", "1.0")
 SHARES = ((0.8, 0.2), (0.5, 0.5), (0.2, 0.8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -45,17 +45,24 @@ _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}
 
 
-def warn_of_idle(plan: Plan, given: Request, kinds: tuple[str, ...]) -> None:
-    """Warn of the arguments of `given` that have no effect on the images of its plan. `kinds` are those of the models
-    that are loaded.
+def warn_of_idle(passes: Sequence[tuple[Plan, Request]], kinds: tuple[str, ...]) -> None:
+    """Warn of the arguments that have no effect on the images: those that change nothing in any pass. Each pass has its
+    plan and the request as it was given; `kinds` are those of the models that are loaded.
     """
-    for names, reason in _reasons(plan, kinds):
-        if idle := [name for name in names if _says_something(getattr(given, name), _DEFAULTS[name])]:
-            _warn(f"{' and '.join(idle)} {'have' if len(idle) > 1 else 'has'} no effect: {reason}")
-    used = [number for number, _ in plan.stages()]
+    reasons = [list(_reasons(plan, kinds)) for plan, _ in passes]
+    idle = [{name for names, _ in each for name in names} for each in reasons]
+    for names, reason in reasons[-1]:
+        unused = [name for name in names if all(name in each for each in idle) and _is_given(name, passes)]
+        if unused:
+            _warn(f"{' and '.join(unused)} {'have' if len(unused) > 1 else 'has'} no effect: {reason}")
+    used = {number for plan, _ in passes for number, _ in plan.stages()}
     if len(kinds) > len(used) > 0:
-        idle_model = "model" if used[0] else "refiner"
+        idle_model = "refiner" if 0 in used else "model"
         _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
+
+
+def _is_given(name: str, passes: Sequence[tuple[Plan, Request]]) -> bool:
+    return any(_says_something(getattr(given, name), _DEFAULTS[name]) for _, given in passes)
 
 
 def _says_something(value: object, default: object) -> bool:

@@ -20,6 +20,7 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..weights.info import ModelInfo
 from .hires import Hires, read_hires
+from .idle import warn_of_idle
 from .plan import Plan, make_plan
 from .request import Request
 from .tags import requested_loras, tagged_loras
@@ -34,8 +35,11 @@ def make_passes(
     """The plan of a request, with that of its second pass if it asks for hires fix, in which alone the refiner takes
     part. Raises `ArgumentError`.
     """
+    kinds = tuple(each.config.kind for each in (info, refiner) if each)
     if request.hires is None:
-        return _plan(request, info, refiner, families)
+        plan = _plan(request, info, refiner, families)
+        warn_of_idle([(plan, request)], kinds)
+        return plan
     hires = read_hires(request.hires)
     _check_loras(request, hires)
     if UPSCALERS[hires.upscaler].mode is None:
@@ -47,6 +51,7 @@ def make_passes(
         second = _plan(asked, info, refiner, families)
     except ArgumentError as error:
         raise ArgumentError(f"in the second pass of hires {error}") from error
+    warn_of_idle([(first, request), (second, asked)], kinds)
     refined = {name: getattr(second.request, name) for name in _OF_REFINERS}
     return replace(first, request=replace(first.request, hires=hires, **refined), second=second)
 

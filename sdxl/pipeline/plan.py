@@ -27,7 +27,6 @@ from ..weights.info import ModelInfo
 from .cautions import warn_of_cfg_pp, warn_of_defaults, warn_of_masks, warn_of_size, warn_of_syntax
 from .controlling import ActiveControl
 from .extras import Extra
-from .idle import warn_of_idle
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
 from .referencing import ActiveReference
@@ -151,7 +150,7 @@ def make_plan(
     """Fit a request to a model, and to the refiner that is loaded beside it. `families` are those that its LoRAs'
     files show, before the model's own. Raises `ArgumentError`.
     """
-    given, request = request, _with_defaults(request, info, families)
+    request = _with_defaults(request, info, families)
     config, rules, count = info.config, request.conventions, request.count
     configs = [each.config for each in (info, refiner) if each]
     _check_task(request, config, refiner)
@@ -195,7 +194,7 @@ def make_plan(
     scales = step_scales(request, max(total, len(sigmas) - 1), len(schedule.timesteps))
     is_embedded = config.unet.guidance_dim is not None
     guidance = make_guidance(request, scales[first:], sigmas, is_embedded)
-    plan = Plan(
+    return Plan(
         request=resolved,
         sources=sources,
         seeds=seeds,
@@ -214,8 +213,6 @@ def make_plan(
         settings=settings,
         variation_seeds=variation_seeds,
     )
-    warn_of_idle(plan, given, tuple(each.kind for each in configs))
-    return plan
 
 
 def _with_defaults(request: Request, info: ModelInfo, families: Sequence[Family]) -> Request:

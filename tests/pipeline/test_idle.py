@@ -78,11 +78,17 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "refiner alone": ("refiner", {"image": PHOTO, "strength": 1.0}),
     "both": ("both", {}),
     "both, hires": ("both", {"hires": {"strength": 1}}),
+    "both, hires, the refiner alone in its second pass": ("both", {"hires": {"strength": 1}, "refine_at": 0.0}),
+    "hires, guidance in its first pass alone": (
+        "base",
+        {"hires": {"strength": 0.5}, "guidance_interval": (1.0, 900.0)},
+    ),
     "both, of which the refiner never runs": ("both", {"refine_at": 1.0}),
     "both, of which the base never runs": ("both", {"refine_at": 0.0, "image": PHOTO, "strength": 1.0}),
 }
 QUICK = ("text", "no guidance")
-# which is no fault: strength 0 gives the image back, and without sigmas every part of them is the same
+# which is no fault: strength 0 gives the image back, without sigmas every part of them is the same, and the same few
+# steps may lie in two intervals
 ALWAYS = {
     "strength 0": {
         "preset",
@@ -97,6 +103,8 @@ ALWAYS = {
         "mask_padding",
     },
     "both, of which the base never runs": {"refine_at", "preset"},
+    "both, hires, the refiner alone in its second pass": {"refine_at"},
+    "hires, guidance in its first pass alone": {"guidance_interval"},
 }
 
 
