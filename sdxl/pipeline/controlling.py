@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from ..adapters.control import TYPES, Control, read_controls
 from ..adapters.image_encoder import is_encoder_folder
 from ..adapters.lookup import find_by_hash, find_network
-from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..errors import ArgumentError, CheckpointError
 from ..models.unet_config import UNetConfig
 from ..weights.component import Component
 from ..weights.control import OpenedControl, open_control, read_files
@@ -24,7 +23,7 @@ from ..weights.keymap import UNET
 from ..weights.weight_files import folder_files
 from .control_images import ControlImages, fit_images
 from .extras import Extra
-from .window import Window
+from .window import OUTSIDE, Window
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -48,6 +47,17 @@ class ActiveControl:
     def acts(self, step: int) -> bool:
         """Whether it acts in a step, counted from 0."""
         return self.control.scale > 0 and self.window.acts(step)
+
+    def idle(self, steps: range) -> str | None:
+        """Why it does nothing in these steps; None where it acts in one."""
+        if not self.control.scale:
+            return "its scale is 0"
+        return None if any(map(self.acts, steps)) else OUTSIDE
+
+    @property
+    def name(self) -> str:
+        """As warnings have it."""
+        return f"control {self.control.net}"
 
     @property
     def extras(self) -> tuple[Extra, ...]:
@@ -73,17 +83,9 @@ class Controls:
         self._opened: dict[tuple[Path, str], tuple[OpenedControl, Extra]] = {}
 
     def activate(self, plan: Plan) -> tuple[ActiveControl, ...]:
-        """The controls of a plan. Raises `CheckpointError`, `HubError` and `ArgumentError`; warns of those that do
-        nothing.
-        """
+        """The controls of a plan. Raises `CheckpointError`, `HubError` and `ArgumentError`."""
         controls = read_controls(plan.request.control or ())
-        active = [self._activate(each, own, plan) for each, own in zip(controls, plan.sources.controls, strict=True)]
-        steps = dict(plan.stages()).get(0, ())
-        for each in active:
-            if plan.steps and not any(each.acts(step) for step in range(len(steps) - 1)):
-                why = "its scale is 0" if not each.control.scale else "no step lies within its start and end"
-                warnings.warn(f"control {each.control.net} has no effect: {why}", SDXLWarning, stacklevel=2)
-        return tuple(active)
+        return tuple(self._activate(each, own, plan) for each, own in zip(controls, plan.sources.controls, strict=True))
 
     def _activate(self, control: Control, given: ControlImages, plan: Plan) -> ActiveControl:
         control, opened, network = self._open(control)

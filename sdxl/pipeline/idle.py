@@ -61,6 +61,16 @@ def warn_of_idle(passes: Sequence[tuple[Plan, Request]], kinds: tuple[str, ...])
         _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
 
 
+def warn_of_idle_images(passes: Sequence[Plan]) -> None:
+    """Warn of the controls and references that change nothing in any pass. A refiner sees none of them."""
+    own_steps = [range(len(dict(plan.stages()).get(0, (0.0,))) - 1) for plan in passes]
+    steering = [(*plan.controls, *plan.references) for plan in passes]
+    for each in zip(*steering, strict=True):
+        reasons = [active.idle(steps) for active, steps in zip(each, own_steps, strict=True)]
+        if reasons[-1] is not None and None not in reasons and any(plan.steps for plan in passes):
+            _warn(f"{each[0].name} has no effect: {reasons[-1]}")
+
+
 def _is_given(name: str, passes: Sequence[tuple[Plan, Request]]) -> bool:
     return any(_says_something(getattr(given, name), _DEFAULTS[name]) for _, given in passes)
 

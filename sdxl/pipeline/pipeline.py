@@ -33,6 +33,7 @@ from .controlling import Controls
 from .encoding import EncodedPrompt
 from .expert import Expert
 from .generators import read_generators
+from .idle import warn_of_idle_images
 from .latents import Latents
 from .loading import Changes, choose, open_loader
 from .members import DiffusersNames
@@ -419,6 +420,7 @@ class Pipeline(DiffusersNames):
         families = [] if self._adapters is None else self._adapters.families(loras)
         info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
         plan = self._with_images(make_passes(replace(request, loras=loras or None), info, refiner, families))
+        warn_of_idle_images([plan] if plan.second is None else [plan, plan.second])
         if self._adapters is None:
             return plan
         reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]

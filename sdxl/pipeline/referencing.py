@@ -18,7 +18,7 @@ from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights.component import Component
 from .extras import Extra
 from .reference_images import ReferenceImages
-from .window import Window
+from .window import OUTSIDE, Window
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -43,6 +43,17 @@ class ActiveReference:
         config = self.adapter.component.config
         assert isinstance(config, IPAdapterConfig)
         return config
+
+    @property
+    def name(self) -> str:
+        """As warnings have it."""
+        return f"reference {self.reference.adapter}"
+
+    def idle(self, steps: range) -> str | None:
+        """Why it does nothing in these steps; None where a block sees it in one."""
+        if not any(self.scales):
+            return "its scales are 0"
+        return None if any(map(self.window.acts, steps)) else OUTSIDE
 
     @property
     def acts_at_all(self) -> bool:
@@ -75,17 +86,14 @@ class References:
 
     def open(self, plan: Plan, unet: UNetConfig) -> tuple[ActiveReference, ...]:
         """The references of a plan whose images are opened, for a UNet. Raises `CheckpointError`, `HubError` and
-        `ArgumentError`; warns of those that do nothing.
+        `ArgumentError`; warns of a scale that does nothing.
         """
         pairs = zip(read_references(plan.request.reference or ()), plan.sources.references, strict=True)
         opened = tuple(self._open(reference, own, unet, plan.steps) for reference, own in pairs)
-        own_steps = range(len(dict(plan.stages()).get(0, (0.0,))) - 1)  # a refiner sees no reference
         for each in opened:
-            if plan.steps and not (any(each.scales) and any(map(each.window.acts, own_steps))):
-                why = "no step lies within its start and end" if any(each.scales) else "its scales are 0"
-                _warn(f"reference {each.reference.adapter} has no effect: {why}")
-            elif isinstance(each.reference.only, Mapping) and each.reference.scale != DEFAULT_SCALE:
-                _warn(f"scale has no effect for reference {each.reference.adapter}: its only has scales of its own")
+            if isinstance(each.reference.only, Mapping) and each.reference.scale != DEFAULT_SCALE:
+                why = "its only has scales of its own"
+                warnings.warn(f"scale has no effect for {each.name}: {why}", SDXLWarning, stacklevel=2)
         return opened
 
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:
@@ -136,7 +144,3 @@ def _is_current(encoder: Component, hash: str) -> bool:
         return encoder_hash(encoder) == hash
     except CheckpointError:
         return False
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, SDXLWarning, stacklevel=3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+OUTSIDE = "no step lies within its start and end"
+
 
 @dataclass(frozen=True)
 class Window:

@@ -388,6 +388,19 @@ def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path
     assert not torch.equal(found, latents(pipe, None, hires=sdxl.Hires(2, strength=0.75)))
 
 
+def test_what_acts_in_one_pass_of_hires_has_an_effect(tiny_folder: Path, folder: Path) -> None:
+    """Four steps and one: a window of half of them has no step of the second pass. Warnings are errors in tests."""
+    adapter = tiny_reference.save(folder / "half", "plus", places(read_unet(tiny.UNET)), 11)
+    pipe, image = load(tiny_folder, control_dir=folder), folder / "image.png"
+    more: dict[str, Any] = {"hires": sdxl.Hires(2, strength=0.25)}
+    plain = latents(pipe, None, **more)
+    for reference in (None, sdxl.Reference(adapter, image, end=0.5)):
+        assert not torch.equal(latents(pipe, Control("canny", image, end=0.5), reference=reference, **more), plain)
+    with pytest.warns(sdxl.SDXLWarning, match="control canny has no effect: its scale is 0") as caught:
+        assert torch.equal(latents(pipe, Control("canny", image, 0), **more), plain)
+    assert len(caught) == 1
+
+
 # ---- what is computed once -------------------------------------------------------------------------------------------
 
 
