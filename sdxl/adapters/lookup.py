@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -151,6 +152,9 @@ def _title(path: Path) -> str | None:
 
 
 def _hint(name: str, folders: Sequence[Path], what: str) -> str:
+    if what == "LoRA" and (weighted := re.fullmatch(r"(.+)[:=@](-?[0-9.]+)", name)):
+        file, weight = weighted.groups()
+        return f"its weight is given as {file},weight={weight}, in Python as ({file!r}, {weight})"
     names = [path.stem for path in adapter_files(folders)]
     close = get_close_matches(Path(name).stem, names, n=3)
     if close:

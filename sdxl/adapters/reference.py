@@ -173,22 +173,6 @@ def read_references(values: Any) -> tuple[Reference, ...]:
     return tuple(map(_read, values))
 
 
-def check_contained(records: Any, where: object) -> None:
-    """Raise `ArgumentError` for the recorded references of an image, `where`, whose images were no files."""
-    for record in records if isinstance(records, list) else ():
-        shown = record.get("image") if isinstance(record, dict) else record
-        flat = [image for each in (shown if isinstance(shown, list) else [shown]) for image in _listed(each)]
-        if None in flat or (isinstance(record, dict) and record.get("mask", "") is None):
-            raise ArgumentError(
-                f"{where} was made with a reference image or mask that it does not contain; give it again with "
-                "--reference"
-            )
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def _read(value: Any) -> Reference:
     if isinstance(value, Reference):
         return value

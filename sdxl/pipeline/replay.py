@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..adapters.reference import check_contained
 from ..errors import ArgumentError, SDXLWarning, brief
 from ..images.parameters import Parameters
 from ..images.record import read_parameters
@@ -42,8 +41,6 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
         raise ArgumentError(f"{where} was made by networks in memory; give the model")
     if model.get("trainable"):
         _warn(f"{where} was made by a model in training, whose weights may differ from its file's")
-    if "reference" not in given:
-        check_contained(parameters["request"].get("reference") or (), where)
     if _GENERATOR in parameters and "seed" not in given:
         raise ArgumentError(
             f"{where} cannot be generated again: {parameters[_GENERATOR]}, and no seed stands for that; give a seed "
@@ -82,12 +79,12 @@ def replay(
     arguments = recorded_request(recorded) if recorded.tool == "sdxl" else recorded.request
     request = as_arguments(arguments, [each.name for each in fields(Request)], source)
     request = {name: value for name, value in request.items() if name not in SOURCES}
-    for name, identity in recorded.sources.items():
-        if name not in given:
-            what = f"{name} {identity}" if identity and not recorded.is_record else name
-            raise ArgumentError(
-                f"{source} was made from {what}, which it does not contain; give it again with --{name}"
-            )
+    if missing := {name: what for name, what in _not_contained(recorded) if name not in given}:
+        them, flags = "them" if len(missing) > 1 else "it", " and ".join(f"--{name}" for name in missing)
+        raise ArgumentError(
+            f"{source} was made from {' and '.join(missing.values())}, which it does not contain; give {them} again "
+            f"with {flags}"
+        )
     hashes = {name: str(identity) for name, identity in recorded.sources.items()} if recorded.is_record else {}
     if recorded.is_record:
         found = _find_record(recorded, source, given, model, request)
@@ -95,6 +92,25 @@ def replay(
         found = _find_foreign(recorded, source, given, model, request, (lora_folders, embedding_folders))
     precision = None if "dtype" in model else recorded_precision(recorded["model"])
     return Replay(recorded, request | given, found | model, hashes, precision)
+
+
+def _not_contained(recorded: Parameters) -> Iterator[tuple[str, str]]:
+    """The arguments that are images and not in the file, and what each is; also controls and references of an own
+    record, whose images were no files.
+    """
+    for name, identity in recorded.sources.items():
+        yield name, f"{name} {identity}" if identity and not recorded.is_record else name
+    for name in ("control", "reference") if recorded.is_record else ():
+        entries = recorded["request"].get(name)
+        if isinstance(entries, list) and any(isinstance(each, dict) and _lacks_image(each) for each in entries):
+            yield name, f"the image of a {name}"
+
+
+def _lacks_image(record: Mapping[str, Any]) -> bool:
+    shown = [record.get("image"), record.get("mask", "")]
+    while any(isinstance(each, list) for each in shown):  # for each image of the batch, and several of one
+        shown = [inner for each in shown for inner in (each if isinstance(each, list) else [each])]
+    return None in shown
 
 
 def _find_record(

@@ -30,6 +30,15 @@ CLOSE = 8
 _LOSSY = "JPEG"
 _NOT_NAMED = "its record names no cause; another processor or number of threads may be one"
 
+# a LoRA, control and reference by the key of its file; and which hash says what lies at a path
+_KINDS = {"file": "LoRA", "net": "control", "adapter": "reference"}
+_HASHES = {
+    **dict.fromkeys(_KINDS, "hash"),
+    **dict.fromkeys(("image", "mask"), "image_hash"),
+    "encoder": "encoder_hash",
+}
+_HASHED = {"hash": "the file", "image_hash": "the image", "encoder_hash": "the image encoder"}
+
 Verdict = Literal["identical", "close", "different"]
 
 
@@ -155,17 +164,31 @@ def _of_request(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator
     """The arguments that the record has, and that differ."""
     second = json.loads(json.dumps(second))
     for name, value in first.items():
-        if name in second and (now := _without_new_hashes(second[name], value)) != value:
+        now = second.get(name, value)
+        if _are_networks(value) and _are_networks(now) and len(value) == len(now):
+            for one, other in zip(value, now, strict=True):
+                yield from _of_network(one, other)
+        elif now != value:
             yield f"{name} is another one" if name in SOURCES else f"{name} is {now}, and was {value}"
 
 
-def _without_new_hashes(now: Any, recorded: Any) -> Any:
-    """Networks of a request without the hashes that older records have not."""
-    if not isinstance(now, list) or not isinstance(recorded, list) or len(now) != len(recorded):
-        return now
-    return [
-        {key: each[key] for key in each if key in old or not key.endswith("hash")}
-        if isinstance(each, dict) and isinstance(old, dict)
-        else each
-        for each, old in zip(now, recorded, strict=True)
-    ]
+def _are_networks(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and not _KINDS.keys().isdisjoint(each) for each in value
+    )
+
+
+def _of_network(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """What differs of a LoRA, control or reference. A path may be another one where the hash is the same; older records
+    have fewer hashes.
+    """
+    path = next(key for key in _KINDS if key in first)
+    what = f"{_KINDS[path]} {Path(str(first[path])).name}"
+    for key in {**first, **second}:
+        one, other = first.get(key, "its default"), second.get(key, "its default")
+        hash = _HASHES.get(key)
+        is_known = hash is not None and hash in first and hash in second
+        if one == other or is_known or (key.endswith("hash") and key not in first):
+            continue
+        is_hash = key.endswith("hash")
+        yield f"{_HASHED[key]} of {what} is another one" if is_hash else f"{key} of {what} is {other}, and was {one}"

@@ -278,6 +278,9 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
             tiny_pipe.set_loras(value)  # type: ignore[arg-type]
         with pytest.raises(sdxl.ArgumentError, match=message):
             sdxl.Request("a", loras=value)  # type: ignore[arg-type]
+    for name in ("ink:0.5", "ink.safetensors=0.5", "ink@-1"):
+        with pytest.raises(sdxl.CheckpointError, match=r"its weight is given as ink.*,weight=(0\.5|-1), in Python as"):
+            tiny_pipe.set_loras([name])
     with pytest.raises(sdxl.CheckpointError, match=r"the LoRA nothing.safetensors does not exist; give the path"):
         tiny_pipe.set_loras(["nothing.safetensors"])
     mine = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)

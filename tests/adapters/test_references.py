@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,38 @@ def test_an_image_in_memory_is_not_in_the_record(
         assert main(again) == 2
         assert "does not contain; give it again with --reference" in capsys.readouterr().err
         assert main([*again, "--reference", f"{adapter}={file}"]) == 0
+
+
+def test_all_that_a_record_lacks_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image of the miniature with a control and a reference of images in memory, made from a third one."""
+    weights, image = Path("weights/adapters"), tiny.picture(3, 128, 128)
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    result = pipe(
+        "a red star",
+        image=image,
+        control=sdxl.Control(weights / "edges.safetensors", image),
+        reference=sdxl.Reference(weights / "colours.safetensors", image),
+        steps=4,
+        progress=False,
+    )
+    result.save(tmp_path / "a.png")
+    assert main(["generate", "--from", str(tmp_path / "a.png"), "--verify"]) == 2
+    assert (
+        "a.png was made from image and the image of a control and the image of a reference, which it does not contain; "
+        "give them again with --image and --control and --reference" in capsys.readouterr().err
+    )
+    assert main(["inspect", str(tmp_path / "a.png")]) == 0
+    assert re.search(
+        r"control +net weights/adapters/edges.safetensors, image not in the file, hash [0-9a-f]{10}, image_hash "
+        r"[0-9a-f]{10}, scale 1.0\n",
+        capsys.readouterr().out,
+    )
+    image.save(file := tmp_path / "file.png")
+    given = ["--image", str(file), "--reference", f"{weights}/colours.safetensors={file},end=0.5"]
+    given += ["--control", f"{weights}/edges.safetensors={file},scale=1.0"]
+    assert main(["generate", "--from", str(tmp_path / "a.png"), "--verify", *given]) in (4, 5)
+    shown = capsys.readouterr().out
+    assert "(because end of reference colours.safetensors is 0.5, and was its default)" in shown
 
 
 @pytest.mark.parametrize(

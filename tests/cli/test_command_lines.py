@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,7 @@ def test_inspect_shows_the_parameters_of_an_image(tiny_folder: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert shown.startswith("cat.jpg: an image of sdxl ")
     assert "a red cat\n" in shown and "\n  seed " in shown
+    assert f", torch {version('torch')}, device cpu" in shown.split("\n")[0]
     assert run(["inspect", "--json", "cat.jpg"]) == 0
     assert json.loads(capsys.readouterr().out)["request"]["seed"] == 4
     info = PngInfo()
