@@ -79,6 +79,26 @@ _HERE = {
     "--scale": "--guidance-scale",
 }
 
+# commands of other programs, and what else people would call ours
+_COMMANDS = {
+    "batch": "generate --batch FILE --output-dir DIR",
+    "download": "generate --model OWNER/NAME, which downloads a model once",
+    "grid": "generate --grid",
+    "hires": "generate --hires scale=2",
+    "img2img": "generate --image FILE",
+    "inpaint": "generate --image FILE --mask FILE",
+    "replay": "generate --from IMAGE",
+    "txt2img": "generate",
+    "upscale": "generate --hires scale=2",
+    "verify": "generate --from IMAGE --verify",
+    "xy": "generate --x NAME=VALUES --y NAME=VALUES",
+}
+
+
+def unknown_command(name: str) -> str | None:
+    """What does here what another program's command of this name does; None for other names."""
+    return f"here it is sdxl {_COMMANDS[name]}" if name in _COMMANDS else None
+
 
 def unknown_flags(extras: Sequence[str], known: Iterable[str]) -> str:
     """What to say of arguments that no flag and no prompt takes."""

@@ -17,6 +17,7 @@ from .bench import bench_parser
 from .checkpoints import convert_parser, inspect_parser
 from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
+from .hints import unknown_command
 from .parser import Parser
 from .preprocess import preprocess_parser
 from .serve import serve_parser
@@ -128,7 +129,9 @@ def _command(given: Sequence[str]) -> tuple[str, Sequence[str]]:
     if first.startswith("-") or " " in first.strip():
         return "generate", given
     close = get_close_matches(first, COMMANDS, n=1)
-    if close:
+    if known := unknown_command(first):
+        advice = known
+    elif close:
         advice = f"perhaps {close[0]} is meant"
     elif os.path.exists(first):  # unlike Path.exists, False for every invalid name
         advice = f"sdxl inspect {brief(first)} says what it is"

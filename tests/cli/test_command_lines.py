@@ -78,6 +78,8 @@ HELPS: dict[str, tuple[str, str]] = {
     # of our own
     "no quotes": ("generate a red cat", "the prompt is 3 words without quotes; write 'a red cat' in quotes"),
     "no quotes behind --prompt": ("generate --prompt a cat", "'cat' stands beside --prompt; put a prompt of several"),
+    "another program's command": ("img2img a.png", "'img2img' is no command; here it is sdxl generate --image FILE"),
+    "a flag as a command": ("verify a.png", "'verify' is no command; here it is sdxl generate --from IMAGE --verify"),
     "a wrong command": ("inspct x.safetensors", "'inspct' is no command; perhaps inspect is meant"),
     "a word": ("cat", "sdxl generate 'cat' generates it"),
     "both sizes": ("generate cat --size 64x64 --width 64", "--size is given beside --width; give one of them"),
