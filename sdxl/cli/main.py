@@ -57,6 +57,7 @@ examples:
 environment:
   SDXL_MODEL        the default of --model
   SDXL_MODELS_DIR   a folder in which models are found by their names
+  SDXL_NO_GRAPHS    set to 1, steps on a GPU are not recorded as CUDA graphs
   SDXL_NO_TCMALLOC  set to 1, the command does not restart with tcmalloc where that is installed
 
 exit status:

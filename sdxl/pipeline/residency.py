@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from .model import Model
 from .plan import Plan
 
 T = TypeVar("T")
+NO_GRAPHS = "SDXL_NO_GRAPHS"
 _MARGIN = 1.25  # of the estimate, for work on several images that could be fewer
 _MOST_RESULTS = 64  # of networks of references, which take up to 12 MB each
 
@@ -50,9 +52,9 @@ class Residency:
 
     def _recorded(self, model: Model) -> Model:
         """The same whose steps are recorded, on CUDA, where its UNet stays in memory and a caller does not change it:
-        what changes in Python from step to step would be lost.
+        what changes in Python from step to step would be lost. Nor are they where the environment forbids it.
         """
-        is_fixed = self.loader is not None and not self.loader.trainable
+        is_fixed = self.loader is not None and not self.loader.trainable and not os.environ.get(NO_GRAPHS)
         if model.placement.device.type != "cuda" or not model.keeps or not is_fixed:
             return model
         own = weakref.ref(self)  # a pipeline without cycles gives its memory back at once

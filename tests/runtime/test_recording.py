@@ -145,6 +145,26 @@ def test_a_step_is_recorded_when_it_comes_again(own: sdxl.Pipeline) -> None:
     assert recorder.count == 1
 
 
+def test_which_models_are_recorded(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on CUDA whose UNet stays in memory and that no caller changes, unless the environment forbids it."""
+
+    def is_recorded(device: str = "cuda", **options: Any) -> bool:
+        residency = load(tiny_folder, **options).residency
+        experts = [
+            replace(each, placement=replace(each.placement, device=torch.device(device)))
+            for each in residency.model.experts
+        ]
+        return residency._recorded(replace(residency.model, experts=tuple(experts))).graphs is not None
+
+    assert is_recorded()
+    assert is_recorded(offload="text")
+    assert not is_recorded("cpu")
+    assert not is_recorded(offload="block")
+    assert not is_recorded(trainable=True)
+    monkeypatch.setenv("SDXL_NO_GRAPHS", "1")
+    assert not is_recorded()
+
+
 def test_old_graphs_give_way(own: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "MOST", 2)
     pipe, recorder = record(own)
