@@ -210,7 +210,7 @@ def test_words_are_found_in_prose_and_not_in_code_or_quotations(tmp_path: Path) 
 def quoted_messages(page: Path) -> list[str]:
     """The messages in a page's blocks of text, each on one line."""
     lines = " ".join(blocks(page, "text")).replace("\n", " ")
-    return [each.strip() for each in re.split(r"(?:^|\s)(?:error|sdxl\.errors\.\w+): ", lines) if each.strip()]
+    return [each.strip() for each in re.split(r"(?:^|\s)(?:error|warning|sdxl\.errors\.\w+): ", lines) if each.strip()]
 
 
 def templates() -> list[re.Pattern[str]]:
