@@ -33,6 +33,13 @@ from typing import Any
 
 Line = dict[str, Any]
 PEERS = ("sdxl", "diffusers", "frozen", "openvino")
+# the peers show a bar for each file that they load, and warn of each other's habits
+QUIET = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------
@@ -99,8 +106,8 @@ def run_child(name: str, limit: float) -> list[Line]:
     """Measure in a new process, which prints its lines as JSON. The last says why, if it did not end well."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
-        quiet = os.environ | {"TQDM_DISABLE": "1"}  # the peers show bars for each file that they load
-        status = wait(subprocess.Popen(command, stdout=printed, env=quiet, start_new_session=True), limit)
+        environment = os.environ | (QUIET if name != "sdxl" else {})
+        status = wait(subprocess.Popen(command, stdout=printed, env=environment, start_new_session=True), limit)
         printed.seek(0)
         lines = [json.loads(line) for line in printed if line.startswith("{") and line.endswith("}\n")]
     if status != 0 and not any(line["stage"] == "failed" for line in lines):
