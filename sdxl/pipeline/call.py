@@ -30,9 +30,8 @@ Callback = Callable[[PipelineStep], object]
 @dataclass(frozen=True)
 class Call:
     """`plan` is what to generate on the model in `residency`; `source` says how that was loaded, and `prepare` has its
-    weights changed as the plan asks for. `generators` draw the
-    noise in place of the plan's seeds. The thread that holds the `lock` may use the
-    model.
+    weights changed as the plan asks for. `generators` draw the noise in place of the plan's seeds. The thread that
+    holds the `lock` may use the model.
     """
 
     plan: Plan
