@@ -39,7 +39,8 @@ class Int8Linear(Sealed):
         self.scale = weight.abs().amax(1).clamp(min=1e-12) / 127
         self.packed = _ops.qlinear_prepack((weight / self.scale[:, None]).round().to(torch.int8), None)
         self.zero = torch.zeros(len(weight), dtype=torch.int32)
-        self.bias = torch.zeros(len(weight)) if plain.bias is None else plain.bias.detach().to(dtype).float()
+        self.bias = torch.zeros(len(weight), dtype=dtype) if plain.bias is None else plain.bias.detach().to(dtype)
+        self.added = self.bias.float()  # sums are in float32
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.checked(x).flatten(0, -2)
@@ -48,4 +49,4 @@ class Int8Linear(Sealed):
         values = ((rows / step).round() + _MIDDLE).to(torch.uint8)
         weights = self.packed, self.scale, self.zero
         sums = _ops.qlinear_pointwise(values, 1.0, _MIDDLE, *weights, None, 1.0, 0, torch.float32, "none", [], "")
-        return torch.addcmul(self.bias, sums, step).to(x.dtype).reshape(*x.shape[:-1], -1)
+        return torch.addcmul(self.added, sums, step).to(x.dtype).reshape(*x.shape[:-1], -1)

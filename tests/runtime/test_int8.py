@@ -11,7 +11,9 @@ import sdxl
 from sdxl.errors import ArgumentError
 from sdxl.miniature.exam import make_scenes, mark
 from sdxl.models.layers import Linear
+from sdxl.pipeline.model_request import ModelRequest
 from sdxl.runtime.int8 import can_quantize, quantized
+from sdxl.runtime.precision import Precision
 
 CPU = torch.device("cpu")
 
@@ -40,6 +42,21 @@ def test_8_bit_layers_are_about_the_same(shape: tuple[int, int], bias: bool, dty
     for row in range(99):
         for token in range(9):
             assert 0 < error(ours[row, token].float(), exact[row, token]) < 0.04
+
+
+@pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
+@pytest.mark.parametrize("arithmetic", [Precision("float32", "float32"), Precision("bfloat16", "bfloat16")])
+def test_a_model_in_each_arithmetic(arithmetic: Precision, error: Any) -> None:
+    """Also where the attention to an empty prompt is the bias of a layer alone: its dtype is the arithmetic's."""
+    request = ModelRequest("miniature", device="cpu", int8=True)
+    pipe = sdxl.Pipeline.from_request(request, precision=arithmetic)
+    exact = sdxl.Pipeline.from_request(ModelRequest("miniature", device="cpu"), precision=arithmetic)
+    for more in ({}, {"negative_prompt": "a dog"}, {"guidance_scale": 1.0}):
+        both = [
+            each("a red circle", steps=2, seed=1, output="latent", progress=False, **more).images
+            for each in (pipe, exact)
+        ]
+        assert 0 < error(*both) < 0.2
 
 
 @pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no 8-bit dot products")
