@@ -31,7 +31,7 @@ class Place(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """An image (B, 3, H, W) in -1..1 to a feature for each token (B, L, C), the same in all steps."""
-        for n, conv in enumerate(self.encoder):
+        for n, conv in enumerate([*self.encoder]):
             x = conv(F.relu(x) if n else x)
         return rearrange(x, "b c h w -> b (h w) c")
 
