@@ -382,11 +382,12 @@ def test_networks_in_memory_are_steered_too(pipe: sdxl.Pipeline, tiny_folder: Pa
         latents(made, Control(path, folder / "image.png"))
 
 
-def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path) -> None:
+@pytest.mark.parametrize("net", ["canny", "lllite"])
+def test_hires_fix_fits_the_image_to_both_passes(net: str, tiny_folder: Path, folder: Path) -> None:
     """With a reference beside it: both passes are those that are done by hand, each with a window of its own."""
     adapter = tiny_reference.save(folder / "plus", "plus", places(read_unet(tiny.UNET)), 11)
     pipe = load(tiny_folder, control_dir=folder)
-    control = Control("canny", tiny.picture(3, 160, 160), end=0.5)
+    control = Control(net, tiny.picture(3, 160, 160), end=0.5)
     reference = sdxl.Reference(adapter, tiny.picture(5), scale=0.7, start=0.5)
     both: dict[str, Any] = {"control": control, "reference": reference}
     found = latents(pipe, hires=sdxl.Hires(2, strength=0.75), **both)
