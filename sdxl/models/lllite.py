@@ -69,10 +69,13 @@ class LLLite(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """The features of a control image (B, 3, H, W) in 0..1 for each projection."""
         x = 2 * image - 1  # as its training had it
-        return [place.encode(x) for place in self.places]
+        return [place.encode(x) for place in self._each()]
 
     def shifts(self, features: Sequence[Tensor], scale: float) -> dict[str, Shift]:
         """The changes of the inputs of projections, by their names in the UNet."""
         strength = torch.tensor(scale, dtype=torch.float32, device=features[0].device)
-        each = zip(self.config.places, cast("list[Place]", list(self.places)), features, strict=True)
+        each = zip(self.config.places, self._each(), features, strict=True)
         return {config.layer: Shift(place, own, strength) for config, place, own in each}
+
+    def _each(self) -> list[Place]:
+        return cast("list[Place]", list(self.places))
