@@ -177,7 +177,9 @@ def lllite_place(
     name: str, kernels: tuple[int, ...], dim: int, generator: torch.Generator, strength: float = 3.0
 ) -> dict[str, torch.Tensor]:
     widths = [3, *[4] * (len(kernels) - 1), 8]
-    shapes = {f"conditioning1.{2 * n}": (widths[n + 1], widths[n], kernel, kernel) for n, kernel in enumerate(kernels)}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"conditioning1.{2 * n}": (widths[n + 1], widths[n], kernel, kernel) for n, kernel in enumerate(kernels)
+    }
     shapes |= {"down.0": (6, dim), "mid.0": (6, 14), "up.0": (dim, 6)}
     state = {}
     for key, shape in shapes.items():

@@ -31,8 +31,11 @@ from sdxl.images.pixels import to_tensor
 from sdxl.models import ConditionedUNet, Conditioning, UNet, UNetConfig, precompute
 from sdxl.models.conditioned import with_shifts
 from sdxl.models.lllite import LLLite
+from sdxl.models.unet import TransformerBlock
 from sdxl.pipeline.loaded import load
+from sdxl.runtime.cuda_graph import _fused as fused
 from sdxl.runtime.placement import Placement
+from sdxl.runtime.rewrite import rewrite
 from sdxl.sampling.guiders import PAG
 from sdxl.text import embed_sizes
 from sdxl.weights import open_checkpoint
@@ -178,6 +181,36 @@ def parts(model: Path, path: Path, context: Tensor, pooled: Tensor, sizes: Tenso
         for name, rows in (("negative", slice(2)), ("positive", slice(2, 4)))
     }
     return precompute(unet, own, [333.0]), net
+
+
+@SLOW
+@torch.no_grad()
+def test_compiled_blocks(tiny_folder: Path, nets: dict[str, Path], error: Any) -> None:
+    """Self-attention is one matrix there. Each kind of block is compiled once with changes, whatever image, scale or
+    network it is, and without a break of the graph.
+    """
+    from torch._dynamo.testing import CompileCounter
+
+    generator = torch.Generator().manual_seed(0)
+    x, context = (torch.randn(4, *shape, generator=generator) for shape in ((4, 8, 12), (7, 48)))
+    pooled, sizes = torch.randn(4, 32, generator=generator), torch.tensor([[64.0, 96.0, 0.0, 8.0, 64.0, 96.0]] * 4)
+    conditioned, net = parts(tiny_folder, nets["whole"], context, pooled, sizes)
+    changed = [
+        with_shifts(conditioned, net, net.shifts(net(to_tensor(picture(n))[None]), scale))
+        for n, scale in ((3, 0.8), (4, 0.5))
+    ]
+    wanted = [each(x, 333.0) for each in (conditioned, *changed)]
+    counter = CompileCounter()
+    rewrite(conditioned.unet, fused)
+    for module in conditioned.unet.modules():
+        if isinstance(module, TransformerBlock):
+            module.compile(dynamic=False, backend=counter, fullgraph=True)
+    counts = []
+    for each, plain in zip((conditioned, *changed), wanted, strict=True):
+        assert error(each(x, 333.0), plain) < 1e-5
+        counts.append(counter.frame_count)
+    assert counts == [2, 4, 4], "blocks of one width and count of heads share what is compiled"
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("kernels", control_nets.LLLITE_KERNELS)

@@ -88,7 +88,9 @@ def _lllite() -> Tensors:
         ("middle_block_1_transformer_blocks_0_attn1_to_v", 64, (4, 4, 2)),
     ):
         widths = (3, *[2] * (len(kernels) - 1), 6)
-        own = {f"conditioning1.{2 * n}": (widths[n + 1], widths[n], side, side) for n, side in enumerate(kernels)}
+        own: dict[str, tuple[int, ...]] = {
+            f"conditioning1.{2 * n}": (widths[n + 1], widths[n], side, side) for n, side in enumerate(kernels)
+        }
         own |= {"down.0": (4, dim), "mid.0": (4, 10), "up.0": (dim, 4)}
         for layer, shape in own.items():
             name = f"lllite_unet_{place}.{layer}"
