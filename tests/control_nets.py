@@ -139,3 +139,78 @@ def control_lora(unet: Any, rank: int = 4, seed: int = 50) -> tuple[dict[str, to
 def _tensors(unet: Any) -> list[tuple[Any, torch.Tensor]]:
     own = dict(unet.tensors())
     return [(row, own[row.ours]) for row in unet.rows]
+
+
+# ---- ControlNet-LLLite, in kohya's names -----------------------------------------------------------------------------
+
+# diffusers' transformers of `tiny.UNET` by the names of kohya's files, with the level and the count of blocks
+LLLITE_PLACES = {
+    "input_blocks_4_1": ("down_blocks.1.attentions.0", 1, 1),
+    "input_blocks_5_1": ("down_blocks.1.attentions.1", 1, 1),
+    "input_blocks_7_1": ("down_blocks.2.attentions.0", 2, 2),
+    "input_blocks_8_1": ("down_blocks.2.attentions.1", 2, 2),
+    "middle_block_1": ("mid_block.attentions.0", 2, 2),
+    "output_blocks_0_1": ("up_blocks.0.attentions.0", 2, 2),
+    "output_blocks_4_1": ("up_blocks.1.attentions.1", 1, 1),
+}
+LLLITE_LAYERS = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
+# kernels of the encoder: those of kohya's depths 1, 2 and 3
+LLLITE_KERNELS = ((4, 2), (4, 4), (4, 4, 2))
+
+
+def lllite(seed: int = 60, expanding: bool = False, strength: float = 3.0) -> dict[str, torch.Tensor]:
+    """A ControlNet-LLLite of rank 6 with features of width 8, for the contracting half and the middle as published ones
+    are, or for the `expanding` half too.
+    """
+    generator, state = torch.Generator().manual_seed(seed), dict[str, torch.Tensor]()
+    for place, (_, level, count) in LLLITE_PLACES.items():
+        if place.startswith("output") and not expanding:
+            continue
+        for n in range(count):
+            for layer in LLLITE_LAYERS:
+                name = f"lllite_unet_{place}_transformer_blocks_{n}_{layer}"
+                state |= lllite_place(name, LLLITE_KERNELS[level], 64, generator, strength)
+    return state
+
+
+def lllite_place(
+    name: str, kernels: tuple[int, ...], dim: int, generator: torch.Generator, strength: float = 3.0
+) -> dict[str, torch.Tensor]:
+    widths = [3, *[4] * (len(kernels) - 1), 8]
+    shapes: dict[str, tuple[int, ...]] = {
+        f"conditioning1.{2 * n}": (widths[n + 1], widths[n], kernel, kernel) for n, kernel in enumerate(kernels)
+    }
+    shapes |= {"down.0": (6, dim), "mid.0": (6, 14), "up.0": (dim, 6)}
+    state = {}
+    for key, shape in shapes.items():
+        weight = torch.randn(shape, generator=generator) / torch.Size(shape[1:]).numel() ** 0.5
+        state[f"{name}.{key}.weight"] = (weight * (strength if key == "up.0" else 1)).half().float()
+        state[f"{name}.{key}.bias"] = (0.1 * torch.randn(shape[0], generator=generator)).half().float()
+    return state
+
+
+def lllite_features(state: dict[str, torch.Tensor], name: str, image: torch.Tensor) -> torch.Tensor:
+    """The tokens of an image (B, 3, H, W) in 0..1 for a place."""
+    x, n = image * 2 - 1, 0
+    while f"{name}.conditioning1.{n}.weight" in state:
+        weight = state[f"{name}.conditioning1.{n}.weight"].to(x.dtype)
+        x = torch.relu(x) if n else x
+        x = torch.nn.functional.conv2d(
+            x, weight, state[f"{name}.conditioning1.{n}.bias"].to(x.dtype), stride=weight.shape[-1]
+        )
+        n += 2
+    return x.flatten(2).transpose(1, 2)
+
+
+def lllite_input(
+    state: dict[str, torch.Tensor], name: str, x: torch.Tensor, features: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """What the projection of a place takes in the place of x."""
+    own = {key: state[f"{name}.{key}"].to(x.dtype) for key in _LLLITE_LINEAR}
+    h = torch.relu(x @ own["down.0.weight"].T + own["down.0.bias"])
+    both = torch.cat([features.to(x.dtype).repeat(len(x) // len(features), 1, 1), h], dim=2)
+    h = torch.relu(both @ own["mid.0.weight"].T + own["mid.0.bias"])
+    return x + scale * (h @ own["up.0.weight"].T + own["up.0.bias"])
+
+
+_LLLITE_LINEAR = [f"{layer}.0.{leaf}" for layer in ("down", "mid", "up") for leaf in ("weight", "bias")]

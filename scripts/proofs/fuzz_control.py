@@ -32,6 +32,7 @@ from sdxl.weights.ops import Op
 HINT = (4, 8, 12, 16)
 AT = Placement(torch.device("cpu"), torch.float32, torch.float32)
 THREE = UNetConfig(channels=(32, 32, 64), heads=(1, 1, 1))  # a T2I-Adapter has three levels
+OF_THREE = ("t2i", "tencent", "lllite")
 Tensors = dict[str, Tensor]
 
 
@@ -51,6 +52,7 @@ def networks(model: Path) -> dict[str, tuple[Tensors, dict[str, str]]]:
         "tencent": _named(adapter, t2i_adapter_rows(small), "single"),
         "t2i": {f"adapter.{key}": each for key, each in _named(adapter, t2i_adapter_rows(small), "folder").items()},
         "low": _low_rank(ldm),
+        "lllite": _lllite(),
     }
     return {kind: (tensors, header) for kind, tensors in files.items()}
 
@@ -77,6 +79,25 @@ def _low_rank(ldm: Tensors) -> Tensors:
     return low
 
 
+def _lllite() -> Tensors:
+    """A ControlNet-LLLite for three projections, of rank 4 with features of width 6."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for place, dim, kernels in (
+        ("input_blocks_4_1_transformer_blocks_0_attn1_to_k", 32, (4, 4)),
+        ("input_blocks_7_1_transformer_blocks_1_attn2_to_q", 64, (4, 4, 2)),
+        ("middle_block_1_transformer_blocks_0_attn1_to_v", 64, (4, 4, 2)),
+    ):
+        widths = (3, *[2] * (len(kernels) - 1), 6)
+        own: dict[str, tuple[int, ...]] = {
+            f"conditioning1.{2 * n}": (widths[n + 1], widths[n], side, side) for n, side in enumerate(kernels)
+        }
+        own |= {"down.0": (4, dim), "mid.0": (4, 10), "up.0": (dim, 4)}
+        for layer, shape in own.items():
+            name = f"lllite_unet_{place}.{layer}"
+            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return {key: torch.randn(shape) for key, shape in shapes.items()}
+
+
 def _component(model: Path) -> Component:
     return open_checkpoint(model).components["unet"]
 
@@ -92,7 +113,7 @@ def use(kind: str, path: Path, model: Path) -> None:
     try:
         sdxl.inspect(path)
     finally:
-        like = THREE if kind in ("t2i", "tencent") else _unet(model)
+        like = THREE if kind in OF_THREE else _unet(model)
         opened = open_control(path, like, base=_component(model))
         load(opened.component, AT, opened.changes)
 

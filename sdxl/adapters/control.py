@@ -38,9 +38,9 @@ def type_names(count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Control:
-    """`net` is a ControlNet, ControlNet-Union, Control-LoRA or T2I-Adapter: a path, a name in `control_dir`, or
-    owner/name or owner/name/file on the hub. `image` is the control image for all images, or a list with one for each:
-    paths or PIL images.
+    """`net` is a ControlNet, ControlNet-Union, Control-LoRA, T2I-Adapter or ControlNet-LLLite: a path, a name in
+    `control_dir`, or owner/name or owner/name/file on the hub. `image` is the control image for all images, or a list
+    with one for each: paths or PIL images.
 
     It acts with strength `scale` in the steps from the share `start` to the share `end` of those that run. `type` says
     which of a union's types the image is of. `preprocess` makes the control image of an ordinary one. With `guess` the

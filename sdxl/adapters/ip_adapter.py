@@ -99,16 +99,4 @@ def check_fits(adapter: Component, unet: UNetConfig, path: Path) -> None:
 
 def places(unet: UNetConfig) -> list[int]:
     """The widths of a UNet's cross-attentions in the order of the files of adapters."""
-    return [width_of(unet, name) for name in file_order(unet.block_names())]
-
-
-def width_of(unet: UNetConfig, block: str) -> int:
-    """The width of a transformer block by its name."""
-    return unet.channels[level_of(unet, block)]
-
-
-def level_of(unet: UNetConfig, block: str) -> int:
-    """The number of the level of a transformer block: how often the latents are halved there."""
-    half, *rest = block.split(".")
-    last = len(unet.channels) - 1
-    return last if half == "mid" else int(rest[0]) if half == "down" else last - int(rest[0])
+    return [unet.channels[unet.level_of(name)] for name in file_order(unet.block_names())]

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from .config import TextConfig as TextConfig
     from .config import VAEConfig as VAEConfig
     from .control_config import ControlNetConfig as ControlNetConfig
+    from .control_config import LLLiteConfig as LLLiteConfig
+    from .control_config import LLLitePlace as LLLitePlace
     from .control_config import T2IAdapterConfig as T2IAdapterConfig
     from .controlnet import ControlNet as ControlNet
     from .ip_adapter import IPAdapter as IPAdapter
     from .layers import Attention as Attention
     from .layers import Source as Source
+    from .lllite import LLLite as LLLite
     from .published import BASE as BASE
     from .published import INPAINTING as INPAINTING
     from .published import REFINER as REFINER
@@ -43,10 +46,11 @@ __getattr__, __dir__, __all__ = exports(
         "clip": ("TextEncoder",),
         "conditioned": ("ConditionedUNet", "Conditioning", "precompute"),
         "config": ("ModelConfig", "TextConfig", "VAEConfig"),
-        "control_config": ("ControlNetConfig", "T2IAdapterConfig"),
+        "control_config": ("ControlNetConfig", "LLLiteConfig", "LLLitePlace", "T2IAdapterConfig"),
         "controlnet": ("ControlNet",),
         "ip_adapter": ("IPAdapter",),
         "layers": ("Attention", "Source"),
+        "lllite": ("LLLite",),
         "published": ("BASE", "INPAINTING", "REFINER"),
         "schedule_config": ("ScheduleConfig",),
         "t2i_adapter": ("T2IAdapter",),

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby, pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .controlnet import ControlNet
-from .layers import Attention, Source
+from .layers import Attention, Shifted, Source
+from .lllite import Shift
 from .unet import NO_RESIDUALS, Contracting, Memory, Residuals, UNet, total
 
 
@@ -43,7 +44,8 @@ class ConditionedUNet:
 
     A batch holds B rows for each of its `branches`, one branch after the other: (len(branches) * B, ...). `scales` are
     the guidance scales that are embedded with the timesteps, where the UNet takes them. `steers` are ControlNets that
-    run before it, and `added` is what other controls add, the same in each step.
+    run before it, and `added` is what other controls add, the same in each step. `beside` are the networks in the
+    `shifts` of its memories.
     """
 
     unet: Contracting
@@ -54,6 +56,12 @@ class ConditionedUNet:
     scales: Mapping[float, float] = field(default_factory=dict)
     steers: tuple[Steer, ...] = ()
     added: Residuals = NO_RESIDUALS
+    beside: tuple[nn.Module, ...] = ()
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """All that run in a step."""
+        return [self.unet, *(steer.net for steer in self.steers), *self.beside]
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The raw output of the UNet (rows, out_channels, H, W) for scaled latents x at timestep t."""
@@ -174,6 +182,20 @@ def with_sources(conditioned: ConditionedUNet, more: Sequence[Sequence[Source]])
     return replace(conditioned, memories=[replace(memory, cross=(*memory.cross, *own)) for memory, own in pairs])
 
 
+def with_shifts(conditioned: ConditionedUNet, net: nn.Module, shifts: Mapping[str, Shift]) -> ConditionedUNet:
+    """The same with a network's changes of the inputs of projections, behind those that it has. They have the
+    projections' names in the UNet, such as `down.1.attn.0.blocks.0.self_attn.q`.
+    """
+    pairs = zip(conditioned.unet.config.block_names(), conditioned.memories, strict=True)
+    memories = [_with_shifts(name, memory, shifts) for name, memory in pairs]
+    return replace(conditioned, memories=memories, beside=(*conditioned.beside, net))
+
+
+def _with_shifts(block: str, memory: Memory, shifts: Mapping[str, Shift]) -> Memory:
+    own = {name.removeprefix(f"{block}."): shift for name, shift in shifts.items() if name.startswith(f"{block}.")}
+    return replace(memory, shifts={**memory.shifts, **{n: (*memory.shifts.get(n, ()), own[n]) for n in own}})
+
+
 @dataclass(frozen=True)
 class IdentityMap:
     """Self-attention in which each token of the last rows of a batch sees itself alone (PAG, arXiv 2403.17377): all
@@ -183,7 +205,7 @@ class IdentityMap:
     plain: int
     total: int
 
-    def __call__(self, attention: Attention, x: Tensor) -> list[Source]:
+    def __call__(self, attention: Attention | Shifted, x: Tensor) -> list[Source]:
         """The sources of the layer for its input x (B, L, C)."""
         first = len(x) * self.plain // self.total
         own = Source(None, attention.source(x[first:]).values, first)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from .bounds import MOST_BLOCKS, MOST_LEVELS, MOST_WIDTH, bound
+from .bounds import MOST_BLOCKS, MOST_DEPTH, MOST_LEVELS, MOST_WIDTH, bound
 from .unet_config import UNetConfig
 
 MOST_TYPES = 256  # 8, of a union
+MOST_KERNEL = 64  # 4, of a ControlNet-LLLite
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,41 @@ class T2IAdapterConfig:
             raise ConfigError(
                 f"the T2I-Adapter takes images of {self.image_channels} channels; expected 1 or 3, give one for SDXL"
             )
+
+
+@dataclass(frozen=True)
+class LLLitePlace:
+    """What a ControlNet-LLLite has for one projection of the UNet: `layer` is its name and `dim` the width of its
+    input. The encoder of the control image has convolutions of these `channels` and `kernels`, which are their strides.
+    """
+
+    layer: str
+    dim: int = 640
+    rank: int = 64
+    channels: tuple[int, ...] = (16, 32)
+    kernels: tuple[int, ...] = (4, 4)
+
+    def __post_init__(self) -> None:
+        bound(f"convolutions of the ControlNet-LLLite for {self.layer}", [len(self.channels)], MOST_LEVELS)
+        bound(f"widths of the ControlNet-LLLite for {self.layer}", (self.dim, self.rank, *self.channels), MOST_WIDTH)
+        bound(f"kernels of the ControlNet-LLLite for {self.layer}", self.kernels, MOST_KERNEL)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the control image per token along one side."""
+        return math.prod(self.kernels)
+
+
+@dataclass(frozen=True)
+class LLLiteConfig:
+    """A ControlNet-LLLite (github.com/kohya-ss/sd-scripts, docs/train_lllite_README.md) for some projections."""
+
+    places: tuple[LLLitePlace, ...]
+
+    def __post_init__(self) -> None:
+        bound("projections of the ControlNet-LLLite", [len(self.places)], 4 * MOST_DEPTH)
+
+    @property
+    def factor(self) -> int:
+        """Of which both sides of the control image must be multiples: each token of the UNet needs one of the image."""
+        return math.lcm(*(place.factor for place in self.places))

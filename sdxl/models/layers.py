@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,15 +110,53 @@ class Attention(nn.Module):
         """Self-attention."""
         return self.attend(x, [self.source(x)], causal=causal)
 
-    def source(self, context: Tensor, first: int = 0) -> Source:
-        """Keys and values of a context of the rows from `first` on: they serve for as long as it stays the same."""
-        return Source(split_heads(self.k(context), self.heads), split_heads(self.v(context), self.heads), first)
+    def source(self, context: Tensor, first: int = 0, values_of: Tensor | None = None) -> Source:
+        """Keys and values of a context of the rows from `first` on: they serve for as long as it stays the same. The
+        values may be those of another context.
+        """
+        values = self.v(context if values_of is None else values_of)
+        return Source(split_heads(self.k(context), self.heads), split_heads(values, self.heads), first)
 
     def attend(self, x: Tensor, sources: Sequence[Source], first: int = 0, causal: bool = False) -> Tensor:
         """The sum of the attentions of x to its sources, through the output projection. x is the part of a batch from
         its row `first` on.
         """
         return self.out(attend(split_heads(self.q(x), self.heads), sources, first, causal))
+
+
+Shifts = Mapping[str, Sequence[Callable[[Tensor], Tensor]]]
+"""Changes of the inputs of projections, one after the other, by the name of the projection in a transformer block."""
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """An attention layer, `name` in its block, whose queries, keys and values are made of changed inputs."""
+
+    layer: Attention
+    name: str
+    shifts: Shifts
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Self-attention."""
+        return self.attend(x, [self.source(x)])
+
+    def source(self, context: Tensor, first: int = 0) -> Source:
+        """As `Attention.source`."""
+        return self.layer.source(self._input("k", context), first, self._input("v", context))
+
+    def attend(self, x: Tensor, sources: Sequence[Source], first: int = 0) -> Tensor:
+        """As `Attention.attend`."""
+        return self.layer.attend(self._input("q", x), sources, first)
+
+    def _input(self, projection: str, x: Tensor) -> Tensor:
+        for shift in self.shifts.get(f"{self.name}.{projection}", ()):
+            x = shift(x)
+        return x
+
+
+def shifted(layer: Attention, name: str, shifts: Shifts) -> Attention | Shifted:
+    """An attention layer whose inputs are changed; itself where nothing changes them."""
+    return Shifted(layer, name, shifts) if shifts else layer
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -16,7 +16,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .layers import Attention, Conv2d, Linear, ResBlock, Source, Upsample, sinusoidal, sinusoidal_scale
+from .layers import (
+    Attention,
+    Conv2d,
+    Linear,
+    ResBlock,
+    Shifted,
+    Shifts,
+    Source,
+    Upsample,
+    shifted,
+    sinusoidal,
+    sinusoidal_scale,
+)
 from .unet_config import Block, UNetConfig
 
 
@@ -26,11 +38,13 @@ class Memory:
 
     `cross` are the sources of its cross-attention, such as the text's, at least one. Rows of x in front of the first
     source's attend to nothing: a context of zeros has values of zeros, since their layer has no bias. `own` gives the
-    sources of its self-attention, from that layer and its input (B, L, C); None means the input itself.
+    sources of its self-attention, from that layer and its input (B, L, C); None means the input itself. `shifts` change
+    the inputs of `self_attn.q`, `self_attn.k`, `self_attn.v` and `cross_attn.q`.
     """
 
     cross: tuple[Source, ...]
-    own: Callable[[Attention, Tensor], Sequence[Source]] | None = None
+    own: Callable[[Attention | Shifted, Tensor], Sequence[Source]] | None = None
+    shifts: Shifts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,11 +122,13 @@ class TransformerBlock(nn.Module):
         self.ff = GEGLU(dim)
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
-        h, attn = self.norm1(x), self.self_attn
-        x = (attn(h) if memory.own is None else attn.attend(h, memory.own(attn, h))).add_(x)
+        own = shifted(self.self_attn, "self_attn", memory.shifts)
+        cross = shifted(self.cross_attn, "cross_attn", memory.shifts)
+        h = self.norm1(x)
+        x = (own(h) if memory.own is None else own.attend(h, memory.own(own, h))).add_(x)
         first = min(source.first for source in memory.cross)
         attending = x[first:]
-        attending = self.cross_attn.attend(self.norm2(attending), memory.cross, first).add_(attending)
+        attending = cross.attend(self.norm2(attending), memory.cross, first).add_(attending)
         if first:  # to attend to zeros is to add the bias alone
             attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
         return self.ff(self.norm3(attending)).add_(attending)

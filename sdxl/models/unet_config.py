@@ -92,6 +92,12 @@ class UNetConfig:
             for k in range(depth or 0)
         ]
 
+    def level_of(self, block: str) -> int:
+        """The level of a transformer block, or of a part of it, by its name: how often the latents are halved there."""
+        half, *rest = block.split(".")
+        last = len(self.channels) - 1
+        return last if half == "mid" else int(rest[0]) if half == "down" else last - int(rest[0])
+
     def down_blocks(self) -> list[list[Block]]:
         """The blocks of the contracting path, level by level."""
         width, levels = self.channels[0], []

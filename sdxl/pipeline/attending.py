@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from ..adapters.ip_adapter import level_of
 from ..images.canvas import Canvas
 from ..images.clip_pixels import clip_pixels
 from ..images.image import resize_mask
@@ -164,7 +163,7 @@ def _block_sources(
     """The keys and values of a batch's rows for a block, those of neighbours of one length as one. The scale is that of
     the values, so that one recorded graph serves every scale.
     """
-    level = level_of(unet, block)
+    level = unet.level_of(block)
     heads, first = unet.heads[level], 0
     for _, same in groupby(rows, lambda row: row[0].shape[1]):
         keys, values = (torch.cat(each) for each in zip(*same, strict=True))

@@ -14,10 +14,11 @@ from ..adapters.control import TYPES, Control, read_controls
 from ..adapters.image_encoder import is_encoder_folder
 from ..adapters.lookup import find_by_hash, find_network
 from ..errors import ArgumentError, CheckpointError
+from ..models.control_config import LLLiteConfig
 from ..models.unet_config import UNetConfig
 from ..weights.component import Component
 from ..weights.control import OpenedControl, open_control, read_files
-from ..weights.control_kinds import T2I_ADAPTER
+from ..weights.control_kinds import LLLITE, T2I_ADAPTER
 from ..weights.hashes import model_hash
 from ..weights.keymap import UNET
 from ..weights.weight_files import folder_files
@@ -90,6 +91,7 @@ class Controls:
     def _activate(self, control: Control, given: ControlImages, plan: Plan) -> ActiveControl:
         control, opened, network = self._open(control)
         _check_type(control, opened)
+        _check_size(control, opened, plan.size)
         window = Window(control.start, control.end, plan.steps)
         return ActiveControl(control, opened, network, given, fit_images(control, given, plan), window)
 
@@ -125,8 +127,8 @@ class Controls:
 
 def _check_type(control: Control, opened: OpenedControl) -> None:
     """Raise `ArgumentError` unless the control has a type that its network has, and nothing that it has not."""
-    if opened.kind == T2I_ADAPTER and control.guess:
-        raise ArgumentError(f"control {control.net} is a T2I-Adapter, which has no guess mode; leave guess out")
+    if opened.kind in (T2I_ADAPTER, LLLITE) and control.guess:
+        raise ArgumentError(f"control {control.net} is a {opened.kind}, which has no guess mode; leave guess out")
     if not opened.types:
         if control.type is not None:
             raise ArgumentError(
@@ -143,3 +145,15 @@ def _check_type(control: Control, opened: OpenedControl) -> None:
             f"the type of control {control.net} is {control.type}, number {control.number}, and the union has "
             f"{opened.types} types; expected {names}"
         )
+
+
+def _check_size(control: Control, opened: OpenedControl, size: tuple[int, int]) -> None:
+    """Raise `ArgumentError` unless a ControlNet-LLLite has a token for each of the UNet's."""
+    config = opened.component.config
+    if not isinstance(config, LLLiteConfig) or not any(side % config.factor for side in size):
+        return
+    height, width = (max(round(side / config.factor), 1) * config.factor for side in size)
+    raise ArgumentError(
+        f"control {control.net} is a {opened.kind}, and the size is {size[1]} x {size[0]}; expected multiples of "
+        f"{config.factor}. Try {width} x {height}"
+    )

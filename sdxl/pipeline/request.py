@@ -122,7 +122,8 @@ class Request:
     )
     control: Sequence[Control | Mapping[str, Any]] | Control | None = option(
         "NET=IMAGE[,scale=1][,start=0][,end=1][,type=canny][,preprocess=canny][,guess=true]: an image that steers by a "
-        "ControlNet or T2I-Adapter: a file, a folder, a name in --control-dir, or owner/name of the hub",
+        "ControlNet, T2I-Adapter or ControlNet-LLLite: a file, a folder, a name in --control-dir, or owner/name of the "
+        "hub",
         type=Control,
         metavar="NET=IMAGE",
         repeated=True,

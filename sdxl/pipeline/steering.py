@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..images.pixels import to_tensor
-from ..models.conditioned import ConditionedUNet, Conditioning, Steer, precompute
+from ..models.conditioned import ConditionedUNet, Conditioning, Steer, precompute, with_shifts
 from ..models.controlnet import ControlNet
+from ..models.lllite import LLLite
 from ..models.t2i_adapter import T2IAdapter, as_residuals
 from ..models.unet import NO_RESIDUALS, Residuals, total
-from ..weights.control_kinds import T2I_ADAPTER
+from ..weights.control_kinds import LLLITE, T2I_ADAPTER
 from .controlling import ActiveControl
 from .finite import check_finite
 from .model import Model
@@ -50,7 +51,10 @@ class Steering:
             return conditioned
         steers, features = [], []
         for group in self._groups(active):
-            if self.plan.controls[group[0]].opened.kind == T2I_ADAPTER:
+            kind = self.plan.controls[group[0]].opened.kind
+            if kind == LLLITE:
+                conditioned = self._shifted(conditioned, group[0])
+            elif kind == T2I_ADAPTER:
                 features.append(self._features(group[0], len(conditioned.branches)))
             elif any(acts := self._acts(group[0], conditioned.branches)):
                 steers.append(self._steer(group, conditioned.branches, acts))
@@ -125,6 +129,21 @@ class Steering:
 
         features = [_of_branches(each, branches) for each in self._once(("features", number), make)]
         return as_residuals(features, self.model.info.config.unet)
+
+    def _shifted(self, conditioned: ConditionedUNet, number: int) -> ConditionedUNet:
+        """A UNet with the changes of a ControlNet-LLLite, each of which sees those of the ones before."""
+        control = self.plan.controls[number]
+        net = self._net(control)
+        assert isinstance(net, LLLite)
+
+        def make() -> list[Tensor]:
+            with stage("control", self.model.placement, str(control.control.net)):
+                features = self._of_images(control, net)
+            check_finite(torch.cat([each.flatten() for each in features]), control.name, self.model.placement)
+            return features
+
+        shifts = net.shifts(self._once(("shifts", number), make), control.control.scale)
+        return with_shifts(conditioned, net, shifts)
 
     def _net(self, control: ActiveControl) -> object:
         return self.model.extra(control.network)()

@@ -66,9 +66,13 @@ class FusedAttention(nn.Module):
         h: Tensor = self.out(attend(q, [Source(k, v)]))
         return h
 
-    def source(self, context: Tensor, first: int = 0) -> Source:
+    def source(self, context: Tensor, first: int = 0, values_of: Tensor | None = None) -> Source:
         """As `Attention.source`."""
-        keys, values = F.linear(context, self.qkv[self.qkv.shape[1] :]).chunk(2, dim=-1)
+        width = self.qkv.shape[1]
+        if values_of is None:
+            keys, values = F.linear(context, self.qkv[width:]).chunk(2, dim=-1)
+        else:
+            keys, values = F.linear(context, self.qkv[width:-width]), F.linear(values_of, self.qkv[-width:])
         return Source(split_heads(keys, self.heads), split_heads(values, self.heads), first)
 
     def attend(self, x: Tensor, sources: Sequence[Source], first: int = 0) -> Tensor:
@@ -107,7 +111,7 @@ class Graph:
     def run(self, graphs: Graphs, conditioned: ConditionedUNet, x: Tensor, t: float) -> Tensor:
         """`conditioned(x, t)`; the conditioning may differ from the last one, but not in its shapes."""
         step = conditioned.step(t)
-        found = fingerprint([conditioned.unet, *(steer.net for steer in conditioned.steers)])
+        found = fingerprint(conditioned.networks)
         if found is None or (found, x.shape, x.dtype) != self._fingerprint:
             self.forget()
             self._fingerprint = found, x.shape, x.dtype

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, naming
-from ..models.control_config import ControlNetConfig, T2IAdapterConfig
+from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
 from ..models.tiny_vae_config import TinyVAEConfig
@@ -20,10 +20,11 @@ from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
-from .control import NAME, read_controlnet, read_files, read_t2i_adapter
-from .control_kinds import CONTROL_LORA, T2I_ADAPTER, is_control, kind_of, refusal
+from .control import read_controlnet, read_files, read_t2i_adapter
+from .control_kinds import CONTROL_LORA, LLLITE, NAME, T2I_ADAPTER, is_control, kind_of, refusal
 from .info import ModelInfo
 from .keymap import VAE
+from .lllite import read_lllite
 from .recognise import recognise
 from .tiny_vae import component_of_folder, component_of_tiny, has_decoder, is_named_otherwise, is_tiny, is_tiny_folder
 from .weight_files import STEMS
@@ -84,7 +85,12 @@ def _control(path: Path, variant: str | None) -> Report | None:
         return Report(path, f"{kind} of SDXL, rank {_rank(weights)}", {"all": count_tensors(weights, weights)})
     with naming(path):
         try:
-            read = read_t2i_adapter(weights, data) if kind == T2I_ADAPTER else read_controlnet(weights, data, BASE.unet)
+            if kind == LLLITE:
+                read = read_lllite(weights, BASE.unet)
+            elif kind == T2I_ADAPTER:
+                read = read_t2i_adapter(weights, data)
+            else:
+                read = read_controlnet(weights, data, BASE.unet)
         except (KeyError, IndexError, ValueError) as error:
             raise CheckpointError(f"the {kind} is incomplete ({error}); download it again") from error
     return report_components(path, f"{kind} of SDXL, {_size(read.config)}", {NAME: read})
@@ -100,6 +106,9 @@ def _size(config: Config) -> str:
     """What tells networks of one kind apart."""
     if isinstance(config, T2IAdapterConfig):
         return f"{config.image_channels} channel{'s' * (config.image_channels > 1)}"
+    if isinstance(config, LLLiteConfig):
+        ranks = sorted({place.rank for place in config.places})
+        return f"rank {' and '.join(map(str, ranks))}, {len(config.places)} projections"
     assert isinstance(config, ControlNetConfig)
     if config.types:
         return f"{config.types} types"

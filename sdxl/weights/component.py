@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, brief
 from ..models.clip import TextEncoder
 from ..models.config import TextConfig, VAEConfig
-from ..models.control_config import ControlNetConfig, T2IAdapterConfig
+from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
 from ..models.controlnet import ControlNet
 from ..models.ip_adapter import IPAdapter
+from ..models.lllite import LLLite
 from ..models.t2i_adapter import T2IAdapter
 from ..models.tiny_vae import make_vae
 from ..models.tiny_vae_config import TinyVAEConfig
@@ -34,6 +35,7 @@ Config = (
     | TextConfig
     | ControlNetConfig
     | T2IAdapterConfig
+    | LLLiteConfig
     | VisionConfig
     | IPAdapterConfig
 )
@@ -78,6 +80,8 @@ class Component:
                 return ControlNet(self.config)
             if isinstance(self.config, T2IAdapterConfig):
                 return T2IAdapter(self.config)
+            if isinstance(self.config, LLLiteConfig):
+                return LLLite(self.config)
             if isinstance(self.config, VisionConfig):
                 return VisionEncoder(self.config)
             if isinstance(self.config, IPAdapterConfig):

@@ -1,5 +1,5 @@
-"""Opens networks for control images: ControlNets, unions, Control-LoRAs and T2I-Adapters. Every key of their files is
-used, known to be ignorable, or an error.
+"""Opens networks for control images: ControlNets, unions, Control-LoRAs, T2I-Adapters and ControlNet-LLLites. Every key
+of their files is used, known to be ignorable, or an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, brief, naming
-from ..models.control_config import ControlNetConfig, T2IAdapterConfig
+from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
 from ..models.unet_config import UNetConfig
 from . import diffusers_config
 from .checkpoint import open_files
@@ -23,7 +23,9 @@ from .container import TensorFile, Weights, read_json
 from .control_keys import controlnet_rows, t2i_adapter_rows
 from .control_kinds import (
     CONTROL_LORA,
+    LLLITE,
     MARKER,
+    NAME,
     T2I_ADAPTER,
     hint_widths,
     infer_controlnet,
@@ -36,8 +38,8 @@ from .control_kinds import (
 )
 from .identify import strip
 from .keymap import PREFIXES, Row
+from .lllite import check_lllite, read_lllite
 
-NAME = "controlnet"  # of the component
 _STEM = "diffusion_pytorch_model"
 _FACTORS = ("up", "down")
 
@@ -88,6 +90,8 @@ def open_control(
         try:
             if kind == T2I_ADAPTER:
                 opened = OpenedControl(kind, read_t2i_adapter(weights, config))
+            elif kind == LLLITE:
+                opened = OpenedControl(kind, read_lllite(weights, like))
             elif kind == CONTROL_LORA:
                 opened = _control_lora(weights, like, base)
             else:
@@ -237,6 +241,9 @@ def _check_fit(opened: OpenedControl, unet: UNetConfig) -> None:
                 f"the T2I-Adapter has features of {list(config.channels)} channels and the model {list(channels)}; "
                 "give one for this model"
             )
+        return
+    if isinstance(config, LLLiteConfig):
+        check_lllite(config, unet)
         return
     assert isinstance(config, ControlNetConfig)
     own = config.trunk

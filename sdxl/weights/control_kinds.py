@@ -21,7 +21,9 @@ from .identify import (
     strip,
 )
 
+NAME = "controlnet"  # of the component
 CONTROLNET, UNION, CONTROL_LORA, T2I_ADAPTER = "ControlNet", "ControlNet-Union", "Control-LoRA", "T2I-Adapter"
+LLLITE, LLLITE_PREFIX = "ControlNet-LLLite", "lllite_unet_"
 PREFIXES = ("", "control_model.")
 MARKER = "lora_controlnet"
 _KOLORS_VECTOR = 5632
@@ -40,7 +42,12 @@ _FOREIGN = (
     ),
     (r".*motion_modules\..*", "SparseCtrl, a ControlNet for videos", _SDXL),
     (r"difference", "a difference to a model of Stable Diffusion 1.5", "give a whole ControlNet for SDXL"),
-    (r"lllite_unet_.*", "a ControlNet-LLLite", "give a ControlNet for SDXL"),
+    (r"lllite_(dit_|conditioning1\.).*", "a ControlNet-LLLite of Anima", _SDXL),
+    (  # attention where SDXL has none
+        r"lllite_unet_(input_blocks_[12]|output_blocks_(9|10|11))_1_.*",
+        "a ControlNet-LLLite of Stable Diffusion 1.x or 2.x",
+        _SDXL,
+    ),
     (
         r"(.*\.)?(controlnet_x_embedder|double_blocks|single_blocks|double_block|single_transformer_blocks|img_in)[._].*",
         "a ControlNet of Flux",
@@ -76,13 +83,20 @@ def is_control(shapes: Shapes) -> bool:
     """Whether a file is a network for control images, of any family."""
     bare = strip(shapes, prefix_of(shapes))
     is_known = MARKER in shapes or layout_of(bare) is not None or t2i_layout(bare) is not None
-    return is_known or any(key.startswith(("control_model.", "controlnet_", "lllite_unet_")) for key in shapes)
+    return is_known or any(key.startswith(("control_model.", "controlnet_", "lllite_")) for key in shapes)
+
+
+def is_lllite(shapes: Shapes) -> bool:
+    """Whether a file is a ControlNet-LLLite of a UNet."""
+    return any(key.startswith(LLLITE_PREFIX) for key in shapes)
 
 
 def kind_of(shapes: Shapes) -> str | None:
     """The kind of a network for control images; None for any other file, and for those of other models."""
     if refusal(shapes) is not None:
         return None
+    if is_lllite(shapes):
+        return LLLITE
     if MARKER in shapes:
         return CONTROL_LORA
     bare = strip(shapes, prefix_of(shapes))
@@ -102,6 +116,8 @@ def refusal(shapes: Shapes) -> tuple[str, str] | None:
     for pattern, name, advice in _FOREIGN:
         if any(re.fullmatch(pattern, key) for key in bare):
             return name, advice
+    if is_lllite(shapes):
+        return None
     if MARKER in shapes:
         return _family(bare, "a Control-LoRA")
     if layout_of(bare) is not None:

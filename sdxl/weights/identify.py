@@ -74,7 +74,7 @@ def foreign(shapes: Shapes) -> str | None:
     return None if has_unet_and_text(shapes) else _other_model(shapes)
 
 
-_CONTROL = ("control_model.", "controlnet_", "zero_convs.", "input_hint_block.", "lora_controlnet")
+_CONTROL = ("control_model.", "controlnet_", "zero_convs.", "input_hint_block.", "lora_controlnet", "lllite_")
 
 
 def _other_model(shapes: Shapes) -> str | None:

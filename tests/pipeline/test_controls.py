@@ -23,6 +23,7 @@ from sdxl import Control
 from sdxl.adapters.ip_adapter import places
 from sdxl.models.controlnet import ControlNet, FuserBlock, HintEncoder
 from sdxl.models.ip_adapter import KeyValue, Resampler
+from sdxl.models.lllite import LLLite, Place
 from sdxl.models.t2i_adapter import T2IAdapter
 from sdxl.models.vision import VisionEncoder
 from sdxl.runtime.cuda_graph import Graph, Graphs
@@ -41,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     control_nets.save(control_nets.controlnet().state_dict(), root / "canny.safetensors")
     control_nets.save(control_nets.union().state_dict(), root / "union.safetensors")
     control_nets.save(control_nets.tencent(control_nets.t2i_adapter()), root / "t2i.safetensors")
+    control_nets.save(control_nets.lllite(), root / "lllite.safetensors")
     control_nets.save_folder(control_nets.controlnet(seed=21), root / "depth")
     tiny_reference.vision("ViT-H").save_pretrained(root / "encoder")
     (root / "empty").mkdir()
@@ -81,6 +83,8 @@ def test_off_is_bitwise_without_control_and_calls_nothing(pipe: sdxl.Pipeline, f
         assert torch.equal(latents(pipe, Control("canny", image, 0)), plain)
     with pytest.warns(sdxl.SDXLWarning, match="has no effect: no step lies within its start and end"):
         assert torch.equal(latents(pipe, Control("t2i", image, start=0.3, end=0.4)), plain)
+    with pytest.warns(sdxl.SDXLWarning, match="control lllite has no effect: its scale is 0"):
+        assert torch.equal(latents(pipe, Control("lllite", image, 0)), plain)
     assert torch.equal(latents(pipe, ()), plain)
     # a window: the steps before it are those without control
     steps = [
@@ -121,14 +125,14 @@ def test_every_way_to_keep_the_model(
     control_nets.save(low, folder / "low.safetensors")
     other, plain = load(tiny_folder, control_dir=folder, **mode), latents(pipe, None)
     bound = 0.15 if "dtype" in mode or "int8" in mode or "fp8" in mode else 1e-5
-    for net in ("canny", "union", "t2i", "low"):
+    for net in ("canny", "union", "t2i", "low", "lllite"):
         control = Control(net, folder / "image.png", 0.7, type=3 if net == "union" else None)
         found = latents(other, control)
         assert error(found, latents(pipe, control)) < bound
         assert error(found, plain) > 0.15
         assert torch.equal(found, latents(other, control))
     model = other.residency.model
-    assert [net.loaded is not None for net in model.extras.all()] == [model.keeps] * 4
+    assert [net.loaded is not None for net in model.extras.all()] == [model.keeps] * 5
 
 
 def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +240,11 @@ def test_images_are_fitted_and_prepared(pipe: sdxl.Pipeline, folder: Path) -> No
         (Control("union", "image.png", type=9), "is 9, number 9, and the union has 6 types"),
         (Control("canny", "image.png", type="canny"), "is a ControlNet, which has no types; leave type canny out"),
         (Control("t2i", "image.png", guess=True), "is a T2I-Adapter, which has no guess mode"),
+        (
+            Control("lllite", "image.png", guess=True),
+            "is a ControlNet-LLLite, which has no guess mode; leave guess out",
+        ),
+        (Control("lllite", "image.png", type=3), "is a ControlNet-LLLite, which has no types; leave type 3 out"),
         (Control("canny", ["image.png"] * 3), "has 3 entries for 1 images; give one for each"),
         (Control("canny", 5), "the image of control canny is 5; give a path or a PIL image"),
         (Control("canny", "absent.png"), "absent.png does not exist"),
@@ -373,11 +382,12 @@ def test_networks_in_memory_are_steered_too(pipe: sdxl.Pipeline, tiny_folder: Pa
         latents(made, Control(path, folder / "image.png"))
 
 
-def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path) -> None:
+@pytest.mark.parametrize("net", ["canny", "lllite"])
+def test_hires_fix_fits_the_image_to_both_passes(net: str, tiny_folder: Path, folder: Path) -> None:
     """With a reference beside it: both passes are those that are done by hand, each with a window of its own."""
     adapter = tiny_reference.save(folder / "plus", "plus", places(read_unet(tiny.UNET)), 11)
     pipe = load(tiny_folder, control_dir=folder)
-    control = Control("canny", tiny.picture(3, 160, 160), end=0.5)
+    control = Control(net, tiny.picture(3, 160, 160), end=0.5)
     reference = sdxl.Reference(adapter, tiny.picture(5), scale=0.7, start=0.5)
     both: dict[str, Any] = {"control": control, "reference": reference}
     found = latents(pipe, hires=sdxl.Hires(2, strength=0.75), **both)
@@ -386,6 +396,17 @@ def test_hires_fix_fits_the_image_to_both_passes(tiny_folder: Path, folder: Path
     image = torch.nn.functional.interpolate(first, (16, 16), mode="bilinear")
     assert torch.equal(found, latents(pipe, image=image, strength=0.75, **own))
     assert not torch.equal(found, latents(pipe, None, hires=sdxl.Hires(2, strength=0.75)))
+
+
+@pytest.mark.parametrize("hires", [None, sdxl.Hires(1.5, strength=0.5)])
+def test_sizes_that_a_lllite_does_not_fit(hires: Any, pipe: sdxl.Pipeline, folder: Path) -> None:
+    """Its tokens are squares of 32 pixels, of which sides are no multiples in the first pass or in the second."""
+    control, height = Control("lllite", control_nets.plain(size=(96, 96))), 72 if hires is None else 96
+    size = f"96 x {height}" if hires is None else "144 x 144"
+    better = "96 x 64" if hires is None else "128 x 128"
+    message = f"control lllite is a ControlNet-LLLite, and the size is {size}; expected multiples of 32. Try {better}"
+    with pytest.raises(sdxl.ArgumentError, match=message):
+        latents(pipe, control, width=96, height=height, hires=hires)
 
 
 def test_what_acts_in_one_pass_of_hires_has_an_effect(tiny_folder: Path, folder: Path) -> None:
@@ -434,6 +455,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         hint=(HintEncoder, "forward"),
         fuser=(FuserBlock, "forward"),
         t2i=(T2IAdapter, "forward"),
+        lllite=(LLLite, "forward"),
+        place=(Place, "forward"),
         encoder=(VisionEncoder, "forward"),
         tokens=(Resampler, "forward"),
         keys=(KeyValue, "forward"),
@@ -451,6 +474,10 @@ def test_what_follows_from_an_image_is_computed_once(tiny_folder: Path, folder: 
     assert calls.since() == none | {"net": 2, "hint": 1}, "in its window alone"
     latents(pipe, Control("t2i", image, 0.5), num_images=2)
     assert calls.since() == none | {"t2i": 1}
+    latents(pipe, Control("lllite", image, 0.5, end=0.5), num_images=2)
+    assert calls.since() == none | {"lllite": 1, "place": 2 * 32}, "for both halves at once, in its window alone"
+    latents(pipe, Control("lllite", image, 0.5), hires=sdxl.Hires(1.5, strength=0.5))
+    assert calls.since() == none | {"lllite": 2, "place": 6 * 32}, "for each size"
     latents(pipe, Control("canny", image), hires=sdxl.Hires(2, strength=0.5))
     assert calls.since() == none | {"net": 4 + 2, "hint": 2}, "for each size"
     reference, count = sdxl.Reference(adapter, folder / "image.png", start=0.25), len(places(read_unet(tiny.UNET)))
@@ -479,7 +506,7 @@ def test_images_are_hashed_once(pipe: sdxl.Pipeline, folder: Path, monkeypatch: 
 # ---- batches, windows, graphs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("net", ["union", "t2i"])
+@pytest.mark.parametrize("net", ["union", "t2i", "lllite"])
 def test_rows_see_their_own_images(net: str, pipe: sdxl.Pipeline, folder: Path, error: Any) -> None:
     """Two prompts with two images each: a list has an entry for each prompt, or for each image."""
     images, prompts = [tiny.picture(n) for n in (3, 4, 5, 6)], ["a red cat", "a dog"]
@@ -526,3 +553,8 @@ def test_a_window_changes_which_graph_is_replayed(
     assert len(graphs) == 2
     latents(own, [control, Control(folder / "t2i.safetensors", folder / "image.png", end=0.25)])
     assert len(graphs) == 3, "with both, with one, and without"
+    changes = Control(folder / "lllite.safetensors", folder / "image.png", 0.5, end=0.5)
+    assert error(latents(own, changes), latents(pipe, changes)) < 1e-5
+    assert len(graphs) == 4, "with its changes, and without"
+    latents(own, replace(changes, image=folder / "other.png", scale=0.7))
+    assert len(graphs) == 4

@@ -22,6 +22,7 @@ from cpu_graphs import CPURecorder
 
 import sdxl
 from sdxl.errors import OutOfMemoryError, SDXLWarning
+from sdxl.models.lllite import LLLite
 from sdxl.models.unet import UNet
 from sdxl.pipeline.model import Model
 from sdxl.pipeline.residency import Residency
@@ -61,6 +62,11 @@ def plain(tiny_folder: Path) -> sdxl.Pipeline:
 def own(tiny_folder: Path) -> sdxl.Pipeline:
     """A pipeline for tests that record and leave its weights as they are."""
     return load(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def lllite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return control_nets.save(control_nets.lllite(), tmp_path_factory.mktemp("nets") / "lllite.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +118,23 @@ def test_control(net: Path, plain: sdxl.Pipeline, own: sdxl.Pipeline) -> None:
         control = sdxl.Control(net, tiny.picture(seed, 64, 64), 0.5, end=0.5)
         assert torch.equal(latents(pipe, control=control), latents(plain, control=control))
     assert recorder.count == 2
+
+
+def test_a_lllite(lllite: Path, plain: sdxl.Pipeline, own: sdxl.Pipeline) -> None:
+    """Image and scale are inputs of a graph; a hook in the network ends it."""
+    pipe, recorder = record(own)
+    for seed in (3, 4):
+        control = sdxl.Control(lllite, tiny.picture(seed, 64, 64), 0.1 * seed, end=0.5)
+        assert torch.equal(latents(pipe, control=control), latents(plain, control=control))
+    assert recorder.count == 2
+    (place,) = (net().places[0] for net in pipe.residency.model.extras.all() if isinstance(net.loaded, LLLite))
+    calls: list[int] = []
+    handle = place.up.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        assert torch.equal(latents(pipe, control=control), latents(plain, control=control))
+        assert len(calls) == 2 and recorder.count == 2, "it is called in each step of its window"
+    finally:
+        handle.remove()
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from sdxl.weights.component import Component
 from sdxl.weights.control import open_control
 
 State = dict[str, Tensor]
+LLLITE = "lllite_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,46 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "is a Control-LoRA in PEFT's names; give one in Stability's",
     ),
     "difference": (lambda full: full | filled("difference"), "is a difference to a model of Stable Diffusion 1.5"),
-    "LLLite": (lambda full: filled("lllite_unet_middle_block_1.down.0.weight"), "is a ControlNet-LLLite"),
+    "LLLite of 1.5": (
+        lambda full: filled("lllite_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.down.0.weight"),
+        r"is a ControlNet-LLLite of Stable Diffusion 1\.x or 2\.x; give one for SDXL",
+    ),
+    "LLLite of Anima": (
+        lambda full: filled("lllite_conditioning1.conv1.weight", "lllite_dit_blocks_0_self_attn_q_proj.down.weight"),
+        "is a ControlNet-LLLite of Anima; give one for SDXL",
+    ),
+    "LLLite of nothing": (
+        lambda full: filled("lllite_unet_middle_block_1.down.0.weight"),
+        "lllite_unet_middle_block_1.down.0.weight is for no attention that this model has; give .* for SDXL",
+    ),
+    "LLLite with more": (
+        lambda full: control_nets.lllite() | filled("lllite_unet_middle_block_1_proj_in.down.0.weight"),
+        "1 tensors do not belong to this .*: lllite_unet_middle_block_1_proj_in.down.0.weight",
+    ),
+    "LLLite with less": (
+        lambda full: changed(control_nets.lllite(), f"{LLLITE}.mid.0.weight"),
+        f"tensors of the controlnet are missing: {LLLITE}.mid.0.weight",
+    ),
+    "LLLite without a rank": (
+        lambda full: changed(control_nets.lllite(), f"{LLLITE}.down.0.weight"),
+        f"the ControlNet-LLLite is incomplete, '{LLLITE}.down.0.weight' is missing",
+    ),
+    "LLLite of convolutions": (
+        lambda full: control_nets.lllite() | {f"{LLLITE}.down.0.weight": torch.zeros(6, 64, 1, 1)},
+        rf"{LLLITE}.down.0.weight has shape \[6, 64, 1, 1\]; expected \[6, 64\]",
+    ),
+    "LLLite of other widths": (
+        lambda full: control_nets.lllite() | control_nets.lllite_place(LLLITE, (4, 4, 2), 1280, torch.Generator()),
+        "has an input of width 1280 for mid.attn.0.blocks.0.self_attn.q, and the model's UNet 64; give one for this",
+    ),
+    "LLLite of other tokens": (
+        lambda full: control_nets.lllite() | control_nets.lllite_place(LLLITE, (4, 4, 4), 64, torch.Generator()),
+        "has a token for 64 pixels a side for mid.attn.0.blocks.0.self_attn.q, and the model's UNet 32; give one",
+    ),
+    "LLLite of great kernels": (
+        lambda full: control_nets.lllite() | {f"{LLLITE}.conditioning1.0.weight": torch.zeros(1, 1, 65, 1)},
+        "kernels of the ControlNet-LLLite for mid.attn.0.blocks.0.self_attn.q: 65 is not in 1 to 64",
+    ),
     "SparseCtrl": (
         lambda full: full | filled("down_blocks.0.motion_modules.0.weight"),
         "is SparseCtrl, a ControlNet for videos",
@@ -173,6 +213,7 @@ def kinds(unet: Component) -> dict[str, tuple[Any, str]]:
         "t2i": (control_nets.t2i_adapter().state_dict(), "T2I-Adapter of SDXL, 3 channels"),
         "tencent": (control_nets.tencent(control_nets.t2i_adapter(1)), "T2I-Adapter of SDXL, 1 channel"),
         "lora": (control_nets.control_lora(unet)[0], "Control-LoRA of SDXL, rank 4"),
+        "lllite": (control_nets.lllite(), "ControlNet-LLLite of SDXL, rank 6, 32 projections"),
         "sd15": (REFUSED["Kolors"][0](control_nets.controlnet().state_dict()), "a ControlNet of Kolors"),
     }
 
