@@ -78,7 +78,9 @@ miniature: $(TESTED)
 
 # what commands print, also kept as a log: $(call logged,COMMANDS,NAME)
 logged = mkdir -p docs/proofs && bash -o pipefail -c '{ $(1); } 2>&1 | tee docs/proofs/$(2).log'
-PROVE := $(BIN)/python scripts/proofs
+# the references keep quiet
+QUIET := TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONWARNINGS=ignore::FutureWarning
+PROVE := $(QUIET) $(BIN)/python scripts/proofs
 
 smoke: $(TESTED)
 	rm -rf weights/smoke
@@ -94,7 +96,7 @@ proof-%: $(TESTED)
 	$(call logged,$(PROVE)/$(subst -,_,$*).py $(ARGS),$*)
 
 proof-arguments: $(TESTED)
-	$(call logged,TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1 SDXL_EXAMPLES=5000 $(BIN)/python -m pytest -s \
+	$(call logged,$(QUIET) SDXL_EXAMPLES=5000 $(BIN)/python -m pytest -s \
 		--hypothesis-show-statistics tests/test_arguments.py::test_a_picture_or_an_error,arguments)
 
 proof-fuzz: $(TESTED)
