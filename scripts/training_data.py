@@ -54,9 +54,11 @@ class Example:
     original: tuple[int, int]
     hint: np.ndarray | None = None  # an 8-bit image (H, W, C) that steers
     words: str | None = None  # the caption, where it is not the scene's
+    density: int = 1  # how many times finer than at the miniature's size the scene is drawn
 
     def pixels(self) -> Pixels:
-        return draw(self.scene, self.size, self.crop, self.original)
+        height, width = (side // self.density for side in self.size)
+        return draw(self.scene, (height, width), self.crop, self.original, density=self.density)
 
     def sizes(self, refiner: bool) -> tuple[float, ...]:
         """The numbers of the micro-conditioning, in SDXL's order."""

@@ -173,22 +173,25 @@ def draw(
     crop: tuple[int, int] = (0, 0),
     original: tuple[int, int] | None = None,
     part: tuple[int, int] | None = None,
+    density: int = 1,
 ) -> Pixels:
     """The scene composed for a window of `size` (height, width), seen through a window moved by `crop` (top, left).
 
     A smaller `original` size is drawn first and enlarged, which blurs it. `part` draws only that many (height, width)
-    pixels of the window. The ground is infinite.
+    pixels of the window. The image has `density` times as many pixels along each side: it is the same, but finer. The
+    ground is infinite.
     """
     shown = part or size
     scale = 1.0 if original is None else min(1.0, original[0] / size[0], original[1] / size[1])
-    height, width = (max(8, round(side * scale)) for side in shown)
+    height, width = (max(8, round(side * scale * density)) for side in shown)
     y = (np.arange(height)[:, None] + 0.5) * shown[0] / height + crop[0]
     x = (np.arange(width)[None, :] + 0.5) * shown[1] / width + crop[1]
     pixels = _render(scene, x, y, size, pixel=shown[0] / height)
-    if (height, width) == shown:
+    whole = shown[1] * density, shown[0] * density
+    if (width, height) == whole:
         return pixels
     small = Image.fromarray((pixels * 255).round().astype(np.uint8))
-    return np.asarray(small.resize(shown[::-1], Image.Resampling.BICUBIC), np.float32) / 255
+    return np.asarray(small.resize(whole, Image.Resampling.BICUBIC), np.float32) / 255
 
 
 def _render(scene: Scene, x: Grid, y: Grid, size: tuple[int, int], pixel: float) -> Pixels:

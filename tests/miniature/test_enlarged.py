@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import hires
@@ -10,8 +11,11 @@ import torch
 from PIL import Image
 
 import sdxl
-from sdxl.miniature.judge import look
+from sdxl.miniature.exam import make_scenes, paint
+from sdxl.miniature.judge import agrees, look
 from sdxl.miniature.scenes import Pixels
+
+LARGE = Path(__file__).parents[2] / "weights/adapters/large.safetensors"
 
 
 def test_larger_images_are_right_and_sharp() -> None:
@@ -32,6 +36,21 @@ def test_larger_images_are_right_and_sharp() -> None:
         assert [(each.colour, each.shape, seen.ground) for each in seen.things] == [thing]
         for measure in (hires.edge, hires.fine):
             assert measure(pixels(second)) > measure(plain)
+
+
+def test_two_things_stay_two_with_a_lora_for_the_size() -> None:
+    """Without it they are repeated."""
+    pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")
+    scenes = make_scenes(4, 96, things=2)
+    counts = []
+    for loras in ([], [LARGE]):
+        pipe.set_loras(loras)
+        images = paint(pipe, scenes, hires=sdxl.Hires(upscaler="lanczos", strength=0.5), steps=12, guidance_scale=2.0)
+        assert images[0].shape == (256, 256, 3)
+        counts.append(sum(agrees(look(each), scene) for each, scene in zip(images, scenes, strict=True)))
+    assert not pipe.loras[0].unknown
+    assert counts[0] <= 2
+    assert counts[1] == 4
 
 
 def test_the_measures_of_sharpness() -> None:

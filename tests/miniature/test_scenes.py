@@ -122,6 +122,20 @@ def test_a_small_original_size_blurs() -> None:
     assert np.array_equal(draw(scene), draw(scene, original=(256, 256)))
 
 
+@pytest.mark.parametrize("pattern", ["", "striped", "checkered"])
+def test_a_finer_image_is_the_same_in_more_pixels(pattern: str) -> None:
+    scene = Scene("blue", (Thing("red", "square"),), pattern)
+    fine = draw(scene, (112, 144), density=2)
+    assert fine.shape == (224, 288, 3)
+    coarse = fine.reshape(112, 2, 144, 2, 3).mean(axis=(1, 3))
+    differs = np.abs(coarse - draw(scene, (112, 144))).max(axis=2) > 0.02
+    assert differs.sum() <= 4  # the corners of the square, of which a pixel's cover is an estimate
+    assert agrees(look(fine), scene)
+    blurred = draw(scene, original=(64, 64), density=2)
+    assert blurred.shape == (256, 256, 3)
+    assert np.square(np.diff(blurred, axis=1)).sum() < np.square(np.diff(draw(scene, density=2), axis=1)).sum()
+
+
 def test_flaws_lower_the_score_and_show() -> None:
     clean = Scene("blue", (Thing("red", "star"),))
     poor = Scene("blue", (Thing("red", "star"),), flaw=1.0, seed=3)

@@ -192,7 +192,7 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
 
 
 def test_what_can_be_named(client: Client, miniature: Any) -> None:
-    assert [each["name"] for each in client.get("/api/loras").json["loras"]] == ["heart", "two-steps"]
+    assert [each["name"] for each in client.get("/api/loras").json["loras"]] == ["heart", "large", "two-steps"]
     assert client.get("/api/embeddings").json == {"embeddings": []}
     assert client.get("/api/controls").json["controls"] == client.get("/api/references").json["references"] == []
     models = client.get("/api/models").json["models"]
