@@ -21,7 +21,13 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/parity.md"
-FILES = ("models/test_models.py", "test_parity.py", "test_parity_tasks.py", "test_parity_control.py")
+FILES = (
+    "models/test_models.py",
+    "test_parity.py",
+    "test_parity_tasks.py",
+    "test_parity_control.py",
+    "test_parity_lllite.py",
+)
 
 
 class Errors:
