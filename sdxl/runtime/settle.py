@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..models.clip import Layer
 from ..models.layers import Conv2d, Linear, ResBlock
 from ..models.unet import GEGLU, TransformerBlock
+from .cuda_layers import quick
 from .fp8 import Fp8Linear, narrowed
 from .int8 import quantized
 from .memory import trim
@@ -43,6 +44,8 @@ def settle(
         _share(model, rule)
     else:
         rewrite(model, rule)
+    if placement.device.type == "cuda":
+        rewrite(model, quick)
     _clear(placement, changes)
     if placement.streamed and placement.device.type == "cpu":
         for module in model.modules():
@@ -74,7 +77,8 @@ def settle_again(
         if rule.is_group(name, module):
             return None
         if wanted & {name, *(f"{name}.{own}" for own, _ in module.named_modules())}:
-            _put(model, name, rule(name, module) or module)
+            new = rule(name, module) or module
+            _put(model, name, (quick(name, new) if placement.device.type == "cuda" else None) or new)
         return module
 
     rewrite(plain, exchange)
