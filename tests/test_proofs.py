@@ -81,4 +81,5 @@ def test_measures_of_the_proofs() -> None:
     assert common.psnr(black, black) == 120
     assert common.equal([black, grey], [black, grey]) and not common.equal([black], [grey])
     assert common.error(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0])) == 0.25
-    assert common.memory() >= common.memory("VmRSS") > 10 * 2**20
+    held = common.memory("VmRSS")  # before its peak, which only grows
+    assert common.memory() >= held > 10 * 2**20
