@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -81,6 +82,17 @@ def test_ratios_of_medians(script: Any) -> None:
     assert cells == ["2.000", "4.00", "-", "-", "3.000", "5.00", "5.000", "2.00", "-", "1.50", "2.50"]
 
 
+@pytest.fixture
+def _config() -> Iterator[None]:
+    """The compiler's setting is as before: pytest's monkeypatch would remove it."""
+    from torch._inductor import config
+
+    before = config.freezing
+    yield
+    config.freezing = before
+
+
+@pytest.mark.usefixtures("_config")
 @pytest.mark.parametrize(
     ("peer", "dtype", "most"),
     [
@@ -101,14 +113,12 @@ def test_peers_compute_the_same(
 ) -> None:
     """Each computes diffusers' own step and image of the same inputs, first and later."""
     from peers import decode_inputs, step_inputs
-    from torch._inductor import config, freezing
+    from torch._inductor import freezing
 
     if peer == "openvino":
         pytest.importorskip("openvino")
-    if peer == "frozen":
-        if shutil.which("g++") is None:
-            pytest.skip("torch.compile needs a compiler")
-        monkeypatch.setattr(config, "freezing", False)  # and again after the test
+    if peer == "frozen" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a compiler")
     freeze = Mock(wraps=freezing.freeze)
     monkeypatch.setattr(freezing, "freeze", freeze)
     x, t, context, pooled, ids = step_inputs(reference_pipe.unet, 64)
