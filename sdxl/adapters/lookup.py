@@ -15,6 +15,8 @@ from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
 
+HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash"}
+"""What a record of a LoRA, control or reference calls its files, and the hash of each."""
 _SUFFIX = ".safetensors"
 
 

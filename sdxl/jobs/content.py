@@ -11,7 +11,7 @@ from typing import Any
 
 from ..adapters.control import read_controls
 from ..adapters.embedding import read_embeddings
-from ..adapters.lookup import find_file, find_named, find_network
+from ..adapters.lookup import HASHES, find_file, find_named, find_network
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
@@ -137,14 +137,8 @@ def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of images with the networks of LoRAs, controls and references named by the hashes of their files
     alone.
     """
-    hashes = {
-        "file": "hash",
-        "net": "hash",
-        "adapter": "hash",
-        "encoder": "encoder_hash",
-    }  # of the file that a key names
     named = {
-        name: [{key: each[key] for key in each if hashes.get(key) not in each} for each in arguments[name]]
+        name: [{key: each[key] for key in each if HASHES.get(key) not in each} for each in arguments[name]]
         for name in ("loras", "control", "reference")
         if arguments.get(name)
     }

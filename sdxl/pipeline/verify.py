@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ..adapters.lookup import HASHES
 from ..errors import ArgumentError
 from ..images.image import open_header, open_picture
 from ..images.parameters import Parameters
@@ -32,11 +33,7 @@ _NOT_NAMED = "its record names no cause; another processor or number of threads 
 
 # a LoRA, control and reference by the key of its file; and which hash says what lies at a path
 _KINDS = {"file": "LoRA", "net": "control", "adapter": "reference"}
-_HASHES = {
-    **dict.fromkeys(_KINDS, "hash"),
-    **dict.fromkeys(("image", "mask"), "image_hash"),
-    "encoder": "encoder_hash",
-}
+_HASHES = HASHES | dict.fromkeys(("image", "mask"), "image_hash")
 _HASHED = {"hash": "the file", "image_hash": "the image", "encoder_hash": "the image encoder"}
 
 Verdict = Literal["identical", "close", "different"]

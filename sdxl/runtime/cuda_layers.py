@@ -2,8 +2,8 @@
 
 Group norm: torch's has one block of threads for each group of an image, 32 for a decoder's map of 1024 x 1024, on a GPU
 that runs hundreds. Here each channel has its own, and large ones several, by the kernels that torch has for batch norm.
-Feed-forward: halves of one product lie side by side in memory, where kernels that go over all numbers take three times
-as long as over numbers in a row; so it is two products.
+Feed-forward: halves of one product lie side by side in memory, and torch goes over such numbers by slower kernels than
+over numbers in a row; so it is two products.
 """
 
 from __future__ import annotations
