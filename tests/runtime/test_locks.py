@@ -21,6 +21,15 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 QUICK: dict[str, Any] = {"steps": 1, "seed": 1, "progress": False, "width": 64, "height": 64}
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of torch are lost in a child, also where OMP_NUM_THREADS asks for more of them."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
 def in_child(work: Callable[[], object]) -> str:
     """What became of some work in a forked process: "done", its error, or "waits" after some seconds."""
     reader, writer = os.pipe()
