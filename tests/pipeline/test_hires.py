@@ -95,6 +95,24 @@ def test_what_differs_in_the_second_pass(tiny_pipe: sdxl.Pipeline) -> None:
     assert torch.equal(found, second)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "second"),
+    [
+        ("a [red:blue:0.5] cat", "a blue cat"),
+        ("a [red:blue:6] cat", "a [red:blue:2] cat"),
+        ("a [red:blue:1.5] cat", "a [red:blue:0.5] cat"),
+    ],
+)
+def test_changes_of_a_prompt_go_on_in_the_second_pass(prompt: str, second: str, tiny_pipe: sdxl.Pipeline) -> None:
+    """As AUTOMATIC1111 counts them: what has changed in the first pass stays so."""
+    more: dict[str, Any] = {"prompt_syntax": "a1111", "guidance_scale": 3.0}
+    found = latents(tiny_pipe, prompt, seed=5, hires={"scale": 2, "strength": 1}, **more)
+    generator = fresh(5)
+    first = latents(tiny_pipe, prompt, generator=generator, **more)
+    image = F.interpolate(first, (16, 16), mode="bilinear")
+    assert torch.equal(found, latents(tiny_pipe, second, generator=generator, image=image, strength=1, **more))
+
+
 def test_levels_of_ones_own_are_the_first_passs(tiny_pipe: sdxl.Pipeline) -> None:
     plan = tiny_pipe.plan(sdxl.Request(PROMPT, sigmas=[9.0, 1.0, 0.0], hires=sdxl.Hires(strength=1)))
     assert plan.sigmas == (9.0, 1.0, 0.0) and plan.second is not None
