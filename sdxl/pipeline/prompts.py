@@ -11,6 +11,7 @@ from ..text.chunks import Reading
 from ..text.editing import Stretch, split_and, split_tags, stretches
 from .request import Request
 
+
 @dataclass(frozen=True)
 class _Steps:
     """How many steps a pass has, and the one before it."""

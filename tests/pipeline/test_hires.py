@@ -14,6 +14,7 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli.main import main
+from sdxl.cli.options import read_value
 from sdxl.errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from sdxl.images.a1111 import parameters_text
 from sdxl.images.upscalers import UPSCALERS, read_upscaler
@@ -287,11 +288,18 @@ def test_a_job_and_the_command_line(
         ("scale=2,scale=3", "gives scale twice"),
         ("2", "'2' is not NAME=VALUE with one of scale, size"),
         ("factor=2", "'factor=2' is not NAME=VALUE"),
+        ("scale=2,denoise=0.5", "gives denoise; expected scale, size, upscaler, steps, strength, prompt"),
         ("upscaler=esrgan", "upscaler is 'esrgan'; it must be one of latent"),
     ):
         with pytest.raises(SystemExit):
             main(["generate", "a cat", "--hires", wrong])
         assert words in capsys.readouterr().err
+
+
+def test_parts_of_the_flag() -> None:
+    """A blank behind a comma is not the end of the parts."""
+    found = read_value(sdxl.Hires, "scale=1.5, prompt=a cat, sitting, negative_prompt=a dog, steps=4")
+    assert found == sdxl.Hires(1.5, prompt="a cat, sitting", negative_prompt="a dog", steps=4)
 
 
 def test_the_text_that_other_tools_read(tiny_pipe: sdxl.Pipeline) -> None:
