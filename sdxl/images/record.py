@@ -102,6 +102,11 @@ def read_parameters(path: str | Path) -> Parameters:
             failures.append(str(error))
     if failures:
         raise ArgumentError(f"the parameters in {path} cannot be read ({', and '.join(failures)}); give another file")
+    if texts.unread:
+        raise ArgumentError(
+            f"{path} has no parameters of a tool that is read, but the texts {brief(', '.join(texts.unread))}; give an "
+            "image of sdxl, AUTOMATIC1111, Forge, Civitai or ComfyUI"
+        )
     raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl or another tool wrote")
 
 

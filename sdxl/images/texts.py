@@ -22,13 +22,19 @@ _LONGEST = 2**23  # characters of a text that are read
 @dataclass(frozen=True)
 class Texts:
     """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that
-    was executed and the `workflow` on the screen.
+    was executed and the `workflow` on the screen. Of others, such as those of other tools, the names are `unread`.
     """
 
     own: str | None = None
     parameters: str | None = None
     prompt: str | None = None
     workflow: str | None = None
+    unread: tuple[str, ...] = ()
+
+    @property
+    def are_none(self) -> bool:
+        """Whether there is no text that is read."""
+        return (self.own, self.parameters, self.prompt, self.workflow) == (None,) * 4
 
 
 def find_texts(path: Path) -> Texts:
@@ -63,14 +69,17 @@ def _of_file(path: Path) -> Texts:
 def _of_png(image: PngImagePlugin.PngImageFile) -> Texts:
     """By the header alone where that has a text; else all of the file is read, since texts may stand at the end."""
     texts = _of_chunks(image.info)
-    if texts == Texts() and image.width * image.height <= MOST_PIXELS and not image.is_animated:
+    if texts.are_none and image.width * image.height <= MOST_PIXELS and not image.is_animated:
         texts = _of_chunks(image.text)
-    return texts if texts != Texts() else _of_exif(image)
+    exif = _of_exif(image) if texts.are_none else texts
+    return texts if exif.are_none else exif
 
 
 def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
-    found = (chunks.get(name) for name in (OWN_CHUNK, "parameters", "prompt", "workflow"))
-    return Texts(*(text if isinstance(text, str) else None for text in found))
+    names = (OWN_CHUNK, "parameters", "prompt", "workflow")
+    unread = tuple(str(name) for name, text in chunks.items() if name not in names and isinstance(text, str))
+    own, parameters, prompt, workflow = (text if isinstance(text := chunks.get(name), str) else None for name in names)
+    return Texts(own, parameters, prompt, workflow, unread)
 
 
 def _of_exif(image: Image.Image) -> Texts:
