@@ -63,8 +63,9 @@ _short.maxlevel = 3
 
 
 def brief(value: object) -> str:
-    """A value for an error message, cut where it is long or deep."""
-    return _short.repr(value)
+    """A value for an error message, on one line, cut where it is long or deep."""
+    text = _short.repr(value)
+    return " ".join(text.split()) if "\n" in text else text
 
 
 @contextmanager

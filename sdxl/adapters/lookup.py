@@ -69,7 +69,7 @@ def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
     if found:
         raise CheckpointError(f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; rename one")
     if not folders:
-        raise CheckpointError(f"the {what} {name} is a name in a folder, and none is given; give one")
+        raise CheckpointError(f"the {what} {name} is a name in a folder, and none is given; give lora_dir")
     raise CheckpointError(f"the {what} {name} does not exist; {_hint(name, folders, what)}")
 
 

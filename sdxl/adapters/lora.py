@@ -72,6 +72,8 @@ def read_loras(values: Any) -> tuple[LoRA, ...]:
         return (read_lora(values),)
     if not isinstance(values, Sequence):
         raise ArgumentError(f"loras is {brief(values)}; expected a list such as ['style.safetensors']")
+    if len(values) == 2 and isinstance(values[0], (str, Path)) and isinstance(values[1], (int, float)):
+        raise ArgumentError(f"loras is {brief(values)}; expected a list. Try [({str(values[0])!r}, {values[1]})]")
     if any(isinstance(each, list) and not (len(each) == 2 and isinstance(each[1], (int, float))) for each in values):
         raise ArgumentError(
             "loras has a list for each prompt, and the images of one call share their LoRAs; call again for each, or "

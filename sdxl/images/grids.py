@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from .output import image_format
 _GAP = 6  # pixels between cells, and around texts
 _LEAST_LETTERS, _MOST_LETTERS = 11, 40  # the height of letters, in pixels
 _LINES, _LEADING = 3, 3  # lines of a label at most, and pixels between them
+_LETTERS = str.maketrans(
+    {
+        **{"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"},
+        **{"đ": "d", "Đ": "D", "\xd7": "x", "\u2013": "-", "\u2014": "-", "\u2018": "'", "\u2019": "'"},
+        **{"\u201c": '"', "\u201d": '"'},
+    }
+)
+"""Letters and signs that Unicode does not take apart, in ASCII."""
 
 
 def grid(
@@ -116,7 +125,13 @@ def _within(images: Sequence[Image.Image | None], most: int) -> list[Image.Image
 
 def _wrap(texts: Sequence[str], font: Any, width: int) -> list[list[str]]:
     """The lines of each text, of at most that width and number; what is left out is dots."""
-    return [_lines(" ".join(text.split()), font, width) for text in texts]
+    return [_lines(" ".join(_plain(text).split()), font, width) for text in texts]
+
+
+def _plain(text: str) -> str:
+    """A text in the letters of ASCII, as far as it is Latin: Pillow's own font has no others."""
+    parts = unicodedata.normalize("NFKD", text.translate(_LETTERS))
+    return "".join(letter for letter in parts if not unicodedata.combining(letter))
 
 
 def _lines(text: str, font: Any, width: int) -> list[str]:

@@ -17,14 +17,19 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 def image_format(path: Path) -> str:
     """PNG, JPEG or WEBP, by the suffix of a file. Raises `OutputError`."""
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
-        *most, last = FORMATS
-        raise OutputError(
-            f"the suffix of {path} is {path.suffix!r}; expected {', '.join(most)} or {last}. "
-            f"Try {path.with_suffix('.png') if path.name else 'picture.png'}"
-        ) from None
+    if (format := FORMATS.get(path.suffix.lower())) is not None:
+        return format
+    _refuse_folder(path)
+    *most, last = FORMATS
+    raise OutputError(
+        f"the suffix of {path} is {path.suffix!r}; expected {', '.join(most)} or {last}. "
+        f"Try {path.with_suffix('.png') if path.name else 'picture.png'}"
+    )
+
+
+def _refuse_folder(path: Path) -> None:
+    if os.path.isdir(path):
+        raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
 
 
 def write_file(data: bytes, path: Path) -> None:
@@ -56,8 +61,7 @@ def resolve_output(path: Path) -> Path:
         target = Path(os.path.realpath(path))
     except ValueError as error:  # a null byte
         raise OutputError(f"{path} cannot be written: {error}; choose another path") from error
-    if os.path.isdir(target):
-        raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
+    _refuse_folder(path)
     if os.path.islink(target):
         raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}; choose another path")
     if os.path.exists(target) and not os.path.isfile(target):

@@ -23,6 +23,8 @@ from .keymap import CLIP_L_PREFIX, TEXT, TEXT_2, UNET, VAE, clip_g_prefix, compo
 from .ops import to_stored
 from .weight_files import STEMS
 
+_OTHERS = (".bin", ".ckpt", ".gguf", ".onnx", ".pt", ".pth", ".safetensor")  # of files that are not written
+
 State = Mapping[str, Mapping[str, Tensor]]
 """Our names and tensors, by component."""
 
@@ -39,6 +41,11 @@ def convert(
     the name of the component and ours of the weight, such as unet.conv_in.weight.
     """
     target = Path(target).expanduser()
+    if target.suffix in _OTHERS:
+        raise OutputError(
+            f"{target} would be a folder, and its name ends in {target.suffix}; expected one in .safetensors for a "
+            "file, or one without an ending"
+        )
     checkpoint = open_checkpoint(hub.on_disk(source), variant)
     for note in checkpoint.info.schedule.notes:
         warnings.warn(f"{note} ({target} states the default)", SDXLWarning, stacklevel=2)

@@ -268,6 +268,7 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     for value, message in (
         (3, "loras is 3; expected a list such as"),
         ([3], "3 is no LoRA; expected a path"),
+        (("ink", 0.5), r"loras is \('ink', 0.5\); expected a list. Try \[\('ink', 0.5\)\]"),
         ([(file, "much")], "the weight of LoRA .* is 'much'; expected a number such as 0.8"),
         ([(file, float("nan"))], "the weight of LoRA .* is nan"),
         ([{"file": str(file), "wieght": 1}], "a LoRA has no 'wieght'; its values are file, weight, text_weight, hash"),

@@ -280,6 +280,9 @@ def test_convert(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "exists; remove it" in capsys.readouterr().err
     assert main(["convert", str(target), str(tmp_path / "one.safetensors" / "folder")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+    assert main(["convert", str(target), str(tmp_path / "one.ckpt")]) == 1
+    assert "one.ckpt would be a folder, and its name ends in .ckpt; expected" in capsys.readouterr().err
+    assert not (tmp_path / "one.ckpt").exists()
 
 
 def test_importing_needs_no_torch() -> None:

@@ -51,6 +51,13 @@ def test_a_label_has_three_lines_at_most() -> None:
     assert many - one == 2 * 14
 
 
+def test_letters_that_the_font_lacks() -> None:
+    """It draws a box in place of each, also of German and French ones."""
+    image = Image.new("RGB", (300, 40), "red")
+    for text, plain in (("Größe ä é Ł", "Grosse a e L"), ("\u201cŒuvre\u201d \u2013 2\xd73…", '"OEuvre" - 2x3...')):
+        assert np.array_equal(np.asarray(grid([image], [text])), np.asarray(grid([image], [plain])))
+
+
 def test_a_grid_that_is_too_large_is_made_smaller() -> None:
     images = [square(colour, 6000, 6000) for colour in ("red", "blue")]
     sheet = grid(images)

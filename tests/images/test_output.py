@@ -16,6 +16,7 @@ from PIL import Image
 
 from sdxl.errors import OutputError
 from sdxl.images import check_writable, save_image, save_png
+from sdxl.images.output import image_format
 from sdxl.weights.container import save_tensors
 
 PARAMETERS: dict[str, Any] = {"version": "sdxl 0.0", "model": {"model": "a"}} | {
@@ -101,6 +102,11 @@ def test_what_must_not_be_replaced(tmp_path: Path) -> None:
                 work(tmp_path / name)
             assert sentence in str(caught.value)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_folder_is_no_name_of_an_image(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"is a folder; give a file name such as .*picture\.png"):
+        image_format(tmp_path)
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
