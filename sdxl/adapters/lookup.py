@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import ArgumentError, CheckpointError
 from ..weights import hub
 from ..weights.container import TensorFile
 from ..weights.hash_cache import find_paths
@@ -21,6 +21,18 @@ HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_
 """What a record of a LoRA, control or reference calls its files, and the hash of each."""
 _SUFFIX = ".safetensors"
 _WEIGHTED = re.compile(r"(.+)[:=@,]\s*(-?[0-9.]+)")  # of other programs, and what people try
+
+
+def own_folders(path: str | os.PathLike[str] | None, name: str) -> list[Path]:
+    """The folder of the argument `name`, such as lora_dir, or none. A wrong one would leave the words that it knows
+    without a meaning, so it raises `ArgumentError`.
+    """
+    if path is None:
+        return []
+    folder = Path(os.path.expanduser(path))
+    if not os.path.isdir(folder):
+        raise ArgumentError(f"{name} is {path}, which is no folder; give the folder of the files")
+    return [folder]
 
 
 def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:

@@ -13,7 +13,7 @@ from ..weights.checkpoint import Checkpoint
 from ..weights.hashes import file_hash
 from .adapter import read_adapter
 from .changes import make_changes
-from .lookup import find_file
+from .lookup import find_file, own_folders
 from .lora import LoRA, read_loras
 from .matching import make_host, match
 
@@ -31,7 +31,7 @@ def convert(
     change are computed in float32 and rounded to the dtype of the file. Raises `SDXLError`.
     """
     chosen = read_loras(loras)
-    folders = [] if lora_dir is None else [Path(lora_dir)]
+    folders = own_folders(lora_dir, "lora_dir")
     save.convert(source, target, variant, lambda checkpoint: _changes(checkpoint, chosen, folders))
 
 

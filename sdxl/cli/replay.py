@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 def read_recorded(options: argparse.Namespace, given: dict[str, Any], model: dict[str, Any]) -> Replay:
     """The arguments of the image or text of `--from`, overridden by the given ones."""
+    from ..adapters.lookup import own_folders
     from ..pipeline.replay import replay
 
-    folders = ([path] if (path := getattr(options, name, None)) else [] for name in ("lora_dir", "embedding_dir"))
+    folders = (own_folders(getattr(options, name, None), name) for name in ("lora_dir", "embedding_dir"))
     return replay(options.source, given, model, *folders)
 
 

@@ -66,13 +66,14 @@ def _open(options: argparse.Namespace) -> tuple[dict[str, Tokenizer], dict[str, 
         if options.embedding_dir is not None:
             raise ArgumentError("--embedding-dir needs the model that the embeddings are for; give --model")
         return {"text_encoder": Tokenizer(CLIP_L), "text_encoder_2": Tokenizer(CLIP_G)}, {}
+    from ..adapters.lookup import own_folders
     from ..pipeline.adapting import Adapters
     from ..pipeline.tokens import tokenizers_of
     from ..weights.checkpoint import open_checkpoint
     from ..weights.hub import resolve
 
     checkpoint = open_checkpoint(resolve(options.model))
-    adapters = Adapters([checkpoint], (), [] if options.embedding_dir is None else [options.embedding_dir])
+    adapters = Adapters([checkpoint], (), own_folders(options.embedding_dir, "embedding_dir"))
     return tokenizers_of(checkpoint.info), adapters.counts(adapters.open_embeddings(()), ())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..adapters.control import read_controls
 from ..adapters.embedding import read_embeddings
-from ..adapters.lookup import HASHES, find_file, find_named, find_network
+from ..adapters.lookup import HASHES, find_file, find_named, find_network, own_folders
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
@@ -35,7 +35,7 @@ class Folders:
 
 def make_folders(lora_dir: str | Path | None = None, control_dir: str | Path | None = None) -> Folders:
     """Those of the command line's flags."""
-    return Folders(*(() if each is None else (Path(each),) for each in (lora_dir, control_dir)))
+    return Folders(tuple(own_folders(lora_dir, "lora_dir")), tuple(own_folders(control_dir, "control_dir")))
 
 
 def adapter_records(arguments: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:

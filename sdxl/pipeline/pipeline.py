@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.embedding import read_embeddings
+from ..adapters.lookup import own_folders
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
 from ..images.image import check_latents, check_pixels
@@ -161,18 +162,18 @@ class Pipeline(DiffusersNames):
         """Load the model that a request names; with a `precision`, such as a recorded one, in that, fast or not. Raises
         `SDXLError`.
         """
+        names = ("lora_dir", "embedding_dir", "control_dir")
+        *own, nets = (own_folders(getattr(request, name), name) for name in names)
         loader, variant = open_loader(request, precision)
-        own_folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
-        adapters = Adapters(loader.checkpoints, *own_folders)
+        adapters = Adapters(loader.checkpoints, *own)
         loras = adapters.resolve(read_loras(request.loras))
         embeddings = adapters.open_embeddings(read_embeddings(request.embeddings))
         adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
         loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        folders = [] if request.control_dir is None else [Path(request.control_dir)]
         checkpoint = loader.checkpoints[0]
-        controls = Controls(checkpoint.info.config.unet, checkpoint.components[UNET], folders, variant)
-        pipe = cls(residency, request.record(variant), loader.hashes, adapters, controls, References(folders))
+        controls = Controls(checkpoint.info.config.unet, checkpoint.components[UNET], nets, variant)
+        pipe = cls(residency, request.record(variant), loader.hashes, adapters, controls, References(nets))
         pipe._loras, pipe._embeddings = loras, embeddings
         with pipe._lock:
             residency.retry(lambda model: model.load())

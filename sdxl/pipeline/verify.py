@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ..adapters.lookup import HASHES
+from ..adapters.lookup import HASHES, own_folders
 from ..errors import ArgumentError
 from ..images.image import open_header, open_picture
 from ..images.parameters import Parameters
@@ -80,7 +80,7 @@ def verify(path: str | Path, pipe: Pipeline | None = None, **arguments: Any) -> 
     given = {name: value for name, value in arguments.items() if name in request_names}
     model = {name: value for name, value in arguments.items() if name in RECORDED}
     kept = dict.fromkeys(FILES, "") if pipe is not None else {}
-    folders = ([arguments[name]] if arguments.get(name) else [] for name in ("lora_dir", "embedding_dir"))
+    folders = (own_folders(arguments.get(name), name) for name in ("lora_dir", "embedding_dir"))
     again = replay(Path(path), given, model | kept, *folders)
     if pipe is None:
         local = {name: value for name, value in arguments.items() if name in model_names and name not in request_names}

@@ -11,6 +11,7 @@ from adapter_files import save, save_layout
 from torch import Tensor
 
 import sdxl
+from sdxl.cli.main import main
 from sdxl.images import read_parameters, save_png
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
@@ -115,6 +116,22 @@ def test_a_folder_of_embeddings(pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path
     assert torch.equal(latents(known, "a robot"), latents(pipe, "a cat"))
     (recorded,) = known("a robot", steps=1, progress=False).parameters[0]["model"]["embeddings"]
     assert recorded["file"] == "robot.safetensors", "no folder that nobody typed"
+
+
+@pytest.mark.parametrize("name", ["lora_dir", "embedding_dir", "control_dir"])
+def test_a_folder_that_is_none(
+    name: str, pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words would be read as any others."""
+    file = save(vectors(pipe, "cat"), tmp_path / "robot.safetensors")
+    flag, output = f"--{name.replace('_', '-')}", str(tmp_path / "a.png")
+    for path in (tmp_path / "none", file):
+        with pytest.raises(sdxl.ArgumentError, match=f"{name} is .*, which is no folder; give the folder of the files"):
+            sdxl.Pipeline.from_pretrained(tiny_folder, **{name: path})  # type: ignore[arg-type]
+        assert main(["generate", "a robot", "--model", str(tiny_folder), flag, str(path), "--output", output]) == 2
+        assert f"{name} is {path}, which is no folder" in capsys.readouterr().err
+    tokens = ["tokens", "a robot", "--model", str(tiny_folder), "--embedding-dir", str(tmp_path / "none")]
+    assert main(tokens) == 2
 
 
 def test_embeddings_that_a_lora_brings_with_it(pipe: sdxl.Pipeline, tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def test_a_wrong_encoder_is_named(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_p
 def test_where_encoders_are_found(
     adapter: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "nets").mkdir()
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu", control_dir=tmp_path / "nets")
     expected = generate(pipe, sdxl.Reference(adapter, tiny.picture(1)))
     # as in the published repository: the wrong one beside the adapter, the right one in another folder
@@ -197,7 +198,6 @@ def test_where_encoders_are_found(
     assert torch.equal(generate(pipe, sdxl.Reference(moved, tiny.picture(1))), expected)
     # in the folder of networks, and both by their names there
     alone = tmp_path / "nets/plus.safetensors"
-    alone.parent.mkdir()
     moved.rename(alone)
     with pytest.raises(sdxl.CheckpointError, match="needs an image encoder of another family with hidden states of"):
         generate(pipe, sdxl.Reference("plus", tiny.picture(1)))
