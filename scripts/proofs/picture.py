@@ -1,8 +1,8 @@
 """Proof: the command line generates a 1024 x 1024 image in 2 steps from a full-size single file (random weights, so the
 image means nothing), with its defaults within 7.5 GB, layer by layer within 3 GB, and both images are the same.
 
-The layers of both ways round differently. Where the arithmetic is in float32 no value of a pixel differs by more than 2 levels;
-bfloat16 has 8 bits of mantissa, and the deviation of the difference is at most 1 / 20 of the image's.
+The layers of both ways round differently. Where the arithmetic is in float32 no value of a pixel differs by more than 2
+levels; bfloat16 has 8 bits of mantissa, and the deviation of the difference is at most 1 / 20 of the image's.
 Time and peak memory are of the whole process. Needs 7 GB of disk.
 
     make proof-picture
