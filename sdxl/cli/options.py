@@ -17,9 +17,10 @@ from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
+from ..pipeline.groups import SEEDS
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
-from ..pipeline.request import SEEDS, Request
+from ..pipeline.request import Request
 from .idle import warn_of_idle_flags
 from .pair_flag import read_pair
 
