@@ -78,13 +78,13 @@ def _group(name: str) -> str:
     return next((title for title, names in _GROUPS.items() if has(names)), list(_GROUPS)[-1])
 
 
-def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
+def add_flag(group: Any, each: Field[Any]) -> None:
     """The flag of one field. It is absent from the parsed options if it is not given."""
     flag: Option = each.metadata["option"]
     if flag.flag is None:
         return
     default = f" (default: {each.default})" if _shows(each.default) else ""
-    details: dict[str, Any] = {"help": (help or flag.help) + default, "default": argparse.SUPPRESS}
+    details: dict[str, Any] = {"help": flag.help + default, "default": argparse.SUPPRESS}
     if flag.type is bool:
         details["action"] = "store_true"
     else:
