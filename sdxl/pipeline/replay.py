@@ -14,9 +14,10 @@ from ..images.record import read_parameters
 from ..runtime.precision import Precision, recorded_precision
 from .defaults import recorded_request
 from .foreign import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
+from .groups import SOURCES
 from .model_request import RECORDED, ModelRequest
 from .recorded_model import find_recorded
-from .request import SOURCES, Request
+from .request import Request
 from .tags import untagged_loras
 
 _STOPPED, _GENERATOR = "stopped_after", "generator"

@@ -228,6 +228,14 @@ def test_open_steps_do_not_go_on_with_other_weights(tiny_folder: Path, tmp_path:
     next(steps)
 
 
+def test_steps_that_begin_late_do_not_begin_with_other_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_folder)
+    steps = pipe.steps("a cat", steps=2, seed=1, loras=[save_kind("LoRA", tiny_folder, tmp_path / "lora.safetensors")])
+    latents(pipe)  # without the LoRA
+    with pytest.raises(sdxl.ArgumentError, match="have changed the weights since these steps began; begin again"):
+        next(steps)
+
+
 def test_a_cached_text_belongs_to_its_loras(tiny_folder: Path, tmp_path: Path) -> None:
     file = save_layout("kohya sgm", tiny_folder, tmp_path / "lora.safetensors") and tmp_path / "lora.safetensors"
     pipe, fresh = load(tiny_folder), load(tiny_folder, loras=[file])

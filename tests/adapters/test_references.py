@@ -211,7 +211,7 @@ def test_where_encoders_are_found(
     monkeypatch.setitem(image_encoder._PUBLISHED, (64, True), ("ViT-H", "owner/name/file.safetensors"))
     asked = []
     monkeypatch.setattr(image_encoder.hub, "resolve", lambda name: asked.append(name) or elsewhere)
-    pipe._references._found.clear()
+    pipe._additions.references._found.clear()
     assert torch.equal(generate(pipe, sdxl.Reference("plus", tiny.picture(1))), expected)
     assert asked == ["owner/name/file.safetensors"]
 
@@ -219,7 +219,7 @@ def test_where_encoders_are_found(
         raise HubError("the hub does not answer")
 
     monkeypatch.setattr(image_encoder.hub, "resolve", offline)
-    pipe._references._found.clear()
+    pipe._additions.references._found.clear()
     with pytest.raises(HubError, match=r"needs ViT-H .*none is beside it.*the hub does not answer; or give it as enc"):
         generate(pipe, sdxl.Reference("plus", tiny.picture(1)))
 
