@@ -253,6 +253,9 @@ class Request:
     negative_aesthetic_score: float = option("the same for the negative prompt", 2.5, type=float)
 
     def __post_init__(self) -> None:
+        for name in (each.name for each in fields(self) if each.name not in SOURCES):
+            if hasattr(value := getattr(self, name), "tolist"):  # an array or a tensor of numbers
+                object.__setattr__(self, name, value.tolist())
         object.__setattr__(self, "compat", read_compat(self.compat))
         for name in ("prompt_syntax", "long_prompt"):  # None stands for the conventions', and is replaced here
             if getattr(self, name) is None:
@@ -309,7 +312,7 @@ class Request:
         if interval is not None:
             if not _is_list(interval, 2, lambda each: _is_number(each, _MOST)) or interval[0] > interval[1]:
                 raise ArgumentError(
-                    f"guidance_interval is {brief(interval)}; it must be two sigmas of at least 0, (low, high)"
+                    f"guidance_interval is {brief(interval)}; it must be two sigmas from 0 to {_MOST}, (low, high)"
                 )
             checked["guidance_interval"] = tuple(map(_plain, interval))
         return checked
