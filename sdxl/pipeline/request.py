@@ -217,6 +217,9 @@ class Request:
     negative_aesthetic_score: float = option("the same for the negative prompt", 2.5, type=float)
 
     def __post_init__(self) -> None:
+        for name in (each.name for each in fields(self) if each.name not in SOURCES):
+            if hasattr(value := getattr(self, name), "tolist"):  # an array or a tensor of numbers
+                object.__setattr__(self, name, value.tolist())
         object.__setattr__(self, "compat", read_compat(self.compat))
         for name in ("prompt_syntax", "long_prompt"):  # None stands for the conventions', and is replaced here
             if getattr(self, name) is None:
