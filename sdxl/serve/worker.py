@@ -144,13 +144,13 @@ class Worker:
         if all(each.state.status == "done" for each in jobs):
             self._sizes.record(kind, len(jobs), time.monotonic() - began)
 
-    def _fitting(self, job: Job, most: int) -> int:
-        """How many jobs of a kind fit into memory at once; 1 where that cannot be said."""
+    def _fitting(self, job: Job, most: int) -> int | None:
+        """How many jobs of a kind fit into memory at once; None where that cannot be said."""
         try:
             with collecting():  # the warnings come again with the images
                 return self._use(job.work.model).most_images(Request(**job.work.batches[0]), most)
         except Exception:  # which comes again, for the job that it belongs to
-            return 1
+            return None
 
     def _share(self, jobs: Sequence[Job], kind: str) -> None:
         """Do jobs in one call. Where that fails they are done in halves, so that each has its own answer."""
