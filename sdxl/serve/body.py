@@ -17,12 +17,14 @@ _MOST_VALUES = 200_000  # brackets, braces and commas, which bound the memory of
 _MOST_PARTS = 64
 
 
-async def read_json(request: Request, is_optional: bool = False) -> dict[str, Any]:
-    """An object; an empty one for an empty body that is optional. Raises `RefusedError`."""
+async def read_json(request: Request, is_optional: bool = False, is_typed: bool = True) -> dict[str, Any]:
+    """An object; an empty one for an empty body that is optional. A body that says nothing of its type is taken unless
+    it `is_typed`. Raises `RefusedError`.
+    """
     data = await request.body()
     if not data.strip() and is_optional:
         return {}
-    if _kind(request) != "application/json":
+    if _kind(request) not in ("application/json", *([] if is_typed else [""])):
         raise refuse(415, "the body is no application/json; set the Content-Type, and send an object of JSON")
     return parse_json(data)
 
