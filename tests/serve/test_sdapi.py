@@ -190,6 +190,17 @@ def test_errors_are_those_that_clients_compare(client: Client) -> None:
         (client.post("/sdapi/v1/img2img", {}), 404, "Init image not found"),
         (draw(client, width=63, height=1), 422, None),
         (draw(client, steps="x"), 422, "steps is 'x'; expected a number"),
+        (draw(client, n_iter=0), 422, "n_iter is 0; expected a whole number of at least 1"),
+        (
+            draw(client, n_iter=9),
+            422,
+            "batch_size is 1 in 9 batches; this service generates at most 8 images in a job, ask again for more",
+        ),
+        (
+            edit(client, steps=1),
+            422,
+            "denoising_strength 0.75 of 1 steps leaves none; raise one of them (strength 0 gives the image back)",
+        ),
         (client.post("/sdapi/v1/txt2img", b"{", content_type="application/json"), 422, None),
         (client.post("/sdapi/v1/txt2img", b"x" * 2**21, content_type="application/json"), 413, None),
         (client.get("/sdapi/v1/options", host="evil.example"), 421, None),

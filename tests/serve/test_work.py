@@ -205,6 +205,7 @@ def test_images_are_checked_before_they_are_decoded() -> None:
 
 def test_base64() -> None:
     assert from_base64("YWJj", "image") == from_base64("data:image/png;base64,YW\nJj", "image") == b"abc"
+    assert from_base64("DATA:image/PNG;name=x.png;BASE64,YWJj", "image") == b"abc"
     for value, message in (
         ("http://example.com/x.png", "is an address, and this service opens none"),
         ("FILE:///etc/passwd", "is an address"),

@@ -23,7 +23,7 @@ from ..uploads import from_base64
 from . import lists
 from .answer import make_answer
 from .controlnet import LISTS, SCRIPT
-from .names import model_name
+from .names import in_their_words, model_name
 from .progress import ORIGIN, mine, progress_view, task_view
 from .request import read_request
 
@@ -84,7 +84,7 @@ def _route(path: str, method: str, call: Answer, server: _Server) -> Route:
             problem = problem_of(error)
             if problem.status != 400:
                 raise
-            raise RefusedError(replace(problem, status=422)) from error
+            raise RefusedError(replace(problem, status=422, message=in_their_words(problem.message))) from error
 
     return Route(path, answer, methods=[method])
 
