@@ -79,6 +79,8 @@ def test_names_of_this_host(user: Client) -> None:
     assert is_own_host("192.168.1.2:7860", wide)
     assert is_own_host("[fd00::2]", wide)
     assert not is_own_host("evil.example", wide)
+    named = Settings(host="0.0.0.0", insecure=True, allow_hosts=("Images.Example", "[fd00::3]"))
+    assert is_own_host("images.example:443", named) and is_own_host("[fd00::3]:80", named)
 
 
 def test_pages_that_may_ask(user: Client, guarded: Running) -> None:

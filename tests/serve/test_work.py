@@ -227,6 +227,11 @@ def test_settings() -> None:
         ({"auth": "user"}, "expected USER:PASSWORD"),
         ({"auth": "user:"}, "expected USER:PASSWORD"),
         ({"api_key": " "}, "api_key is empty"),
+        *(({"api_key": key}, "what a header cannot hold") for key in ("schlüssel", "a\nb", " a", "a\t", "")),
+        *(
+            ({"allow_hosts": (name,)}, "expected a name such as images.example.com")
+            for name in ("http://a.b", "a.b:80", "a.b/", "", "a..b", "*", "ä.b")
+        ),
         ({"cors": ("https://a.b/path",)}, "expected an origin"),
         ({"cors": ("null",)}, "expected an origin"),
     ]
