@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +181,11 @@ def _load(source: Picture, name: str, background: str | None) -> Image.Image:
         raise ArgumentError(f"{where} cannot be read ({reason}); it is damaged, download or save it again") from error
 
 
-def open_header(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_header(file: str | Path | BytesIO, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An image, by its header. An image that is too large raises an error instead of PIL's warning."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(os.path.expanduser(path), formats=formats)
+        return Image.open(file if isinstance(file, BytesIO) else os.path.expanduser(file), formats=formats)
 
 
 def _eight_bit(image: Image.Image, where: str) -> Image.Image:

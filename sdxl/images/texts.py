@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,29 +34,32 @@ class Texts:
     unread: str | None = None
 
 
-def find_texts(path: Path) -> Texts:
-    """The texts of a file. Raises `ArgumentError` if it cannot be read, or if one of them is too long."""
+def find_texts(file: Path | bytes) -> Texts:
+    """The texts of a file, or of its bytes. Raises `ArgumentError` if it cannot be read, or if one of them is too
+    long.
+    """
+    name = "the file" if isinstance(file, bytes) else file
     try:
-        texts = _of_file(path)
+        texts = _of_file(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
         raise ArgumentError(
-            f"{path} cannot be read as an image ({reason}); give an image that sdxl or another tool wrote"
+            f"{name} cannot be read as an image ({reason}); give an image that sdxl or another tool wrote"
         ) from error
     for text in (texts.own, texts.parameters, texts.prompt, texts.workflow):
         if text is not None and len(text) > _LONGEST:
             raise ArgumentError(
-                f"the parameters in {path} are damaged ({len(text)} characters, expected at most {_LONGEST}); give "
+                f"the parameters in {name} are damaged ({len(text)} characters, expected at most {_LONGEST}); give "
                 "another image"
             )
     return texts
 
 
-def _of_file(path: Path) -> Texts:
+def _of_file(file: Path | bytes) -> Texts:
     try:
-        image = open_header(path, formats=_FORMATS)
+        image = open_header(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS)
     except UnidentifiedImageError:
-        if (text := _plain(path)) is not None:
+        if (text := _plain(file)) is not None:
             return text
         raise
     with image:
@@ -93,10 +97,10 @@ def _of_exif(image: Image.Image) -> Texts:
     return Texts(None, comment or None, graphs.get("prompt"), graphs.get("workflow"))
 
 
-def _plain(path: Path) -> Texts | None:
+def _plain(file: Path | bytes) -> Texts | None:
     """A text file: a graph in JSON, or AUTOMATIC1111's text. None for other files."""
-    with path.open("rb") as file:
-        data = file.read(_LONGEST + 1)
+    with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+        data = stream.read(_LONGEST + 1)
     if b"\0" in data or len(data) > _LONGEST:
         return None
     try:
