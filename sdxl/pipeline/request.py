@@ -5,7 +5,7 @@ views of this dataclass. Imports no torch, and opens no file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .conventions import Conventions
+from .groups import SOURCES
 from .hires import Hires
 from .option import option
 from .profiles import PROFILES, Compat, conventions_of, read_compat
