@@ -166,7 +166,7 @@ def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder,
 
 def _engine(
     options: argparse.Namespace, model: dict[str, Any], folder: JobFolder, sizes: BatchSizes
-) -> tuple[Engine, Callable[[Batch, int], int]]:
+) -> tuple[Engine, Callable[[Batch, int], int | None]]:
     """The engine of a job, and how many images it has memory for."""
     from ..jobs.opening import Opening, open_local
 

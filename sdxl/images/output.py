@@ -27,14 +27,14 @@ def image_format(path: Path) -> str:
         ) from None
 
 
-def write_file(data: bytes, path: Path) -> None:
-    """Write a file under a temporary name, then rename it: even if the machine stops, no partial file exists. A link
-    at `path` is replaced. Raises `OutputError`.
+def write_file(data: bytes, path: Path, parts: Path | None = None) -> None:
+    """Write a file under a temporary name, beside it or in the folder `parts` of the same file system, then rename it:
+    even if the machine stops, no partial file exists. A link at `path` is replaced. Raises `OutputError`.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = open_part(path)
+        handle, temporary = open_part(path, parts)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

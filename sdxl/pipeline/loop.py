@@ -11,6 +11,7 @@ from functools import cache, reduce
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError, brief
 from ..models.conditioned import ConditionedUNet, Conditioning, perturb, precompute, with_sources
 from ..models.unet import UNet
 from ..sampling.denoiser import Network, Networks, make_denoiser
@@ -25,6 +26,7 @@ from .finite import check_finite
 from .latents import Latents
 from .model import Model
 from .noise import step_noise
+from .own_networks import check_placement
 from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
@@ -82,10 +84,22 @@ def _stage(
     with model.using(expert.unet, expert.text, *nets):
         denoise = _denoiser(number, plan, model, start)
         steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)
-        for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
+        for left, step in _counted(steps, len(sigmas) - 1, str(plan.request.sampler)):
             if not left:  # looked at once, since it makes the host wait for the GPU
                 check_finite(step.x, f"the UNet of the {expert.info.config.kind} model", expert.placement)
             yield step
+
+
+def _counted(steps: Iterator[Step], count: int, name: str) -> Iterator[tuple[int, Step]]:
+    """The steps of a sampler, which may be a user's own, each with the number of those that are left."""
+    number = 0
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, Step) or number > count:
+            given = f"step {number} of {count}" if isinstance(step, Step) else brief(step)
+            raise ArgumentError(f"sampler {name} gives {given}; expected a Step for each pair of neighbouring sigmas")
+        yield count - number, step
+    if number < count:
+        raise ArgumentError(f"sampler {name} gives {number} of {count} steps; expected one for each pair of sigmas")
 
 
 def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
@@ -114,6 +128,7 @@ def _networks(number: int, plan: Plan, model: Model, start: Start) -> Networks:
     conditionings = _conditionings(expert, plan, model)
     references = attended(plan, model) if number == 0 else []
     unet = expert.unet()
+    check_placement(unet, expert.placement)
     scales = plan.embedded_scales if unet.guidance_embed is not None else ()
     conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
     steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
-from ..images.image import check_latents, check_pixels
+from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
@@ -40,6 +40,7 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
+from .own_networks import check_networks
 from .plan import Plan
 from .prompts import reading_of
 from .referencing import References
@@ -167,7 +168,10 @@ class Pipeline(DiffusersNames):
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> Pipeline:
-        """A pipeline of networks that are in memory already, such as those in training."""
+        """A pipeline of networks that are in memory already, such as those in training. `info` is that of a loaded
+        pipeline; `text` are the model's text encoders in their order. Raises `ArgumentError`.
+        """
+        check_networks(info, unet, vae, text)
         weight = unet.norm_out.weight
         placement = Placement(weight.device, weight.dtype, weight.dtype)
         expert = Expert(info, Lazy(lambda: unet), Lazy(lambda: list(text)), placement)
@@ -434,6 +438,8 @@ class Pipeline(DiffusersNames):
         multiples of 8. Raises `ArgumentError`.
         """
         check_pixels(pixels, self.info.config.vae)
+        if noise is not None:
+            check_posterior_noise(noise, pixels, self.info.config.vae)
 
         def encode(model: Model) -> Tensor:
             with model.using(model.vae):

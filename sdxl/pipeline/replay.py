@@ -100,7 +100,8 @@ def _not_contained(recorded: Parameters) -> Iterator[tuple[str, str]]:
     record, whose images were no files.
     """
     for name, identity in recorded.sources.items():
-        yield name, f"{name} {identity}" if identity and not recorded.is_record else name
+        what = {"image": "an image", "mask": "a mask"}.get(name, name)
+        yield name, f"{name} {identity}" if identity and not recorded.is_record else what
     for name in ("control", "reference") if recorded.is_record else ():
         entries = recorded["request"].get(name)
         if isinstance(entries, list) and any(isinstance(each, dict) and _lacks_image(each) for each in entries):

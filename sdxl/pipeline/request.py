@@ -5,7 +5,7 @@ views of this dataclass. Imports no torch, and opens no file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .conventions import Conventions
+from .groups import SOURCES
 from .hires import Hires
 from .option import option
 from .profiles import PROFILES, Compat, conventions_of, read_compat
@@ -217,6 +218,9 @@ class Request:
     negative_aesthetic_score: float = option("the same for the negative prompt", 2.5, type=float)
 
     def __post_init__(self) -> None:
+        for name in (each.name for each in fields(self) if each.name not in SOURCES):
+            if hasattr(value := getattr(self, name), "tolist"):  # an array or a tensor of numbers
+                object.__setattr__(self, name, value.tolist())
         object.__setattr__(self, "compat", read_compat(self.compat))
         for name in ("prompt_syntax", "long_prompt"):  # None stands for the conventions', and is replaced here
             if getattr(self, name) is None:

@@ -128,7 +128,7 @@ def _tuples(request: Request) -> dict[str, Any]:
     if interval is not None:
         if not _is_list(interval, 2, lambda each: _is_number(each, _MOST)) or interval[0] > interval[1]:
             raise ArgumentError(
-                f"guidance_interval is {brief(interval)}; it must be two sigmas of at least 0, (low, high)"
+                f"guidance_interval is {brief(interval)}; it must be two sigmas from 0 to {_MOST}, (low, high)"
             )
         found["guidance_interval"] = tuple(map(_python, interval))
     return found

@@ -202,15 +202,14 @@ async def _parameters(service: Service, request: Request) -> Response:
 
 
 def _recorded(upload: Upload) -> dict[str, Any]:
-    """The parameters in an image, which are read from a file."""
-    from ..images.record import read_parameters
+    """The parameters in an image."""
+    from ..images.record import parameters_in
+    from ..images.texts import find_texts
 
-    with upload.as_file() as path:
-        try:
-            return read_parameters(path)
-        except ArgumentError as error:
-            advice = str(error).replace(str(path), "the file")
-            raise ArgumentError(f"image: {advice}") from error
+    try:
+        return parameters_in(find_texts(upload.data), "the file")
+    except ArgumentError as error:
+        raise ArgumentError(f"image: {error}") from error
 
 
 async def _openapi(service: Service, request: Request) -> Response:

@@ -347,8 +347,8 @@ def test_all_that_a_record_lacks_is_named_at_once(tmp_path: Path, capsys: pytest
     result.save(tmp_path / "a.png")
     assert main(["generate", "--from", str(tmp_path / "a.png"), "--verify"]) == 2
     assert (
-        "a.png was made from image and the image of a control and the image of a reference, which it does not contain; "
-        "give them again with --image and --control and --reference" in capsys.readouterr().err
+        "a.png was made from an image and the image of a control and the image of a reference, which it does not "
+        "contain; give them again with --image and --control and --reference" in capsys.readouterr().err
     )
     assert main(["inspect", str(tmp_path / "a.png")]) == 0
     assert re.search(

@@ -113,6 +113,28 @@ def test_kinds_of_images_have_sizes_of_their_own() -> None:
     assert sizes.halve("small", 1) == 1
 
 
+def test_a_long_life_takes_bounded_memory() -> None:
+    sizes = BatchSizes()
+    for n in range(3000):
+        sizes.limit(f"kind {n % 1500}")
+        sizes.record("kind 1499", 1, 1.0 + n / 1000)
+    assert len(sizes._most) <= 1000 and len(sizes._seconds) <= 1
+    assert all(len(times) <= 2 for times in sizes._seconds["kind 1499"].values())
+    assert sizes.limit("kind 1499") == 2, "the newest is not forgotten"
+
+
+def test_images_that_are_refused_say_nothing_of_memory(
+    tiny_pipe: sdxl.Pipeline, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    job = job_of(*[{"prompt": each, "width": 65, "steps": 1} for each in "abcd"])
+    sizes = BatchSizes(4)
+    with open_folder(tmp_path, job, 7) as folder:
+        engine, fits = local(tiny_pipe, sizes), lambda *each: fitting(tiny_pipe, *each)
+        errors = [str(event.error) for event in work(folder.batches(4), folder, engine, sizes, fits)]
+    assert len(errors) == 4 and all("multiple of" in each for each in errors)
+    assert not [str(each.message) for each in recwarn if "memory" in str(each.message)]
+
+
 def test_as_many_as_memory_has_room_for(tiny_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate is that which refuses a call: as many fit as a call of a quarter more would be let through with."""
     request, residency = Request("a cat", height=64, width=64), tiny_pipe.residency

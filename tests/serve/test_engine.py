@@ -209,6 +209,53 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone() -> None:
     service.engine.close()
 
 
+def test_a_service_is_ready_again_after_a_model_that_cannot_be_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    """By itself: where /ready decides who gets requests, none would come that loads the model."""
+    calls = list[str]()
+
+    def load(request: ModelRequest) -> Any:
+        calls.append(str(request.model))
+        if request.model == "two":
+            raise CheckpointError("two is damaged; download it again")
+        return FakePipe()
+
+    service = start(load)
+    until(lambda: service.engine.is_ready)
+    assert over(service.switch("two")) == "failed"
+    until(lambda: service.engine.is_ready)
+    assert (calls, service.engine.loaded) == (["one", "two", "one"], ["one"])
+    assert "two cannot be loaded: two is damaged" in caplog.text
+    service.engine.close()
+
+
+def test_switches_that_fail_or_are_cancelled_leave_the_model_before() -> None:
+    gate = Gate()
+
+    def load(request: ModelRequest) -> Any:
+        if request.model == "two":
+            raise CheckpointError("two is damaged; download it again")
+        return FakePipe(go=gate)
+
+    service = start(load)
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    switches = [service.switch("two"), service.switch("two")]
+    gate.let()
+    assert [over(each) for each in switches] == ["failed", "failed"]
+    assert service.model == "one"
+    held = Gate()
+    gate._steps = held._steps
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    switch = service.switch("two")
+    assert service.model == "two"
+    service.engine.cancel(switch.id)
+    assert service.model == "one"
+    held.let()
+    assert over(job) == "done"
+    service.engine.close()
+
+
 def test_errors_of_a_job_are_its_own() -> None:
     pipe = FakePipe(error=ArgumentError("steps is 0; expected 1"))
     service = start(loader(pipe))
