@@ -16,8 +16,10 @@ import sdxl
 from sdxl.adapters import LoRA
 from sdxl.adapters.lookup import adapter_files, find_file, find_named
 from sdxl.images import read_parameters, save_png
+from sdxl.pipeline import loading
 from sdxl.runtime.int8 import can_quantize
 from sdxl.runtime.memory import used
+from sdxl.weights.component import Component
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
 CPU = torch.device("cpu")
@@ -180,6 +182,26 @@ def test_a_switch_touches_only_the_layers_that_change(tiny_folder: Path, tmp_pat
     again = dict(pipe.unet.named_modules())
     pipe.set_loras([tmp_path / "one.safetensors"])
     assert dict(pipe.unet.named_modules()) == again, "nothing changes"
+
+
+def test_a_change_that_is_interrupted_leaves_no_mixture(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_kind("LoRA", tiny_folder, tmp_path / "lora.safetensors")
+    pipe, load_again = load(tiny_folder), loading.load_again
+    changed: list[str] = []
+
+    def interrupted(component: Component, *more: Any) -> None:
+        if changed:
+            raise KeyboardInterrupt
+        load_again(component, *more)
+        changed.append(component.name)
+
+    monkeypatch.setattr(loading, "load_again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.set_loras([file])
+    assert changed == ["unet"]
+    assert torch.equal(latents(pipe, loras=[file]), latents(load(tiny_folder, loras=[file])))
 
 
 def test_weights_of_unet_and_text_encoders(tiny_folder: Path, tmp_path: Path) -> None:

@@ -298,7 +298,9 @@ def test_an_image_that_fits_nowhere_fails_alone(
     for error in (together, *(event.error for event in events)):
         assert isinstance(error, OutOfMemoryError)
         # the frames of the work, which hold its memory, are gone
-        assert error.__traceback__ is error.__cause__ is error.__context__ is None
+        assert error.__traceback__ is None
+        assert error.__cause__ is None
+        assert error.__context__ is None
 
 
 def test_an_interrupt_loses_no_image_that_is_generated(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
