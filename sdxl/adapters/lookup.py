@@ -14,10 +14,13 @@ from ..weights.container import TensorFile
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
+from ..weights.library import walk, weight_files
+from ..weights.nearby import hint_of
 
 HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash"}
 """What a record of a LoRA, control or reference calls its files, and the hash of each."""
 _SUFFIX = ".safetensors"
+_WEIGHTED = re.compile(r"(.+)[:=@,]\s*(-?[0-9.]+)")  # of other programs, and what people try
 
 
 def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
@@ -37,7 +40,7 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         )
     if found:
         return found[0]
-    if _is_of_hub(path):
+    if hub.is_hub_name(str(name)) and (what != "LoRA" or _WEIGHTED.fullmatch(str(name)) is None):
         return hub.resolve(str(name))
     raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
 
@@ -60,24 +63,23 @@ def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
     """The file of a name in one of the folders, and nowhere else: for names in prompts, which others may have written.
     They are compared with the names that are there, and never asked for. Raises `CheckpointError`.
     """
-    files = [(path, path.relative_to(folder).as_posix()) for folder in folders for path in adapter_files([folder])]
-    exact = [path for path, below in files if name in (below, below.removesuffix(_SUFFIX))]
-    found = exact[:1] or _by_name(name, [path for path, _ in files])
+    found = named_files(name, folders)
     if len(found) == 1:
         return found[0]
     if found:
         raise CheckpointError(f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; rename one")
     if not folders:
         raise CheckpointError(f"the {what} {name} is looked for in a folder, and none is given; give lora_dir")
-    close = _close(name, [path for path, _ in files])
+    close = _close(name, adapter_files(folders))
     places = ", ".join(map(str, folders))
     raise CheckpointError(f"the {what} {name} does not exist; {close or f'put a file of this name into {places}'}")
 
 
-def _is_of_hub(path: Path) -> bool:
-    """Whether a name may be owner/name or owner/name/file.safetensors."""
-    is_file = path.suffix == _SUFFIX
-    return not path.is_absolute() and path.parts[0] not in ("..", "~") and len(path.parts) > (2 if is_file else 1)
+def named_files(name: str, folders: Sequence[Path]) -> list[Path]:
+    """The files of a name in the folders: the one that has it below them, else all that have it anywhere."""
+    files = [(path, path.relative_to(folder).as_posix()) for folder in folders for path in adapter_files([folder])]
+    exact = [path for path, below in files if name in (below, below.removesuffix(_SUFFIX))]
+    return exact[:1] or _by_name(name, [path for path, _ in files])
 
 
 def only_file(folder: Path, what: str) -> Path:
@@ -104,9 +106,9 @@ def _by_name(name: str, files: Sequence[Path]) -> list[Path]:
 
 
 def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
-    """The safetensors files in folders and below them, in the order of their paths."""
+    """The safetensors files in folders and below them, also behind links, in the order of their paths."""
     for folder in folders:
-        yield from sorted(path for path in folder.rglob(f"*{_SUFFIX}") if path.is_file())
+        yield from sorted(path for place, _, names in walk(folder) for path in weight_files(place, names))
 
 
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
@@ -156,11 +158,13 @@ def _title(path: Path) -> str | None:
 
 
 def _hint(name: str, folders: Sequence[Path], what: str) -> str:
-    if what == "LoRA" and (weighted := re.fullmatch(r"(.+)[:=@](-?[0-9.]+)", name)):
+    if what == "LoRA" and (weighted := _WEIGHTED.fullmatch(name)):
         file, weight = weighted.groups()
         return f"its weight is given as {file},weight={weight}, in Python as ({file!r}, {weight})"
     if close := _close(name, adapter_files(folders)):
         return close
+    if near := hint_of(name):
+        return near
     where = f"there is none of this name in {', '.join(map(str, folders))}, " if folders else ""
     return f"{where}give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"
 

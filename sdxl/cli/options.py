@@ -17,11 +17,13 @@ from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
+from ..pipeline.groups import SEEDS
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
-from ..pipeline.request import SEEDS, Request
+from ..pipeline.request import Request
 from .idle import warn_of_idle_flags
 from .pair_flag import read_pair
+from .parts import check_part, split_parts
 
 if TYPE_CHECKING:
     from ..pipeline.pipeline import Pipeline
@@ -77,13 +79,13 @@ def _group(name: str) -> str:
     return next((title for title, names in _GROUPS.items() if has(names)), list(_GROUPS)[-1])
 
 
-def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
+def add_flag(group: Any, each: Field[Any]) -> None:
     """The flag of one field. It is absent from the parsed options if it is not given."""
     flag: Option = each.metadata["option"]
     if flag.flag is None:
         return
     default = f" (default: {each.default})" if _shows(each.default) else ""
-    details: dict[str, Any] = {"help": (help or flag.help) + default, "default": argparse.SUPPRESS}
+    details: dict[str, Any] = {"help": flag.help + default, "default": argparse.SUPPRESS}
     if flag.type is bool:
         details["action"] = "store_true"
     else:
@@ -118,14 +120,18 @@ def read_value(type: Any, text: str) -> Any:
     own = fields(type)
     words = {each.name for each in own if "float" not in each.type and "int" not in each.type}
     names = [each.name for each in own if each.default is not MISSING]
-    parts = re.split(rf",(?=(?:{'|'.join(names)})=)", text)
+    parts = split_parts(text, names)
     given: dict[str, Any] = {own[0].name: parts.pop(0)} if own[0].name not in names else {}
+    for file in given.values():
+        check_part(file, names, text, is_file=True)
     for part in parts:
         name, equals, value = part.partition("=")
         if not equals or name not in names:
             raise argparse.ArgumentTypeError(f"{part!r} is not NAME=VALUE with one of {', '.join(names)}")
         if name in given:
             raise argparse.ArgumentTypeError(f"{text!r} gives {name} twice")
+        if name not in words:
+            check_part(value, names, text)
         given[name] = value if name in words else read_part(value)
     try:
         return type(**given)

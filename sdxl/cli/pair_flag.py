@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from argparse import ArgumentTypeError
 from dataclasses import fields
 from typing import Any
 
 from ..errors import ArgumentError
+from .parts import check_part, split_parts
 
 
 def read_pair(kind: Any, text: str) -> Any:
@@ -17,12 +17,11 @@ def read_pair(kind: Any, text: str) -> Any:
     """
     numbers = {each.name for each in fields(kind) if isinstance(each.default, float)}
     names = [each.name for each in fields(kind)]
-    first, *parts = re.split(rf",(?=(?:{'|'.join(names[1:])})=)", text)
+    first, *parts = split_parts(text, names[1:])
     network, equals, image = first.partition("=")
     if not equals or not network or not image:
         raise ArgumentTypeError(f"{text!r} is not {names[0].upper()}=IMAGE, such as a.safetensors=image.png,scale=0.6")
-    if (unknown := re.search(r",(\w+)=", image)) and not os.path.exists(os.path.expanduser(image)):
-        raise ArgumentTypeError(f"{text!r} gives {unknown[1]}; expected {', '.join(names[1:])}")
+    check_part(image, names[1:], text, is_file=True)
     given: dict[str, list[str]] = {names[1]: [image]}
     for name, _, value in (part.partition("=") for part in parts):
         given.setdefault(name, []).append(value)

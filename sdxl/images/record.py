@@ -104,6 +104,11 @@ def parameters_in(texts: Texts, path: str | Path) -> Parameters:
             return read(text)
         except ValueError as error:
             failures.append(str(error))
+    if texts.unread is not None:
+        raise ArgumentError(
+            f"{path} was written by {texts.unread}, whose parameters are not read; give its prompt and settings as "
+            "arguments"
+        )
     if failures:
         raise ArgumentError(f"the parameters in {path} cannot be read ({', and '.join(failures)}); give another file")
     raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl or another tool wrote")

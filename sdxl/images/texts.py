@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from ..errors import ArgumentError, brief
 from .exif import unpack_comment, unpack_note, unpack_texts
 from .image import MOST_PIXELS, open_header
+from .unread import unread_tool
 
 OWN_CHUNK = "sdxl"
 """The PNG text chunk with our JSON, beside AUTOMATIC1111's `parameters`."""
@@ -23,13 +24,14 @@ _LONGEST = 2**23  # characters of a text that are read
 @dataclass(frozen=True)
 class Texts:
     """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that
-    was executed and the `workflow` on the screen.
+    was executed and the `workflow` on the screen. `unread` is a tool that writes in a form of its own.
     """
 
     own: str | None = None
     parameters: str | None = None
     prompt: str | None = None
     workflow: str | None = None
+    unread: str | None = None
 
 
 def find_texts(file: Path | bytes) -> Texts:
@@ -73,8 +75,9 @@ def _of_png(image: PngImagePlugin.PngImageFile) -> Texts:
 
 
 def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
-    found = (chunks.get(name) for name in (OWN_CHUNK, "parameters", "prompt", "workflow"))
-    return Texts(*(text if isinstance(text, str) else None for text in found))
+    names = OWN_CHUNK, "parameters", "prompt", "workflow"
+    own, parameters, prompt, workflow = (text if isinstance(text := chunks.get(name), str) else None for name in names)
+    return Texts(own, parameters, prompt, workflow, unread_tool(chunks))
 
 
 def _of_exif(image: Image.Image) -> Texts:
@@ -90,7 +93,7 @@ def _of_exif(image: Image.Image) -> Texts:
     }
     comment = unpack_comment(exif)
     if comment is not None and comment.lstrip().startswith("{"):
-        return _of_json(comment)
+        return replace(_of_json(comment), unread=unread_tool({"parameters": comment}))
     return Texts(None, comment or None, graphs.get("prompt"), graphs.get("workflow"))
 
 

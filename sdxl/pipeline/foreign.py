@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..adapters.lookup import find_by_hash, find_named, has_hash
+from ..adapters.kind import read_kind
+from ..adapters.lookup import find_by_hash, has_hash, named_files
 from ..errors import ArgumentError, CheckpointError, SDXLWarning
 from ..images.parameters import Parameters
 from ..weights import builtin, library
+from ..weights.hashes import file_hash
 from .recorded_model import SOURCES, RecordedModel
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
@@ -66,10 +68,10 @@ def find_loras(parameters: Parameters, where: object, folders: Sequence[Path]) -
         name, hash = str(each["file"]), each.get("hash", "")
         path = _find_adapter(name, hash, places, "LoRA")
         if path is None:
-            listed = ", ".join(map(str, places)) or "no folder"
+            listed = f" in {', '.join(map(str, places))}" if places else ""
             raise CheckpointError(
-                f"{where} was made with the LoRA {_identity(name, hash)}, which is not found in {listed}; give its "
-                f"folder with --lora-dir, set {library.VARIABLE}, or give other LoRAs with --lora"
+                f"{where} was made with the LoRA {_identity(name, hash)}, which is not found{listed}; give its folder "
+                f"with --lora-dir, set {library.VARIABLE}, or give other LoRAs with --lora"
             )
         found.append({name: value for name, value in each.items() if name != "hash"} | {"file": str(path)})
     return found
@@ -98,23 +100,35 @@ def _places(folders: Sequence[Path]) -> list[Path]:
     return [*folders, *([own] if own is not None and own not in folders else [])]
 
 
-def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: str) -> Path | None:
-    """The file of a name, if it has the hash; else one with the hash; else that of the name, with a warning."""
-    named: Path | None = None
-    try:
-        named = find_named(_without_ending(name), folders, what) if folders else None
-    except CheckpointError:
-        named = None
-    if not hash or (named is not None and has_hash(named, hash)):
-        return named
-    found = find_by_hash(hash, folders)
-    if found is None and named is not None:
+def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: Literal["LoRA", "embedding"]) -> Path | None:
+    """The file of a name, if it has the hash; else one with the hash; else that of the name, with a warning. Raises
+    `CheckpointError` for several files of one name without a hash.
+    """
+    files = _of_kind(named_files(_without_ending(name), folders), what)
+    if not hash:
+        if len(files) > 1 and len({file_hash(path) for path in files}) > 1:
+            raise CheckpointError(
+                f"{len(files)} files have the name of the {what} {name}, and no hash says which is meant: {files[0]} "
+                f"and {files[1]}; give one with --{what.lower()}"
+            )
+        return files[0] if files else None
+    found = next((path for path in files if has_hash(path, hash)), None) or find_by_hash(hash, folders)
+    if found is None and len(files) == 1:
         warnings.warn(
-            f"{named} has another hash than the {what} {_identity(name, hash)}; the result will differ",
+            f"{files[0]} has another hash than the {what} {_identity(name, hash)}; the result will differ",
             SDXLWarning,
             stacklevel=2,
         )
-    return found or named
+        return files[0]
+    return found
+
+
+def _of_kind(files: list[Path], what: Literal["LoRA", "embedding"]) -> list[Path]:
+    """Of several files of one name those that are what is looked for."""
+    if len(files) < 2:
+        return files
+    name = "lora" if what == "LoRA" else "embedding"
+    return [path for path in files if (kind := read_kind(path)) is not None and kind.name == name] or files
 
 
 def _without_ending(name: str) -> str:

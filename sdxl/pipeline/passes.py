@@ -48,7 +48,7 @@ def make_passes(
     first = _plan(replace(request, hires=None, **unrefined), info, None, families)
     try:
         asked = _second_request(request, hires, first, info.config.vae)
-        second = _plan(asked, info, refiner, families)
+        second = _plan(asked, info, refiner, families, first.steps)
     except ArgumentError as error:
         raise ArgumentError(f"in the second pass of hires {error}") from error
     warn_of_idle([(first, request), (second, asked)], kinds)
@@ -56,9 +56,11 @@ def make_passes(
     return replace(first, request=replace(first.request, hires=hires, **refined), second=second)
 
 
-def _plan(request: Request, info: ModelInfo, refiner: ModelInfo | None, families: Sequence[Family]) -> Plan:
+def _plan(
+    request: Request, info: ModelInfo, refiner: ModelInfo | None, families: Sequence[Family], before: int = 0
+) -> Plan:
     """The plan of one pass, always from this line: Python shows a warning of both passes once."""
-    plan = make_plan(request, info, refiner, families)
+    plan = make_plan(request, info, refiner, families, before)
     if plan.canvases:
         check_encoder(info.config.vae, "an image")
     return plan

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
-from ..images.image import check_latents, check_pixels
+from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
@@ -24,16 +24,15 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
-from ..weights.keymap import UNET
 from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
+from .additions import Additions, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
 from .call import Call, Callback
 from .controlling import Controls
-from .encoding import EncodedPrompt
+from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
 from .generators import read_generators
-from .idle import warn_of_idle_images
 from .latents import Latents
 from .loading import Changes, choose, open_loader
 from .members import DiffusersNames
@@ -41,7 +40,7 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .passes import make_passes
+from .own_networks import check_networks
 from .plan import Plan
 from .prompts import reading_of
 from .referencing import References
@@ -49,7 +48,6 @@ from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
 from .saving import save
-from .tags import missing_loras
 from .target import read_target
 from .tokens import Tokens, tokenize, tokenizers_of
 
@@ -73,11 +71,8 @@ class Pipeline(DiffusersNames):
         `adapters` opens LoRAs for it, `controls` the networks of control images, and `references` IP-Adapters.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
-        self._adapters = adapters
-        self._controls = controls or Controls(residency.model.info.config.unet)
-        self._references = references or References()
-        self._loras: tuple[LoRA, ...] = ()
-        self._embeddings: tuple[ActiveEmbedding, ...] = ()
+        controls = controls or Controls(residency.model.info.config.unet)
+        self._additions = Additions(controls, references or References(), adapters)
         self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -162,25 +157,21 @@ class Pipeline(DiffusersNames):
         `SDXLError`.
         """
         loader, variant = open_loader(request, precision)
-        own_folders = ([] if each is None else [Path(each)] for each in (request.lora_dir, request.embedding_dir))
-        adapters = Adapters(loader.checkpoints, *own_folders)
-        loras = adapters.resolve(read_loras(request.loras))
-        embeddings = adapters.open_embeddings(read_embeddings(request.embeddings))
-        adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
-        loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
+        additions = open_additions(request, loader, variant)
+        loader, offload = choose(additions.applied(loader, additions.loras), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        folders = [] if request.control_dir is None else [Path(request.control_dir)]
-        checkpoint = loader.checkpoints[0]
-        controls = Controls(checkpoint.info.config.unet, checkpoint.components[UNET], folders, variant)
-        pipe = cls(residency, request.record(variant), loader.hashes, adapters, controls, References(folders))
-        pipe._loras, pipe._embeddings = loras, embeddings
+        pipe = cls(residency, request.record(variant), loader.hashes)
+        pipe._additions = additions
         with pipe._lock:
             residency.retry(lambda model: model.load())
         return pipe
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> Pipeline:
-        """A pipeline of networks that are in memory already, such as those in training."""
+        """A pipeline of networks that are in memory already, such as those in training. `info` is that of a loaded
+        pipeline; `text` are the model's text encoders in their order. Raises `ArgumentError`.
+        """
+        check_networks(info, unet, vae, text)
         weight = unet.norm_out.weight
         placement = Placement(weight.device, weight.dtype, weight.dtype)
         expert = Expert(info, Lazy(lambda: unet), Lazy(lambda: list(text)), placement)
@@ -259,14 +250,14 @@ class Pipeline(DiffusersNames):
         Raises `CheckpointError` for a file that does not fit, before anything is changed.
         """
         with self._lock:
-            resolved = self._resolve(read_loras(loras))
+            resolved = self._additions.resolve(read_loras(loras))
             self._adapt(resolved)
-            self._loras = resolved
+            self._additions.loras = resolved
 
     @property
     def loras(self) -> tuple[ActiveLoRA, ...]:
         """The LoRAs of every image that names no others, each with the report of its file."""
-        return tuple(self._open_adapters().report(lora) for lora in self._loras)
+        return tuple(self._additions.open_adapters().report(lora) for lora in self._additions.loras)
 
     def set_embeddings(self, embeddings: Sequence[Any] | Mapping[str, Any]) -> None:
         """Words with learned vectors (textual inversion), from now on, in place of the present ones; [] removes all but
@@ -277,35 +268,24 @@ class Pipeline(DiffusersNames):
         longest first. Raises `CheckpointError`.
         """
         with self._lock:
-            opened = self._open_adapters().open_embeddings(read_embeddings(embeddings))
-            self._embeddings, old = opened, self._embeddings
+            added = self._additions
+            opened = added.open_adapters().open_embeddings(read_embeddings(embeddings))
+            added.embeddings, old = opened, added.embeddings
             try:
-                self._adapt(self._loras)
+                self._adapt(added.loras)
             except BaseException:
-                self._embeddings = old
+                added.embeddings = old
                 raise
 
     @property
     def embeddings(self) -> dict[str, ActiveEmbedding]:
         """The words with learned vectors."""
-        return {each.word: each for each in self._embeddings}
-
-    def _open_adapters(self) -> Adapters:
-        if self._adapters is None:
-            raise ArgumentError(
-                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs and no "
-                "embeddings; load it with from_pretrained"
-            )
-        return self._adapters
-
-    def _resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
-        return self._open_adapters().resolve(loras) if loras else ()
+        return {each.word: each for each in self._additions.embeddings}
 
     def _adapt(self, loras: Sequence[LoRA]) -> None:
         """Have the model's weights changed by these LoRAs and no others."""
-        if self._adapters is not None and self.residency.loader is not None:
-            adapted, words = self._adapters.changes(loras), self._adapters.words(self._embeddings, loras)
-            self.residency.use(replace(self.residency.loader, adapted=adapted, embeddings=words))
+        if self.residency.loader is not None:
+            self.residency.use(self._additions.applied(self.residency.loader, loras))
 
     @property
     def info(self) -> ModelInfo:
@@ -414,36 +394,19 @@ class Pipeline(DiffusersNames):
         for what does not fit.
         """
         check_fork()  # here too, since what opens an image computes with torch
-        loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
-        if named := missing_loras(replace(request, loras=loras)):
-            loras = (*loras, *self._open_adapters().resolve_named(named))
-        families = [] if self._adapters is None else self._adapters.families(loras)
-        info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
-        plan = self._with_images(make_passes(replace(request, loras=loras or None), info, refiner, families))
-        warn_of_idle_images([plan] if plan.second is None else [plan, plan.second])
-        if self._adapters is None:
-            return plan
-        reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]
-        used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
-        return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
-
-    def _with_images(self, plan: Plan) -> Plan:
-        """A plan, and that of its second pass, with the controls and references of each opened."""
-        plan = replace(plan, controls=self._controls.activate(plan))
-        if plan.sources.references:
-            plan = replace(plan, references=self._references.open(plan, self.info.config.unet))
-        return plan if plan.second is None else replace(plan, second=self._with_images(plan.second))
+        refiner = self.experts[1].info if len(self.experts) > 1 else None
+        return self._additions.plan(request, self.info, refiner)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
         included. Words are those of the pipeline's embeddings. Nothing is loaded. Raises `ArgumentError`, also for a
         prompt that changes from step to step or has several parts, which is several texts.
         """
-        request = Request(text, prompt_syntax=prompt_syntax, long_prompt=long_prompt)
-        if self._adapters is None:
+        request, added = Request(text, prompt_syntax=prompt_syntax, long_prompt=long_prompt), self._additions
+        if added.adapters is None:
             counts = {word: len(own) for word, own in self.text[-1].embeddings.items()}
         else:
-            counts = self._adapters.counts(self._embeddings, self._loras)
+            counts = added.adapters.counts(added.embeddings, added.loras)
         return tokenize(tokenizers_of(self.info), text, reading_of(request), counts)
 
     @with_request_arguments
@@ -463,15 +426,7 @@ class Pipeline(DiffusersNames):
             expert = model.experts[int(refiner)]
             with model.using(expert.text):
                 both = expert.encode(plan, (POSITIVE, NEGATIVE))
-            positive, negative = both[POSITIVE], both[NEGATIVE]
-            return EncodedPrompt(
-                context=positive.context,
-                pooled=positive.pooled,
-                vector=positive.vector,
-                negative_context=negative.context,
-                negative_pooled=negative.pooled,
-                negative_vector=negative.vector,
-            )
+            return encoded_prompt(both[POSITIVE], both[NEGATIVE])
 
         with self._lock:
             self._adapt(read_loras(plan.request.loras or ()))
@@ -483,6 +438,8 @@ class Pipeline(DiffusersNames):
         multiples of 8. Raises `ArgumentError`.
         """
         check_pixels(pixels, self.info.config.vae)
+        if noise is not None:
+            check_posterior_noise(noise, pixels, self.info.config.vae)
 
         def encode(model: Model) -> Tensor:
             with model.using(model.vae):

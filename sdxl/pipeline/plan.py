@@ -145,10 +145,14 @@ class Plan:
 
 
 def make_plan(
-    request: Request, info: ModelInfo, refiner: ModelInfo | None = None, families: Sequence[Family] = ()
+    request: Request,
+    info: ModelInfo,
+    refiner: ModelInfo | None = None,
+    families: Sequence[Family] = (),
+    before: int = 0,
 ) -> Plan:
     """Fit a request to a model, and to the refiner that is loaded beside it. `families` are those that its LoRAs'
-    files show, before the model's own. Raises `ArgumentError`.
+    files show, before the model's own. A second pass has the `before` steps of the first one. Raises `ArgumentError`.
     """
     request = _with_defaults(request, info, families)
     config, rules, count = info.config, request.conventions, request.count
@@ -207,7 +211,7 @@ def make_plan(
         schedule=schedule,
         first=first,
         handoff=hand_off(request, schedule, refine_at, info.schedule.train_steps),
-        branches=make_branches(resolved, replace(guidance, always=SAMPLERS[sampler].with_pair), sigmas),
+        branches=make_branches(resolved, replace(guidance, always=SAMPLERS[sampler].with_pair), sigmas, before),
         noise=noise,
         embedded_scales=scales if is_embedded else (),
         settings=settings,

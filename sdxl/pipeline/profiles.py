@@ -141,7 +141,7 @@ def read_compat(value: Any) -> Conventions | str | None:
         return value
     if isinstance(value, str):
         name, *parts = value.split(",")
-        pairs = dict(part.partition("=")[::2] for part in parts)
+        pairs = dict(part.strip().partition("=")[::2] for part in parts)
         return _changed(name, {member: _read_part(text) for member, text in pairs.items()})
     if not isinstance(value, Mapping):
         raise ArgumentError(f"compat is {brief(value)}; expected one of {', '.join(PROFILES)}, or Conventions")

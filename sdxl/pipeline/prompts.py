@@ -11,6 +11,15 @@ from ..text.chunks import Reading
 from ..text.editing import Stretch, split_and, split_tags, stretches
 from .request import Request
 
+
+@dataclass(frozen=True)
+class _Steps:
+    """How many steps a pass has, and the one before it."""
+
+    count: int
+    before: int
+
+
 EMPHASIS = {"plain": "none", "a1111": "original", "comfyui": "comfyui"}
 """How weights act unless the request says otherwise, by syntax."""
 
@@ -43,16 +52,16 @@ def reading_of(request: Request) -> Reading:
     return Reading(syntax, request.long_prompt == "truncate", emphasis)
 
 
-def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float]) -> Branches:
-    """The branches of a request whose steps are at `sigmas`."""
-    steps = max(len(sigmas) - 1, 1)
+def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float], before: int = 0) -> Branches:
+    """The branches of a request whose steps are at `sigmas`, after the `before` steps of a first pass."""
+    steps = _Steps(max(len(sigmas) - 1, 1), before)
     parts, texts = [], dict[str, Texts]()
     for number, (own, weights) in enumerate(_parts(request)):
         name = POSITIVE if number == 0 else f"{POSITIVE} {number + 1}"
         timeline, more = _timeline(name, own, _seconds(request), request, steps)
         parts.append((timeline, tuple(weight for weight in weights for _ in range(request.num_images))))
         texts |= more
-    negative = Timeline((NEGATIVE,), (steps,))
+    negative = Timeline((NEGATIVE,), (steps.count,))
     negatives, second = _negatives(request)
     if negatives is not None or second is not None:
         negatives = negatives if negatives is not None else [""] * len(request.prompts)
@@ -98,7 +107,7 @@ def _positives(request: Request, name: str) -> list[str] | None:
 
 
 def _timeline(
-    name: str, prompts: Sequence[str], prompts_2: Sequence[str] | None, request: Request, steps: int
+    name: str, prompts: Sequence[str], prompts_2: Sequence[str] | None, request: Request, steps: _Steps
 ) -> tuple[Timeline, dict[str, Texts]]:
     """The branches that follow each other where some of the prompts change."""
     rows = [_stretches(text, request, steps) for text in prompts]
@@ -112,8 +121,9 @@ def _timeline(
     return Timeline(tuple(names), tuple(lasts)), texts
 
 
-def _stretches(text: str, request: Request, steps: int) -> list[Stretch]:
-    return stretches(text, steps) if request.prompt_syntax == "a1111" else [Stretch(text, steps)]
+def _stretches(text: str, request: Request, steps: _Steps) -> list[Stretch]:
+    is_edited = request.prompt_syntax == "a1111"
+    return stretches(text, steps.count, steps.before) if is_edited else [Stretch(text, steps.count)]
 
 
 def _at(row: Sequence[Stretch], step: int) -> str:

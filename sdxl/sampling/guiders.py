@@ -73,7 +73,7 @@ def read_guider(value: Any) -> NamedGuider:
         return value
     if isinstance(value, str):
         name, *parts = value.split(",")
-        return _make(name, dict(_read_part(part, value) for part in parts), value)
+        return _make(name, dict(_read_part(part.strip(), value) for part in parts), value)
     if isinstance(value, Mapping):
         given = {**value}
         return _make(given.pop("name", None), given, value)

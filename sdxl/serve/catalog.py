@@ -18,6 +18,7 @@ from ..adapters.lookup import adapter_files
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import ModelRequest
 from ..pipeline.recorded_model import SOURCES
+from ..weights.library import walk
 from .refusals import UnknownError
 
 _SUFFIX = ".safetensors"
@@ -150,7 +151,7 @@ def public_name(model: str | os.PathLike[str]) -> str:
 
 def _entries(folder: Path) -> list[Path]:
     """The files, and the diffusers folders in place of theirs."""
-    folders = {path.parent for path in folder.rglob("config.json")} - {folder}
+    folders = {place for place, _, names in walk(folder) if "config.json" in names} - {folder}
     return sorted({path.parent if path.parent in folders else path for path in adapter_files([folder])})
 
 

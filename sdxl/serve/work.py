@@ -16,8 +16,9 @@ from ..adapters.lora import read_lora
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
+from ..pipeline.groups import SEEDS, TEXTS
 from ..pipeline.hires import Hires, read_hires
-from ..pipeline.request import SEEDS, TEXTS, Request
+from ..pipeline.request import Request
 from .catalog import Catalog
 from .settings import Settings
 from .uploads import Upload

@@ -13,13 +13,15 @@ _INNER = r"[^\[\]()]*"
 @dataclass(frozen=True)
 class Construct:
     """A kind of syntax: a pattern, and the syntaxes of `Request.prompt_syntax` that read it. `negative`: also in
-    negative prompts. One that is `common` in prose counts only twice, or beside another.
+    negative prompts. One that is `common` in prose counts only twice, or beside another. A syntax that it is
+    `left_out_by` takes it out of a prompt, with a warning of its own.
     """
 
     pattern: re.Pattern[str]
     readers: tuple[str, ...]
     negative: bool = True
     common: bool = False
+    left_out_by: tuple[str, ...] = ()
     shouted: bool = False  # a word in capitals, which is prose in a text that has only capitals
 
 
@@ -33,7 +35,7 @@ _CONSTRUCTS = (
     Construct(re.compile(r"\bBREAK\b"), ("a1111",), shouted=True),
     Construct(re.compile(r"\bAND\b"), ("a1111",), negative=False, shouted=True),
     Construct(re.compile(r"<(?:lora|lyco):[^<>]+>"), ("a1111",), negative=False),
-    Construct(re.compile(r"<hypernet:[^<>]+>"), ()),
+    Construct(re.compile(r"<hypernet:[^<>]+>"), (), left_out_by=("a1111",)),
     Construct(re.compile(r"(?<!\S)embedding:[^\s()]+"), ("comfyui",)),
     Construct(re.compile(r"\{[^{}]*\|[^{}]*\}"), ()),
     Construct(re.compile(r"(?<!\w)__[\w/*-]+?__(?!\w)"), ()),
@@ -58,8 +60,15 @@ def find_constructs(text: str, syntax: str, negative: bool = False) -> list[Foun
     return [
         Found(matches[0], len(matches), construct.readers if construct.negative or not negative else ())
         for construct, matches in there
-        if syntax not in construct.readers or (negative and not construct.negative)
+        if not _is_read(construct, syntax, negative)
     ]
+
+
+def _is_read(construct: Construct, syntax: str, negative: bool) -> bool:
+    """Whether a syntax does something with a construct in a prompt or a negative one."""
+    if syntax in construct.left_out_by:
+        return not negative
+    return syntax in construct.readers and (construct.negative or not negative)
 
 
 def _matches(construct: Construct, text: str) -> Sequence[str]:

@@ -55,19 +55,36 @@ def split_and(text: str) -> list[tuple[str, float]]:
     return found
 
 
-def stretches(text: str, steps: int) -> list[Stretch]:
+def stretches(text: str, steps: int, before: int = 0) -> list[Stretch]:
     """The texts of a prompt in `steps` steps: [from:to:when] is `from` up to step `when` (a number with a point is a
-    part of the steps), [a|b] changes with each step. What is neither is left as it is.
+    part of the steps), [a|b] changes with each step. What is neither is left as it is. In a second pass, with the
+    `before` steps of the first one, steps are counted through both, and parts from 1.0.
     """
     nodes = _parse(text, _brackets(text), 0, len(text))
     if all(isinstance(node, str) for node in nodes):
         return [Stretch(text, steps)]
-    texts = (_render(nodes, step, steps) for step in range(1, steps + 1))
+    texts = (_render(nodes, _Pass(step, steps, before)) for step in range(1, steps + 1))
     found, last = [], 0
     for same, group in groupby(texts):
         last += len(list(group))
         found.append(Stretch(same, last))
-    return found or [Stretch(_render(nodes, 1, 1), steps)]
+    return found or [Stretch(_render(nodes, _Pass(1, 1, before)), steps)]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Step number `step`, from 1, of the `steps` of a pass, `before` which the first pass had so many."""
+
+    step: int
+    steps: int
+    before: int
+
+    def last(self, when: str) -> int:
+        """The last step up to `when`."""
+        number = max(-_MANY, min(float(when), _MANY))
+        if "." in when:
+            return min(self.steps, int((number - bool(self.before)) * self.steps))
+        return min(self.steps, int(number) - self.before)
 
 
 @dataclass(frozen=True)
@@ -77,19 +94,17 @@ class _Choice:
     alternatives: Sequence[Sequence[str | _Choice]]
     when: str | None = None
 
-    def at(self, step: int, steps: int) -> Sequence[str | _Choice]:
+    def at(self, now: _Pass) -> Sequence[str | _Choice]:
         if self.when is None:
-            return self.alternatives[(step - 1) % len(self.alternatives)]
-        number = max(-_MANY, min(float(self.when), _MANY))
-        last = min(steps, int(number * steps if "." in self.when else number))
-        return self.alternatives[0 if step <= last else 1]
+            return self.alternatives[(now.step - 1) % len(self.alternatives)]
+        return self.alternatives[0 if now.step <= now.last(self.when) else 1]
 
 
 _Node = str | _Choice
 
 
-def _render(nodes: Sequence[_Node], step: int, steps: int) -> str:
-    return "".join(node if isinstance(node, str) else _render(node.at(step, steps), step, steps) for node in nodes)
+def _render(nodes: Sequence[_Node], now: _Pass) -> str:
+    return "".join(node if isinstance(node, str) else _render(node.at(now), now) for node in nodes)
 
 
 @dataclass

@@ -17,10 +17,11 @@ from .container import list_some, read_json
 from .download import check_space, receive
 from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
+from .nearby import hint_of
 from .weight_files import variant_hint, weight_files
 
 _ID = re.compile(r"(?![.~])[\w.-]+/[\w.-]+(?<!\.safetensors)")
-_FILE = re.compile(r"(?![.~])[^/]+/[^/]+/.+\.safetensors")
+_FILE = re.compile(r"(?![.~])[\w.-]+/[\w.-]+/.+\.safetensors")
 _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
 _COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
@@ -45,14 +46,15 @@ def resolve(
     path, name = local(source), str(source)
     if os.path.exists(path):  # unlike Path.exists, False for every invalid name
         return path
+    hint = hint_of(name)
     if is_address(name):
         name, revision = resolve_address(name, revision, part)
     if _FILE.fullmatch(name):
         owner, model, file = name.split("/", 2)
         name = f"{owner}/{model}"
-        return _guard(name, lambda hub: _one_file(hub, name, file, revision))
+        return _guard(name, hint, lambda hub: _one_file(hub, name, file, revision))
     if _ID.fullmatch(name):
-        return _guard(name, lambda hub: _snapshot(hub, name, revision, variant, part, check))
+        return _guard(name, hint, lambda hub: _snapshot(hub, name, revision, variant, part, check))
     raise _absent(name)
 
 
@@ -63,10 +65,8 @@ def check_source(source: str | os.PathLike[str]) -> None:
 
 
 def _absent(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"{name} does not exist{library.absence(name)}; give a .safetensors file, a diffusers folder, a hub id "
-        "owner/name, or miniature"
-    )
+    advice = hint_of(name) or "give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"
+    return CheckpointError(f"{name} does not exist{library.absence(name)}; {advice}")
 
 
 def local(source: str | os.PathLike[str]) -> Path:
@@ -103,16 +103,20 @@ def on_disk(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _guard(name: str, download: Callable[[Any], Path]) -> Path:
-    """Run `download`; a failure becomes a `HubError` of one sentence."""
+def _guard(name: str, hint: str, download: Callable[[Any], Path]) -> Path:
+    """Run `download`; a failure becomes a `HubError` of one sentence, with the hint of a local path."""
     import huggingface_hub as hub
 
     for module in ("constants", "file_download", "utils"):
         import_module(f"huggingface_hub.{module}")  # attributes of the package only once they are imported
     try:
         return download(hub)
+    except HubError as error:
+        if not hint:
+            raise
+        raise HubError(f"{error}; {hint}") from error
     except failures() as error:
-        raise HubError(explain(name, error)) from error
+        raise HubError(explain(name, error) + f"; {hint}" * bool(hint)) from error
 
 
 def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -118,22 +118,31 @@ def _choices(path: Path) -> Iterator[list[str]]:
 
 
 def _models() -> Iterator[Path]:
-    """The files and diffusers folders of the library. A folder to which links lead back counts once."""
+    """The files and diffusers folders of the library."""
     root = folder()
-    seen = {os.path.realpath(root)} if root else set()
-    for place, folders, files in os.walk(root, followlinks=True) if root else ():
+    for place, folders, files in walk(root) if root else ():
         if "model_index.json" in files:
             folders.clear()
-            yield Path(place)
+            yield place
             continue
+        yield from weight_files(place, files)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `os.walk`, in the order of names, through links too and past hidden folders. A folder to which links lead back
+    counts once.
+    """
+    seen = {os.path.realpath(root)}
+    for place, folders, files in os.walk(root, followlinks=True):
         inside = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders) if name[0] != "."}
         folders[:] = [name for real, name in inside.items() if real not in seen]
         seen |= inside.keys()
-        yield from (path for path in (Path(place) / name for name in sorted(files)) if _is_weights(path))
+        yield Path(place), folders, sorted(files)
 
 
-def _is_weights(path: Path) -> bool:
-    return path.suffix == _SUFFIX and os.path.isfile(path)
+def weight_files(place: Path, names: Iterable[str]) -> Iterator[Path]:
+    """The safetensors files among the names in a folder; a link to nothing is none."""
+    yield from (path for path in (place / name for name in names) if path.suffix == _SUFFIX and os.path.isfile(path))
 
 
 def _is_plain(name: str) -> bool:

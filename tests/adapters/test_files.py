@@ -118,6 +118,9 @@ def pixels(path: Path) -> bytes:
         ("{lora},weight=nan", "the weight of LoRA .* is nan; expected a number such as 0.8"),
         ("{lora},weight=much", "the weight of LoRA .* is 'much'"),
         ("{lora},weight=1,weight=2", "gives weight twice"),
+        ("{lora},strength=0.5", "gives strength; expected weight, text_weight, hash"),
+        ("{lora},weight=0.5,strength=0.5", "gives strength; expected weight"),
+        ("{lora},0.5", r"its weight is given as .*safetensors,weight=0\.5"),
         ("{model}/unet/diffusion_model.safetensors", "does not exist"),
     ],
 )
@@ -128,6 +131,13 @@ def test_wrong_flags(value: str, message: str, lora: Path, tiny_folder: Path, tm
         status = stop.code if isinstance(stop.code, int) else 2
     assert status != 0
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_blanks_behind_commas(lora: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    named = lora.rename(tmp_path / "ink, strength=1.safetensors")  # a name may hold what looks like a value
+    assert generate(tiny_folder, tmp_path / "a.png", "--lora", f"{named}, weight=0.5,  text_weight=0.25") == 0
+    (own,) = read_parameters(tmp_path / "a.png")["request"]["loras"]
+    assert (own["file"], own["weight"], own["text_weight"]) == (str(named), 0.5, 0.25)
 
 
 @pytest.mark.parametrize("weight", ["-1", "2", ".5"])

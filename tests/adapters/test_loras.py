@@ -14,6 +14,7 @@ from torch import Tensor
 
 import sdxl
 from sdxl.adapters import LoRA
+from sdxl.adapters.lookup import adapter_files, find_file, find_named
 from sdxl.images import read_parameters, save_png
 from sdxl.runtime.int8 import can_quantize
 from sdxl.runtime.memory import used
@@ -228,6 +229,14 @@ def test_open_steps_do_not_go_on_with_other_weights(tiny_folder: Path, tmp_path:
     next(steps)
 
 
+def test_steps_that_begin_late_do_not_begin_with_other_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_folder)
+    steps = pipe.steps("a cat", steps=2, seed=1, loras=[save_kind("LoRA", tiny_folder, tmp_path / "lora.safetensors")])
+    latents(pipe)  # without the LoRA
+    with pytest.raises(sdxl.ArgumentError, match="have changed the weights since these steps began; begin again"):
+        next(steps)
+
+
 def test_a_cached_text_belongs_to_its_loras(tiny_folder: Path, tmp_path: Path) -> None:
     file = save_layout("kohya sgm", tiny_folder, tmp_path / "lora.safetensors") and tmp_path / "lora.safetensors"
     pipe, fresh = load(tiny_folder), load(tiny_folder, loras=[file])
@@ -278,7 +287,14 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
             tiny_pipe.set_loras(value)  # type: ignore[arg-type]
         with pytest.raises(sdxl.ArgumentError, match=message):
             sdxl.Request("a", loras=value)  # type: ignore[arg-type]
-    for name in ("ink:0.5", "ink.safetensors=0.5", "ink@-1"):
+    for name in (
+        "ink:0.5",
+        "ink.safetensors=0.5",
+        "ink@-1",
+        "ink.safetensors,0.5",
+        "ink/a.safetensors:0.5",
+        "ink/a, -1",
+    ):
         with pytest.raises(sdxl.CheckpointError, match=r"its weight is given as ink.*,weight=(0\.5|-1), in Python as"):
             tiny_pipe.set_loras([name])
     with pytest.raises(sdxl.CheckpointError, match=r"the LoRA nothing.safetensors does not exist; give the path"):
@@ -286,6 +302,23 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     mine = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
     with pytest.raises(sdxl.ArgumentError, match="takes no LoRAs and no embeddings; load it with from_pretrained"):
         mine.set_loras([file])
+
+
+def test_a_folder_behind_a_link(tmp_path: Path) -> None:
+    """Folders of models are often links to another disk; one that leads back counts once."""
+    (tmp_path / "disk").mkdir()
+    file = save({"lora_unet_out_2.diff_b": torch.ones(4)}, tmp_path / "disk/ink.safetensors")
+    (tmp_path / "loras").mkdir()
+    try:
+        (tmp_path / "loras/styles").symlink_to(tmp_path / "disk", target_is_directory=True)
+        (tmp_path / "disk/back").symlink_to(tmp_path / "loras", target_is_directory=True)
+    except OSError:
+        pytest.skip("the system makes no links")
+    found = tmp_path / "loras/styles/ink.safetensors"
+    assert list(adapter_files([tmp_path / "loras"])) == [found]
+    assert find_file("ink", [tmp_path / "loras"], "LoRA") == found
+    assert find_named("styles/ink", [tmp_path / "loras"], "LoRA") == found
+    assert found.samefile(file)
 
 
 # ---- files that are none ---------------------------------------------------------------------------------------------

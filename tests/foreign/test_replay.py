@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from graphs import graph, image_to_image, node
 from infotexts import EULER, text
 from PIL import Image
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 
 import sdxl
 from sdxl.cli.main import main
+from sdxl.pipeline.foreign import find_loras
 from sdxl.weights import file_hash
 from sdxl.weights.hashes import tensor_hash
 
@@ -157,6 +159,32 @@ def test_loras_by_name_and_by_either_hash(place: Path, ink: Path, capsys: pytest
     assert re.search(
         "own/ink.safetensors has another hash than the LoRA ink", warnings_of("a.txt", "--lora-dir", "own")
     )
+
+
+def test_several_files_of_a_name(place: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    """Copies are one file, and files of another kind are none; of others the hash decides, or the user."""
+    (place / "models/loras").mkdir()
+    first, second = place / "models/loras/ink.safetensors", place / "models/old/ink.safetensors"
+    save_file({"lora_unet_out_2.diff_b": torch.ones(4)}, first)
+    second.parent.mkdir()
+    shutil.copy(first, second)
+    parameters = sdxl.read_parameters(write(text(EULER, prompt="a red cat <lora:ink:0.5>")))
+    assert [each["file"] for each in find_loras(parameters, "a.txt", ())] == [str(first)]
+    save_file({"clip_l": torch.ones(1, 32), "clip_g": torch.ones(1, 32)}, second)
+    assert [each["file"] for each in find_loras(parameters, "a.txt", ())] == [str(first)]
+    save_file({"lora_unet_out_2.diff_b": torch.zeros(4)}, second)
+    with pytest.raises(sdxl.CheckpointError, match=r"2 files have the name of the LoRA ink, and no hash.*with --lora"):
+        find_loras(parameters, "a.txt", ())
+    content = Path("a.txt").read_text().replace(", Version", f', Lora hashes: "ink: {file_hash(second)[:10]}", Version')
+    parameters = sdxl.read_parameters(write(content))
+    assert [each["file"] for each in find_loras(parameters, "a.txt", ())] == [str(second)]
+
+
+def test_without_a_folder_the_error_names_none(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SDXL_MODELS_DIR")
+    parameters = sdxl.read_parameters(write(text(EULER, prompt="a red cat <lora:ink:0.5>")))
+    with pytest.raises(sdxl.CheckpointError, match=r"\(no recorded hash\), which is not found; give its folder with"):
+        find_loras(parameters, "a.txt", ())
 
 
 def test_embeddings_by_name(place: Path, tiny_pipe: sdxl.Pipeline) -> None:

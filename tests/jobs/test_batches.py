@@ -17,7 +17,7 @@ from PIL import Image
 import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import OutOfMemoryError, SDXLWarning
-from sdxl.jobs.engine import Outcome, fitting, local, work
+from sdxl.jobs.engine import Outcome, draw, fitting, local, work
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Batch, Job, parse_job
 from sdxl.pipeline import Request
@@ -294,11 +294,11 @@ def test_an_image_that_fits_nowhere_fails_alone(
     with open_folder(tmp_path, job, 7) as folder, pytest.warns(SDXLWarning, match="going on with 1"):
         events = list(work(folder.batches(2), folder, local(pipe)))
     assert [event.batch and event.batch.files for event in events] == [names(1), names(2)]
-    assert all(isinstance(event.error, OutOfMemoryError) for event in events)
-    for event in events:  # the frames of the work, which hold its memory, are gone
-        assert event.error is not None
-        assert event.error.__traceback__ is None
-        assert event.error.__context__ is None
+    together = draw(pipe, job.batches(2, 7)[0])
+    for error in (together, *(event.error for event in events)):
+        assert isinstance(error, OutOfMemoryError)
+        # the frames of the work, which hold its memory, are gone
+        assert error.__traceback__ is error.__cause__ is error.__context__ is None
 
 
 def test_an_interrupt_loses_no_image_that_is_generated(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:

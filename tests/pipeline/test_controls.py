@@ -346,6 +346,8 @@ def test_the_command_line_and_from(
         ("canny=a.png,scale=x", "the scale of control canny is 'x'"),
         ("canny=a.png,scale=1,scale=2", "gives scale twice"),
         ("canny=a.png,strength=1,scale=2", "gives strength; expected image, scale, start, end, type"),
+        ("canny=a.png, strength=1, scale=2", "gives strength; expected image, scale, start, end, type"),
+        ("canny=a.png, scale=x", "the scale of control canny is 'x'"),
     ):
         with pytest.raises(SystemExit):
             main([*base, "a", "--control", wrong])

@@ -14,6 +14,7 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli.main import main
+from sdxl.cli.options import read_value
 from sdxl.errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from sdxl.images.a1111 import parameters_text
 from sdxl.images.upscalers import UPSCALERS, read_upscaler
@@ -93,6 +94,24 @@ def test_what_differs_in_the_second_pass(tiny_pipe: sdxl.Pipeline) -> None:
         hires={"upscaler": "Latent (nearest)", "strength": 0.5, **own},
     )
     assert torch.equal(found, second)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "second"),
+    [
+        ("a [red:blue:0.5] cat", "a blue cat"),
+        ("a [red:blue:6] cat", "a [red:blue:2] cat"),
+        ("a [red:blue:1.5] cat", "a [red:blue:0.5] cat"),
+    ],
+)
+def test_changes_of_a_prompt_go_on_in_the_second_pass(prompt: str, second: str, tiny_pipe: sdxl.Pipeline) -> None:
+    """As AUTOMATIC1111 counts them: what has changed in the first pass stays so."""
+    more: dict[str, Any] = {"prompt_syntax": "a1111", "guidance_scale": 3.0}
+    found = latents(tiny_pipe, prompt, seed=5, hires={"scale": 2, "strength": 1}, **more)
+    generator = fresh(5)
+    first = latents(tiny_pipe, prompt, generator=generator, **more)
+    image = F.interpolate(first, (16, 16), mode="bilinear")
+    assert torch.equal(found, latents(tiny_pipe, second, generator=generator, image=image, strength=1, **more))
 
 
 def test_levels_of_ones_own_are_the_first_passs(tiny_pipe: sdxl.Pipeline) -> None:
@@ -269,11 +288,18 @@ def test_a_job_and_the_command_line(
         ("scale=2,scale=3", "gives scale twice"),
         ("2", "'2' is not NAME=VALUE with one of scale, size"),
         ("factor=2", "'factor=2' is not NAME=VALUE"),
+        ("scale=2,denoise=0.5", "gives denoise; expected scale, size, upscaler, steps, strength, prompt"),
         ("upscaler=esrgan", "upscaler is 'esrgan'; it must be one of latent"),
     ):
         with pytest.raises(SystemExit):
             main(["generate", "a cat", "--hires", wrong])
         assert words in capsys.readouterr().err
+
+
+def test_parts_of_the_flag() -> None:
+    """A blank behind a comma is not the end of the parts."""
+    found = read_value(sdxl.Hires, "scale=1.5, prompt=a cat, sitting, negative_prompt=a dog, steps=4")
+    assert found == sdxl.Hires(1.5, prompt="a cat, sitting", negative_prompt="a dog", steps=4)
 
 
 def test_the_text_that_other_tools_read(tiny_pipe: sdxl.Pipeline) -> None:

@@ -59,6 +59,8 @@ def test_what_a_syntax_reads_is_no_news() -> None:
     assert "(a:1.2)" not in [each.example for each in find_constructs(text, "comfyui")]
     negative = find_constructs("a AND <lora:x:1> [[b]]", "a1111", negative=True)
     assert [(each.example, each.readers) for each in negative] == [("AND", ()), ("<lora:x:1>", ())]
+    assert find_constructs("<hypernet:x:1>", "a1111") == []  # it is left out, and a warning says so
+    assert [each.example for each in find_constructs("<hypernet:x:1>", "a1111", negative=True)] == ["<hypernet:x:1>"]
 
 
 def test_one_warning_lists_all(tiny_pipe: sdxl.Pipeline) -> None:

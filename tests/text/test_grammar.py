@@ -199,6 +199,25 @@ def test_editing(text: str) -> None:
     assert [(each.text, each.last) for each in stretches(text, 6)] == STRETCHES[text]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[red:blue:0.5] ball", [("blue ball", 4)]),
+        ("[red:blue:1.0] ball", [("blue ball", 4)]),
+        ("[red:blue:1.5] ball", [("red ball", 2), ("blue ball", 4)]),
+        ("[red:blue:2.0] ball", [("red ball", 4)]),
+        ("[red:blue:10] ball", [("blue ball", 4)]),
+        ("[red:blue:13] ball", [("red ball", 3), ("blue ball", 4)]),
+        ("[a::0.8]x", [("x", 4)]),
+        ("[a|b]", [("a", 1), ("b", 2), ("a", 3), ("b", 4)]),
+        ("[[a:b:0.5]:c:1.25]", [("b", 1), ("c", 4)]),
+    ],
+)
+def test_editing_in_a_second_pass(text: str, expected: list[tuple[str, int]]) -> None:
+    """AUTOMATIC1111 subtracts the first pass's steps from whole numbers, and 1 from numbers with a point."""
+    assert [(each.text, each.last) for each in stretches(text, 4, before=10)] == expected
+
+
 def test_and_and_tags() -> None:
     assert split_and("a cat :1.2 AND a dog") == [("a cat", 1.2), (" a dog", 1)]
     assert split_and("a cat AND a dog:-0.5 ") == [("a cat", 1), (" a dog", -0.5)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 NO_EFFECT = (
     *("User", "Created Date", "Civitai metadata", "Batch size", "Batch pos", "Lora hashes hash", "Time taken"),
     *("Cache FP16 weight for LoRA", "Hires Module 1", "Conditional mask weight"),
+    *("Template", "Negative Template", "Wildcard prompt", "Wildcard negative prompt", "File includes"),
 )
-"""Fields that do not change an image."""
+"""Fields that do not change an image. The last ones are what wildcards stood in; the prompt has what came of them."""
 
 DEFAULT_REASON = "it is an option of an extension, or of another version, that is not known here"
 REASONS = {

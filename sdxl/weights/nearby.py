@@ -1,0 +1,33 @@
+"""The path that was perhaps meant by one that does not exist."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+
+_SUFFIX = ".safetensors"
+
+
+def hint_of(name: str | os.PathLike[str]) -> str:
+    """For an error message: a path of a like name that exists, or nothing. A path of Windows has its slashes turned,
+    and an ending may be missing. Only the folder that the path names is read.
+    """
+    text = os.path.expanduser(name)
+    turned = text.replace("\\", "/")
+    if turned != text and os.path.exists(turned):
+        return f"perhaps {turned} is meant"
+    path = Path(turned)
+    if not path.parent.name:  # a plain name, which may be one of many things
+        return ""
+    names = []
+    with suppress(OSError):
+        names = sorted(each for each in os.listdir(path.parent) if _may_be(path.parent / each))
+    stems = {each.removesuffix(_SUFFIX): each for each in names}
+    close = get_close_matches(path.name.removesuffix(_SUFFIX), stems, n=1, cutoff=0.7)
+    return f"perhaps {path.parent / stems[close[0]]} is meant" if close else ""
+
+
+def _may_be(path: Path) -> bool:
+    return path.suffix == _SUFFIX or path.is_dir()
