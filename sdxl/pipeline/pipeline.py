@@ -44,7 +44,7 @@ from .overview import overview
 from .own_networks import check_networks, with_configs
 from .passes import make_passes
 from .plan import Plan
-from .prompts import reading_of
+from .prompts import check_one_text, reading_of
 from .referencing import References
 from .request import Request
 from .residency import Residency
@@ -458,12 +458,13 @@ class Pipeline(DiffusersNames):
     ) -> EncodedPrompt:
         """The UNet's input from text and sizes, float32: `context` (B, L, D), `pooled` (B, P), `vector` (B, V), and the
         same of the negative prompt. The arguments are those of a call; `refiner` asks for the refiner's. Raises
-        `ArgumentError`.
+        `ArgumentError`, also for a prompt that changes from step to step or has several parts.
         """
         if refiner and len(self.experts) == 1:
             raise ArgumentError("refiner is True but no refiner is loaded; load one with refiner=")
         given: dict[str, Any] = {"prompt": prompt, **call_arguments(arguments)}
         plan = self.plan(Request(**given))
+        check_one_text(plan.branches)
 
         def encode(model: Model) -> EncodedPrompt:
             expert = model.experts[int(refiner)]
