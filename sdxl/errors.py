@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from reprlib import Repr
+from typing import Any
 
 
 class SDXLError(Exception):
@@ -56,10 +57,18 @@ class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""
 
 
+def _repr_array(value: Any, _: int) -> str:
+    """An array or a tensor: its numbers if they are few, else their shape."""
+    text, kind = " ".join(repr(value).split()), "a tensor" if type(value).__name__ == "Tensor" else "an array"
+    return text if len(text) <= 100 else f"{kind} of shape {list(value.shape)}, {value.dtype}"
+
+
 _short = Repr()
 _short.maxstring = _short.maxother = 100
 _short.maxlist = _short.maxtuple = 8
 _short.maxlevel = 3
+for _name in ("repr_ndarray", "repr_Tensor"):  # by the name of the type; nothing is imported for it
+    setattr(_short, _name, _repr_array)
 
 
 def brief(value: object) -> str:

@@ -612,6 +612,15 @@ def test_an_index_without_a_table(table: Any, tmp_path: Path) -> None:
         open_shards(tmp_path / "i.index.json")
 
 
+def test_an_index_of_more_tensors_than_its_shards_have(tmp_path: Path) -> None:
+    """Such as that of another version of the model, whose shards have the same names."""
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}))
+    with pytest.raises(CheckpointError, match="names 1 tensors that no shard has, such as 'b'; download the model"):
+        open_shards(index)
+
+
 def test_an_index_of_very_many_names(tmp_path: Path) -> None:
     index = tmp_path / "i.index.json"
     for count, sentence in (

@@ -400,6 +400,63 @@ def test_a_sampler_and_a_schedule_of_ones_own(monkeypatch: pytest.MonkeyPatch, p
         pipe("a", sampler="mine", eta=0.5)
 
 
+def half_of(denoise: Any, x: Tensor, sigmas: Sequence[float], noise: Any) -> Iterator[Step]:
+    yield from list(my_sampler(denoise, x, sigmas, noise))[:2]
+
+
+def one_more(denoise: Any, x: Tensor, sigmas: Sequence[float], noise: Any) -> Iterator[Step]:
+    for step in my_sampler(denoise, x, sigmas, noise):
+        yield step
+    yield step
+
+
+def of_tensors(denoise: Any, x: Tensor, sigmas: Sequence[float], noise: Any) -> Iterator[Tensor]:
+    return (step.x for step in my_sampler(denoise, x, sigmas, noise))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        (half_of, "sampler mine gives 2 of 4 steps; expected one for each pair"),
+        (one_more, "sampler mine gives step 5 of 4; expected a Step"),
+        (of_tensors, "sampler mine gives a tensor of shape .*; expected a Step"),
+    ],
+)
+def test_a_sampler_that_breaks_its_contract_is_named(
+    sampler: Any, words: str, monkeypatch: pytest.MonkeyPatch, pipe: sdxl.Pipeline
+) -> None:
+    monkeypatch.setitem(SAMPLERS, "mine", sampler)
+    with pytest.raises(sdxl.ArgumentError, match=words):
+        latents(pipe, sampler="mine", steps=4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (lambda levels, n: np.linspace(10, 1, n), "gives array"),
+        (lambda levels, n: (np.linspace(10, 0, n + 1), np.linspace(999, 0, n + 1)), "gives 5 sigmas and 5 timesteps"),
+        (lambda levels, n: (np.linspace(10, 0, n), np.linspace(999, 0, n)), r"gives the sigmas \[10\.0, .*, 0\.0\]"),
+        (lambda levels, n: (np.linspace(1, 10, n), np.linspace(0, 999, n)), r"gives the sigmas \[1\.0"),
+        (lambda levels, n: (np.linspace(10, 1, n), [np.nan] * n), "timesteps .*nan"),
+        (lambda levels, n: None, "gives None"),
+    ],
+)
+def test_a_schedule_that_breaks_its_contract_is_named(
+    schedule: Any, words: str, monkeypatch: pytest.MonkeyPatch, pipe: sdxl.Pipeline
+) -> None:
+    monkeypatch.setitem(SCHEDULES, "mine", schedule)
+    with pytest.raises(sdxl.ArgumentError, match=f"schedule mine .*{words}.*expected 4 falling sigmas above 0"):
+        latents(pipe, schedule="mine", steps=4)
+
+
+def test_unknown_names_of_a_denoiser_and_a_schedule(pipe: sdxl.Pipeline) -> None:
+    with pytest.raises(sdxl.ArgumentError, match=r"sampler is 'DPM\+\+ 2M'; it must be one of .*dpmpp_2m"):
+        make_schedule(pipe.info.schedule, "karras", 3, "DPM++ 2M")
+    schedule = make_schedule(pipe.info.schedule, "karras", 3, "euler")
+    with pytest.raises(sdxl.ArgumentError, match="prediction is 'eps'; it must be one of epsilon, v_prediction"):
+        make_denoiser(lambda *_: unet_of(pipe), schedule, "eps", ThreeBranches(), torch.float32)  # type: ignore[arg-type]
+
+
 def test_a_bare_function_under_a_known_name_has_neutral_traits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SAMPLERS, "euler", my_sampler)
     assert SAMPLERS["euler"].starts_at_sigma == ()

@@ -25,6 +25,7 @@ from .keys import BUNDLED, split, unsupported
 _IGNORED = re.compile(r"(lora_te1_|text_encoder\.)text_projection\..*|lora_te_text_projection\..*")
 _SIDECAR = "adapter_config.json"
 _SCALARS = ("alpha", "scale")
+_MOST_WORDS = 10  # of those that a LoRA was trained with
 _SIMPLE = re.compile(r"\^?(\w|-|\\\.|\.\*|\.|\\d\+)*\$?")
 
 
@@ -249,7 +250,7 @@ def _ends_with(module: str, pattern: str) -> bool:
     return is_simple and re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
 
 
-def trigger_words(metadata: Mapping[str, str], most: int = 10) -> list[str]:
+def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """The words that a LoRA was trained with, the most frequent first, from the header that kohya's scripts write."""
     if phrase := metadata.get("modelspec.trigger_phrase"):
         return [phrase[:200]]
@@ -261,4 +262,4 @@ def trigger_words(metadata: Mapping[str, str], most: int = 10) -> list[str]:
     for tags in table.values() if isinstance(table, dict) else ():
         for tag, count in tags.items() if isinstance(tags, dict) else ():
             counts[tag.strip()] += count if isinstance(count, int) else 1
-    return [tag[:100] for tag, _ in counts.most_common(most)]
+    return [tag[:100] for tag, _ in counts.most_common(_MOST_WORDS)]

@@ -16,7 +16,6 @@ from ..weights.keymap import TEXT, TEXT_2
 from .keys import BUNDLED, EMBEDDINGS
 
 MOST_VECTORS = 75  # what a prompt has room for
-_OUTPUTS = ("clip_l_out", "clip_g_out")  # OneTrainer's, added to the encoders' outputs; no other tool reads them
 _OTHERS = ("emb_params", "string_to_param.*", "*")
 
 

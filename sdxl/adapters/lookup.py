@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -81,8 +81,10 @@ def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
     if found:
         raise CheckpointError(f"{name} is the name of {len(found)} files: {found[0]} and {found[1]}; rename one")
     if not folders:
-        raise CheckpointError(f"the {what} {name} is a name in a folder, and none is given; give lora_dir")
-    raise CheckpointError(f"the {what} {name} does not exist; {_hint(name, folders, what)}")
+        raise CheckpointError(f"the {what} {name} is looked for in a folder, and none is given; give lora_dir")
+    close = _close(name, adapter_files(folders))
+    places = ", ".join(map(str, folders))
+    raise CheckpointError(f"the {what} {name} does not exist; {close or f'put a file of this name into {places}'}")
 
 
 def named_files(name: str, folders: Sequence[Path]) -> list[Path]:
@@ -171,11 +173,15 @@ def _hint(name: str, folders: Sequence[Path], what: str) -> str:
     if what == "LoRA" and (weighted := _WEIGHTED.fullmatch(name)):
         file, weight = weighted.groups()
         return f"its weight is given as {file},weight={weight}, in Python as ({file!r}, {weight})"
-    names = [path.stem for path in adapter_files(folders)]
-    close = get_close_matches(Path(name).stem, names, n=3)
-    if close:
-        return f"perhaps {' or '.join(close)} is meant"
+    if close := _close(name, adapter_files(folders)):
+        return close
     if near := hint_of(name):
         return near
     where = f"there is none of this name in {', '.join(map(str, folders))}, " if folders else ""
     return f"{where}give the path of a {_SUFFIX} file, a name in a folder of {what}s, or owner/name of the hub"
+
+
+def _close(name: str, files: Iterable[Path]) -> str:
+    """The files whose names are like one, as advice; empty if there are none."""
+    found = get_close_matches(Path(name).stem, [path.stem for path in files], n=3)
+    return f"perhaps {' or '.join(found)} is meant" if found else ""

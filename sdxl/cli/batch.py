@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, SDXLError, SDXLWarning
+from ..pipeline.groups import SOURCES, WITH_IMAGE
 from ..pipeline.model_request import DEFAULT_MODEL
-from ..pipeline.request import MOST_IMAGES, SOURCES, WITH_IMAGE, Request
+from ..pipeline.request import Request
+from ..pipeline.request_checks import MOST_IMAGES
 from .console import UNPRINTED, as_json, note, show
 from .options import model_request, open_pipeline, read_file
 from .progress import count, reporting
@@ -164,7 +166,7 @@ def _work(options: argparse.Namespace, model: dict[str, Any], folder: JobFolder,
 
 def _engine(
     options: argparse.Namespace, model: dict[str, Any], folder: JobFolder, sizes: BatchSizes
-) -> tuple[Engine, Callable[[Batch, int], int]]:
+) -> tuple[Engine, Callable[[Batch, int], int | None]]:
     """The engine of a job, and how many images it has memory for."""
     from ..jobs.opening import Opening, open_local
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, SDXLWarning
-from ..pipeline.request import SOURCES, WITH_IMAGE, Request
+from ..pipeline.groups import SOURCES, WITH_IMAGE
+from ..pipeline.request import Request
 from .axes import Axis, read_axis
 from .batch import absolute_defaults, run_job
 from .console import UNPRINTED, as_json, show

@@ -17,9 +17,10 @@ from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
+from ..pipeline.groups import SEEDS
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
-from ..pipeline.request import SEEDS, Request
+from ..pipeline.request import Request
 from .idle import warn_of_idle_flags
 from .pair_flag import read_pair
 from .parts import check_part, split_parts
@@ -78,13 +79,13 @@ def _group(name: str) -> str:
     return next((title for title, names in _GROUPS.items() if has(names)), list(_GROUPS)[-1])
 
 
-def add_flag(group: Any, each: Field[Any], help: str | None = None) -> None:
+def add_flag(group: Any, each: Field[Any]) -> None:
     """The flag of one field. It is absent from the parsed options if it is not given."""
     flag: Option = each.metadata["option"]
     if flag.flag is None:
         return
     default = f" (default: {each.default})" if _shows(each.default) else ""
-    details: dict[str, Any] = {"help": (help or flag.help) + default, "default": argparse.SUPPRESS}
+    details: dict[str, Any] = {"help": flag.help + default, "default": argparse.SUPPRESS}
     if flag.type is bool:
         details["action"] = "store_true"
     else:

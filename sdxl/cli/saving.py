@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, OutputError
 from ..images.output import numbered
-from ..pipeline.request import SOURCES, TEXTS, Request
+from ..pipeline.groups import SOURCES, TEXTS
+from ..pipeline.request import Request
 from .console import UNPRINTED, as_json, note, show, show_bytes
 
 if TYPE_CHECKING:

@@ -99,10 +99,13 @@ def _serve(options: argparse.Namespace) -> int:
     check_extra()
     from ..serve.catalog import make_catalog
     from ..serve.service import make_service
+    from ..weights.hub import check_source
 
     settings = _settings(options)
     given = given_model(options)
     names = options.models or [default_model().get("model", DEFAULT_MODEL)]
+    for name in names:  # also those that are loaded when a client asks for them
+        check_source(name)
     catalog = make_catalog([model_request(options, {**given, "model": os.path.expanduser(name)}) for name in names])
     _print_log()
     listener = listen(settings)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, SDXLWarning, brief
 from ..models.config import AnyVAEConfig
 from ..weights.container import TensorFile
 from .pixels import to_pil
@@ -24,6 +26,7 @@ _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # PIL converts these modes only t
 _filters = threading.Lock()  # warning filters belong to the process: two threads would restore each other's
 if hasattr(os, "register_at_fork"):  # else it could stay locked in a child for ever
     os.register_at_fork(before=_filters.acquire, after_in_parent=_filters.release, after_in_child=_filters.release)
+_BEYOND = 0.1  # what a resized image may have beyond 0..1
 MOST_PIXELS = 2**26  # far more than SDXL can generate; against typing errors and decompression bombs
 
 
@@ -41,7 +44,8 @@ def open_sources(value: Any, name: str, count: int, drops_alpha: bool = False) -
     several = isinstance(value, Sequence) and not isinstance(value, str)
     sources = list(value) if several else [value]
     if not sources or not all(isinstance(each, (Image.Image, str, Path)) for each in sources):
-        raise ArgumentError(f"{name} is {brief(value)}; give a PIL image, a path, a list of these, or a tensor")
+        hint = ". Try PIL.Image.fromarray(array) or torch.from_numpy(array)" if hasattr(value, "__array__") else ""
+        raise ArgumentError(f"{name} is {brief(value)}; give a PIL image, a path, a list of these, or a tensor{hint}")
     if len(sources) not in (1, count):
         raise ArgumentError(
             f"{name} has {len(sources)} entries for {count} prompts; give one for each, or a single one"
@@ -111,7 +115,22 @@ def check_pixels(value: Any, config: AnyVAEConfig) -> None:
             f"pixels have shape {list(value.shape)}; they must be (B, {config.image_channels}, H, W) with sides that "
             f"are multiples of {config.factor}"
         )
+    low, high = float(value.min()), float(value.max())
+    if not math.isfinite(high - low):
+        raise ArgumentError("pixels have NaN or infinity in them; check their source")
+    if low < -_BEYOND or high > 1 + _BEYOND:
+        text = f"pixels have values from {low:.3g} to {high:.3g}, and 0..1 is expected: black is 0, white 1"
+        warnings.warn(text, SDXLWarning, stacklevel=3)
     check_encoder(config, "an image")
+
+
+def check_posterior_noise(noise: Any, pixels: Tensor, config: AnyVAEConfig) -> None:
+    """Raise `ArgumentError` unless `noise` is (N, C, h, w) for images (B, 3, H, W): N 1 or B, or any for one image."""
+    count, wanted = len(pixels), [config.latent_channels, *(side // config.factor for side in pixels.shape[2:])]
+    is_tensor = isinstance(noise, Tensor) and noise.ndim in (3, 4) and noise.is_floating_point()
+    if not is_tensor or [*noise.shape[-3:]] != wanted or (count > 1 and noise.shape[:-3].numel() not in (1, count)):
+        given = list(noise.shape) if isinstance(noise, Tensor) else brief(noise)
+        raise ArgumentError(f"noise is {given}; expected standard normal numbers, a tensor {[count, *wanted]}")
 
 
 def open_picture(source: Picture, name: str = "image", drops_alpha: bool = False) -> Image.Image:
@@ -162,11 +181,11 @@ def _load(source: Picture, name: str, background: str | None) -> Image.Image:
         raise ArgumentError(f"{where} cannot be read ({reason}); it is damaged, download or save it again") from error
 
 
-def open_header(path: str | Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+def open_header(file: str | Path | BytesIO, formats: tuple[str, ...] | None = None) -> Image.Image:
     """An image, by its header. An image that is too large raises an error instead of PIL's warning."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(os.path.expanduser(path), formats=formats)
+        return Image.open(file if isinstance(file, BytesIO) else os.path.expanduser(file), formats=formats)
 
 
 def _eight_bit(image: Image.Image, where: str) -> Image.Image:

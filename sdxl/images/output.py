@@ -32,14 +32,14 @@ def _refuse_folder(path: Path) -> None:
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
 
 
-def write_file(data: bytes, path: Path) -> None:
-    """Write a file under a temporary name, then rename it: even if the machine stops, no partial file exists. A link
-    at `path` is replaced. Raises `OutputError`.
+def write_file(data: bytes, path: Path, parts: Path | None = None) -> None:
+    """Write a file under a temporary name, beside it or in the folder `parts` of the same file system, then rename it:
+    even if the machine stops, no partial file exists. A link at `path` is replaced. Raises `OutputError`.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = open_part(path)
+        handle, temporary = open_part(path, parts)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

@@ -15,7 +15,7 @@ from .a1111 import parameters_text
 from .exif import pack_exif
 from .output import image_format, resolve_output, write_file
 from .parameters import Parameters
-from .texts import OWN_CHUNK, find_texts
+from .texts import OWN_CHUNK, Texts, find_texts
 from .tools.comfyui import read_graph
 from .tools.webui import read_infotext
 
@@ -89,7 +89,11 @@ def read_parameters(path: str | Path) -> Parameters:
     An image (PNG, JPEG, WebP), or a text file with AUTOMATIC1111's parameters or ComfyUI's graph. Raises
     `ArgumentError`.
     """
-    texts = find_texts(Path(path))
+    return parameters_in(find_texts(Path(path)), path)
+
+
+def parameters_in(texts: Texts, path: str | Path) -> Parameters:
+    """What the texts of a file say of how its image was made. Raises `ArgumentError` with its path."""
     if texts.own is not None:
         return _own_record(path, texts.own)
     failures: list[str] = []
@@ -100,6 +104,11 @@ def read_parameters(path: str | Path) -> Parameters:
             return read(text)
         except ValueError as error:
             failures.append(str(error))
+    if texts.tool is not None:
+        raise ArgumentError(
+            f"{path} was written by {texts.tool}, whose parameters are not read; give its prompt and settings as "
+            "arguments"
+        )
     if failures:
         raise ArgumentError(f"the parameters in {path} cannot be read ({', and '.join(failures)}); give another file")
     if texts.unread:

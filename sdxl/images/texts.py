@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from ..errors import ArgumentError, brief
 from .exif import unpack_comment, unpack_note, unpack_texts
 from .image import MOST_PIXELS, open_header
+from .unread import unread_tool
 
 OWN_CHUNK = "sdxl"
 """The PNG text chunk with our JSON, beside AUTOMATIC1111's `parameters`."""
@@ -22,7 +24,8 @@ _LONGEST = 2**23  # characters of a text that are read
 @dataclass(frozen=True)
 class Texts:
     """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that
-    was executed and the `workflow` on the screen. Of others, such as those of other tools, the names are `unread`.
+    was executed and the `workflow` on the screen. Of others, such as those of other tools, the names are `unread`, and
+    `tool` is the one that has written them, if it is known.
     """
 
     own: str | None = None
@@ -30,6 +33,7 @@ class Texts:
     prompt: str | None = None
     workflow: str | None = None
     unread: tuple[str, ...] = ()
+    tool: str | None = None
 
     @property
     def are_none(self) -> bool:
@@ -37,29 +41,32 @@ class Texts:
         return (self.own, self.parameters, self.prompt, self.workflow) == (None,) * 4
 
 
-def find_texts(path: Path) -> Texts:
-    """The texts of a file. Raises `ArgumentError` if it cannot be read, or if one of them is too long."""
+def find_texts(file: Path | bytes) -> Texts:
+    """The texts of a file, or of its bytes. Raises `ArgumentError` if it cannot be read, or if one of them is too
+    long.
+    """
+    name = "the file" if isinstance(file, bytes) else file
     try:
-        texts = _of_file(path)
+        texts = _of_file(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
         raise ArgumentError(
-            f"{path} cannot be read as an image ({reason}); give an image that sdxl or another tool wrote"
+            f"{name} cannot be read as an image ({reason}); give an image that sdxl or another tool wrote"
         ) from error
     for text in (texts.own, texts.parameters, texts.prompt, texts.workflow):
         if text is not None and len(text) > _LONGEST:
             raise ArgumentError(
-                f"the parameters in {path} are damaged ({len(text)} characters, expected at most {_LONGEST}); give "
+                f"the parameters in {name} are damaged ({len(text)} characters, expected at most {_LONGEST}); give "
                 "another image"
             )
     return texts
 
 
-def _of_file(path: Path) -> Texts:
+def _of_file(file: Path | bytes) -> Texts:
     try:
-        image = open_header(path, formats=_FORMATS)
+        image = open_header(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS)
     except UnidentifiedImageError:
-        if (text := _plain(path)) is not None:
+        if (text := _plain(file)) is not None:
             return text
         raise
     with image:
@@ -79,7 +86,7 @@ def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
     names = (OWN_CHUNK, "parameters", "prompt", "workflow")
     unread = tuple(str(name) for name, text in chunks.items() if name not in names and isinstance(text, str))
     own, parameters, prompt, workflow = (text if isinstance(text := chunks.get(name), str) else None for name in names)
-    return Texts(own, parameters, prompt, workflow, unread)
+    return Texts(own, parameters, prompt, workflow, unread, unread_tool(chunks))
 
 
 def _of_exif(image: Image.Image) -> Texts:
@@ -95,14 +102,14 @@ def _of_exif(image: Image.Image) -> Texts:
     }
     comment = unpack_comment(exif)
     if comment is not None and comment.lstrip().startswith("{"):
-        return _of_json(comment)
+        return replace(_of_json(comment), tool=unread_tool({"parameters": comment}))
     return Texts(None, comment or None, graphs.get("prompt"), graphs.get("workflow"))
 
 
-def _plain(path: Path) -> Texts | None:
+def _plain(file: Path | bytes) -> Texts | None:
     """A text file: a graph in JSON, or AUTOMATIC1111's text. None for other files."""
-    with path.open("rb") as file:
-        data = file.read(_LONGEST + 1)
+    with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+        data = stream.read(_LONGEST + 1)
     if b"\0" in data or len(data) > _LONGEST:
         return None
     try:

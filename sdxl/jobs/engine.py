@@ -123,14 +123,14 @@ def _encoded(result: Result | SDXLError) -> Outcome:
     return result if isinstance(result, SDXLError) else list(map(encode_png, result.images, result.parameters))
 
 
-def fitting(pipe: Pipeline, batch: Batch, most: int) -> int:
-    """How many images of the kind of a batch fit into memory at once, at most `most`."""
+def fitting(pipe: Pipeline, batch: Batch, most: int) -> int | None:
+    """How many images of the kind of a batch fit into memory at once, at most `most`; None where they are refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SDXLWarning)  # they come again with the images
         try:
             return pipe.most_images(Request(**batch.items[0].arguments), most)
         except SDXLError:  # which comes again too
-            return 1
+            return None
 
 
 def work(
@@ -138,7 +138,7 @@ def work(
     folder: JobFolder,
     engine: Engine,
     sizes: BatchSizes | None = None,
-    fits: Callable[[Batch, int], int] = lambda batch, most: most,
+    fits: Callable[[Batch, int], int | None] = lambda batch, most: most,
 ) -> Iterator[Progress]:
     """Generate what is pending of these batches until each image is finished, by any process, or has failed. They are
     cut into parts of the `sizes` that memory has room for, as `fits` says of a batch and a number of images. Where

@@ -5,7 +5,7 @@ Beside the images lies the folder `job` with `plan.json`, `done.jsonl` and `clai
 
 from __future__ import annotations
 
-import glob
+import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -27,13 +27,16 @@ from .plan import JobPlan, read_plan, write_plan
 
 @dataclass(frozen=True)
 class JobFolder:
-    """The folder of a job that this process works on until the end of a `with`. `plan` is the one at its beginning."""
+    """The folder of a job that this process works on until the end of a `with`. `plan` is the one at its beginning.
+    `parts` are the temporary files beside the images, where versions until 0.1.0 wrote them.
+    """
 
     path: Path
     job: Job
     plan: JobPlan
     claims: Claims
     journal: Journal
+    parts: tuple[Path, ...]
 
     def __enter__(self) -> JobFolder:
         return self
@@ -115,7 +118,7 @@ class JobFolder:
     def finish(self, batch: Batch, images: Sequence[bytes]) -> None:
         """Write the PNGs of a batch, then record its items."""
         for file, data in zip(batch.files, images, strict=True):
-            write_file(data, self.path / file)
+            write_file(data, self.path / file, parts=self.path / "job")
         self.journal.record(batch.items)
 
     def release(self, batch: Batch) -> None:
@@ -130,10 +133,13 @@ class JobFolder:
         return plan
 
     def _clean(self, batch: Batch) -> None:
-        """Remove the temporary files of a batch that a killed process left."""
-        for file in batch.files:
-            for path in glob.glob(glob.escape(str(self.path / part_prefix(Path(file)))) + "*" + PART):
-                Path(path).unlink(missing_ok=True)
+        """Remove the temporary files of a batch that a killed process left. The folder of the images is not listed
+        again, since that would take ever longer.
+        """
+        prefixes = tuple(part_prefix(Path(file)) for file in batch.files)
+        for path in (*self.parts, *_parts(self.path / "job")):
+            if path.name.startswith(prefixes):
+                path.unlink(missing_ok=True)
 
 
 def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:
@@ -160,7 +166,7 @@ def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:
                     write_plan(plan, _plan_path(folder))
                 claims.join()
             stack.pop_all()
-            return JobFolder(folder, job, plan, claims, journal)
+            return JobFolder(folder, job, plan, claims, journal, _parts(folder))
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror or error}; {remedy(error)}") from error
 
@@ -169,6 +175,11 @@ def first_seed(folder: Path) -> int | None:
     """The seed of the first image of the job in a folder; None if it has no job. Raises `OutputError`."""
     path = _plan_path(folder)
     return read_plan(path).first_seed if path.exists() else None
+
+
+def _parts(folder: Path) -> tuple[Path, ...]:
+    """The temporary files in a folder."""
+    return tuple(folder / name for name in os.listdir(folder) if name.endswith(PART))
 
 
 def _plan_path(folder: Path) -> Path:

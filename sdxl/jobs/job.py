@@ -16,9 +16,10 @@ from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
 from ..pipeline.aliases import advice
+from ..pipeline.groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
 from ..pipeline.hires import read_hires
 from ..pipeline.profiles import Place, for_one, record_compat
-from ..pipeline.request import SEEDS, SOURCES, TEXTS, WITH_IMAGE, Request
+from ..pipeline.request import Request
 from ..pipeline.tags import requested_loras
 from .claims import Range
 from .content import (

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .unet import Contracting as Contracting
     from .unet import Memory as Memory
     from .unet import Residuals as Residuals
+    from .unet import TransformerBlock as TransformerBlock
     from .unet import UNet as UNet
     from .unet_config import UNetConfig as UNetConfig
     from .vae import VAE as VAE
@@ -56,7 +57,7 @@ __getattr__, __dir__, __all__ = exports(
         "t2i_adapter": ("T2IAdapter",),
         "tiny_vae": ("TinyVAE",),
         "tiny_vae_config": ("TinyVAEConfig",),
-        "unet": ("Contracting", "Memory", "Residuals", "UNet"),
+        "unet": ("Contracting", "Memory", "Residuals", "TransformerBlock", "UNet"),
         "unet_config": ("UNetConfig",),
         "vae": ("VAE",),
         "vision": ("VisionEncoder",),

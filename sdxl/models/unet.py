@@ -315,10 +315,14 @@ class UNet(Contracting):
     def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor, scale: Tensor | None = None) -> Tensor:
         """Predict the noise (or v) in x.
 
-        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed;
-        context (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. Returns (B, out_channels, H, W).
+        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed, or one for all;
+        context (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. What is in another dtype than the
+        network's layers is cast to that, and the output to the dtype of x. Returns (B, out_channels, H, W).
         """
-        return self.predict(x, self.embed(t, vector, scale), self.context_kv(context))
+        dtype = self.norm_out.weight.dtype
+        emb = self.embed(t.reshape(-1), vector.to(dtype), scale)
+        output = self.predict(x.to(dtype), emb, self.context_kv(context.to(dtype)))
+        return output if x.dtype == dtype else output.to(x.dtype)
 
     def predict(
         self, x: Tensor, emb: Tensor, memories: Sequence[Memory], residuals: Residuals = NO_RESIDUALS

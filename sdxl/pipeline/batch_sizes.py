@@ -16,6 +16,7 @@ MOST = 64  # images: more of them gain no device anything, and more is lost wher
 _GAIN = 0.95  # twice as many images at once must take less than this share of the time of each
 _SLOW = 10.0  # seconds of an image from which on a device is busy all the time, and no larger batch is tried
 _TRIALS = 2  # calls of each size that are compared: the first one of a size also plans and warms up
+_KINDS = 1000  # that are remembered: a service meets ever new ones
 
 
 class BatchSizes:
@@ -28,29 +29,39 @@ class BatchSizes:
     def __init__(self, size: int | None = None) -> None:
         self.size = size
         self._most: dict[str, int] = {}
-        self._seconds: dict[str, dict[int, list[float]]] = {}  # of each image, by kind and size
+        self._seconds: dict[str, dict[int, list[float]]] = {}  # the shortest ones of an image, by kind and size
 
-    def limit(self, kind: str, fits: Callable[[int], int] = lambda most: most) -> int:
-        """The size of the next batch of a kind. `fits` says how many images fit into memory, of at most so many; it is
-        asked once for each kind.
+    def limit(self, kind: str, fits: Callable[[int], int | None] = lambda most: most) -> int:
+        """The size of the next batch of a kind. `fits` says how many images fit into memory, of at most so many, or
+        None for images that cannot be generated at all; it is asked once for each kind.
         """
         most = self._most.get(kind)
         if most is None:
             asked = MOST if self.size is None else self.size
-            most = self._most[kind] = fits(asked) if asked > 1 else 1
-            if self.size is not None and most < asked:
-                text = f"{asked} images at once need more memory than is free, by an estimate; going on with {most}"
+            room = fits(asked) if asked > 1 else 1
+            most = room or 1
+            self._remember(kind, most)
+            if self.size is not None and room is not None and room < asked:
+                text = f"{asked} images at once need more memory than is free, by an estimate; going on with {room}"
                 warnings.warn(text, SDXLWarning, stacklevel=4)
         return most if self.size is not None else _best(self._seconds.get(kind, {}), most)
 
     def record(self, kind: str, count: int, seconds: float) -> None:
         """A call of so many images has taken so long."""
-        self._seconds.setdefault(kind, {}).setdefault(count, []).append(seconds / count)
+        times = self._seconds.setdefault(kind, {}).setdefault(count, [])
+        times[:] = sorted([*times, seconds / count])[:_TRIALS]
 
     def halve(self, kind: str, count: int) -> int:
         """Memory has run out with so many images at once; how many are tried from now on."""
-        self._most[kind] = max(count // 2, 1)
-        return self._most[kind]
+        most = max(count // 2, 1)
+        self._remember(kind, most)
+        return most
+
+    def _remember(self, kind: str, most: int) -> None:
+        self._most[kind] = most
+        for oldest in list(self._most)[:-_KINDS]:
+            del self._most[oldest]
+            self._seconds.pop(oldest, None)
 
 
 def _best(seconds: Mapping[int, Sequence[float]], most: int) -> int:

@@ -59,10 +59,10 @@ class Call:
         with self.lock:
             self.prepare()
             self.residency.fit(self.plan)
-        return self._locked(self._run(self.residency.model))
+            return self._locked(self._run(self.residency.model), self.residency.revision)
 
-    def _locked(self, steps: Iterator[PipelineStep]) -> Iterator[PipelineStep]:
-        revision = self.residency.revision
+    def _locked(self, steps: Iterator[PipelineStep], revision: int) -> Iterator[PipelineStep]:
+        """The steps, as long as the weights are of that revision: also where the first one is asked for much later."""
         while True:
             try:
                 with self.lock:

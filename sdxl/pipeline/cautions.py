@@ -12,7 +12,8 @@ from ..models.config import ModelConfig
 from ..models.schedule_config import ScheduleConfig
 from ..sampling.samplers import SAMPLERS
 from ..text.constructs import find_constructs
-from .request import TEXTS, Request, Size
+from .groups import TEXTS
+from .request import Request, Size
 from .scales import most_guidance
 from .sizing import darkest
 from .sources import Sources

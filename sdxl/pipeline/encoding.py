@@ -55,3 +55,15 @@ class EncodedPrompt:
     negative_context: Tensor
     negative_pooled: Tensor
     negative_vector: Tensor
+
+
+def encoded_prompt(positive: Encoding, negative: Encoding) -> EncodedPrompt:
+    """Both encodings as one value."""
+    return EncodedPrompt(
+        context=positive.context,
+        pooled=positive.pooled,
+        vector=positive.vector,
+        negative_context=negative.context,
+        negative_pooled=negative.pooled,
+        negative_vector=negative.vector,
+    )

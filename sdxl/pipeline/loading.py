@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +37,7 @@ from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
 from .recorded_model import RecordedModel
+from .weight_changes import Both, own_changes
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
 """Learned vectors (N, dim) by the name of a text encoder and the word."""
@@ -175,26 +175,11 @@ class Loader:
             for component in checkpoint.components.values()
             for row in component.rows
         }
-        if unknown := [name for name in changes if name not in names]:
-            close = get_close_matches(unknown[0], names, n=1)
-            hint = f"perhaps {close[0]} is meant" if close else "names are such as unet.conv_in.weight"
-            raise ArgumentError(f"the model has no weight {unknown[0]}; {hint}")
-        return replace(self, changes=dict(changes))
+        return replace(self, changes=own_changes(changes, names))
 
 
 PREFIXES = ("", "refiner.")
 """Before the names of each checkpoint's weights."""
-
-
-@dataclass(frozen=True)
-class Both:
-    """A change after another."""
-
-    first: Change
-    second: Change
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        return self.second(self.first(weight))
 
 
 def open_loader(request: ModelRequest, precision: Precision | None = None) -> tuple[Loader, str | None]:

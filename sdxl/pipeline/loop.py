@@ -11,18 +11,22 @@ from functools import cache, reduce
 import torch
 from torch import Tensor
 
-from ..models.conditioned import ConditionedUNet, perturb, precompute, with_sources
-from ..sampling.denoiser import Network, make_denoiser
+from ..errors import ArgumentError, brief
+from ..models.conditioned import ConditionedUNet, Conditioning, perturb, precompute, with_sources
+from ..models.unet import UNet
+from ..sampling.denoiser import Network, Networks, make_denoiser
 from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Noise, Step
 from ..sampling.variants import sampler_of
 from .attending import attended
 from .enlarging import with_enlarged
+from .expert import Expert
 from .finite import check_finite
 from .latents import Latents
 from .model import Model
 from .noise import step_noise
+from .own_networks import check_placement
 from .plan import Plan
 from .result import PipelineStep
 from .stages import report, report_end, stage
@@ -80,48 +84,31 @@ def _stage(
     with model.using(expert.unet, expert.text, *nets):
         denoise = _denoiser(number, plan, model, start)
         steps = sampler(denoise, x, sigmas, noise, levels=plan.schedule.table, **options)
-        for left, step in zip(range(len(sigmas) - 2, -1, -1), steps, strict=True):
+        for left, step in _counted(steps, len(sigmas) - 1, str(plan.request.sampler)):
             if not left:  # looked at once, since it makes the host wait for the GPU
                 check_finite(step.x, f"the UNet of the {expert.info.config.kind} model", expert.placement)
             yield step
 
 
+def _counted(steps: Iterator[Step], count: int, name: str) -> Iterator[tuple[int, Step]]:
+    """The steps of a sampler, which may be a user's own, each with the number of those that are left."""
+    number = 0
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, Step) or number > count:
+            given = f"step {number} of {count}" if isinstance(step, Step) else brief(step)
+            raise ArgumentError(f"sampler {name} gives {given}; expected a Step for each pair of neighbouring sigmas")
+        yield count - number, step
+    if number < count:
+        raise ArgumentError(f"sampler {name} gives {number} of {count} steps; expected one for each pair of sigmas")
+
+
 def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
     """An expert's guess for x, with the known part of the image kept."""
     expert = model.experts[number]
-    with stage("text", expert.placement):
-        conditionings = expert.condition(plan)
-    model.release(expert.text)
-    for each in conditionings.values():
-        for tensor in (*each.groups, each.vector):
-            check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
-    references = attended(plan, model) if number == 0 else []
-    unet = expert.unet()
-    scales = plan.embedded_scales if unet.guidance_embed is not None else ()
-    conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
-    inpaints = start.channels is not None and unet.config.in_channels > start.x.shape[1]
-
-    steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)
-
-    @cache
-    def seeing(shown: tuple[int, ...]) -> ConditionedUNet:
-        return reduce(with_sources, [references[number].sources for number in shown], conditioned)
-
-    @cache
-    def made(branches: tuple[str, ...], shown: tuple[int, ...], controls: tuple[int, ...]) -> Network:
-        selected = perturb(seeing(shown).select(branches), is_perturbed, plan.perturbs)
-        selected = steering.steered(selected, controls)
-        each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
-        return with_channels(each, start.channels) if inpaints and start.channels is not None else each
-
-    def network(branches: tuple[str, ...], sigma: float) -> Network:
-        step = step_at(sigma, plan.sigmas)
-        shown = tuple(number for number, each in enumerate(references) if each.window.acts(step))
-        return made(branches, shown, steering.active(sigma))
-
+    networks = _networks(number, plan, model, start)
     config = plan.noise if number == 0 else expert.info.schedule
     denoise = make_denoiser(
-        network,
+        networks,
         plan.schedule,
         config.prediction,
         plan.guider,
@@ -129,9 +116,57 @@ def _denoiser(number: int, plan: Plan, model: Model, start: Start) -> Denoiser:
         plan.branches.negatives,
         config.sigma_data,
     )
-    if start.region is None or (inpaints and not plan.request.conventions.known_9):
+    sees_it = _channels(expert.unet(), start) is not None
+    if start.region is None or (sees_it and not plan.request.conventions.known_9):
         return denoise
     return blend_known(denoise, start.region)
+
+
+def _networks(number: int, plan: Plan, model: Model, start: Start) -> Networks:
+    """An expert's UNet for the branches of a step, under the controls and references that act in it, each made once."""
+    expert = model.experts[number]
+    conditionings = _conditionings(expert, plan, model)
+    references = attended(plan, model) if number == 0 else []
+    unet = expert.unet()
+    check_placement(unet, expert.placement)
+    scales = plan.embedded_scales if unet.guidance_embed is not None else ()
+    conditioned = precompute(unet, conditionings, plan.schedule.timesteps, scales)
+    steering = Steering(plan if number == 0 else replace(plan, controls=()), model, conditionings)
+    channels = _channels(unet, start)
+
+    @cache
+    def seeing(shown: tuple[int, ...]) -> ConditionedUNet:
+        return reduce(with_sources, [references[n].sources for n in shown], conditioned)
+
+    @cache
+    def made(branches: tuple[str, ...], shown: tuple[int, ...], controls: tuple[int, ...]) -> Network:
+        selected = perturb(seeing(shown).select(branches), is_perturbed, plan.perturbs)
+        selected = steering.steered(selected, controls)
+        each: Network = selected if model.graphs is None else model.graphs.network(selected, start.x.shape)
+        return each if channels is None else with_channels(each, channels)
+
+    def network(branches: tuple[str, ...], sigma: float) -> Network:
+        step = step_at(sigma, plan.sigmas)
+        shown = tuple(n for n, each in enumerate(references) if each.window.acts(step))
+        return made(branches, shown, steering.active(sigma))
+
+    return network
+
+
+def _conditionings(expert: Expert, plan: Plan, model: Model) -> dict[str, Conditioning]:
+    """The conditioning of each guidance branch, whose tensors are finite. The text encoders are released."""
+    with stage("text", expert.placement):
+        conditionings = expert.condition(plan)
+    model.release(expert.text)
+    for each in conditionings.values():
+        for tensor in (*each.groups, each.vector):
+            check_finite(tensor, f"a text encoder of the {expert.info.config.kind} model", expert.placement)
+    return conditionings
+
+
+def _channels(unet: UNet, start: Start) -> Tensor | None:
+    """The channels that a UNet sees beside x; a refiner of 4 channels sees none beside an inpainting model's either."""
+    return start.channels if unet.config.in_channels > start.x.shape[1] else None
 
 
 def _summary(plan: Plan, model: Model) -> str:

@@ -13,11 +13,12 @@ from ..runtime.device import device_name
 from ..runtime.placement import Placement
 from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
+from .groups import SOURCES, TEXTS
 from .hires import read_hires
 from .noise import replay_rules
 from .plan import Plan
 from .profiles import record_compat
-from .request import SOURCES, TEXTS, Request
+from .request import Request
 
 
 def describe(plan: Plan, source: Mapping[str, Any], placement: Placement) -> list[dict[str, Any]]:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ..adapters.embedding import read_embeddings
-from ..adapters.lookup import own_folders
 from ..adapters.lora import LoRA, read_loras
 from ..errors import ArgumentError, UnsupportedError
-from ..images.image import check_latents, check_pixels
+from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
@@ -25,16 +24,15 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
-from ..weights.keymap import UNET
 from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
+from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
 from .call import Call, Callback
 from .controlling import Controls
-from .encoding import EncodedPrompt
+from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
 from .generators import read_generators
-from .idle import warn_of_idle_images
 from .latents import Latents
 from .loading import Changes, choose, open_loader
 from .members import DiffusersNames
@@ -42,15 +40,14 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .passes import make_passes
+from .own_networks import check_networks, with_configs
 from .plan import Plan
-from .prompts import reading_of
+from .prompts import check_one_text, reading_of
 from .referencing import References
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
 from .saving import save
-from .tags import missing_loras
 from .target import read_target
 from .tokens import Tokens, tokenize, tokenizers_of
 
@@ -74,11 +71,8 @@ class Pipeline(DiffusersNames):
         `adapters` opens LoRAs for it, `controls` the networks of control images, and `references` IP-Adapters.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
-        self._adapters = adapters
-        self._controls = controls or Controls(residency.model.info.config.unet)
-        self._references = references or References()
-        self._loras: tuple[LoRA, ...] = ()
-        self._embeddings: tuple[ActiveEmbedding, ...] = ()
+        controls = controls or Controls(residency.model.info.config.unet)
+        self._additions = Additions(controls, references or References(), adapters)
         self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -162,26 +156,25 @@ class Pipeline(DiffusersNames):
         """Load the model that a request names; with a `precision`, such as a recorded one, in that, fast or not. Raises
         `SDXLError`.
         """
-        names = ("lora_dir", "embedding_dir", "control_dir")
-        *own, nets = (own_folders(getattr(request, name), name) for name in names)
+        folders = adapter_folders(request)  # a wrong one is an error before a download
         loader, variant = open_loader(request, precision)
-        adapters = Adapters(loader.checkpoints, *own)
-        loras = adapters.resolve(read_loras(request.loras))
-        embeddings = adapters.open_embeddings(read_embeddings(request.embeddings))
-        adapted, words = adapters.changes(loras), adapters.words(embeddings, loras)
-        loader, offload = choose(replace(loader, adapted=adapted, embeddings=words), request)
+        additions = open_additions(request, loader, variant, folders)
+        loader, offload = choose(additions.applied(loader, additions.loras), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        checkpoint = loader.checkpoints[0]
-        controls = Controls(checkpoint.info.config.unet, checkpoint.components[UNET], nets, variant)
-        pipe = cls(residency, request.record(variant), loader.hashes, adapters, controls, References(nets))
-        pipe._loras, pipe._embeddings = loras, embeddings
+        pipe = cls(residency, request.record(variant), loader.hashes)
+        pipe._additions = additions
         with pipe._lock:
             residency.retry(lambda model: model.load())
         return pipe
 
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> Pipeline:
-        """A pipeline of networks that are in memory already, such as those in training."""
+        """A pipeline of networks that are in memory already, such as those in training. `info` is that of a loaded
+        pipeline, whose configs become those of the networks; `text` are its text encoders in their order. Raises
+        `ArgumentError`, and `ConfigError` for networks that do not fit each other.
+        """
+        check_networks(info, unet, vae, text)
+        info = with_configs(info, unet, vae, text)
         weight = unet.norm_out.weight
         placement = Placement(weight.device, weight.dtype, weight.dtype)
         expert = Expert(info, Lazy(lambda: unet), Lazy(lambda: list(text)), placement)
@@ -209,7 +202,7 @@ class Pipeline(DiffusersNames):
     def save(self, path: str | Path) -> None:
         """Write the model as a diffusers folder, or as a single file if `path` ends in .safetensors: the present
         weights of networks in memory (`from_networks`, `trainable`), else those of the files, with `change_weights`.
-        Raises `OutputError`.
+        Raises `OutputError`, and `ArgumentError` for layers of one's own, which a model's file has no place for.
         """
         with self._lock:
             save(self.residency, Path(path).expanduser())
@@ -260,14 +253,14 @@ class Pipeline(DiffusersNames):
         Raises `CheckpointError` for a file that does not fit, before anything is changed.
         """
         with self._lock:
-            resolved = self._resolve(read_loras(loras))
+            resolved = self._additions.resolve(read_loras(loras))
             self._adapt(resolved)
-            self._loras = resolved
+            self._additions.loras = resolved
 
     @property
     def loras(self) -> tuple[ActiveLoRA, ...]:
         """The LoRAs of every image that names no others, each with the report of its file."""
-        return tuple(self._open_adapters().report(lora) for lora in self._loras)
+        return tuple(self._additions.open_adapters().report(lora) for lora in self._additions.loras)
 
     def set_embeddings(self, embeddings: Sequence[Any] | Mapping[str, Any]) -> None:
         """Words with learned vectors (textual inversion), from now on, in place of the present ones; [] removes all but
@@ -278,35 +271,24 @@ class Pipeline(DiffusersNames):
         longest first. Raises `CheckpointError`.
         """
         with self._lock:
-            opened = self._open_adapters().open_embeddings(read_embeddings(embeddings))
-            self._embeddings, old = opened, self._embeddings
+            added = self._additions
+            opened = added.open_adapters().open_embeddings(read_embeddings(embeddings))
+            added.embeddings, old = opened, added.embeddings
             try:
-                self._adapt(self._loras)
+                self._adapt(added.loras)
             except BaseException:
-                self._embeddings = old
+                added.embeddings = old
                 raise
 
     @property
     def embeddings(self) -> dict[str, ActiveEmbedding]:
         """The words with learned vectors."""
-        return {each.word: each for each in self._embeddings}
-
-    def _open_adapters(self) -> Adapters:
-        if self._adapters is None:
-            raise ArgumentError(
-                "a pipeline of networks in memory has no files to read weights from, so it takes no LoRAs and no "
-                "embeddings; load it with from_pretrained"
-            )
-        return self._adapters
-
-    def _resolve(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
-        return self._open_adapters().resolve(loras) if loras else ()
+        return {each.word: each for each in self._additions.embeddings}
 
     def _adapt(self, loras: Sequence[LoRA]) -> None:
         """Have the model's weights changed by these LoRAs and no others."""
-        if self._adapters is not None and self.residency.loader is not None:
-            adapted, words = self._adapters.changes(loras), self._adapters.words(self._embeddings, loras)
-            self.residency.use(replace(self.residency.loader, adapted=adapted, embeddings=words))
+        if self.residency.loader is not None:
+            self.residency.use(self._additions.applied(self.residency.loader, loras))
 
     @property
     def info(self) -> ModelInfo:
@@ -415,36 +397,19 @@ class Pipeline(DiffusersNames):
         for what does not fit.
         """
         check_fork()  # here too, since what opens an image computes with torch
-        loras = self._loras if request.loras is None else self._resolve(read_loras(request.loras))
-        if named := missing_loras(replace(request, loras=loras)):
-            loras = (*loras, *self._open_adapters().resolve_named(named))
-        families = [] if self._adapters is None else self._adapters.families(loras)
-        info, refiner = self.info, self.experts[1].info if len(self.experts) > 1 else None
-        plan = self._with_images(make_passes(replace(request, loras=loras or None), info, refiner, families))
-        warn_of_idle_images([plan] if plan.second is None else [plan, plan.second])
-        if self._adapters is None:
-            return plan
-        reading, texts = reading_of(request), [plan.texts_of(n) for n in range(len(request.prompts))]
-        used = tuple(self._adapters.used(self._embeddings, loras, own, reading) for own in texts)
-        return replace(plan, embeddings=used, lora_hashes=self._adapters.a1111_hashes(loras))
-
-    def _with_images(self, plan: Plan) -> Plan:
-        """A plan, and that of its second pass, with the controls and references of each opened."""
-        plan = replace(plan, controls=self._controls.activate(plan))
-        if plan.sources.references:
-            plan = replace(plan, references=self._references.open(plan, self.info.config.unet))
-        return plan if plan.second is None else replace(plan, second=self._with_images(plan.second))
+        refiner = self.experts[1].info if len(self.experts) > 1 else None
+        return self._additions.plan(request, self.info, refiner)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
         included. Words are those of the pipeline's embeddings. Nothing is loaded. Raises `ArgumentError`, also for a
         prompt that changes from step to step or has several parts, which is several texts.
         """
-        request = Request(text, prompt_syntax=prompt_syntax, long_prompt=long_prompt)
-        if self._adapters is None:
+        request, added = Request(text, prompt_syntax=prompt_syntax, long_prompt=long_prompt), self._additions
+        if added.adapters is None:
             counts = {word: len(own) for word, own in self.text[-1].embeddings.items()}
         else:
-            counts = self._adapters.counts(self._embeddings, self._loras)
+            counts = added.adapters.counts(added.embeddings, added.loras)
         return tokenize(tokenizers_of(self.info), text, reading_of(request), counts)
 
     @with_request_arguments
@@ -453,26 +418,19 @@ class Pipeline(DiffusersNames):
     ) -> EncodedPrompt:
         """The UNet's input from text and sizes, float32: `context` (B, L, D), `pooled` (B, P), `vector` (B, V), and the
         same of the negative prompt. The arguments are those of a call; `refiner` asks for the refiner's. Raises
-        `ArgumentError`.
+        `ArgumentError`, also for a prompt that changes from step to step or has several parts.
         """
         if refiner and len(self.experts) == 1:
             raise ArgumentError("refiner is True but no refiner is loaded; load one with refiner=")
         given: dict[str, Any] = {"prompt": prompt, **call_arguments(arguments)}
         plan = self.plan(Request(**given))
+        check_one_text(plan.branches)
 
         def encode(model: Model) -> EncodedPrompt:
             expert = model.experts[int(refiner)]
             with model.using(expert.text):
                 both = expert.encode(plan, (POSITIVE, NEGATIVE))
-            positive, negative = both[POSITIVE], both[NEGATIVE]
-            return EncodedPrompt(
-                context=positive.context,
-                pooled=positive.pooled,
-                vector=positive.vector,
-                negative_context=negative.context,
-                negative_pooled=negative.pooled,
-                negative_vector=negative.vector,
-            )
+            return encoded_prompt(both[POSITIVE], both[NEGATIVE])
 
         with self._lock:
             self._adapt(read_loras(plan.request.loras or ()))
@@ -484,6 +442,8 @@ class Pipeline(DiffusersNames):
         multiples of 8. Raises `ArgumentError`.
         """
         check_pixels(pixels, self.info.config.vae)
+        if noise is not None:
+            check_posterior_noise(noise, pixels, self.info.config.vae)
 
         def encode(model: Model) -> Tensor:
             with model.using(model.vae):

@@ -14,9 +14,10 @@ from ..images.record import read_parameters
 from ..runtime.precision import Precision, recorded_precision
 from .defaults import recorded_request
 from .foreign import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
+from .groups import SOURCES
 from .model_request import RECORDED, ModelRequest
 from .recorded_model import find_recorded
-from .request import SOURCES, Request
+from .request import Request
 from .tags import untagged_loras
 
 _STOPPED, _GENERATOR = "stopped_after", "generator"
@@ -99,7 +100,8 @@ def _not_contained(recorded: Parameters) -> Iterator[tuple[str, str]]:
     record, whose images were no files.
     """
     for name, identity in recorded.sources.items():
-        yield name, f"{name} {identity}" if identity and not recorded.is_record else name
+        what = {"image": "an image", "mask": "a mask"}.get(name, name)
+        yield name, f"{name} {identity}" if identity and not recorded.is_record else what
     for name in ("control", "reference") if recorded.is_record else ():
         entries = recorded["request"].get(name)
         if isinstance(entries, list) and any(isinstance(each, dict) and _lacks_image(each) for each in entries):

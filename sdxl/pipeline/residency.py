@@ -242,6 +242,14 @@ class Residency:
         for expert in self.model.experts:
             if expert.cache is not None:
                 expert.cache.clear()
+        try:
+            self._reload(weights)
+        except BaseException:
+            self._exchange(self.model.offload, old)  # loaded when it is next needed, as it was
+            raise
+
+    def _reload(self, weights: set[str]) -> None:
+        """Have the present loader's changes of some weights in the model, with as many of its networks as before."""
         loaded = self.model
         # the layers of a compiled one are no longer those that were loaded
         self._exchange(loaded.offload, keep=not loaded.is_compiled)

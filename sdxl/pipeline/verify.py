@@ -19,11 +19,12 @@ from ..images.parameters import Parameters
 from ..images.record import encode_image
 from .aliases import advice
 from .defaults import recorded_request
+from .groups import SOURCES
 from .model_request import RECORDED, ModelRequest
 from .pipeline import Pipeline
 from .recorded_model import SOURCES as FILES
 from .replay import Replay, replay
-from .request import SOURCES, Request
+from .request import Request
 from .result import Result
 
 CLOSE = 8

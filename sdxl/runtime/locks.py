@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
 from weakref import WeakSet
 
 import torch
@@ -41,18 +42,33 @@ class Lock:
 
 class Turns(Lock):
     """A lock around work with torch: threads take turns. To enter it raises `ForkError` where torch would wait for
-    ever.
+    ever. A caller's autocast does not act inside: what is loaded and computed has the dtypes that are recorded of it.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._outside: list[ExitStack] = []  # gives the caller's autocast back, once for each entry
 
     def __enter__(self) -> None:
         check_fork()
         super().__enter__()
         _at_work.append(threading.get_ident())
         _own.has_pool |= torch.get_num_threads() > 1
+        self._outside.append(_without_autocast())
 
     def __exit__(self, *_: object) -> None:
+        self._outside.pop().close()
         _at_work.remove(threading.get_ident())
         super().__exit__()
+
+
+def _without_autocast() -> ExitStack:
+    """Autocast off until it is closed."""
+    stack = ExitStack()
+    for kind in _AUTOCASTS:
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 class _Own(threading.local):
@@ -61,6 +77,7 @@ class _Own(threading.local):
     has_pool = False
 
 
+_AUTOCASTS = "cpu", "cuda"
 _own = _Own()
 _locks: WeakSet[Lock] = WeakSet()
 _at_work: list[int] = []  # the threads that are inside of `Turns`, once for each

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
+from ..models.schedule_config import PREDICTIONS
 from .guidance import NEGATIVE, Guider
 from .prediction import Point, make_point
 from .schedule import Schedule
@@ -78,5 +80,9 @@ def make_denoiser(
     negatives: Collection[str] = (NEGATIVE,),
     sigma_data: float = 1.0,
 ) -> NetworkDenoiser:
-    """A denoiser over float32 x. The network runs in `dtype`, everything else in float32."""
+    """A denoiser over float32 x. The network runs in `dtype`, everything else in float32. `prediction` is one of
+    `PREDICTIONS`. Raises `ArgumentError`.
+    """
+    if prediction not in PREDICTIONS:
+        raise ArgumentError(f"prediction is {prediction!r}; it must be one of {', '.join(PREDICTIONS)}")
     return NetworkDenoiser(networks, schedule, prediction, guider, dtype, negatives, sigma_data)

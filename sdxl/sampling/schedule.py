@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, brief
 from ..models.schedule_config import ScheduleConfig
 from .samplers import SAMPLERS
 from .schedules import SCHEDULES
@@ -132,16 +134,34 @@ def make_schedule(
     """
     if schedule not in SCHEDULES:
         raise ArgumentError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}")
+    if sampler not in SAMPLERS:
+        raise ArgumentError(f"sampler is {sampler!r}; it must be one of {', '.join(SAMPLERS)}")
     table, record, choose = table or noise_table(config), SAMPLERS[sampler], SCHEDULES[schedule]
     most = choose.most(table)
     if not 1 <= steps <= most:
         raise ArgumentError(f"steps is {steps}; with the {schedule} schedule it must be 1 to {most}")
-    sigmas, timesteps = choose(table, steps, **(options or {}))
+    sigmas, timesteps = _checked(schedule, choose(table, steps, **(options or {})), steps)
     if table.edm:
         timesteps = _edm_timesteps(table, sigmas)
-    start_scale = record.start_scale(float(sigmas[0]), schedule)
-    final = _final(config, table, sampler)
-    return Schedule((*map(float, sigmas), final), tuple(map(float, timesteps)), start_scale, table)
+    start_scale = record.start_scale(sigmas[0], schedule)
+    return Schedule((*sigmas, _final(config, table, sampler)), tuple(timesteps), start_scale, table)
+
+
+def _checked(name: str, given: Any, steps: int) -> tuple[list[float], list[float]]:
+    """The sigmas and timesteps of a schedule, which may be a user's own."""
+    wanted = f"expected {steps} falling sigmas above 0 and as many timesteps; the last sigma is the sampler's"
+    try:
+        sigmas, timesteps = ([float(each) for each in numbers] for numbers in given)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"schedule {name} gives {brief(given)}; {wanted}") from error
+    if not len(sigmas) == len(timesteps) == steps:
+        raise ArgumentError(f"schedule {name} gives {len(sigmas)} sigmas and {len(timesteps)} timesteps; {wanted}")
+    falls = all(sigma > to for sigma, to in pairwise([math.inf, *sigmas, 0.0]))
+    if not falls or not all(map(math.isfinite, timesteps)):
+        raise ArgumentError(
+            f"schedule {name} gives the sigmas {brief(sigmas)} and timesteps {brief(timesteps)}; {wanted}"
+        )
+    return sigmas, timesteps
 
 
 def schedule_of_sigmas(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from base64 import b64decode
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from .problems import RefusedError, refuse
-from .settings import Settings, is_loopback
+from .settings import Settings, is_address, is_loopback
 
 _ANY = ("0.0.0.0", "::", "")  # addresses that mean all of this machine's
 
@@ -45,17 +44,9 @@ def is_own_host(host: str, settings: Settings) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name in (settings.host, *settings.allow_hosts) or is_loopback(name):
+    if name in settings.names or is_loopback(name):
         return bool(name)
-    return settings.host in _ANY and _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return settings.host in _ANY and is_address(name)
 
 
 def is_own_origin(origin: str, host: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from .problems import refuse
@@ -17,12 +17,14 @@ _MOST_VALUES = 200_000  # brackets, braces and commas, which bound the memory of
 _MOST_PARTS = 64
 
 
-async def read_json(request: Request, is_optional: bool = False) -> dict[str, Any]:
-    """An object; an empty one for an empty body that is optional. Raises `RefusedError`."""
+async def read_json(request: Request, is_optional: bool = False, is_typed: bool = True) -> dict[str, Any]:
+    """An object; an empty one for an empty body that is optional. A body that says nothing of its type is taken unless
+    it `is_typed`. Raises `RefusedError`.
+    """
     data = await request.body()
     if not data.strip() and is_optional:
         return {}
-    if _kind(request) != "application/json":
+    if _kind(request) not in ("application/json", *([] if is_typed else [""])):
         raise refuse(415, "the body is no application/json; set the Content-Type, and send an object of JSON")
     return parse_json(data)
 
@@ -63,17 +65,23 @@ def is_form(request: Request) -> bool:
 
 
 async def read_form(request: Request, most_bytes: int) -> Form:
-    """A multipart form. Raises `RefusedError`."""
+    """A multipart form, whose files stay in memory: a disk may be full, or not writable. Raises `RefusedError`."""
     texts: dict[str, list[str]] = {}
     files: dict[str, list[bytes]] = {}
     try:
-        async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=most_bytes) as form:
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    files.setdefault(name, []).append(await value.read())
-                else:
-                    texts.setdefault(name, []).append(value)
-    except (MultiPartException, HTTPException, ValueError, KeyError) as error:
+        async with aclosing(request.stream()) as stream:
+            parser = MultiPartParser(
+                request.headers, stream, max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=most_bytes
+            )
+            parser.spool_max_size = most_bytes
+            form = await parser.parse()
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.setdefault(name, []).append(await value.read())
+            else:
+                texts.setdefault(name, []).append(value)
+        await form.close()
+    except (MultiPartException, ValueError, KeyError) as error:
         raise refuse(400, "the body is no valid multipart form; send it as a browser or curl -F does") from error
     return Form(texts, files)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ OPEN = ("/health",)
 _LOG = logging.getLogger("sdxl.serve.requests")
 _GONE = 499  # nginx's status for a client that has gone away
 _PIECE = 64 * 1024  # bytes of an answer that are sent at a time
+_NAMES = re.compile(r"[\w-]{1,100}(, ?[\w-]{1,100}){0,63}", re.ASCII)  # of headers
 _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 _MESSAGES = {
     404: "there is no such address here; /api/openapi.json lists those of our own",
@@ -79,7 +81,7 @@ class Guard:
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         asks = method == "OPTIONS" and "access-control-request-method" in headers
         if asks and is_own_host(headers.get("host", ""), self._settings) and exchange.origin is not None:
-            return Response(status_code=204, headers=_PREFLIGHT)
+            return _preflight(headers)
         if path in OPEN:
             return None
         check_access(headers, self._settings)
@@ -104,11 +106,14 @@ class Guard:
         return Problem(500, "InternalError", f"an unexpected error; the log of the service has it under request {id}")
 
 
-_PREFLIGHT = {
-    "access-control-allow-methods": "GET, POST, DELETE",
-    "access-control-allow-headers": "authorization, content-type, x-api-key",
-    "access-control-max-age": "600",
-}
+def _preflight(headers: Headers) -> Response:
+    """What an allowed page may send: all headers that it asks for, since clients add ones of their own (OpenAI's for
+    JavaScript nine).
+    """
+    asked = headers.get("access-control-request-headers", "")
+    names = asked if _NAMES.fullmatch(asked) else "authorization, content-type, x-api-key"
+    allowed = {"access-control-allow-methods": "GET, POST", "access-control-allow-headers": names}
+    return Response(status_code=204, headers={**allowed, "access-control-max-age": "600"})
 
 
 class _Exchange:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from ..pipeline.request import SOURCES, Request
+from ..pipeline.groups import SOURCES
+from ..pipeline.request import Request
 from ..version import __version__
 
 Schema = dict[str, Any]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
+from ..adapters.kind import Name
 from .catalog import Catalog
 from .engine import Engine
 from .job import Job
@@ -30,11 +32,22 @@ class Service:
     workers: list[Worker]
     model: str
     _decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_DECODERS))
+    _before: str = field(init=False)  # the model that was switched to last and could be loaded
+
+    def __post_init__(self) -> None:
+        self._before = self.model
 
     def start(self) -> None:
-        """Have the workers load the first model."""
+        """Have the workers load the first model, and read the folders meanwhile: of thousands of files that takes a
+        minute, for which the first client would wait.
+        """
         for worker in self.workers:
             worker.start()
+        threading.Thread(target=self._read_folders, name="sdxl folders", daemon=True).start()
+
+    def _read_folders(self) -> None:
+        for kind in get_args(Name):
+            self.catalog.files(kind)
 
     def make_work(
         self,
@@ -63,16 +76,21 @@ class Service:
             return await asyncio.to_thread(call, *args, **kwargs)
 
     def switch(self, model: str, origin: str = "api", session: str | None = None) -> Job:
-        """A job that loads a model, which is from now on that of requests that name none. Raises `UnknownError`."""
+        """A job that loads a model, which is from now on that of requests that name none. Where the job fails or is
+        cancelled, it is the one before. Raises `UnknownError`.
+        """
         name = self.catalog.model(model)
         job = self.engine.submit(Work((), name, origin, session))
-        before, self.model = self.model, name
+        self.model = name
 
-        def restore() -> None:
-            if job.state.status == "failed" and self.model == name:
-                self.model = before
+        def settle() -> None:
+            if job.state.status == "done":
+                self._before = name
+            elif job.state.is_over and self.model == name:
+                self.model = self._before
 
-        job.watch(restore)
+        job.watch(settle)
+        settle()  # it may be over
         return job
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from ..errors import ArgumentError, brief
 
 MIB = 2**20
+_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 _LEAST = ("queue", "keep", "max_pixels", "max_steps", "max_images", "max_body")
 
 
@@ -50,8 +53,13 @@ class Settings:
             raise ArgumentError(f"port is {self.port}; expected 0 to 65535")
         if self.auth is not None and not all(self.auth.partition(":")):
             raise ArgumentError("auth has no user and password; expected USER:PASSWORD")
-        if self.api_key is not None and not self.api_key.strip():
-            raise ArgumentError("api_key is empty; give a key, or leave it out")
+        if self.api_key is not None and not _KEY.fullmatch(self.api_key):
+            raise ArgumentError(
+                "api_key is empty, or has what a header cannot hold; expected printable ASCII, and no space at an end"
+            )
+        for name in self.allow_hosts:
+            if not is_host_name(name):
+                raise ArgumentError(f"allow_host is {brief(name)}; expected a name such as images.example.com")
         for origin in self.cors:
             parts = urlsplit(origin)
             if origin != "*" and (
@@ -63,6 +71,11 @@ class Settings:
                 f"host is {self.host}, which others can reach, and nobody has to log in; give --api-key or --auth, or "
                 "--insecure to let everybody in"
             )
+
+    @property
+    def names(self) -> set[str]:
+        """The names and addresses of this host that were given, as URLs have them."""
+        return {each.lower().strip("[]") for each in (self.host, *self.allow_hosts)}
 
     @property
     def is_local(self) -> bool:
@@ -83,3 +96,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_host_name(name: str) -> bool:
+    """Whether it is the name or the address of a host, without a port."""
+    return bool(_NAME.fullmatch(name)) or is_address(name.strip("[]"))
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an address of the Internet protocol."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

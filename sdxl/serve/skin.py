@@ -5,7 +5,8 @@ the functions `(Service) -> Skin`; add yours there. Nothing else need change. Au
 bounds of bodies, request ids, the log and the metrics are done before a route sees a request, and every exception that
 a route lets pass becomes an answer. A skin imports no torch at its top.
 
-**Reading.** `body.read_json(request)` gives an object (`is_optional=True` where the body may be empty), without NaN.
+**Reading.** `body.read_json(request)` gives an object (`is_optional=True` where the body may be empty, `is_typed=False`
+where clients send no Content-Type), without NaN.
 `body.read_form(request, settings.max_body)` gives the texts and files of a multipart form. `uploads.from_base64(value,
 name)` takes bare base64 and data URLs, and refuses addresses. Bytes of an image become an `Upload` by
 `await service.upload(data, name)`, which checks and decodes them once. To look at or change pixels before the job
@@ -56,7 +57,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.routing import BaseRoute
+from starlette.routing import Route
 
 from .guard import ErrorBody, error_body
 from .job import Image, Job, State
@@ -70,7 +71,7 @@ class Skin:
     """`prefix` is the beginning of the paths of `routes`, which are whole ones. `error_body` makes a problem JSON."""
 
     prefix: str
-    routes: Sequence[BaseRoute]
+    routes: Sequence[Route]
     error_body: ErrorBody = error_body
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import tempfile
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, brief
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+=-]+)*;base64,")
+_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
 _SPACES = re.compile(r"\s+")
 
 
@@ -34,14 +30,6 @@ class Upload:
         from PIL import Image
 
         return Image.open(io.BytesIO(self.data), formats=_FORMATS)
-
-    @contextmanager
-    def as_file(self) -> Iterator[Path]:
-        """A file with it, for a while, for what reads files alone."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "image"
-            path.write_bytes(self.data)
-            yield path
 
     def __repr__(self) -> str:
         return f"Upload({len(self.data)} bytes)"

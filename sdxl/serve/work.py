@@ -16,8 +16,9 @@ from ..adapters.lora import read_lora
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
+from ..pipeline.groups import SEEDS, TEXTS
 from ..pipeline.hires import Hires, read_hires
-from ..pipeline.request import SEEDS, TEXTS, Request
+from ..pipeline.request import Request
 from .catalog import Catalog
 from .settings import Settings
 from .uploads import Upload
@@ -68,9 +69,11 @@ def make_work(
         raise ArgumentError(f"batches is {brief(batches)}; expected a whole number of at least 1")
     request = Request(**arguments)
     if request.count * batches > settings.max_images:
+        prompts = f" for {len(request.prompts)} prompts" if len(request.prompts) > 1 else ""
+        several = f" in {batches} batches" if batches > 1 else ""
         raise ArgumentError(
-            f"num_images is {request.num_images} for {len(request.prompts)} prompts and {batches} batches; this "
-            f"service generates at most {settings.max_images} images in a job, ask again for more"
+            f"num_images is {request.num_images}{prompts}{several}; this service generates at most "
+            f"{settings.max_images} images in a job, ask again for more"
         )
     check_limits(request.steps, request.levels, request.height, request.width, settings)
     if request.hires is not None:

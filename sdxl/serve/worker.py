@@ -86,6 +86,7 @@ class Worker:
         self._device, self._load = settings.devices[number], load
         self._pipe: Pipeline | None = None
         self._model: str | None = None
+        self._last = next(iter(catalog.models))  # that was loaded
         self._sizes = BatchSizes(settings.batch_size)
         self._thread = threading.Thread(target=self._run, name=f"sdxl worker {number}", daemon=True)
 
@@ -99,7 +100,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self._use(next(iter(self._catalog.models)))
+            self._use(self._last)
         except Exception as error:
             expected = isinstance(error, SDXLError)
             _LOG.error("the model cannot be loaded: %s", error, exc_info=not expected)
@@ -110,6 +111,20 @@ class Worker:
                 self._do(job)
             else:
                 self._do_with_others(job, job.kind)
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Load the last model again where another one could not be loaded and no job waits: the service is ready as
+        before.
+        """
+        if self._pipe is not None or self._engine.waiting or self._engine.is_closing:
+            return
+        try:
+            self._use(self._last)
+        except Exception as error:
+            _LOG.error("%s cannot be loaded again: %s", self._last, error)
+            if is_device_fault(error):
+                self._engine.fail(DEVICE_FAULT, str(error))
 
     def _use(self, name: str) -> Pipeline:
         """The pipeline of a model; the present one goes before another comes."""
@@ -120,7 +135,7 @@ class Worker:
         gc.collect()
         request = self._catalog.models[name]
         self._pipe = self._load(request if self._device is None else replace(request, device=self._device))
-        self._model = name
+        self._model = self._last = name
         self._engine.has_loaded(self._number, name, defaults(self._pipe))
         return self._pipe
 
@@ -144,13 +159,13 @@ class Worker:
         if all(each.state.status == "done" for each in jobs):
             self._sizes.record(kind, len(jobs), time.monotonic() - began)
 
-    def _fitting(self, job: Job, most: int) -> int:
-        """How many jobs of a kind fit into memory at once; 1 where that cannot be said."""
+    def _fitting(self, job: Job, most: int) -> int | None:
+        """How many jobs of a kind fit into memory at once; None where that cannot be said."""
         try:
             with collecting():  # the warnings come again with the images
                 return self._use(job.work.model).most_images(Request(**job.work.batches[0]), most)
         except Exception:  # which comes again, for the job that it belongs to
-            return 1
+            return None
 
     def _share(self, jobs: Sequence[Job], kind: str) -> None:
         """Do jobs in one call. Where that fails they are done in halves, so that each has its own answer."""
@@ -274,6 +289,8 @@ class Worker:
         return images
 
     def _failure(self, error: Exception, job: Job) -> Failure:
+        if self._pipe is None:
+            _LOG.error("%s cannot be loaded: %s", job.work.model, error)
         if isinstance(error, MemoryError) and not isinstance(error, SDXLError):
             return Failure(OutOfMemoryError.__name__, "there is too little memory for this; give a smaller size")
         if not isinstance(error, SDXLError):

@@ -46,6 +46,7 @@ _MOST_NAME = 1000  # characters
 _MOST_SHOWN = 200  # characters
 _MOST_DIMENSIONS = 16
 _MOST_SHARDS = 1000
+_MOST_LISTED = 6  # names in an error message
 _NUMBERS = 2**63  # torch counts in 64 bits
 _NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not define
 _ENTRY = {"dtype", "shape", "data_offsets"}
@@ -342,10 +343,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(read_text(path), path)
 
 
-def list_some(names: Sequence[str], most: int = 6) -> str:
+def list_some(names: Sequence[str]) -> str:
     """Names for an error message, with the number of those left out."""
-    shown = ", ".join(map(printable, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    shown = ", ".join(map(printable, names[:_MOST_LISTED]))
+    more = len(names) - _MOST_LISTED
+    return shown if more <= 0 else f"{shown} and {more} more"
 
 
 def printable(name: str) -> str:

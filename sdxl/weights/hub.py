@@ -55,10 +55,18 @@ def resolve(
         return _guard(name, hint, lambda hub: _one_file(hub, name, file, revision))
     if _ID.fullmatch(name):
         return _guard(name, hint, lambda hub: _snapshot(hub, name, revision, variant, part, check))
-    raise CheckpointError(
-        f"{name} does not exist{library.absence(name)}; "
-        + (hint or "give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature")
-    )
+    raise _absent(name)
+
+
+def check_source(source: str | os.PathLike[str]) -> None:
+    """Raise `CheckpointError` for what is nothing here and can be nothing on the hub, which is not asked."""
+    if not os.path.exists(local(source)) and not is_hub_name(str(source)):
+        raise _absent(str(source))
+
+
+def _absent(name: str) -> CheckpointError:
+    advice = hint_of(name) or "give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"
+    return CheckpointError(f"{name} does not exist{library.absence(name)}; {advice}")
 
 
 def local(source: str | os.PathLike[str]) -> Path:

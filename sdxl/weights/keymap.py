@@ -323,14 +323,18 @@ def canonical_folder_key(key: str, component: str, bare_text: bool) -> str:
     return key
 
 
-def summarize(keys: Iterable[str], most: int = 6) -> str:
+_MOST_PATTERNS = 6  # in an error message
+
+
+def summarize(keys: Iterable[str]) -> str:
     """Many keys as few patterns for an error message, such as `down.*.conv.weight (2)`."""
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(re.sub(r"\d+", "*", key), []).append(key)
     patterns = [members[0] if len(members) == 1 else f"{name} ({len(members)})" for name, members in groups.items()]
-    shown = ", ".join(patterns[:most])
-    return shown if len(patterns) <= most else f"{shown} and {len(patterns) - most} more patterns"
+    shown = ", ".join(patterns[:_MOST_PATTERNS])
+    more = len(patterns) - _MOST_PATTERNS
+    return shown if more <= 0 else f"{shown} and {more} more patterns"
 
 
 def match(rows: Iterable[Row], layout: str) -> Mapping[str, list[Row]]:

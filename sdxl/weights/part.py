@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import stat
@@ -11,20 +12,24 @@ from pathlib import Path
 PART = ".part"  # the suffix of a file while it is written
 
 
+_LONGEST = 40  # characters of a prefix: names have at most 255 bytes
+
+
 def part_prefix(path: Path) -> str:
-    """The prefix of the temporary name of `path`, short enough for the file system's limit."""
-    return path.name[:40]
+    """The prefix of the temporary name of `path`, short enough for the file system's limit. No other name has it."""
+    name = path.name
+    return name if len(name) <= _LONGEST else name[:24] + hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def open_part(path: Path) -> tuple[int, str]:
-    """A handle of a new, empty file beside `path`, and its temporary name.
+def open_part(path: Path, folder: Path | None = None) -> tuple[int, str]:
+    """A handle of a new, empty file beside `path`, or in a `folder` of the same file system, and its temporary name.
 
     The permissions are those that `open` would give: of the file that is there, else what the umask leaves. Raises
     `OSError`.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        temporary = str(path.parent / f"{part_prefix(path)}{secrets.token_hex(4)}{PART}")
+        temporary = str((folder or path.parent) / f"{part_prefix(path)}{secrets.token_hex(4)}{PART}")
         with suppress(FileExistsError):
             handle = os.open(temporary, flags, 0o666)
             break

@@ -197,20 +197,21 @@ def test_full_norm_and_ia3(shape: tuple[int, ...]) -> None:
     assert close(changed(randn(24), {"w_norm": randn(24, seed=2)}), randn(24).double() + randn(24, seed=2).double())
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_glora_of_both_generations(shape: tuple[int, ...]) -> None:
-    weight, kernel = randn(*shape), shape[2:]
-    a1, a2, b1, b2 = randn(16, 3) / 4, randn(3, 16, seed=1) / 4, randn(24, 3), randn(3, 16, *kernel)
+@pytest.mark.parametrize(("shape", "rank"), [*((shape, 3) for shape in SHAPES), ((4, 16, 3, 3), 4)], ids=str)
+def test_glora_of_both_generations(shape: tuple[int, ...], rank: int) -> None:
+    """Also where a layer has as many outputs as the rank, such as the UNet's last one."""
+    weight, outputs, kernel = randn(*shape), shape[0], shape[2:]
+    a1, a2 = randn(16, rank) / 4, randn(rank, 16, seed=1) / 4
+    b1, b2 = randn(outputs, rank), randn(rank, 16, *kernel)
     mixed = torch.zeros(shape, dtype=torch.float64)
     product = a1.double() @ a2.double()
     for i in range(16):
         for j in range(16):
             mixed[:, j] += weight[:, i].double() * product[i, j]
-    wanted = mixed + (b1.double() @ b2.double().flatten(1)).reshape(shape)
-    alpha = {"alpha": torch.tensor(1.5)}
-    assert close(changed(weight, {"a1": a1, "a2": a2, "b1": b1, "b2": b2} | alpha), weight.double() + 0.5 * wanted)
-    old = {"a1": a2, "a2": a1, "b1": b2, "b2": b1} | alpha
-    assert close(changed(weight, old), weight.double() + 0.5 * wanted)
+    wanted = weight.double() + 0.5 * (mixed + (b1.double() @ b2.double().flatten(1)).reshape(shape))
+    alpha = {"alpha": torch.tensor(0.5 * rank)}
+    assert close(changed(weight, {"a1": a1, "a2": a2, "b1": b1, "b2": b2} | alpha), wanted)
+    assert close(changed(weight, {"a1": a2, "a2": a1, "b1": b2, "b2": b1} | alpha), wanted)
 
 
 def cayley(blocks: Tensor, bound: float) -> Tensor:

@@ -16,8 +16,10 @@ import sdxl
 from sdxl.adapters import LoRA
 from sdxl.adapters.lookup import adapter_files, find_file, find_named
 from sdxl.images import read_parameters, save_png
+from sdxl.pipeline import loading
 from sdxl.runtime.int8 import can_quantize
 from sdxl.runtime.memory import used
+from sdxl.weights.component import Component
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
 CPU = torch.device("cpu")
@@ -182,6 +184,26 @@ def test_a_switch_touches_only_the_layers_that_change(tiny_folder: Path, tmp_pat
     assert dict(pipe.unet.named_modules()) == again, "nothing changes"
 
 
+def test_a_change_that_is_interrupted_leaves_no_mixture(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_kind("LoRA", tiny_folder, tmp_path / "lora.safetensors")
+    pipe, load_again = load(tiny_folder), loading.load_again
+    changed: list[str] = []
+
+    def interrupted(component: Component, *more: Any) -> None:
+        if changed:
+            raise KeyboardInterrupt
+        load_again(component, *more)
+        changed.append(component.name)
+
+    monkeypatch.setattr(loading, "load_again", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.set_loras([file])
+    assert changed == ["unet"]
+    assert torch.equal(latents(pipe, loras=[file]), latents(load(tiny_folder, loras=[file])))
+
+
 def test_weights_of_unet_and_text_encoders(tiny_folder: Path, tmp_path: Path) -> None:
     save_layout("kohya sgm", tiny_folder, tmp_path / "lora.safetensors")
     pipe = load(tiny_folder)
@@ -227,6 +249,14 @@ def test_open_steps_do_not_go_on_with_other_weights(tiny_folder: Path, tmp_path:
     next(steps)
     latents(pipe)
     next(steps)
+
+
+def test_steps_that_begin_late_do_not_begin_with_other_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = load(tiny_folder)
+    steps = pipe.steps("a cat", steps=2, seed=1, loras=[save_kind("LoRA", tiny_folder, tmp_path / "lora.safetensors")])
+    latents(pipe)  # without the LoRA
+    with pytest.raises(sdxl.ArgumentError, match="have changed the weights since these steps began; begin again"):
+        next(steps)
 
 
 def test_a_cached_text_belongs_to_its_loras(tiny_folder: Path, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_where_encoders_are_found(
     monkeypatch.setitem(image_encoder._PUBLISHED, (64, True), ("ViT-H", "owner/name/file.safetensors"))
     asked = []
     monkeypatch.setattr(image_encoder.hub, "resolve", lambda name: asked.append(name) or elsewhere)
-    pipe._references._found.clear()
+    pipe._additions.references._found.clear()
     assert torch.equal(generate(pipe, sdxl.Reference("plus", tiny.picture(1))), expected)
     assert asked == ["owner/name/file.safetensors"]
 
@@ -219,7 +219,7 @@ def test_where_encoders_are_found(
         raise HubError("the hub does not answer")
 
     monkeypatch.setattr(image_encoder.hub, "resolve", offline)
-    pipe._references._found.clear()
+    pipe._additions.references._found.clear()
     with pytest.raises(HubError, match=r"needs ViT-H .*none is beside it.*the hub does not answer; or give it as enc"):
         generate(pipe, sdxl.Reference("plus", tiny.picture(1)))
 
@@ -347,8 +347,8 @@ def test_all_that_a_record_lacks_is_named_at_once(tmp_path: Path, capsys: pytest
     result.save(tmp_path / "a.png")
     assert main(["generate", "--from", str(tmp_path / "a.png"), "--verify"]) == 2
     assert (
-        "a.png was made from image and the image of a control and the image of a reference, which it does not contain; "
-        "give them again with --image and --control and --reference" in capsys.readouterr().err
+        "a.png was made from an image and the image of a control and the image of a reference, which it does not "
+        "contain; give them again with --image and --control and --reference" in capsys.readouterr().err
     )
     assert main(["inspect", str(tmp_path / "a.png")]) == 0
     assert re.search(

@@ -77,7 +77,7 @@ def test_sources_are_recorded_and_replayed(generate: Any, tmp_path: Path, capsys
     with Image.open(second) as image:
         assert image.tobytes() == pixels, "the content counts, not the file"
     assert generate("--from", str(first), model=None, output="r.png")[0] == 2
-    missing = "was made from image and mask, which it does not contain; give them again with --image and --mask"
+    missing = "was made from an image and a mask, which it does not contain; give them again with --image and --mask"
     assert missing in capsys.readouterr().err
     image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / "other.png")
     other = ["--image", str(tmp_path / "other.png"), "--mask", str(tmp_path / "mask.png")]

@@ -239,10 +239,10 @@ def test_all_images_but_the_failed_are_saved(
 
     plain = output.open_part
 
-    def full(path: Path) -> Any:
+    def full(path: Path, folder: Path | None = None) -> Any:
         if path.stem in ("a-2", "a-4"):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return plain(path)
+        return plain(path, folder)
 
     monkeypatch.setattr(output, "open_part", full)
     flags = ["--model", str(tiny_folder), *OUT, "--num-images", "4", "--seed", "11", "--output", "a.png"]

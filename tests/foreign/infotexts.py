@@ -377,4 +377,46 @@ CASES = [
         of("euler", "linspace", negative_prompt="fog"),
     ),
     Case("no prompt", text(EULER, prompt=""), of("euler", "linspace", prompt="")),
+    # ---- texts that were copied by hand
+    Case(
+        "all in one line",
+        f"a lighthouse, Negative prompt: fog, rain Steps: 20, {EULER}, CFG scale: 7, Seed: 12, Size: 1024x1024, {END}",
+        of("euler", "linspace", prompt="a lighthouse,", negative_prompt="fog, rain"),
+    ),
+    Case(
+        "in one line, with no negative prompt in it",
+        f"a lighthouse Negative prompt: Steps: 20, {EULER}, CFG scale: 7, Seed: 12, Size: 1024x1024, {END}",
+        of("euler", "linspace"),
+    ),
+    Case(
+        "in one line without a negative prompt",
+        f"a lighthouse Steps: 20, {EULER}, CFG scale: 7, Seed: 12, Size: 1024x1024, {END}",
+        of("euler", "linspace"),
+    ),
+    Case(
+        "steps that are not the first field",
+        f"a lighthouse\n{EULER}, Steps: 20, CFG scale: 7, Seed: 12, Size: 1024x1024, {END}",
+        of("euler", "linspace"),
+    ),
+    Case(
+        "fields in several lines",
+        f"a lighthouse\nSteps: 20, {EULER}, CFG scale: 7,\nSeed: 12, Size: 1024x1024, \n{END}\nTemplate: a",
+        of("euler", "linspace"),
+        unmapped={"text behind the parameters"},
+    ),
+    Case("the name of the PNG's text", f"parameters: {text(EULER)}", of("euler", "linspace")),
+    Case("strength 0 is text to image", text(EULER, "Denoising strength: 0"), of("euler", "linspace")),
+    Case(
+        "Civitai's identifiers",
+        text(
+            EULER,
+            'Civitai resources: [{"modelName": "Ink", "versionName": "v2", "weight": 0.8, '
+            '"air": "urn:air:sdxl:lora:civitai:1@2"}, '
+            '{"modelName": "Bad", "versionName": "v1", "air": "urn:air:sdxl:embedding:civitai:3@4"}]',
+            version="ComfyUI",
+        ),
+        of("euler", "linspace", loras=[{"file": "Ink v2", "weight": 0.8}]),
+        loras=[{"file": "Ink v2", "weight": 0.8}],
+        unmapped={"Civitai resources: Bad v1"},
+    ),
 ]

@@ -74,6 +74,36 @@ def test_a_png_and_a_text_file(tmp_path: Path) -> None:
     assert is_plain(sdxl.read_parameters(tmp_path / "params.txt"))
 
 
+SWARM = json.dumps({"sui_image_params": {"prompt": "a cat", "seed": 1, "steps": 20}})
+FOOOCUS = json.dumps({"prompt": "a cat", "full_prompt": ["a cat, cinematic"], "steps": 30, "version": "Fooocus v2.5.0"})
+UNREAD: dict[str, dict[str, str]] = {
+    "SwarmUI": {"parameters": SWARM},
+    "Fooocus": {"parameters": FOOOCUS, "fooocus_scheme": "fooocus"},
+    "InvokeAI": {"invokeai_metadata": json.dumps({"positive_prompt": "a cat", "seed": 1})},
+    "NovelAI": {"Software": "NovelAI", "Comment": json.dumps({"prompt": "a cat", "uc": "fog"})},
+    "Easy Diffusion": {"prompt": "a cat", "use_stable_diffusion_model": "sd_xl_base_1.0"},
+    "Draw Things": {"XML:com.adobe.xmp": "<x:xmpmeta><xmp:CreatorTool>Draw Things</xmp:CreatorTool></x:xmpmeta>"},
+}
+
+
+@pytest.mark.parametrize("tool", UNREAD)
+def test_tools_that_are_not_read_are_named(tool: str, tmp_path: Path) -> None:
+    info = PngInfo()
+    for name, content in UNREAD[tool].items():
+        info.add_itxt(name, content) if ":" in name else info.add_text(name, content)
+    PIXELS.save(tmp_path / "a.png", pnginfo=info)
+    files = [tmp_path / "a.png"]
+    if (comment := UNREAD[tool].get("parameters")) is not None:
+        files.append(save_exif(tmp_path / "a.jpg", b"UNICODE\0" + comment.encode("utf-16-be")))
+    for file in files:
+        with pytest.raises(ArgumentError, match=f"was written by {tool}, whose parameters are not read; give its pro"):
+            sdxl.read_parameters(file)
+
+
+def test_fooocus_in_automatic1111s_form_is_read(tmp_path: Path) -> None:
+    assert is_plain(sdxl.read_parameters(save_png(tmp_path / "a.png", parameters=PLAIN, fooocus_scheme="a1111")))
+
+
 def test_comfyui_in_every_file(tmp_path: Path) -> None:
     prompt = json.dumps(graph())
     files = [

@@ -243,9 +243,9 @@ def test_hostile_images_are_errors(tmp_path: Path) -> None:
 
 def test_texts_of_a_tool_that_is_not_read_are_named(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
-    info.add_text("invokeai_metadata", "{}")
+    info.add_text("other_metadata", "{}")
     picture().save(tmp_path / "a.png", pnginfo=info)
-    with pytest.raises(ArgumentError, match="has no parameters of a tool that is read, but the texts 'invokeai_meta"):
+    with pytest.raises(ArgumentError, match="has no parameters of a tool that is read, but the texts 'other_meta"):
         read_parameters(tmp_path / "a.png")
     info.add_text("parameters", '{"prompt": "a cat"}')
     picture().save(tmp_path / "a.png", pnginfo=info)

@@ -17,7 +17,7 @@ from PIL import Image
 import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import OutOfMemoryError, SDXLWarning
-from sdxl.jobs.engine import Outcome, fitting, local, work
+from sdxl.jobs.engine import Outcome, draw, fitting, local, work
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Batch, Job, parse_job
 from sdxl.pipeline import Request
@@ -111,6 +111,28 @@ def test_kinds_of_images_have_sizes_of_their_own() -> None:
     assert sizes.halve("small", 8) == 4
     assert (sizes.limit("large"), sizes.limit("small"), sizes.limit("other")) == (2, 4, 8)
     assert sizes.halve("small", 1) == 1
+
+
+def test_a_long_life_takes_bounded_memory() -> None:
+    sizes = BatchSizes()
+    for n in range(3000):
+        sizes.limit(f"kind {n % 1500}")
+        sizes.record("kind 1499", 1, 1.0 + n / 1000)
+    assert len(sizes._most) <= 1000 and len(sizes._seconds) <= 1
+    assert all(len(times) <= 2 for times in sizes._seconds["kind 1499"].values())
+    assert sizes.limit("kind 1499") == 2, "the newest is not forgotten"
+
+
+def test_images_that_are_refused_say_nothing_of_memory(
+    tiny_pipe: sdxl.Pipeline, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    job = job_of(*[{"prompt": each, "width": 65, "steps": 1} for each in "abcd"])
+    sizes = BatchSizes(4)
+    with open_folder(tmp_path, job, 7) as folder:
+        engine, fits = local(tiny_pipe, sizes), lambda *each: fitting(tiny_pipe, *each)
+        errors = [str(event.error) for event in work(folder.batches(4), folder, engine, sizes, fits)]
+    assert len(errors) == 4 and all("multiple of" in each for each in errors)
+    assert not [str(each.message) for each in recwarn if "memory" in str(each.message)]
 
 
 def test_as_many_as_memory_has_room_for(tiny_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,11 +294,13 @@ def test_an_image_that_fits_nowhere_fails_alone(
     with open_folder(tmp_path, job, 7) as folder, pytest.warns(SDXLWarning, match="going on with 1"):
         events = list(work(folder.batches(2), folder, local(pipe)))
     assert [event.batch and event.batch.files for event in events] == [names(1), names(2)]
-    assert all(isinstance(event.error, OutOfMemoryError) for event in events)
-    for event in events:  # the frames of the work, which hold its memory, are gone
-        assert event.error is not None
-        assert event.error.__traceback__ is None
-        assert event.error.__context__ is None
+    together = draw(pipe, job.batches(2, 7)[0])
+    for error in (together, *(event.error for event in events)):
+        assert isinstance(error, OutOfMemoryError)
+        # the frames of the work, which hold its memory, are gone
+        assert error.__traceback__ is None
+        assert error.__cause__ is None
+        assert error.__context__ is None
 
 
 def test_an_interrupt_loses_no_image_that_is_generated(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:

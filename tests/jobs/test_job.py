@@ -24,6 +24,7 @@ from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutputEr
 from sdxl.jobs.engine import Engine, Outcome, draw, local, work
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Batch, Job, read_job
+from sdxl.weights.part import open_part
 
 
 def job_of(folder: Path, *lines: Any, defaults: Mapping[str, Any] | None = None, model: str = "base") -> Job:
@@ -185,8 +186,44 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None
     out.mkdir()
     (out / "00001.pngabc.part").write_text("half")
     (out / "00002.pngabc.part").write_text("of something else")
+    (out / "job").mkdir()
+    (out / "job/00001.pngabc.part").write_text("half")
     finish(job, out)
     assert sorted(path.name for path in out.iterdir()) == ["00001.png", "00002.pngabc.part", "job"]
+    assert sorted(path.name for path in (out / "job").iterdir()) == ["claims", "done.jsonl", "plan.json"]
+
+
+def test_temporary_files_of_other_processes_stay(tmp_path: Path) -> None:
+    """Images of long names whose beginnings are alike are written by several processes at once."""
+    lines = [{"prompt": "a", "output": f"{'a lighthouse ' * 5}{n}.png"} for n in range(2)]
+    job, out = job_of(tmp_path, *lines), tmp_path / "out"
+    with open_folder(out, job, 7) as folder:
+        first, second = folder.claim(folder.pending(folder.batches(1)))
+        assert len(first.files[0]) > 60
+        _, temporary = open_part(out / first.files[0], out / "job")
+        folder._clean(second)
+        assert Path(temporary).exists()
+        folder._clean(first)
+        assert not Path(temporary).exists()
+
+
+def test_the_images_of_a_folder_are_not_listed_for_each_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, out = job_of(tmp_path, *({"prompt": each} for each in "abcde")), tmp_path / "out"
+    listed, listdir = list[Path](), os.listdir
+
+    def noted(path: Any) -> list[str]:
+        listed.append(Path(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", noted)
+    monkeypatch.setattr(os, "scandir", lambda path: pytest.fail("a folder is listed"))
+    with open_folder(out, job, 7) as folder:
+        for batch in folder.claim(folder.pending(folder.batches(1))):
+            folder.finish(batch, [b"x"])
+            folder.release(batch)
+    assert listed.count(out) == 1 and len(job.files) == 5
 
 
 def test_another_job_is_refused(tmp_path: Path) -> None:
@@ -449,7 +486,7 @@ def test_a_stopped_job_is_resumed(
     assert "Traceback" not in printed
     if how is signal.SIGINT:
         assert "the same command resumes the job" in printed
-        assert not list((tmp_path / "out").glob("*.part"))
+        assert not list((tmp_path / "out").rglob("*.part"))
     assert 8 <= len(list((tmp_path / "out").glob("*.png"))) < 24
     assert start(tmp_path / "out", job).wait() == 0
     assert images_of(tmp_path / "out") == images

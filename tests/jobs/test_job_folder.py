@@ -15,7 +15,7 @@ import pytest
 from sdxl.errors import OutputError
 from sdxl.jobs.engine import Outcome, work
 from sdxl.jobs.folder import open_folder
-from sdxl.jobs.job import Batch, Job, gather, parse_job
+from sdxl.jobs.job import Batch, Job, gather, identity, parse_job
 from sdxl.jobs.plan import JobPlan, read_plan, write_plan
 
 
@@ -99,6 +99,19 @@ def test_a_job_goes_on_with_another_batch_size(tmp_path: Path) -> None:
     lines = (tmp_path / "job/done.jsonl").read_text().splitlines()
     assert [json.loads(line)["files"] for line in lines] == [[f"{n:05}.png"] for n in (1, 2, 3, 4, 5, 6, 7, 2, 3)]
     assert len({json.loads(line)["key"] for line in lines}) == 7
+
+
+def test_a_job_goes_on_with_another_offload(tmp_path: Path) -> None:
+    """How the model is kept in memory is no part of what its images are; which model it is, is."""
+    line = json.dumps({"prompt": "a"})
+
+    def job_with(**model: Any) -> Job:
+        return parse_job(line, Path(), {}, identity(model, 7))
+
+    assert finish(job_with(model="m", offload="none"), tmp_path, 1) == [names(1)]
+    assert finish(job_with(model="m", offload="block"), tmp_path, 1) == []
+    with pytest.raises(OutputError, match="would be another image"):
+        finish(job_with(model="n", offload="none"), tmp_path, 1)
 
 
 def test_batches_that_an_older_version_recorded_count_image_by_image(tmp_path: Path) -> None:

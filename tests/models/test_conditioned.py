@@ -50,6 +50,18 @@ def test_conditioning_given_once_serves_every_step(unet: UNet) -> None:
         assert torch.allclose(network(x, t), expected, atol=1e-6)
 
 
+def test_the_embedded_guidance_scale_is_that_of_the_step_under_way() -> None:
+    """Samplers of two calls ask for timesteps between those of the steps."""
+    torch.manual_seed(1)
+    unet = UNet(replace(CONFIG, guidance_dim=16)).double().requires_grad_(False).eval()
+    x, conditioning = given(3)
+    network = precompute(unet, {"positive": conditioning}, [900.0, 500.0], [7.0, 3.0])
+    for t, scale in ((950.0, 7.0), (900.0, 7.0), (700.0, 7.0), (500.0, 3.0), (300.0, 3.0)):
+        more = conditioning.context, conditioning.vector, torch.full((3,), scale)
+        expected = unet(x, torch.full((3,), t), *more)
+        assert torch.allclose(network(x, t), expected, atol=1e-6)
+
+
 def test_a_context_of_zeros_is_skipped_and_changes_nothing(unet: UNet) -> None:
     x, positive = given(2)
     zeros = torch.zeros_like(positive.context)

@@ -135,6 +135,15 @@ def test_every_way_to_keep_the_model(
     assert [net.loaded is not None for net in model.extras.all()] == [model.keeps] * 5
 
 
+def test_nets_move_with_the_model(tiny_folder: Path, folder: Path) -> None:
+    """Those of earlier calls too, which lie in another dtype."""
+    moved, control = load(tiny_folder, control_dir=folder), Control("canny", folder / "image.png")
+    latents(moved, control)
+    moved.to(torch.bfloat16)
+    fresh = load(tiny_folder, control_dir=folder, dtype="bfloat16")
+    assert torch.equal(latents(moved, control), latents(fresh, control))
+
+
 def test_the_nets_of_other_calls_make_room(pipe: sdxl.Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latents(pipe, Control("canny", folder / "image.png"))
     latents(pipe, Control("depth", folder / "image.png"))

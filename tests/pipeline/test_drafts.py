@@ -20,6 +20,7 @@ from sdxl.images.record import read_parameters
 from sdxl.models.config import VAEConfig
 from sdxl.models.tiny_vae_config import TinyVAEConfig
 from sdxl.models.vae import scaled, unscaled
+from sdxl.pipeline.latents import decode_preview
 from sdxl.runtime.memory import vae_bytes
 from sdxl.runtime.placement import Placement, vae_placement
 from sdxl.weights import file_hash
@@ -239,6 +240,14 @@ def test_previews_of_steps(files: tuple[Any, dict[str, Path]], tiny_pipe: sdxl.P
     assert "preview_vae" not in step.result().parameters[0]["model"]
     (*_, last) = tiny_pipe.steps("cat", **STEPS)
     assert step.result().parameters == last.result().parameters
+
+
+def test_a_preview_of_a_guess_that_is_not_finite(files: tuple[Any, dict[str, Path]], tiny_folder: Path) -> None:
+    """It is black there: whether the result is finite is checked once, at the end."""
+    pipe = opened(None, tiny_folder, preview_vae=files[1]["decoder"])
+    assert pipe.residency.model.preview is not None
+    pixels = decode_preview(pipe.residency.model.preview(), torch.full((1, 4, 8, 8), torch.nan))
+    assert pixels is not None and torch.equal(pixels, torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("offload", ["stage", "block"])

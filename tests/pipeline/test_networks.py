@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 
 import sdxl
 from sdxl.errors import ArgumentError, OutputError, SDXLWarning, UnsupportedError
+from sdxl.models import TransformerBlock, UNet
+from sdxl.training import attach_lora, detach_lora
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 1, "progress": False, "output": "latent"}
 CPU: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
@@ -184,6 +188,187 @@ def test_a_trainable_model_stays_in_memory_and_is_not_read_again(tiny_folder: Pa
     assert pipe.to("bfloat16").to("float32").unet.conv_out.bias.allclose(changed, atol=1e-2), "it keeps its weights"
 
 
+# ---- networks in memory ----------------------------------------------------------------------------------------------
+
+
+def test_wrong_networks_are_named(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    info, unet, vae, text = pipe.info, pipe.unet, pipe.vae, pipe.text
+    wrong: list[tuple[tuple[Any, ...], str]] = [
+        ((info.config, unet, vae, text), "info is a ModelConfig; expected a ModelInfo. Try pipe.info"),
+        (
+            (info, torch.compile(unet, backend="eager"), vae, text),
+            "unet is a OptimizedModule; .*torch.compile has wrapp",
+        ),
+        ((info, vae, unet, text), "unet is a VAE; expected a UNet"),
+        ((info, unet, unet, text), "vae is a UNet; expected a VAE"),
+        (
+            (info, unet, vae, text[0]),
+            "text is a TextStage; expected a list of TextStage, 2 for this model. Try pipe.text",
+        ),
+        ((info, unet, vae, text[:1]), r"text is \[TextStage\]; expected a list of TextStage, 2"),
+    ]
+    for networks, words in wrong:
+        with pytest.raises(ArgumentError, match=words):
+            sdxl.Pipeline.from_networks(*networks)
+
+
+@pytest.mark.parametrize("name", ["folder", "file.safetensors"])
+def test_a_unet_of_another_config_is_saved_as_it_is(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    config = pipe.info.config.unet
+    deeper = replace(config, down=(*config.down[:-1], (3, 3)), mid=3, up=((3, 3, 3), *config.up[1:]), heads=(4, 4, 4))
+    unet = UNet(deeper).eval()
+    mine = sdxl.Pipeline.from_networks(pipe.info, unet, pipe.vae, pipe.text)
+    assert mine.info.config.unet == deeper and pipe.info.config.unet == config
+    mine.save(tmp_path / name)
+    again = sdxl.Pipeline.from_pretrained(tmp_path / name, trainable=True, **CPU)
+    assert again.info.config.unet == deeper
+    assert torch.equal(latents(again), latents(mine))
+    odd = sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, mid=3)), pipe.vae, pipe.text)
+    with pytest.raises(
+        sdxl.ConfigError, match=r"depth 3 after a level of depth 2 cannot be written .*, which both layouts"
+    ):
+        odd.save(tmp_path / f"odd-{name}")
+    with pytest.raises(sdxl.ConfigError, match="context of width 48, the UNet expects 40"):
+        sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, context_dim=40)), pipe.vae, pipe.text)
+
+
+def test_layers_of_ones_own_are_not_lost_without_a_word(tiny_folder: Path, tmp_path: Path) -> None:
+    class Mine(UNet):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.more = torch.nn.Linear(2, 2)
+
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    mine = sdxl.Pipeline.from_networks(pipe.info, Mine(pipe.info.config.unet), pipe.vae, pipe.text)
+    for name in ("folder", "file.safetensors"):
+        with pytest.raises(ArgumentError, match=r"the unet has 'more\.bias' \(2\), and a model's file .*torch\.save"):
+            mine.save(tmp_path / name)
+    attach_lora(pipe.text[1].encoder, 2, selected=lambda name: name.endswith("attn.q"))
+    with pytest.raises(
+        ArgumentError, match=r"the text_encoder_2 has .* and lacks 'layers\.0\.attn\.q\.bias'.*detach_lora"
+    ):
+        pipe.save(tmp_path / "file.safetensors")
+    detach_lora(pipe.text[1].encoder)
+    pipe.save(tmp_path / "file.safetensors")
+    assert [*tmp_path.iterdir()] == [tmp_path / "file.safetensors"], "nothing was written before"
+
+
+def test_blocks_are_compiled_by_hand(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    compiled = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    expected = latents(pipe)
+    for block in pipe.unet.modules():
+        if isinstance(block, TransformerBlock):
+            block.compile(backend=backend)
+    mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
+    assert torch.allclose(latents(mine), expected, atol=1e-5) and compiled
+
+
+def test_a_unet_that_was_moved_by_hand(tiny_folder: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    expected = latents(pipe)
+    pipe.unet.to(torch.bfloat16)
+    with pytest.raises(
+        ArgumentError, match="the UNet is on cpu in bfloat16, and its pipeline computes on cpu in float32"
+    ):
+        latents(pipe)
+    pipe.unet.to(torch.float32)
+    assert latents(pipe).shape == expected.shape
+
+
+# ---- changed weights -------------------------------------------------------------------------------------------------
+
+CONV_IN = "unet.conv_in.weight"
+
+
+@pytest.mark.parametrize("offload", ["none", "stage", "block"])
+def test_a_change_in_place_is_applied_once(offload: str, tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, offload=offload, **CPU)
+    pipe.change_weights({CONV_IN: lambda weight: 2 * weight})
+    expected = latents(pipe)
+    pipe.change_weights({CONV_IN: lambda weight: weight.mul_(2)})
+    assert torch.equal(latents(pipe), expected) and torch.equal(latents(pipe), expected)
+    pipe.save(tmp_path / "saved")
+    again = sdxl.Pipeline.from_pretrained(tmp_path / "saved", offload=offload, **CPU)
+    assert torch.equal(latents(again), expected)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[32, 4, 3, 3\]"),
+    "no result": (lambda weight: None, "gives None; expected a tensor"),
+    "whole numbers": (
+        lambda weight: weight.long(),
+        "gives .* of torch.int64; expected a tensor of floating-point numbers",
+    ),
+    "numpy": (lambda weight: weight.numpy(), "gives an array of shape"),
+    "no function": (torch.zeros(32, 4, 3, 3), "is a Tensor; expected a function"),
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+@pytest.mark.parametrize("before", [{}, {CONV_IN: lambda weight: 2 * weight}], ids=["plain", "changed"])
+def test_a_wrong_change_is_named_and_leaves_the_model_as_it_was(
+    change: str, before: dict[str, Any], tiny_folder: Path
+) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    pipe.change_weights(before)
+    expected, (function, words) = latents(pipe), WRONG[change]
+    with pytest.raises(ArgumentError, match=f"the change of {re.escape(CONV_IN)} {words}"):
+        pipe.change_weights({"unet.conv_out.weight": lambda weight: -weight, CONV_IN: function})
+    assert torch.equal(latents(pipe), expected)
+
+
+def test_a_change_that_raises_leaves_the_model_as_it_was(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    def fails(weight: torch.Tensor) -> torch.Tensor:
+        raise KeyError("mine")
+
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    with pytest.raises(KeyError, match="mine"):
+        pipe.change_weights({"vae.decoder.conv_out.weight": lambda weight: -weight, CONV_IN: fails})
+    assert torch.equal(latents(pipe), latents(tiny_pipe))
+    with pytest.raises(ArgumentError, match="expected functions by the names of weights"):
+        pipe.change_weights([fails])  # type: ignore[arg-type]
+
+
+# ---- autocast --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_autocast_of_the_caller_changes_nothing(trainable: bool, tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=trainable, **CPU)
+    expected, text = latents(pipe), pipe.encode_prompt("a red cat").context
+    pixels = pipe.decode(expected)
+    z = pipe.encode(pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(latents(pipe), expected)
+        assert torch.equal(pipe.encode_prompt("a red cat").context, text)
+        assert torch.equal(pipe.decode(expected), pixels) and torch.equal(pipe.encode(pixels), z)
+        *_, last = pipe.steps("a red cat", steps=2, seed=1)
+        assert torch.equal(last.latents, expected)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16, "it acts again outside"
+
+
+def test_weights_that_are_changed_under_autocast(tiny_folder: Path) -> None:
+    def change(weight: torch.Tensor) -> torch.Tensor:
+        rows = weight.flatten(1)
+        return ((rows @ rows.T) @ rows).reshape_as(weight)
+
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    pipe.change_weights({CONV_IN: change})
+    expected = latents(pipe)
+    pipe.change_weights({})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pipe.change_weights({CONV_IN: change})
+    assert torch.equal(latents(pipe), expected)
+
+
 # ---- save ------------------------------------------------------------------------------------------------------------
 
 
@@ -249,3 +434,24 @@ def test_results_and_requests_are_pickled(tiny_pipe: sdxl.Pipeline) -> None:
     assert torch.equal(again.images, result.images)
     assert again.parameters == result.parameters
     assert pickle.loads(pickle.dumps(sdxl.ModelRequest("miniature"))) == sdxl.ModelRequest("miniature")
+
+
+# ---- a call of the network -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_call_of_the_unet_takes_any_dtype(dtype: str, trainable: bool, tiny_folder: Path) -> None:
+    """What `encode_prompt` gives is float32, whatever the model is in."""
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype=dtype, device="cpu", trainable=trainable)
+    text, x = pipe.encode_prompt("a red cat"), torch.randn(1, 4, 8, 8)
+    own = pipe.unet.norm_out.weight.dtype
+    with torch.no_grad():
+        inside = pipe.unet(x.to(own), torch.tensor([500.0]), text.context.to(own), text.vector.to(own))
+        assert inside.dtype is own
+        for t in (torch.tensor([500.0]), torch.tensor(500)):
+            output = pipe.unet(x, t, text.context, text.vector)
+            assert output.dtype is x.dtype and torch.equal(output, inside.float())
+    if trainable:
+        pipe.unet(x, torch.tensor([500.0]), text.context, text.vector).sum().backward()
+        assert pipe.unet.conv_in.weight.grad is not None and pipe.unet.conv_in.weight.grad.dtype is own

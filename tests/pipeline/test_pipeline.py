@@ -228,7 +228,7 @@ def test_what_the_vae_cannot_take(offload: Any, tiny_folder: Path) -> None:
         torch.rand(1, 4, 64, 64),
         torch.rand(0, 3, 64, 64),
     )
-    for value in (*pixels, torch.zeros(1, 3, 64, 64, dtype=torch.uint8)):
+    for value in (*pixels, torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.full((1, 3, 64, 64), torch.nan)):
         with pytest.raises(ArgumentError, match=r"^pixels "):
             pipe.encode(value)
     for value in (
@@ -240,6 +240,32 @@ def test_what_the_vae_cannot_take(offload: Any, tiny_folder: Path) -> None:
     ):
         with pytest.raises(ArgumentError, match=r"^latents "):
             pipe.decode(value)
+
+
+def test_noise_of_a_posterior_has_the_shape_of_the_latents(tiny_pipe: sdxl.Pipeline) -> None:
+    pixels = torch.rand(2, 3, 64, 48)
+    for noise in (
+        torch.randn(3, 4, 8, 6),
+        torch.randn(2, 4, 6, 8),
+        torch.randn(2, 3, 8, 6),
+        torch.zeros(2, 4, 8, 6).int(),
+        1,
+    ):
+        with pytest.raises(
+            ArgumentError, match=r"noise is .*; expected standard normal numbers, a tensor \[2, 4, 8, 6\]"
+        ):
+            tiny_pipe.encode(pixels, noise)  # type: ignore[arg-type]
+    one, several = torch.randn(2, 4, 8, 6), torch.randn(5, 4, 8, 6)
+    assert tiny_pipe.encode(pixels, one).shape == one.shape
+    assert tiny_pipe.encode(pixels[:1], several).shape == several.shape
+
+
+def test_pixels_in_another_range_give_a_warning(tiny_pipe: sdxl.Pipeline) -> None:
+    pixels = torch.rand(1, 3, 64, 64)
+    tiny_pipe.encode(pixels * 1.1 - 0.05)  # as a bicubic filter leaves them
+    for value in (pixels * 255, pixels * 2 - 1):
+        with pytest.warns(SDXLWarning, match=r"pixels have values from .* to .*, and 0\.\.1 is expected"):
+            tiny_pipe.encode(value)
 
 
 def test_a_photo_of_many_times_the_size_gives_a_warning(tiny_pipe: sdxl.Pipeline) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -232,6 +233,25 @@ def test_a_list_of_sigmas_is_the_schedule(tiny_pipe: sdxl.Pipeline) -> None:
         assert (recorded["steps"], recorded["schedule"]) == (4, None)
         again = json.loads(json.dumps({name: recorded[name] for name in ("sigmas", "timesteps", "steps", "schedule")}))
         assert torch.equal(tiny_pipe("a cat", **{**LATENT, **again}).images, result.images)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_arrays_and_tensors_are_lists_of_numbers(kind: Any, tiny_pipe: sdxl.Pipeline) -> None:
+    """Where a list of numbers is expected, and where one number is."""
+    lists: dict[str, Any] = {
+        "sigmas": [14.0, 5.0, 1.0, 0.0],
+        "guidance_scale": [7.0, 3.0, 2.0],
+        "seed": [3, 4],
+        "guidance_interval": [0.5, 10.0],
+        "original_size": [64, 32],
+    }
+    one: dict[str, Any] = {"timesteps": [999, 499, 9], "steps": 3, "seed": 3, "guidance_scale": 5.0, "width": 64}
+    for arguments, count in ((lists, 2), (one, 1)):
+        given = {name: kind(value) for name, value in arguments.items()}
+        assert sdxl.Request(["a"] * count, **given) == sdxl.Request(["a"] * count, **arguments)
+        json.dumps(tiny_pipe.plan(sdxl.Request(["a"] * count, **given)).request.guidance_scale)
+    with pytest.raises(ArgumentError, match=r"sigmas is \[\[0\.0, 0\.0\]\]; expected at least 2 falling numbers"):
+        sdxl.Request("a", sigmas=kind([[0.0, 0.0]]))
 
 
 def test_a_list_is_cut_at_the_hand_off(tiny_folder: Path, refiner_folder: Path) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 import sdxl
 from sdxl.cli.main import main
 from sdxl.errors import ArgumentError, SDXLWarning
-from sdxl.pipeline.variation import slerp
+from sdxl.pipeline.noise import Noise, TorchSource
+from sdxl.pipeline.variation import VariedNoise, slerp
 
 PROMPT = "A mecha robot in a favela"
 LATENT: dict[str, Any] = {"steps": 3, "progress": False, "output": "latent"}
@@ -106,6 +107,23 @@ def test_noise_of_steps_stays_the_seeds(tiny_pipe: sdxl.Pipeline) -> None:
     start, more = noise(9, (1, 4, 8, 8)), {"sampler": "euler_ancestral"}
     found = latents(tiny_pipe, seed=5, variation_seed=9, variation_strength=1, **more)
     assert torch.equal(found, latents(tiny_pipe, generator=generator, latents=start, **more))
+
+
+def test_the_other_noise_keeps_pace_for_a_second_pass() -> None:
+    """Both sources of an image have drawn equally often when the second pass begins."""
+    own, other = (
+        Noise([TorchSource(torch.Generator().manual_seed(seed))], 1, (4, 8, 8), torch.device("cpu")) for seed in (5, 9)
+    )
+    varied = VariedNoise(own, other, 0.3)
+    varied.first()
+    varied(7.0, 3.0)  # a step of an ancestral sampler
+    varied.draw()
+    again = VariedNoise(own.resized((4, 16, 16)), other.resized((4, 16, 16)), 0.3)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 9)]
+    for generator in generators:
+        torch.randn((3, 1, 4, 8, 8), generator=generator)
+    next_own, next_other = (torch.randn((4, 16, 16), generator=generator) for generator in generators)
+    assert torch.equal(again.first()[0], slerp(next_own, next_other, 0.3))
 
 
 def test_images_of_a_batch_share_the_seed(tiny_pipe: sdxl.Pipeline) -> None:

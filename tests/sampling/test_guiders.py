@@ -64,11 +64,13 @@ def test_apg_is_cfg_where_it_changes_nothing() -> None:
 
 def test_momentum_begins_again_where_the_noise_level_rises() -> None:
     """A sampler that goes back up (restart) begins a new run; each denoiser has a memory of its own."""
-    guidance, memory = Guidance(7.0, guider=APG(momentum=-0.5)), dict[str, Any]()
+    # without a threshold: it would make all these differences, of one direction, equally long
+    guidance, memory = Guidance(7.0, guider=APG(norm_threshold=0, momentum=-0.5)), dict[str, Any]()
     x, positive, negative = draws(3)
     outputs = {NEGATIVE: negative, POSITIVE: positive}
     results = [guidance.combine(outputs, make_point(x, s, "epsilon", memory=memory)) for s in (4.0, 2.0, 4.0)]
     assert torch.equal(results[0], results[2])
+    assert not torch.allclose(results[1], guidance.combine(outputs, make_point(x, 2.0, "epsilon")))
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])

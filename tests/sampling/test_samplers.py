@@ -238,6 +238,11 @@ def test_tcd_of_all_noise_is_lcm_but_for_its_end() -> None:
     assert torch.equal(still, run(SAMPLERS["ddim"], sigmas)[-1].x)
 
 
+def test_tcd_without_eta_is_ddim_between_timesteps_too() -> None:
+    """A schedule such as karras has sigmas between those of two timesteps, where nothing may be drawn either."""
+    assert torch.equal(run(SAMPLERS["tcd"], SIGMAS, eta=0.0)[-1].x, run(SAMPLERS["ddim"], SIGMAS)[-1].x)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_one_step_to_zero_is_the_guess(sampler: str) -> None:
     step = run(SAMPLERS[sampler], [2.0, 0.0])[-1]

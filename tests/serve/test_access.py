@@ -79,6 +79,8 @@ def test_names_of_this_host(user: Client) -> None:
     assert is_own_host("192.168.1.2:7860", wide)
     assert is_own_host("[fd00::2]", wide)
     assert not is_own_host("evil.example", wide)
+    named = Settings(host="0.0.0.0", insecure=True, allow_hosts=("Images.Example", "[fd00::3]"))
+    assert is_own_host("images.example:443", named) and is_own_host("[fd00::3]:80", named)
 
 
 def test_pages_that_may_ask(user: Client, guarded: Running) -> None:
@@ -95,6 +97,30 @@ def test_a_preflight_is_answered_for_allowed_origins_alone(anybody: Client) -> N
     assert (answer.status, answer.body) == (204, b"")
     assert "authorization" in answer.headers["access-control-allow-headers"]
     assert anybody.ask("OPTIONS", "/api/jobs", **asks).status == 401
+
+
+def test_an_allowed_page_may_send_the_headers_of_its_client(anybody: Client) -> None:
+    """As browsers ask for OpenAI's client for JavaScript."""
+    names = "authorization,content-type,x-stainless-arch,x-stainless-os,x-stainless-retry-count"
+    asks = {"origin": "https://app.example", "access_control_request_method": "POST"}
+    answer = anybody.ask("OPTIONS", "/v1/images/generations", **asks, access_control_request_headers=names)
+    assert answer.headers["access-control-allow-headers"] == names
+    for strange in ("x" * 5000, "a: b", "a;b", ""):
+        answer = anybody.ask("OPTIONS", "/api/jobs", **asks, access_control_request_headers=strange)
+        assert answer.headers["access-control-allow-headers"] == "authorization, content-type, x-api-key"
+
+
+def test_all_methods_of_an_address_are_named(user: Client) -> None:
+    for path, methods in {
+        "/api/jobs": {"GET", "HEAD", "POST"},
+        "/api/models": {"GET", "HEAD", "POST"},
+        "/sdapi/v1/options": {"GET", "HEAD", "POST"},
+        "/sdapi/v1/txt2img": {"POST"},
+        "/api/jobs/x": {"GET", "HEAD"},
+    }.items():
+        answer = user.ask("PUT", path)
+        assert answer.status == 405
+        assert set(answer.headers["allow"].split(", ")) == methods, path
 
 
 def test_the_type_of_json_may_have_a_charset(user: Client) -> None:

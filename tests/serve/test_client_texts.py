@@ -169,4 +169,6 @@ def test_names_in_prompts_are_compared(asked: list[str], tmp_path: Path) -> None
     for name in (*texts(tmp_path), "notes.txt", "../loras/other", "sub"):
         with pytest.raises(CheckpointError, match="does not exist"):
             find_named(name, [folder], "LoRA")
+    with pytest.raises(CheckpointError, match=f"put a file of this name into {folder}$"):
+        find_named("nothing-like-it", [folder], "LoRA")
     assert asked == []

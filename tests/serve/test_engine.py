@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from serving import until
 
 from sdxl.errors import ArgumentError, CheckpointError, OutOfMemoryError
 from sdxl.pipeline import ModelRequest
+from sdxl.serve import catalog as catalog_module
 from sdxl.serve import engine as engine_module
 from sdxl.serve.catalog import make_catalog
 from sdxl.serve.job import Job
@@ -209,6 +211,53 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_alone() -> None:
     service.engine.close()
 
 
+def test_a_service_is_ready_again_after_a_model_that_cannot_be_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    """By itself: where /ready decides who gets requests, none would come that loads the model."""
+    calls = list[str]()
+
+    def load(request: ModelRequest) -> Any:
+        calls.append(str(request.model))
+        if request.model == "two":
+            raise CheckpointError("two is damaged; download it again")
+        return FakePipe()
+
+    service = start(load)
+    until(lambda: service.engine.is_ready)
+    assert over(service.switch("two")) == "failed"
+    until(lambda: service.engine.is_ready)
+    assert (calls, service.engine.loaded) == (["one", "two", "one"], ["one"])
+    assert "two cannot be loaded: two is damaged" in caplog.text
+    service.engine.close()
+
+
+def test_switches_that_fail_or_are_cancelled_leave_the_model_before() -> None:
+    gate = Gate()
+
+    def load(request: ModelRequest) -> Any:
+        if request.model == "two":
+            raise CheckpointError("two is damaged; download it again")
+        return FakePipe(go=gate)
+
+    service = start(load)
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    switches = [service.switch("two"), service.switch("two")]
+    gate.let()
+    assert [over(each) for each in switches] == ["failed", "failed"]
+    assert service.model == "one"
+    held = Gate()
+    gate._steps = held._steps
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    switch = service.switch("two")
+    assert service.model == "two"
+    service.engine.cancel(switch.id)
+    assert service.model == "one"
+    held.let()
+    assert over(job) == "done"
+    service.engine.close()
+
+
 def test_errors_of_a_job_are_its_own() -> None:
     pipe = FakePipe(error=ArgumentError("steps is 0; expected 1"))
     service = start(loader(pipe))
@@ -320,4 +369,23 @@ def test_a_watcher_sees_each_change_until_it_ends() -> None:
     unwatch()
     job.update(step=9)
     assert len(seen) == count
+    service.engine.close()
+
+
+def test_folders_are_read_while_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the first client that asks for a list does not wait for thousands of headers."""
+    (tmp_path / "a.safetensors").write_bytes(b"none")
+    read, loading = list[Path](), threading.Event()
+    monkeypatch.setattr(catalog_module, "read_kind", read.append)
+    folders = {"lora_dir": tmp_path, "control_dir": tmp_path}
+
+    def load(request: ModelRequest) -> Any:
+        assert loading.wait(20)
+        return FakePipe()
+
+    service = make_service(Settings(port=0), make_catalog([ModelRequest("one", **folders)]), load)
+    service.start()
+    until(lambda: len(read) == 3)  # LoRAs; controls and references of one folder
+    assert not service.engine.is_ready and set(read) == {tmp_path / "a.safetensors"}
+    loading.set()
     service.engine.close()

@@ -102,7 +102,8 @@ def test_errors_at_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: py
         (["--devices", "cpu,"], 2, "--devices is cpu,"),
         (["--api-key", "@/no/such/file"], 2, "the file of --api-key cannot be read"),
         (["--host", "256.1.1.1", "--insecure"], 1, "cannot be listened on"),
-        (["--model", "nosuch"], 1, "nosuch"),
+        (["--model", "nosuch"], 1, "nosuch does not exist"),
+        (["--model", "miniature", "--model", "nosuch"], 1, "nosuch does not exist"),
     ):
         model = [] if "--model" in flags else ["--model", "miniature"]
         assert main(["serve", "--port", "0", *model, *flags]) == status, flags

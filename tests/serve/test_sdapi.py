@@ -7,6 +7,7 @@ import json
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,17 @@ def test_errors_are_those_that_clients_compare(client: Client) -> None:
         (client.post("/sdapi/v1/img2img", {}), 404, "Init image not found"),
         (draw(client, width=63, height=1), 422, None),
         (draw(client, steps="x"), 422, "steps is 'x'; expected a number"),
+        (draw(client, n_iter=0), 422, "n_iter is 0; expected a whole number of at least 1"),
+        (
+            draw(client, n_iter=9),
+            422,
+            "batch_size is 1 in 9 batches; this service generates at most 8 images in a job, ask again for more",
+        ),
+        (
+            edit(client, steps=1),
+            422,
+            "denoising_strength 0.75 of 1 steps leaves none; raise one of them (strength 0 gives the image back)",
+        ),
         (client.post("/sdapi/v1/txt2img", b"{", content_type="application/json"), 422, None),
         (client.post("/sdapi/v1/txt2img", b"x" * 2**21, content_type="application/json"), 413, None),
         (client.get("/sdapi/v1/options", host="evil.example"), 421, None),
@@ -198,6 +210,15 @@ def test_errors_are_those_that_clients_compare(client: Client) -> None:
         assert answer.json.keys() == {"error", "detail", "body", "errors"}
         assert text in (None, answer.json["detail"])
     assert client.get("/system_stats").status == 404  # ComfyUI's mark
+
+
+def test_a_body_without_a_type_is_json(client: Client) -> None:
+    """As scripts send it with `requests.post(url, data=json.dumps(...))`."""
+    body = json.dumps({"prompt": PROMPT, "steps": 1, "width": 64, "height": 64}).encode()
+    assert client.post("/sdapi/v1/txt2img", body).status == 200
+    assert client.post("/sdapi/v1/options", b"{}").status == 200
+    assert client.post("/sdapi/v1/txt2img", body, content_type="text/plain").status == 415
+    assert client.post("/sdapi/v1/txt2img", body, origin="https://evil.example").status == 403
 
 
 def test_lists(client: Client) -> None:
@@ -218,7 +239,11 @@ def test_lists(client: Client) -> None:
     assert [each["name"] for each in asked["upscalers"]] == ["None", "Lanczos"]
     assert {"name": "Latent (nearest-exact)"} in asked["latent-upscale-modes"]
     assert asked["scripts"] == {"txt2img": [], "img2img": []}
-    assert asked["memory"]["ram"]["total"] >= asked["memory"]["ram"]["free"] > 0
+    ram = asked["memory"]["ram"]
+    assert ram["total"] == ram["free"] + ram["used"] > ram["free"] > 0
+    if (table := Path("/proc/meminfo")).exists():  # what files have in the cache is free
+        available = next(int(line.split()[1]) for line in table.read_text().splitlines() if "MemAvailable" in line)
+        assert abs(ram["free"] - 1024 * available) < ram["total"] / 10
     assert asked["cmd-flags"] == {}
     assert str(ADAPTERS) not in json.dumps(asked)
     for name in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "script-info"):

@@ -98,6 +98,7 @@ def test_hires() -> None:
         **{"scale": 1.5, "upscaler": "lanczos", "steps": 7, "strength": 0.5},
         **{"sampler": "dpmpp_2m", "schedule": "beta", "prompt": "b", "negative_prompt": "c"},
     }
+    assert arguments(**body, hr_upscaler="None")["hires"] == plain | {"upscaler": "lanczos"}, "which is in the list"
     sized = {"upscaler": "latent", "strength": 0.75}
     assert arguments(**body, hr_resize_x=1024, hr_resize_y=1024)["hires"] == sized | {"size": [1024, 1024]}
     assert arguments(**body, hr_resize_x=1024)["hires"] == sized | {"size": [512, 1024]}

@@ -79,8 +79,8 @@ def test_limits(catalog: Catalog) -> None:
         ({"steps": 51}, "steps is 51; this service takes at most 50"),
         ({"sigmas": [60.0 - n for n in range(60)]}, "steps is 59"),
         ({"width": 1024, "height": 512}, "at most 262144 pixels"),
-        ({"num_images": 9}, "at most 8 images"),
-        ({"prompt": ["a", "b"], "num_images": 2, "batches": 3}, "at most 8 images"),
+        ({"num_images": 9}, "^num_images is 9; this service generates at most 8 images"),
+        ({"prompt": ["a", "b"], "num_images": 2, "batches": 3}, "is 2 for 2 prompts in 3 batches; .* at most 8 images"),
         ({"prompt": "x" * 1001}, "prompt has 1001 characters"),
         ({"negative_prompt": ["x" * 600, "y" * 600], "prompt": ["a", "b"]}, "1200 characters"),
         ({"batches": 0}, "batches is 0"),
@@ -205,6 +205,7 @@ def test_images_are_checked_before_they_are_decoded() -> None:
 
 def test_base64() -> None:
     assert from_base64("YWJj", "image") == from_base64("data:image/png;base64,YW\nJj", "image") == b"abc"
+    assert from_base64("DATA:image/PNG;name=x.png;BASE64,YWJj", "image") == b"abc"
     for value, message in (
         ("http://example.com/x.png", "is an address, and this service opens none"),
         ("FILE:///etc/passwd", "is an address"),
@@ -226,6 +227,11 @@ def test_settings() -> None:
         ({"auth": "user"}, "expected USER:PASSWORD"),
         ({"auth": "user:"}, "expected USER:PASSWORD"),
         ({"api_key": " "}, "api_key is empty"),
+        *(({"api_key": key}, "what a header cannot hold") for key in ("schlüssel", "a\nb", " a", "a\t", "")),
+        *(
+            ({"allow_hosts": (name,)}, "expected a name such as images.example.com")
+            for name in ("http://a.b", "a.b:80", "a.b/", "", "a..b", "*", "ä.b")
+        ),
         ({"cors": ("https://a.b/path",)}, "expected an origin"),
         ({"cors": ("null",)}, "expected an origin"),
     ]

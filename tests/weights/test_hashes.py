@@ -151,6 +151,17 @@ def test_a_damaged_cache_is_no_error(tmp_path: Path, reads: list[str], cache: Pa
     assert reads == ["m.safetensors"] * 2
 
 
+def test_a_cache_that_its_user_empties(tmp_path: Path, reads: list[str], cache: Path) -> None:
+    """It is the same file, and shorter than what was read of it."""
+    first, second = write(tmp_path / "a.safetensors"), write(tmp_path / "b.safetensors", "other")
+    file_hash(first)
+    cache.write_bytes(b"")
+    assert find_by_hash(sha(b"abc")) is None
+    file_hash(second)
+    assert find_by_hash(sha(b"other")) == second
+    assert reads == ["a.safetensors", "b.safetensors"]
+
+
 @pytest.mark.parametrize("obstacle", ["a file", "a folder", "no home"])
 def test_a_cache_that_cannot_be_written_is_no_error(
     obstacle: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch

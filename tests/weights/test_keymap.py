@@ -192,6 +192,23 @@ def test_clip_l_without_its_last_layer(single: Path, tmp_path: Path, tiny_pipe: 
     assert torch.equal(pipe("cat", **arguments).images, tiny_pipe("cat", **arguments).images)
 
 
+def test_attention_of_the_vae_as_matrices(single: Path, tmp_path: Path) -> None:
+    """Some tools write the 1x1 convolutions of a single file as what they are, linear layers."""
+    weights = [
+        f"{half}.mid.attn_1.{name}.weight" for half in ("encoder", "decoder") for name in ("q", "k", "v", "proj_out")
+    ]
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for name in weights:
+            tensors[f"first_stage_model.{name}"] = tensors[f"first_stage_model.{name}"][:, :, 0, 0].contiguous()
+
+    expected = dict(open_checkpoint(single).components["vae"].tensors())
+    path = edit(single, tmp_path / "matrices.safetensors", change)
+    found = dict(open_checkpoint(path).components["vae"].tensors())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_odd_header_length(single: Path, tiny_pipe: sdxl.Pipeline) -> None:
     """The published file's header is no multiple of 8 bytes, so float32 data can stand at any address."""
     data = single.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +39,7 @@ def read_resources(fields: Fields) -> Resources:
     model: str | None = None
     loras: list[tuple[str, float]] = []
     for each in listed(value):
-        kind, name = str(each.get("type", "")).lower(), _name(each)
+        kind, name = _kind(each), _name(each)
         if kind in ("checkpoint", "model") and model is None:
             model = name
         elif kind in _LORAS:
@@ -54,9 +55,16 @@ def _lower_kind(name: str) -> str:
     return f"{kind.lower()}{colon}{rest}"
 
 
+def _kind(resource: Mapping[str, Any]) -> str:
+    """What it is, as it says, or as its identifier does: urn:air:sdxl:lora:civitai:MODEL@VERSION."""
+    identifier = re.match(r"urn:air:[^:]*:(\w+):", str(resource.get("air")))
+    return str(resource.get("type") or (identifier[1] if identifier else "")).lower()
+
+
 def _name(resource: Mapping[str, Any]) -> str:
     """The name with the version, by which a file may be found; else the number that Civitai has for it."""
-    names = [str(resource.get(key) or "") for key in ("modelName", "modelVersionName")]
+    version = resource.get("modelVersionName") or resource.get("versionName")
+    names = [str(each or "") for each in (resource.get("modelName"), version)]
     names = [name.strip() for name in names if name.strip()]
     number = resource.get("modelVersionId")
     return " ".join(names) or str(resource.get("air") or f"civitai {number}")

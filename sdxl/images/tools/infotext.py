@@ -1,6 +1,7 @@
 """The grammar of AUTOMATIC1111's parameter text: a prompt, a negative prompt, and a line of `name: value` fields.
 
-Values with commas are JSON strings. Civitai also writes JSON objects and lists as they are.
+Values with commas are JSON strings. Civitai also writes JSON objects and lists as they are. A text that was copied by
+hand may have lost its line breaks, or have got more of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _NEGATIVE = "Negative prompt:"
+_LABEL = re.compile(r"\s*parameters:\s*", re.IGNORECASE)  # the name of the PNG's text, in front of it
+_STEPS = re.compile(r"\sSteps:\s*\d+\s*,\s*\w")
+_OTHER_FIELDS = re.compile(r"\b(?:Sampler|CFG scale|Seed|Size):")
 _NAME = re.compile(r"\s*(\w[\w \-/+.]{0,99}?):\s*")
 _LEAST, _LEAST_OF_STEPS = 3, 2  # fields of a line of them, as AUTOMATIC1111 counts; of one that begins with the steps
 _LAST, _MOST_FIELDS = 10, 2000  # lines from the end, and fields in one
@@ -31,7 +35,7 @@ class Infotext:
 
 def split_infotext(text: str) -> Infotext:
     """The parts of a text. Raises `ValueError` if it has no line of fields."""
-    lines = text.replace("\r\n", "\n").strip().split("\n")
+    lines = _lines(text)
     number, fields = _find_fields(lines)
     prompts: list[list[str]] = [[], []]
     part = 0
@@ -43,11 +47,41 @@ def split_infotext(text: str) -> Infotext:
     return Infotext(prompt, negative, fields, "\n".join(lines[number + 1 :]).strip())
 
 
+def _lines(text: str) -> list[str]:
+    """The lines of a text, with the breaks that it has where a tool writes it."""
+    text = text.replace("\r\n", "\n").strip()
+    if (label := _LABEL.match(text)) is not None:
+        text = text[label.end() :]
+    lines = text.split("\n")
+    if not any(map(_begins_with_steps, lines)):
+        lines = [part for line in lines for part in _broken(line)]
+    joined: list[str] = []
+    for line in lines:
+        if joined and _begins_with_steps(joined[-1]) and joined[-1].endswith(","):  # no tool ends its fields with one
+            joined[-1] += f" {line.strip()}"
+        else:
+            joined.append(line.rstrip())
+    return joined
+
+
+def _begins_with_steps(line: str) -> bool:
+    return re.match(rf"(?:{_NEGATIVE})?\s*Steps:", line) is not None
+
+
+def _broken(line: str) -> list[str]:
+    """A line in which fields stand behind the prompts, as a line of each; itself if there are none."""
+    match = _STEPS.search(line)
+    if match is None or _OTHER_FIELDS.search(line, 0, match.start()):
+        return [line]
+    prompt, negative, rest = line[: match.start()].partition(_NEGATIVE)
+    return [*filter(None, [prompt.strip(), f"{negative}{rest}"]), line[match.start() :].strip()]
+
+
 def _find_fields(lines: list[str]) -> tuple[int, dict[str, Any]]:
     """The number of the line of fields, and these: the last one that begins with the steps, else the last of several
     fields. Civitai writes it behind an empty negative prompt in the same line.
     """
-    of_steps = [n for n, line in enumerate(lines) if re.match(rf"(?:{_NEGATIVE})?\s*Steps:", line)]
+    of_steps = [n for n, line in enumerate(lines) if _begins_with_steps(line)]
     last = range(len(lines) - 1, max(-1, len(lines) - _LAST), -1)
     for least, numbers in ((_LEAST_OF_STEPS, of_steps[::-1]), (_LEAST, last)):
         for n in numbers:

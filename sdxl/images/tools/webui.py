@@ -174,7 +174,7 @@ def _sources(fields: Fields, request: dict[str, Any]) -> dict[str, str | None]:
     """What an image to image was made from; its arguments are added to the `request`."""
     sources: dict[str, str | None] = {}
     strength = None if "hires" in request else fields.number("Denoising strength")
-    if strength is not None:
+    if strength:  # AUTOMATIC1111's API wrote 0 for text to image
         request["strength"] = tidy(strength)
         sources["image"] = fields.take("Init image hash")
     padding = fields.whole("Masked area padding")

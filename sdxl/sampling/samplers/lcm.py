@@ -54,7 +54,7 @@ def _tcd(
     for sigma, to in pairwise(sigmas):
         denoised = denoise(x, sigma)
         timestep = float(levels.timestep([to])[0]) if to > 0 else 0.0
-        low = min(float(levels.sigma([math.floor((1 - eta) * timestep + 1e-6)])[0]), to)
+        low = min(float(levels.sigma([math.floor((1 - eta) * timestep + 1e-6)])[0]), to) if eta else to
         x = denoised + (x - denoised) * (low / sigma)
         if to > low:
             x = x + noise(sigma, to) * math.sqrt(to**2 - low**2)

@@ -13,8 +13,7 @@ from ..uploads import Upload
 
 def png_info(upload: Upload) -> dict[str, Any]:
     """The text `info`, and its fields as `parameters`; empty ones where an image has none. Raises `ArgumentError`."""
-    with upload.as_file() as path:
-        text = STRANGER.message(find_texts(path).parameters or "")
+    text = STRANGER.message(find_texts(upload.data).parameters or "")
     try:
         parts = split_infotext(text)
     except ValueError:

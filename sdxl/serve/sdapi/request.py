@@ -139,7 +139,7 @@ def _hires(given: Given) -> dict[str, Any]:
     sampler, schedule = read_names(given, "hr_sampler_name", "hr_scheduler")
     values = {
         **_enlarged(given),
-        "upscaler": given.text("hr_upscaler") or "Latent",
+        "upscaler": _upscaler(given),
         "steps": given.whole("hr_second_pass_steps", 0) or None,
         "strength": given.number("denoising_strength", 0.75),
         "prompt": given.text("hr_prompt") or None,
@@ -148,6 +148,12 @@ def _hires(given: Given) -> dict[str, Any]:
         "schedule": schedule,
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _upscaler(given: Given) -> str:
+    """None, which is in the list of upscalers, enlarges by Lanczos, as there."""
+    name = given.text("hr_upscaler") or "Latent"
+    return "Lanczos" if name == "None" else name
 
 
 def _enlarged(given: Given) -> dict[str, Any]:

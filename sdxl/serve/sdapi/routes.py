@@ -23,7 +23,7 @@ from ..uploads import from_base64
 from . import lists
 from .answer import make_answer
 from .controlnet import LISTS, SCRIPT
-from .names import model_name
+from .names import in_their_words, model_name
 from .progress import ORIGIN, mine, progress_view, task_view
 from .request import read_request
 
@@ -84,16 +84,23 @@ def _route(path: str, method: str, call: Answer, server: _Server) -> Route:
             problem = problem_of(error)
             if problem.status != 400:
                 raise
-            raise RefusedError(replace(problem, status=422)) from error
+            raise RefusedError(replace(problem, status=422, message=in_their_words(problem.message))) from error
 
     return Route(path, answer, methods=[method])
+
+
+async def _read(request: Request) -> dict[str, Any]:
+    """The body. Scripts that send `data=json.dumps(...)` give it no type, and AUTOMATIC1111 takes that as JSON. Pages
+    of other origins, which could do so too, are refused before.
+    """
+    return await read_json(request, is_typed=False)
 
 
 # ---- images
 
 
 async def _generate(has_image: bool, server: _Server, request: Request) -> Any:
-    body = await read_json(request)
+    body = await _read(request)
     asked = await read_request(server.service, body, has_image, server.options.clip_skip)
     job = await finished(request, server.service, asked.work)
     return await asyncio.to_thread(make_answer, job, asked)
@@ -105,7 +112,7 @@ async def _progress(server: _Server, request: Request) -> Any:
 
 
 async def _task(server: _Server, request: Request) -> Any:
-    given = Given(await read_json(request))
+    given = Given(await _read(request))
     name = given.text("id_task")
     if not name:
         raise ArgumentError("id_task is missing; give the force_task_id of a request")
@@ -130,7 +137,7 @@ async def _skip(server: _Server, request: Request) -> Any:
 async def _png_info(server: _Server, request: Request) -> Any:
     from .png_info import png_info
 
-    given = await read_json(request)
+    given = await _read(request)
     upload = await server.service.upload(from_base64(given.get("image"), "image"), "image")
     return await asyncio.to_thread(png_info, upload)
 
@@ -144,7 +151,7 @@ async def _get_options(server: _Server, request: Request) -> Any:
 
 async def _set_options(server: _Server, request: Request) -> Any:
     """A model is loaded before the answer comes. Unknown settings are accepted: clients send back all that they got."""
-    given, service = Given(await read_json(request)), server.service
+    given, service = Given(await _read(request)), server.service
     clip_skip = given.whole("CLIP_stop_at_last_layers", server.options.clip_skip)
     if not 1 <= clip_skip <= 12:
         raise ArgumentError(f"CLIP_stop_at_last_layers is {clip_skip}; expected 1 to 12")
