@@ -142,6 +142,17 @@ def test_the_streamed_weight_is_the_kept_one(
     assert sum(not torch.equal(kept[name], plain[name]) for name in kept) > 50
 
 
+def test_the_order_of_loras_does_not_matter(tiny_folder: Path, tmp_path: Path) -> None:
+    """To the bit. Three are on each layer: a sum of two is the same either way."""
+    files = [save_kind("LoRA", tiny_folder, tmp_path / f"{n}.safetensors", seed=3 * n) for n in range(3)]
+    pipe = load(tiny_folder, "block")
+    found = []
+    for order in (files, files[1:] + files[:1], files[::-1]):
+        pipe.set_loras([(file, 0.3) for file in order])
+        found.append(held(pipe))
+    assert all(torch.equal(other[name], found[0][name]) for other in found[1:] for name in found[0])
+
+
 @pytest.mark.parametrize(
     ("mode", "count"),
     [("none", 12), *(pytest.param(name, 100, marks=pytest.mark.slow) for name in MODES)],
