@@ -141,7 +141,10 @@ def _read(value: Any) -> Control:
     if isinstance(value, Control):
         return value
     if not isinstance(value, Mapping):
-        raise ArgumentError(f"{brief(value)} is no control; expected sdxl.Control(net, image)")
+        raise ArgumentError(
+            f"{brief(value)} is no control; expected sdxl.Control(net, image) or an object such as "
+            "{'net': ..., 'image': ...}"
+        )
     names = [each.name for each in fields(Control)]
     if unknown := [key for key in value if key not in names]:
         raise ArgumentError(f"a control has no {brief(unknown[0])}; its values are {', '.join(names)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 _SD1 = "Stable Diffusion 1.x"
 _SD2 = "Stable Diffusion 2.x"
@@ -29,6 +29,7 @@ _MARKS = (
         f"a LoRA of {_SD1} or 2.x",
     ),
 )
+_PATTERNS = [(re.compile(pattern), name) for pattern, name in _MARKS]
 WIDTHS = {
     768: f"a LoRA of {_SD1}",
     1024: f"a LoRA of {_SD2}",
@@ -47,8 +48,8 @@ def context_widths(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
 
 def alien(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
     """What a file is that is no LoRA of SDXL, and the key that shows it; None where no key does."""
-    for pattern, name in _MARKS:
-        if key := _first(pattern, shapes):
+    for pattern, name in _PATTERNS:
+        if key := next(filter(pattern.fullmatch, shapes), None):
             return name, f"it has {key}"
     return None
 
@@ -64,10 +65,6 @@ def context_family(
     width = min(widths)
     name = WIDTHS.get(width, "a LoRA of another model")
     return name, f"its cross-attentions take a context of width {width}, the model's one of {min(own, default=0)}"
-
-
-def _first(pattern: str, keys: Iterable[str]) -> str | None:
-    return next((key for key in keys if re.fullmatch(pattern, key)), None)
 
 
 def stated(metadata: Mapping[str, str]) -> tuple[str, str] | None:

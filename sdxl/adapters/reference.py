@@ -177,7 +177,10 @@ def _read(value: Any) -> Reference:
     if isinstance(value, Reference):
         return value
     if not isinstance(value, Mapping):
-        raise ArgumentError(f"{brief(value)} is no reference; expected sdxl.Reference(adapter, image)")
+        raise ArgumentError(
+            f"{brief(value)} is no reference; expected sdxl.Reference(adapter, image) or an object such as "
+            "{'adapter': ..., 'image': ...}"
+        )
     names = [each.name for each in fields(Reference)]
     if unknown := [key for key in value if key not in names]:
         raise ArgumentError(f"a reference has no {brief(unknown[0])}; its values are {', '.join(names)}")

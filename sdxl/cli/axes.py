@@ -19,7 +19,8 @@ from .options import read_part
 _TYPES = {"str": str, "int": int, "float": float}
 _WORDS = {int: "whole numbers", float: "numbers"}
 _SHORT = {"lora": "loras"}
-_WITH_PARTS = ("hires", "guider", "loras")
+_WITH_PARTS = {"hires": "hires.strength", "guider": "guider.scale", "loras": "lora.weight or lora.file"}
+"""The arguments of which a part can be given, and examples."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read_axis(flag: str, text: str) -> Axis:
 
 
 def _hint(name: str, able: list[str]) -> str:
-    return f"its parts can be, as in {name}.scale" if name in _WITH_PARTS else advice(name, able)
+    return f"its parts can be, as in {_WITH_PARTS[name]}" if name in _WITH_PARTS else advice(name, able)
 
 
 def _typed(flag: str, name: str, kind: Any, text: str) -> Any:

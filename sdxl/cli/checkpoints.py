@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import SDXLError
 from ..pipeline.model_request import ModelRequest
 from ..pipeline.request import Request
 from .adapter_report import adapter_lines
-from .console import UNPRINTED, as_json, show
+from .console import UNPRINTED, as_json, note, show
 from .idle import warn_of_variant
 from .image_report import IMAGES, image_report
 from .options import add_flag, read_file
@@ -26,10 +28,12 @@ def inspect_parser() -> Parser:
         "inspect",
         "Identify a model, an adapter or an embedding: what it is for, its components and keys. Or show the parameters "
         "of an image.",
-        usage="FILE [--json] [--variant TEXT]",
+        usage="FILE... [--json] [--variant TEXT]",
     )
-    parser.add_argument("file", type=read_file, metavar="FILE", help="a .safetensors file, a folder, or an image")
-    parser.add_argument("--json", action="store_true", help="print the report, or the parameters, as JSON")
+    parser.add_argument(
+        "files", type=read_file, nargs="+", metavar="FILE", help="a .safetensors file, a folder, or an image"
+    )
+    parser.add_argument("--json", action="store_true", help="print the reports, or the parameters, as JSON")
     parser.add_argument("--variant", help="which files of a folder to read, such as fp16")
     parser.set_defaults(run=_inspect)
     return parser
@@ -53,18 +57,31 @@ def convert_parser() -> Parser:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    if options.variant is not None:
-        warn_of_variant(options.variant, options.file)
-    lines = image_report(options.file, options.json) if options.file.suffix.lower() in IMAGES else _model(options)
-    return 0 if show(*lines) else UNPRINTED
+    """A report of each file. One of several that cannot be read stops no other."""
+    failed, printed = False, True
+    for file in options.files:
+        try:
+            printed &= show(*_lines(file, options.json, options.variant))
+        except SDXLError as error:
+            if len(options.files) == 1:
+                raise
+            note(f"error: {error}")
+            failed = True
+    return 1 if failed else 0 if printed else UNPRINTED
 
 
-def _model(options: argparse.Namespace) -> list[str]:
+def _lines(file: Path, in_json: bool, variant: str | None) -> list[str]:
+    if variant is not None:
+        warn_of_variant(variant, file)
+    return image_report(file, in_json) if file.suffix.lower() in IMAGES else _model(file, in_json, variant)
+
+
+def _model(file: Path, in_json: bool, variant: str | None) -> list[str]:
     from ..adapters.inspection import inspect
     from ..weights.audit import Report
 
-    report = inspect(options.file, options.variant)
-    if options.json:
+    report = inspect(file, variant)
+    if in_json:
         return as_json(asdict(report), indent=2).split("\n")
     return [*(_report(report) if isinstance(report, Report) else adapter_lines(report))]
 

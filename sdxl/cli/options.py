@@ -152,6 +152,13 @@ def read_file(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def read_output(text: str) -> Path:
+    """The path of a file. One that ends in a slash is a folder's."""
+    if text.endswith(("/", os.sep)):
+        raise argparse.ArgumentTypeError(f"{text} is a folder; give a file name such as {text}picture.png")
+    return read_file(text)
+
+
 def read_size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT, or the side of a square: width and height."""
     found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
@@ -187,7 +194,7 @@ def _read_setting(text: str) -> tuple[str, float | str]:
 _OWN: dict[str, dict[str, Any]] = {
     "--size": {"type": read_size, "metavar": "WxH", "help": "width and height in one, such as 1216x832"},
     "--output": {
-        "type": read_file,
+        "type": read_output,
         "metavar": "FILE",
         "help": "the file to write: .png, .jpg or .webp; several images get numbers; - writes a PNG to stdout "
         "(default: picture.png, or the next free name)",
@@ -229,6 +236,8 @@ def _prompt(options: argparse.Namespace) -> dict[str, Any]:
         raise ArgumentError(
             f"{brief(options.words[0])} stands beside --prompt; put a prompt of several words in quotes"
         )
+    if any(" " in word for word in options.words[1:]):
+        raise ArgumentError(f"{len(options.words)} prompts stand alone; give each with --prompt, in quotes")
     if len(options.words) > 1:
         text = " ".join(options.words)
         raise ArgumentError(f"the prompt is {len(options.words)} words without quotes; write {brief(text)} in quotes")

@@ -104,13 +104,18 @@ def parameters_in(texts: Texts, path: str | Path) -> Parameters:
             return read(text)
         except ValueError as error:
             failures.append(str(error))
-    if texts.unread is not None:
+    if texts.tool is not None:
         raise ArgumentError(
-            f"{path} was written by {texts.unread}, whose parameters are not read; give its prompt and settings as "
+            f"{path} was written by {texts.tool}, whose parameters are not read; give its prompt and settings as "
             "arguments"
         )
     if failures:
         raise ArgumentError(f"the parameters in {path} cannot be read ({', and '.join(failures)}); give another file")
+    if texts.unread:
+        raise ArgumentError(
+            f"{path} has no parameters of a tool that is read, but the texts {brief(', '.join(texts.unread))}; give an "
+            "image of sdxl, AUTOMATIC1111, Forge, Civitai or ComfyUI"
+        )
     raise ArgumentError(f"{path} has no recorded parameters; give an image that sdxl or another tool wrote")
 
 

@@ -24,14 +24,21 @@ _LONGEST = 2**23  # characters of a text that are read
 @dataclass(frozen=True)
 class Texts:
     """The texts of a file: our `own` JSON, AUTOMATIC1111's `parameters`, and ComfyUI's two graphs, the `prompt` that
-    was executed and the `workflow` on the screen. `unread` is a tool that writes in a form of its own.
+    was executed and the `workflow` on the screen. Of others, such as those of other tools, the names are `unread`, and
+    `tool` is the one that has written them, if it is known.
     """
 
     own: str | None = None
     parameters: str | None = None
     prompt: str | None = None
     workflow: str | None = None
-    unread: str | None = None
+    unread: tuple[str, ...] = ()
+    tool: str | None = None
+
+    @property
+    def are_none(self) -> bool:
+        """Whether there is no text that is read."""
+        return (self.own, self.parameters, self.prompt, self.workflow) == (None,) * 4
 
 
 def find_texts(file: Path | bytes) -> Texts:
@@ -69,15 +76,17 @@ def _of_file(file: Path | bytes) -> Texts:
 def _of_png(image: PngImagePlugin.PngImageFile) -> Texts:
     """By the header alone where that has a text; else all of the file is read, since texts may stand at the end."""
     texts = _of_chunks(image.info)
-    if texts == Texts() and image.width * image.height <= MOST_PIXELS and not image.is_animated:
+    if texts.are_none and image.width * image.height <= MOST_PIXELS and not image.is_animated:
         texts = _of_chunks(image.text)
-    return texts if texts != Texts() else _of_exif(image)
+    exif = _of_exif(image) if texts.are_none else texts
+    return texts if exif.are_none else exif
 
 
 def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
-    names = OWN_CHUNK, "parameters", "prompt", "workflow"
+    names = (OWN_CHUNK, "parameters", "prompt", "workflow")
+    unread = tuple(str(name) for name, text in chunks.items() if name not in names and isinstance(text, str))
     own, parameters, prompt, workflow = (text if isinstance(text := chunks.get(name), str) else None for name in names)
-    return Texts(own, parameters, prompt, workflow, unread_tool(chunks))
+    return Texts(own, parameters, prompt, workflow, unread, unread_tool(chunks))
 
 
 def _of_exif(image: Image.Image) -> Texts:
@@ -93,7 +102,7 @@ def _of_exif(image: Image.Image) -> Texts:
     }
     comment = unpack_comment(exif)
     if comment is not None and comment.lstrip().startswith("{"):
-        return replace(_of_json(comment), unread=unread_tool({"parameters": comment}))
+        return replace(_of_json(comment), tool=unread_tool({"parameters": comment}))
     return Texts(None, comment or None, graphs.get("prompt"), graphs.get("workflow"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Folders:
     def references(self) -> References:
         """What finds the files of references there, each once."""
         return References(self.control)
+
+    @cached_property
+    def named(self) -> Callable[[str], Path]:
+        """What finds the LoRA of a name in a prompt, each once: thousands of lines may name the same."""
+        return cache(lambda name: find_named(name, self.loras, "LoRA"))
 
 
 def make_folders(lora_dir: str | Path | None = None, control_dir: str | Path | None = None) -> Folders:
@@ -118,10 +123,7 @@ def with_requested(arguments: Mapping[str, Any], folders: Folders) -> dict[str, 
     """Arguments of an image with the LoRAs that its prompt asks for beside its others, by name and hash. Raises
     `SDXLError`.
     """
-    asked = [
-        lora.record() | {"hash": file_hash(find_named(str(lora.file), folders.loras, "LoRA"))}
-        for lora in requested_loras(arguments)
-    ]
+    asked = [lora.record() | {"hash": file_hash(folders.named(str(lora.file)))} for lora in requested_loras(arguments)]
     return dict(arguments) | ({"loras": [*(arguments.get("loras") or ()), *asked]} if asked else {})
 
 

@@ -339,5 +339,5 @@ def _file_name(name: Any) -> str:
     """`name`, if an image may have this name in the folder of the results. Raises `ArgumentError`."""
     plain = isinstance(name, str) and Path(name).name == name and "\\" not in name and name.isprintable()
     if not plain or name.startswith(".") or not name.endswith(".png") or len(name.encode()) > 200:
-        raise ArgumentError(f"output is {brief(name)}; it must be a plain file name such as cat.png")
+        raise ArgumentError(f"output is {brief(name)}; it must be a plain file name that ends in .png, such as cat.png")
     return str(name)

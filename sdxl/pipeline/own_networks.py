@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..errors import ArgumentError
-from ..models.tiny_vae import TinyVAE
+from ..errors import ArgumentError, brief
+from ..models.config import ModelConfig
+from ..models.tiny_vae import AnyVAE, TinyVAE
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..runtime.placement import Placement
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
+from ..weights.keymap import component_rows
 
 
 def check_networks(info: Any, unet: Any, vae: Any, text: Any) -> None:
@@ -33,6 +37,28 @@ def check_networks(info: Any, unet: Any, vae: Any, text: Any) -> None:
     if len(kinds) != count or any(not issubclass(kind, TextStage) for kind in kinds):
         given = f"[{', '.join(kind.__name__ for kind in kinds)}]" if kinds else f"a {type(text).__name__}"
         raise ArgumentError(f"text is {given}; expected a list of TextStage, {count} for this model. Try pipe.text")
+
+
+def with_configs(info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> ModelInfo:
+    """The info with the configs of these networks, which may differ from those of its model. Raises `ConfigError` where
+    they do not fit each other.
+    """
+    encoders: dict[str, Any] = {name: stage.encoder.config for name, stage in zip(info.encoders, text, strict=True)}
+    config = replace(info.config, unet=unet.config, vae=vae.config, **encoders)
+    return info if config == info.config else replace(info, config=config)
+
+
+def check_weights(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raise `ArgumentError` unless these are the weights that a component of a model has, all of them and no others."""
+    expected = {row.ours for row in component_rows(config).get(name, ())}
+    more, missing = sorted({*state} - expected), sorted(expected - {*state})
+    if not expected or not (more or missing):
+        return
+    parts = [f"{word} {brief(names[0])} ({len(names)})" for word, names in (("has", more), ("lacks", missing)) if names]
+    hint = "torch.save for the weights alone"
+    if any(each.endswith(".base.weight") for each in more):
+        hint = "save_lora, and sdxl.training.detach_lora to have the model's own layers back"
+    raise ArgumentError(f"the {name} {' and '.join(parts)}, and a model's file has its own weights alone. Try {hint}")
 
 
 def check_placement(unet: UNet, at: Placement) -> None:

@@ -40,9 +40,9 @@ from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
 from .overview import overview
-from .own_networks import check_networks
+from .own_networks import check_networks, with_configs
 from .plan import Plan
-from .prompts import reading_of
+from .prompts import check_one_text, reading_of
 from .referencing import References
 from .request import Request
 from .residency import Residency
@@ -169,9 +169,11 @@ class Pipeline(DiffusersNames):
     @classmethod
     def from_networks(cls, info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> Pipeline:
         """A pipeline of networks that are in memory already, such as those in training. `info` is that of a loaded
-        pipeline; `text` are the model's text encoders in their order. Raises `ArgumentError`.
+        pipeline, whose configs become those of the networks; `text` are its text encoders in their order. Raises
+        `ArgumentError`, and `ConfigError` for networks that do not fit each other.
         """
         check_networks(info, unet, vae, text)
+        info = with_configs(info, unet, vae, text)
         weight = unet.norm_out.weight
         placement = Placement(weight.device, weight.dtype, weight.dtype)
         expert = Expert(info, Lazy(lambda: unet), Lazy(lambda: list(text)), placement)
@@ -199,7 +201,7 @@ class Pipeline(DiffusersNames):
     def save(self, path: str | Path) -> None:
         """Write the model as a diffusers folder, or as a single file if `path` ends in .safetensors: the present
         weights of networks in memory (`from_networks`, `trainable`), else those of the files, with `change_weights`.
-        Raises `OutputError`.
+        Raises `OutputError`, and `ArgumentError` for layers of one's own, which a model's file has no place for.
         """
         with self._lock:
             save(self.residency, Path(path).expanduser())
@@ -415,12 +417,13 @@ class Pipeline(DiffusersNames):
     ) -> EncodedPrompt:
         """The UNet's input from text and sizes, float32: `context` (B, L, D), `pooled` (B, P), `vector` (B, V), and the
         same of the negative prompt. The arguments are those of a call; `refiner` asks for the refiner's. Raises
-        `ArgumentError`.
+        `ArgumentError`, also for a prompt that changes from step to step or has several parts.
         """
         if refiner and len(self.experts) == 1:
             raise ArgumentError("refiner is True but no refiner is loaded; load one with refiner=")
         given: dict[str, Any] = {"prompt": prompt, **call_arguments(arguments)}
         plan = self.plan(Request(**given))
+        check_one_text(plan.branches)
 
         def encode(model: Model) -> EncodedPrompt:
             expert = model.experts[int(refiner)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..errors import ArgumentError, brief
 from ..sampling.composition import Composition, Timeline
 from ..sampling.guidance import NEGATIVE, POSITIVE, Guidance, Guider
 from ..text.chunks import Reading
@@ -70,6 +71,15 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float],
     is_plain = len(parts) == 1 and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
     guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas))
     return Branches(guider, texts, frozenset(negative.names))
+
+
+def check_one_text(branches: Branches) -> None:
+    """Raise `ArgumentError` for a prompt of several texts: it changes from step to step, or has parts (AND)."""
+    for name, own in branches.texts.items():
+        first = branches.texts[NEGATIVE if name.startswith(NEGATIVE) else POSITIVE]
+        for one, other in zip(first.prompts + first.prompts_2, own.prompts + own.prompts_2, strict=True):
+            if one != other:
+                raise ArgumentError(f"a prompt is several texts, such as {brief(one)} and {brief(other)}; give one")
 
 
 def _seconds(request: Request) -> list[str] | None:

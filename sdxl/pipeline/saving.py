@@ -11,6 +11,7 @@ from ..errors import SDXLWarning
 from ..weights.keymap import UNET, VAE
 from ..weights.save import save_folder, save_single
 from .model import Model
+from .own_networks import check_weights
 from .residency import Residency
 
 
@@ -26,10 +27,13 @@ def save(residency: Residency, path: Path) -> None:
 
 
 def _present(model: Model) -> dict[str, dict[str, Tensor]]:
-    """The weights of networks in memory, by component. Raises `ArgumentError` for prepacked ones."""
+    """The weights of networks in memory, by component. Raises `ArgumentError` for prepacked ones, and for
+    weights that a file has no place for.
+    """
     expert = model.experts[0]
     encoders = dict(zip(expert.info.encoders, (stage.encoder for stage in expert.text()), strict=True))
     networks = {UNET: expert.unet(), VAE: model.vae(), **encoders}
-    return {
-        name: {key: value.detach().cpu() for key, value in each.state_dict().items()} for name, each in networks.items()
-    }
+    states = {name: each.state_dict() for name, each in networks.items()}
+    for name, state in states.items():
+        check_weights(name, state, expert.info.config)
+    return {name: {key: value.detach().cpu() for key, value in state.items()} for name, state in states.items()}

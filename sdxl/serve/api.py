@@ -97,7 +97,7 @@ async def _get(service: Service, request: Request) -> Response:
 
 
 async def _cancel(service: Service, request: Request) -> Response:
-    options = await read_json(request, is_optional=True)
+    options = _only(await read_json(request, is_optional=True), "keep_guess")
     keep_guess = options.get("keep_guess", False)
     if not isinstance(keep_guess, bool):
         raise refuse(400, f"keep_guess is {brief(keep_guess)}; expected true or false")
@@ -126,6 +126,13 @@ def _job(service: Service, request: Request) -> Job:
     return service.engine.get(request.path_params["id"])
 
 
+def _only(given: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is given, if it is nothing beside one argument. Raises `ArgumentError`."""
+    if unknown := [each for each in given if each != name]:
+        raise ArgumentError(f"{brief(unknown[0])} is not an argument; expected {name}")
+    return given
+
+
 def _check_session(session: str) -> None:
     if not _SESSION.fullmatch(session):
         raise ArgumentError(f"session is {brief(session)}; expected 1 to 64 letters, digits, - and _")
@@ -149,7 +156,7 @@ async def _models(service: Service, request: Request) -> Response:
 
 
 async def _switch(service: Service, request: Request) -> Response:
-    given = await read_json(request)
+    given = _only(await read_json(request), "model")
     if not isinstance(given.get("model"), str):
         raise ArgumentError(f"model is {brief(given.get('model'))}; expected a name")
     return _started(service.switch(given["model"]))
@@ -190,7 +197,7 @@ async def _parameters(service: Service, request: Request) -> Response:
     if is_form(request):
         files = (await read_form(request, service.settings.max_body)).files.get("image", [])
     else:
-        files = decoded((await read_json(request)).get("image"), "image")
+        files = decoded(_only(await read_json(request), "image").get("image"), "image")
     if len(files) != 1:
         raise ArgumentError(f"image is given {len(files)} times; expected one image file")
     upload = await service.upload(files[0], "image")

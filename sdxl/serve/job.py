@@ -75,7 +75,7 @@ class Job:
     """`state` is replaced, never changed, so any thread may read it. The engine's threads alone `update` it."""
 
     def __init__(self, work: Work) -> None:
-        self.id, self.created, self.work = secrets.token_urlsafe(12), time.time(), work
+        self.id, self.created, self.work = secrets.token_hex(12), time.time(), work
         self.batches, self.state = len(work.batches), State()
         self.kind = kind_of(work)
         self.is_cancelled = self.keeps_guess = False

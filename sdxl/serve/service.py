@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
+from ..adapters.kind import Name
 from .catalog import Catalog
 from .engine import Engine
 from .job import Job
@@ -36,9 +38,16 @@ class Service:
         self._before = self.model
 
     def start(self) -> None:
-        """Have the workers load the first model."""
+        """Have the workers load the first model, and read the folders meanwhile: of thousands of files that takes a
+        minute, for which the first client would wait.
+        """
         for worker in self.workers:
             worker.start()
+        threading.Thread(target=self._read_folders, name="sdxl folders", daemon=True).start()
+
+    def _read_folders(self) -> None:
+        for kind in get_args(Name):
+            self.catalog.files(kind)
 
     def make_work(
         self,

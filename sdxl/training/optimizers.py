@@ -78,8 +78,10 @@ def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer
 
 
 def cosine_rate(step: int, steps: int, warmup: int) -> float:
-    """The learning rate of a step as a fraction of the highest: a linear start, then a half cosine down to zero."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    """The learning rate of a step as a fraction of the highest: a linear start, if there is a `warmup`, then a half
+    cosine down to zero.
+    """
+    return min(1.0, (step + 1) / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from finishing import finish
 from test_loras import save_kind
 
 import sdxl
+from sdxl.adapters.lookup import find_named
 from sdxl.errors import OutputError
+from sdxl.jobs import content
 from sdxl.jobs.job import Job, identity, parse_job
 
 LINES = [
@@ -67,3 +70,18 @@ def test_a_line_whose_lora_is_not_found_is_a_fault(files: Path) -> None:
     job = job_in(files)
     assert job.faults.keys() == {1, 2} and len(job.items) == 1
     assert "the LoRA ink.safetensors does not exist" in str(job.faults[1])
+
+
+def test_a_folder_is_searched_once_for_the_lora_of_many_lines(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = list[str]()
+
+    def noted(name: str, folders: Sequence[Path], what: str) -> Path:
+        searched.append(name)
+        return find_named(name, folders, what)
+
+    monkeypatch.setattr(content, "find_named", noted)
+    tagged = [{"prompt": f"cat {n} <lora:ink:0.{n + 1}>", "prompt_syntax": "a1111", "steps": 2} for n in range(8)]
+    job = parse_job("\n".join(map(json.dumps, tagged)), files, {}, {"model": "tiny"}, files)
+    assert not job.faults and len(job.items) == 8
+    assert all(len(item.arguments["loras"]) == 1 for item in job.items)
+    assert searched == ["ink"]

@@ -75,6 +75,9 @@ HELPS: dict[str, tuple[str, str]] = {
     ),
     "txt2img.py's size": ("--prompt cat --H 512 --W 512", "--H is --height here, --W is --width here"),
     # of our own
+    "two prompts": ("generate 'a red cat' 'a dog'", "2 prompts stand alone; give each with --prompt, in quotes"),
+    "a folder to write": ("generate cat --output new/", "new/ is a folder; give a file name such as new/picture.png"),
+    "control elsewhere": ("generate 'a cat' --control-net x", "--control-net is --control NET=IMAGE here"),
     "no quotes": ("generate a red cat", "the prompt is 3 words without quotes; write 'a red cat' in quotes"),
     "no quotes behind --prompt": ("generate --prompt a cat", "'cat' stands beside --prompt; put a prompt of several"),
     "another program's command": ("img2img a.png", "'img2img' is no command; here it is sdxl generate --image FILE"),
@@ -219,6 +222,11 @@ def test_inspect_shows_the_parameters_of_an_image(tiny_folder: Path, capsys: pyt
     assert re.search("prompt +a dog\n", shown) and re.search("sampler +euler_ancestral\n", shown)
     Image.new("RGB", (8, 8)).save("none.png")
     assert run(["inspect", "none.png"]) == 2
+    capsys.readouterr()
+    assert run(["inspect", "none.png", "cat.jpg", "absent.safetensors", "other.png"]) == 1
+    shown, errors = capsys.readouterr()
+    assert re.findall(r"^(\S+): an image of", shown, re.MULTILINE) == ["cat.jpg", "other.png"]
+    assert re.findall(r"^error: (\S+) ", errors, re.MULTILINE) == ["none.png", "absent.safetensors"]
 
 
 def test_all_images_but_the_failed_are_saved(

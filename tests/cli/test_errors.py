@@ -11,7 +11,7 @@ import pytest
 ADVICE = re.compile(r";|\. Try |must be|supported|, try|\{advice\}|\{remedy\(")
 # sentences from elsewhere: hub faults, which test_hub.py checks one by one
 ELSEWHERE = re.compile(
-    r"\{explain\(.*\)\}|in the second pass of hires \{error\}"
+    r"\{explain\(.*\)\}|in the second pass of hires \{error\}|image: \{error\}"
     r"|.*(\{no_answer\}|: \{FOREIGN\}|\{_EXAMPLE\}|\{findings\.wrong\[0\]\})"
 )
 

@@ -130,7 +130,11 @@ def test_values_are_typed() -> None:
         (("cat", "--x", "steps=10,ten"), "--x steps has 'ten'; expected whole numbers"),
         (("cat", "--x", "steps=0,1"), "steps is 0; it must be a whole number"),
         (("cat", "--y", "cfg=5,7"), "'cfg' is no argument of one value; perhaps guidance_scale is meant"),
-        (("cat", "--y", "hires=1,2"), "'hires' is no argument of one value; its parts can be, as in hires.scale"),
+        (("cat", "--y", "hires=1,2"), "'hires' is no argument of one value; its parts can be, as in hires.strength"),
+        (
+            ("cat", "--y", "lora=a,b"),
+            "'loras' is no argument of one value; its parts can be, as in lora.weight or lora",
+        ),
         (("cat", "--y", "sampler.eta=1,2"), "of hires, guider, loras alone a part can be given"),
         (("cat", "--y", "num_images=1,2"), "'num_images' is no argument of one value"),
         (("cat", "--x", "steps=1", "--y", "steps=2"), "--x and --y are both steps"),

@@ -241,6 +241,23 @@ def test_hostile_images_are_errors(tmp_path: Path) -> None:
         assert str(caught.value).isprintable(), "PIL repeats what is in the file"
 
 
+def test_texts_of_a_tool_that_is_not_read_are_named(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("other_metadata", "{}")
+    picture().save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(ArgumentError, match="has no parameters of a tool that is read, but the texts 'other_meta"):
+        read_parameters(tmp_path / "a.png")
+    info.add_text("parameters", '{"prompt": "a cat"}')
+    picture().save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(
+        ArgumentError, match="is JSON of a tool that is not read, such as Fooocus or SwarmUI, and it has"
+    ):
+        read_parameters(tmp_path / "a.png")
+    info.add_text("parameters", "a cat\nSteps: 20, Sampler: Euler a")  # the last one counts
+    picture().save(tmp_path / "a.png", pnginfo=info)
+    assert read_parameters(tmp_path / "a.png")["request"]["prompt"] == "a cat"
+
+
 def test_pixels_of_a_large_image_are_not_read_for_its_text(tmp_path: Path) -> None:
     """A PNG may have text behind its pixels, whose reading takes time and memory by their number."""
     text = b"tEXtsdxl\0" + json.dumps(parameters()).encode()

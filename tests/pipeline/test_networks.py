@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 
 import sdxl
 from sdxl.errors import ArgumentError, OutputError, SDXLWarning, UnsupportedError
+from sdxl.models import TransformerBlock, UNet
+from sdxl.training import attach_lora, detach_lora
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 1, "progress": False, "output": "latent"}
 CPU: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
@@ -210,9 +213,49 @@ def test_wrong_networks_are_named(tiny_folder: Path) -> None:
             sdxl.Pipeline.from_networks(*networks)
 
 
-def test_blocks_are_compiled_by_hand(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
-    from sdxl.models.unet import TransformerBlock
+@pytest.mark.parametrize("name", ["folder", "file.safetensors"])
+def test_a_unet_of_another_config_is_saved_as_it_is(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    config = pipe.info.config.unet
+    deeper = replace(config, down=(*config.down[:-1], (3, 3)), mid=3, up=((3, 3, 3), *config.up[1:]), heads=(4, 4, 4))
+    unet = UNet(deeper).eval()
+    mine = sdxl.Pipeline.from_networks(pipe.info, unet, pipe.vae, pipe.text)
+    assert mine.info.config.unet == deeper and pipe.info.config.unet == config
+    mine.save(tmp_path / name)
+    again = sdxl.Pipeline.from_pretrained(tmp_path / name, trainable=True, **CPU)
+    assert again.info.config.unet == deeper
+    assert torch.equal(latents(again), latents(mine))
+    odd = sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, mid=3)), pipe.vae, pipe.text)
+    with pytest.raises(
+        sdxl.ConfigError, match=r"depth 3 after a level of depth 2 cannot be written .*, which both layouts"
+    ):
+        odd.save(tmp_path / f"odd-{name}")
+    with pytest.raises(sdxl.ConfigError, match="context of width 48, the UNet expects 40"):
+        sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, context_dim=40)), pipe.vae, pipe.text)
 
+
+def test_layers_of_ones_own_are_not_lost_without_a_word(tiny_folder: Path, tmp_path: Path) -> None:
+    class Mine(UNet):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.more = torch.nn.Linear(2, 2)
+
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, trainable=True, **CPU)
+    mine = sdxl.Pipeline.from_networks(pipe.info, Mine(pipe.info.config.unet), pipe.vae, pipe.text)
+    for name in ("folder", "file.safetensors"):
+        with pytest.raises(ArgumentError, match=r"the unet has 'more\.bias' \(2\), and a model's file .*torch\.save"):
+            mine.save(tmp_path / name)
+    attach_lora(pipe.text[1].encoder, 2, selected=lambda name: name.endswith("attn.q"))
+    with pytest.raises(
+        ArgumentError, match=r"the text_encoder_2 has .* and lacks 'layers\.0\.attn\.q\.bias'.*detach_lora"
+    ):
+        pipe.save(tmp_path / "file.safetensors")
+    detach_lora(pipe.text[1].encoder)
+    pipe.save(tmp_path / "file.safetensors")
+    assert [*tmp_path.iterdir()] == [tmp_path / "file.safetensors"], "nothing was written before"
+
+
+def test_blocks_are_compiled_by_hand(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
     compiled = []
 
     def backend(graph: Any, _: Any) -> Any:

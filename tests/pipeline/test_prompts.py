@@ -110,6 +110,23 @@ def test_encode_prompt_with_unequal_lengths(tiny_pipe: sdxl.Pipeline) -> None:
     assert torch.allclose(encoded.context[:1], short.repeat(1, 3, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"prompt": "[a cat:a dog:0.5]"},
+        {"prompt": "a cat AND a dog"},
+        {"prompt": ["a bird", "[a cat|a dog]"]},
+        {"prompt": "a cat", "negative_prompt": "[a dog:a bird:2]"},
+    ],
+)
+def test_encode_prompt_of_several_texts_is_an_error(prompts: dict[str, Any], tiny_pipe: sdxl.Pipeline) -> None:
+    with pytest.raises(
+        sdxl.ArgumentError, match=r"a prompt is several texts, such as 'a (cat|dog)' and ' ?a (dog|bird)'"
+    ):
+        tiny_pipe.encode_prompt(prompt_syntax="a1111", **prompts)
+    tiny_pipe.encode_prompt("(a cat:1.2)", negative_prompt="a [dog]", prompt_syntax="a1111")
+
+
 def test_prompts_of_the_encoders_with_unequal_lengths(tiny_pipe: sdxl.Pipeline) -> None:
     """The shorter of both has empty chunks at its end."""
     encoded = tiny_pipe.encode_prompt("a cat", prompt_2=LONG)

@@ -130,6 +130,9 @@ def test_cancel_and_skip(client: Client) -> None:
     assert [each["seed"] for each in job["images"]] == [8]
     assert client.done(waiting["id"])["images"] == []
     assert client.post(f"/api/jobs/{first['id']}/cancel", {"keep_guess": 1}).status == 400
+    for path in (f"/api/jobs/{waiting['id']}/cancel", "/api/models", "/api/parameters"):
+        answer = client.post(path, {"keep_gues": True})
+        assert answer.status == 400 and "'keep_gues' is not an argument; expected" in answer.error["message"], path
 
 
 def test_a_session_finds_its_jobs_again(client: Client) -> None:
@@ -137,6 +140,7 @@ def test_a_session_finds_its_jobs_again(client: Client) -> None:
     client.done(job["id"])
     (found,) = client.get("/api/jobs?session=one-tab").json["jobs"]
     assert found["id"] == job["id"]
+    assert job["id"].isalnum(), "so that a file of its name is no flag"
     assert found["images"][0]["request"]["prompt"] == PROMPT
     assert job["id"] not in client.get("/api/jobs").body.decode()
     assert client.get("/api/jobs?session=another").json == {"jobs": []}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from serving import until
 
 from sdxl.errors import ArgumentError, CheckpointError, OutOfMemoryError
 from sdxl.pipeline import ModelRequest
+from sdxl.serve import catalog as catalog_module
 from sdxl.serve import engine as engine_module
 from sdxl.serve.catalog import make_catalog
 from sdxl.serve.job import Job
@@ -367,4 +369,23 @@ def test_a_watcher_sees_each_change_until_it_ends() -> None:
     unwatch()
     job.update(step=9)
     assert len(seen) == count
+    service.engine.close()
+
+
+def test_folders_are_read_while_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the first client that asks for a list does not wait for thousands of headers."""
+    (tmp_path / "a.safetensors").write_bytes(b"none")
+    read, loading = list[Path](), threading.Event()
+    monkeypatch.setattr(catalog_module, "read_kind", read.append)
+    folders = {"lora_dir": tmp_path, "control_dir": tmp_path}
+
+    def load(request: ModelRequest) -> Any:
+        assert loading.wait(20)
+        return FakePipe()
+
+    service = make_service(Settings(port=0), make_catalog([ModelRequest("one", **folders)]), load)
+    service.start()
+    until(lambda: len(read) == 3)  # LoRAs; controls and references of one folder
+    assert not service.engine.is_ready and set(read) == {tmp_path / "a.safetensors"}
+    loading.set()
     service.engine.close()

@@ -117,6 +117,7 @@ def test_every_parameter_has_one_optimizer() -> None:
 
 
 def test_rate_rises_then_falls_to_zero() -> None:
+    assert cosine_rate(0, 100, 0) == 1 and cosine_rate(50, 100, 0) == pytest.approx(0.5)
     rates = [cosine_rate(step, 100, 10) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] > 0.95

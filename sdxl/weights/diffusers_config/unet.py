@@ -160,7 +160,7 @@ def write_unet(config: UNetConfig) -> dict[str, Any]:
     if config.mid not in (None, -1) and lowest not in (None, middle):
         raise ConfigError(
             f"a middle block of depth {config.mid} after a level of depth {lowest} "
-            "cannot be written as a diffusers config.json; write a single file"
+            "cannot be written as a config.json of diffusers, which both layouts have; expected one depth for both"
         )
     if uniform and mirrored:
         depths = [_depth_or_one(level[0]) for level in config.down]
