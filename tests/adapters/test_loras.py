@@ -14,11 +14,12 @@ from torch import Tensor
 
 import sdxl
 from sdxl.adapters import LoRA
-from sdxl.adapters.lookup import adapter_files, find_file, find_named
+from sdxl.adapters.lookup import adapter_files, checked_hash, find_file, find_named
 from sdxl.images import read_parameters, save_png
 from sdxl.pipeline import loading
 from sdxl.runtime.int8 import can_quantize
 from sdxl.runtime.memory import used
+from sdxl.weights import file_hash
 from sdxl.weights.component import Component
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
@@ -140,6 +141,17 @@ def test_the_streamed_weight_is_the_kept_one(
     assert kept.keys() == streamed.keys() == plain.keys()
     assert all(torch.equal(kept[name], streamed[name]) for name in kept)
     assert sum(not torch.equal(kept[name], plain[name]) for name in kept) > 50
+
+
+def test_the_order_of_loras_does_not_matter(tiny_folder: Path, tmp_path: Path) -> None:
+    """To the bit. Three are on each layer: a sum of two is the same either way."""
+    files = [save_kind("LoRA", tiny_folder, tmp_path / f"{n}.safetensors", seed=3 * n) for n in range(3)]
+    pipe = load(tiny_folder, "block")
+    found = []
+    for order in (files, files[1:] + files[:1], files[::-1]):
+        pipe.set_loras([(file, 0.3) for file in order])
+        found.append(held(pipe))
+    assert all(torch.equal(other[name], found[0][name]) for other in found[1:] for name in found[0])
 
 
 @pytest.mark.parametrize(
@@ -291,6 +303,11 @@ def test_a_folder_of_loras(tiny_folder: Path, tmp_path: Path) -> None:
     (folder / "styles/sketch.safetensors").write_bytes(file.read_bytes())
     with pytest.raises(sdxl.CheckpointError, match="sketch is the name of 2 files"):
         pipe.set_loras(["sketch"])
+
+
+def test_a_hash_in_capitals(tmp_path: Path) -> None:
+    file = save({"lora_unet_out_2.diff_b": torch.ones(4)}, tmp_path / "x.safetensors")
+    assert checked_hash(file, file_hash(file)[:12].upper()) == file_hash(file)
 
 
 def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ from PIL import Image
 
 import sdxl
 from sdxl.cli.main import main
+from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.pipeline.conventions import Conventions
 from sdxl.pipeline.noise import make_noise, second_noise
 from sdxl.pipeline.profiles import OURS, PROFILES, conventions_of, read_compat, record_compat
+from sdxl.pipeline.steps import hand_off
+from sdxl.sampling.schedule import make_schedule
 
 PROMPT = "a red cat"
 QUIET = {"progress": False}
@@ -189,6 +192,15 @@ def test_a_refiner_an_image_and_a_mask(name: str, offload: Any, tiny_folder: Pat
             images = pipe(PROMPT, **own, **given | strength, **QUIET).images
             assert isinstance(images, torch.Tensor)
             assert images.isfinite().all()
+
+
+def test_a_share_of_the_steps_is_that_many_steps() -> None:
+    """By ComfyUI's rule, also where the product is a little more than the whole number: 25 * (7 / 25)."""
+    request = sdxl.Request("a", compat="comfyui")
+    for total in range(1, 61):
+        schedule = make_schedule(ScheduleConfig(), "linspace", total, "euler")
+        found = [hand_off(request, schedule, steps / total, 1000) for steps in range(total + 1)]
+        assert found == list(range(total + 1))
 
 
 def test_tags_of_loras_are_read(tiny_pipe: sdxl.Pipeline) -> None:

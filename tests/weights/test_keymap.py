@@ -17,8 +17,12 @@ from sdxl.errors import CheckpointError
 from sdxl.models.config import ModelConfig
 from sdxl.models.published import BASE, INPAINTING, REFINER
 from sdxl.weights.checkpoint import open_checkpoint, open_component
+from sdxl.weights.component import Component
+from sdxl.weights.container import Weights
+from sdxl.weights.identify import infer_model
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.keymap import component_rows, ignorable, match, summarize, unet_rows
+from sdxl.weights.ops import stored_shape
 
 # the counts in the published files; the two keys that are not weights are position_ids and logit_scale
 SINGLE: dict[str, Any] = {"text_encoder": 196, "text_encoder_2": 389, "unet": 1680, "vae": 248}
@@ -190,6 +194,17 @@ def test_clip_l_without_its_last_layer(single: Path, tmp_path: Path, tiny_pipe: 
     pipe = sdxl.Pipeline.from_pretrained(path, dtype="float32", device="cpu")
     arguments = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
     assert torch.equal(pipe("cat", **arguments).images, tiny_pipe("cat", **arguments).images)
+
+
+@pytest.mark.parametrize("config", [BASE, REFINER, INPAINTING], ids=lambda config: config.kind)
+def test_the_shapes_of_a_published_file_give_its_config(config: ModelConfig) -> None:
+    """Those files have no metadata of ours."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, rows in component_rows(config).items():
+        network = Component(name, getattr(config, name), rows, "single", Weights([])).build()
+        own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        shapes |= {row.single: stored_shape(own[row.ours], row.op) for row in rows}
+    assert infer_model(shapes) == config
 
 
 def test_attention_of_the_vae_as_matrices(single: Path, tmp_path: Path) -> None:
