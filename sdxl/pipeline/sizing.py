@@ -96,7 +96,7 @@ def _check_image_latents(
         if mask.size != (width, height):
             raise ArgumentError(
                 f"mask is {mask.width} x {mask.height} and the image's latents are those of {width} x {height}; "
-                "they must be of the same size"
+                "they must be of the same size, resize the mask"
             )
     if request.mask_padding is not None:
         raise ArgumentError("mask_padding cuts a box out of an image, and the image is latents; give an image")

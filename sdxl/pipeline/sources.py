@@ -68,5 +68,5 @@ def _check_sizes(images: tuple[Image, ...], masks: tuple[Image, ...]) -> None:
         if image.size != mask.size:
             raise ArgumentError(
                 f"mask is {mask.width} x {mask.height} and image {image.width} x {image.height}; "
-                "they must be of the same size"
+                "they must be of the same size, resize the mask"
             )
