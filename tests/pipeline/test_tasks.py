@@ -112,6 +112,16 @@ def test_a_grey_of_no_step_starts_as_black_does() -> None:
     assert not torch.equal(starts[0], starts[2])
 
 
+def test_from_noise_the_first_call_sees_noise_alone() -> None:
+    """As in diffusers at strength 1: the known part is in x from the second call on."""
+    z, noise, mask = draws(0)(), draws(1)(), (torch.rand(1, 1, 6, 6, generator=torch.manual_seed(2)) > 0.5).double()
+    known = InpaintRegion(z, noise, mask, SIGMAS, from_noise=True)
+    x = known.start(14.0)
+    assert torch.equal(known.input(x, SIGMAS[0]), noise * 14.0)
+    second = known.input(x, SIGMAS[1])
+    assert torch.equal(second, torch.where(mask > 0, x, z + noise * SIGMAS[1]))
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_keeping_equals_blending_after_every_step(eta: float) -> None:
     """diffusers' rule, in sigma space: x = (1 - m) (z + sigma' n) + m x after each step."""
