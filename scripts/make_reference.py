@@ -7,6 +7,7 @@ The tests on fixtures run without those packages. Weights are random, rounded to
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
@@ -74,6 +75,7 @@ def stages(pipe: Any) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # it takes none: no --help makes everything anew
     shutil.rmtree(FOLDER, ignore_errors=True)
     pipe = tiny.pipeline(tiny.SMALL_UNET, tiny.SMALL_VAE)
     tensors = stages(pipe)
