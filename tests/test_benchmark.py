@@ -38,6 +38,7 @@ def options(folder: Path, **more: Any) -> argparse.Namespace:
     return argparse.Namespace(**given | more)
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_stops_no_other(
     script: Any, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

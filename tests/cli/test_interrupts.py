@@ -91,7 +91,7 @@ def test_an_interrupt_waits_and_is_acted_on(code: str, shown: str, tmp_path: Pat
     assert (done.stdout, done.stderr) == (shown, "")
 
 
-@pytest.mark.parametrize("moment", [0.15, 0.8, 4.0])
+@pytest.mark.parametrize("moment", [0.15, 0.8, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_the_command_line_ends_with_130_and_leaves_nothing(moment: float) -> None:
     from interrupt import interrupt
 

@@ -38,6 +38,7 @@ def test_larger_images_are_right_and_sharp() -> None:
             assert measure(pixels(second)) > measure(plain)
 
 
+@pytest.mark.slow
 def test_two_things_stay_two_with_a_lora_for_the_size() -> None:
     """Without it they are repeated."""
     pipe = sdxl.Pipeline.from_pretrained("miniature", dtype="float32", device="cpu")

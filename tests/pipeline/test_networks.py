@@ -255,6 +255,7 @@ def test_layers_of_ones_own_are_not_lost_without_a_word(tiny_folder: Path, tmp_p
     assert [*tmp_path.iterdir()] == [tmp_path / "file.safetensors"], "nothing was written before"
 
 
+@pytest.mark.slow
 def test_blocks_are_compiled_by_hand(tiny_folder: Path, tiny_pipe: sdxl.Pipeline) -> None:
     compiled = []
 

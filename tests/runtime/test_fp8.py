@@ -248,6 +248,7 @@ def test_a_model_is_the_one_whose_files_hold_the_rounded_weights(
         assert error(found, latents(open_tiny(tiny_folder, fp8=False))) > 10 * bound
 
 
+@pytest.mark.slow
 def test_the_refiner_is_kept_so_too(
     tiny_folder: Path, refiner_folder: Path, rounded_model: Path, tmp_path: Path, error: Any
 ) -> None:

@@ -113,6 +113,7 @@ def test_two_readers_cannot_see_two_requests_in_one(running: Running) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.slow
 def test_a_slow_header_is_bounded_on_a_connection_that_was_used(running: Running) -> None:
     """Also while the rest of a body trickles in, which nobody reads."""
     with socket.create_connection(("127.0.0.1", running.client.port), timeout=10) as connection:
