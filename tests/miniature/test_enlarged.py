@@ -7,6 +7,7 @@ from typing import Any
 
 import hires
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
