@@ -75,7 +75,7 @@ def stages(pipe: Any) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()  # it takes none: no --help makes everything anew
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none but --help, which changes nothing
     shutil.rmtree(FOLDER, ignore_errors=True)
     pipe = tiny.pipeline(tiny.SMALL_UNET, tiny.SMALL_VAE)
     tensors = stages(pipe)

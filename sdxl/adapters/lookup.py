@@ -14,7 +14,7 @@ from ..weights.container import TensorFile
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
-from ..weights.library import walk, weight_files
+from ..weights.library import walk, weights_in
 from ..weights.nearby import hint_of
 
 HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash"}
@@ -120,7 +120,7 @@ def _by_name(name: str, files: Sequence[Path]) -> list[Path]:
 def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
     """The safetensors files in folders and below them, also behind links, in the order of their paths."""
     for folder in folders:
-        yield from sorted(path for place, _, names in walk(folder) for path in weight_files(place, names))
+        yield from sorted(path for place, _, names in walk(folder) for path in weights_in(place, names))
 
 
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:

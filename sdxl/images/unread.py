@@ -15,7 +15,6 @@ _CHUNKS = {
 _WORDS = {
     "parameters": {'"sui_image_params"': "SwarmUI", '"full_prompt"': "Fooocus"},
     "Software": {"NovelAI": "NovelAI"},
-    "xmp": {"Draw Things": "Draw Things"},  # as PIL names it, and as the chunk is named
     "XML:com.adobe.xmp": {"Draw Things": "Draw Things"},
 }
 

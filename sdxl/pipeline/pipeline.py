@@ -24,7 +24,7 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
-from .adapting import ActiveEmbedding, ActiveLoRA, Adapters
+from .adapting import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
@@ -63,16 +63,13 @@ class Pipeline(DiffusersNames):
         residency: Residency,
         source: dict[str, Any] | None = None,
         hashes: ModelHashes | None = None,
-        adapters: Adapters | None = None,
-        controls: Controls | None = None,
-        references: References | None = None,
+        additions: Additions | None = None,
     ) -> None:
         """`source` says how the model was loaded, and `hashes` from which files, for the record of its images.
-        `adapters` opens LoRAs for it, `controls` the networks of control images, and `references` IP-Adapters.
+        `additions` are its LoRAs and embeddings, and what opens the networks of a request.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
-        controls = controls or Controls(residency.model.info.config.unet)
-        self._additions = Additions(controls, references or References(), adapters)
+        self._additions = additions or Additions(Controls(residency.model.info.config.unet), References())
         self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
@@ -161,8 +158,7 @@ class Pipeline(DiffusersNames):
         additions = open_additions(request, loader, variant, folders)
         loader, offload = choose(additions.applied(loader, additions.loras), request)
         residency = Residency(loader.model(offload), loader, request.offload == "auto", request.max_memory)
-        pipe = cls(residency, request.record(variant), loader.hashes)
-        pipe._additions = additions
+        pipe = cls(residency, request.record(variant), loader.hashes, additions)
         with pipe._lock:
             residency.retry(lambda model: model.load())
         return pipe

@@ -14,11 +14,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..adapters.kind import AdapterKind, Name, read_kind
-from ..adapters.lookup import adapter_files
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import ModelRequest
 from ..pipeline.recorded_model import SOURCES
-from ..weights.library import walk
+from ..weights.library import walk, weights_in
 from .refusals import UnknownError
 
 _SUFFIX = ".safetensors"
@@ -151,8 +150,11 @@ def public_name(model: str | os.PathLike[str]) -> str:
 
 def _entries(folder: Path) -> list[Path]:
     """The files, and the diffusers folders in place of theirs."""
-    folders = {place for place, _, names in walk(folder) if "config.json" in names} - {folder}
-    return sorted({path.parent if path.parent in folders else path for path in adapter_files([folder])})
+    found: list[Path] = []
+    for place, _, names in walk(folder):
+        files = [*weights_in(place, names)]
+        found += [place] if files and "config.json" in names and place != folder else files
+    return sorted(found)
 
 
 def _stem(path: Path) -> str:

@@ -46,15 +46,14 @@ def resolve(
     path, name = local(source), str(source)
     if os.path.exists(path):  # unlike Path.exists, False for every invalid name
         return path
-    hint = hint_of(name)
     if is_address(name):
         name, revision = resolve_address(name, revision, part)
     if _FILE.fullmatch(name):
         owner, model, file = name.split("/", 2)
         name = f"{owner}/{model}"
-        return _guard(name, hint, lambda hub: _one_file(hub, name, file, revision))
+        return _guard(name, source, lambda hub: _one_file(hub, name, file, revision))
     if _ID.fullmatch(name):
-        return _guard(name, hint, lambda hub: _snapshot(hub, name, revision, variant, part, check))
+        return _guard(name, source, lambda hub: _snapshot(hub, name, revision, variant, part, check))
     raise _absent(name)
 
 
@@ -103,20 +102,18 @@ def on_disk(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _guard(name: str, hint: str, download: Callable[[Any], Path]) -> Path:
-    """Run `download`; a failure becomes a `HubError` of one sentence, with the hint of a local path."""
+def _guard(name: str, source: str | os.PathLike[str], download: Callable[[Any], Path]) -> Path:
+    """Run `download`; a failure becomes a `HubError` of one sentence, with the path that `source` perhaps means."""
     import huggingface_hub as hub
 
     for module in ("constants", "file_download", "utils"):
         import_module(f"huggingface_hub.{module}")  # attributes of the package only once they are imported
+    faults: tuple[type[Exception], ...] = (HubError, *failures())
     try:
         return download(hub)
-    except HubError as error:
-        if not hint:
-            raise
-        raise HubError(f"{error}; {hint}") from error
-    except failures() as error:
-        raise HubError(explain(name, error) + f"; {hint}" * bool(hint)) from error
+    except faults as error:
+        parts = [str(error) if isinstance(error, HubError) else explain(name, error), hint_of(source)]
+        raise HubError("; ".join(filter(None, parts))) from error
 
 
 def _one_file(hub: Any, name: str, file: str, revision: str | None) -> Path:

@@ -125,7 +125,7 @@ def _models() -> Iterator[Path]:
             folders.clear()
             yield place
             continue
-        yield from weight_files(place, files)
+        yield from weights_in(place, files)
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -140,7 +140,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield Path(place), folders, sorted(files)
 
 
-def weight_files(place: Path, names: Iterable[str]) -> Iterator[Path]:
+def weights_in(place: Path, names: Iterable[str]) -> Iterator[Path]:
     """The safetensors files among the names in a folder; a link to nothing is none."""
     yield from (path for path in (place / name for name in names) if path.suffix == _SUFFIX and os.path.isfile(path))
 

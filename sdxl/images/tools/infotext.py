@@ -88,10 +88,9 @@ def _find_fields(lines: list[str]) -> tuple[int, dict[str, Any]]:
             fields = read_fields(lines[n].removeprefix(_NEGATIVE))
             if len(fields) >= least:
                 return n, fields
-    other = "it is JSON of a tool that is not read, such as Fooocus or SwarmUI, and "
-    raise ValueError(
-        f"{other * lines[0].startswith('{')}it has no line such as 'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1'"
-    )
+    if lines[0].startswith("{"):
+        raise ValueError("it is JSON of a tool that is not read")
+    raise ValueError("it has no line such as 'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1'")
 
 
 def read_fields(line: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import Any
@@ -111,17 +112,18 @@ def _system_memory() -> dict[str, Any]:
         total, unused = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return {"error": "the system does not say"}
-    free = _available(unused)
+    free = min(_available(unused), total)
     return {"free": free, "used": total - free, "total": total}
 
 
 def _available(unused: int) -> int:
-    """What programs can have: also what the cache of files takes, where /proc says it."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as table:
-            return next(1024 * int(line.split()[1]) for line in table if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
+    """What programs can have: also what the cache of files takes, and no more than a container may."""
+    if (torch := sys.modules.get("torch")) is None:  # the worker imports it
         return unused
+    from ...runtime.memory import available
+
+    free = available(torch.device("cpu"))
+    return unused if free == math.inf else int(free)
 
 
 def _gpu_memory() -> dict[str, Any]:
