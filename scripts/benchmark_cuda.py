@@ -50,7 +50,7 @@ def all_steps(options: argparse.Namespace) -> dict[str, Step]:
         "compiled": Step([*own, "compiled"], 150, cold),
         "warm": Step([*own, "warm"], 70, cold),
         "throughput": Step(throughput(options, ["1", "4", "8", "16"]), 120),
-        "control": Step([*own, "control"], 60),
+        "control": Step([*own, "control"], 100),
         "tests-compiled": Step([*tests, COMPILING], 150, cold),
         "text": Step([*own, "text"], 90, cold),
         "throughput-compiled": Step([*throughput(options, ["8"]), "--compile"], 150, cold),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -212,22 +213,37 @@ def measure_text(options: argparse.Namespace) -> None:
 
 
 def measure_control(options: argparse.Namespace) -> None:
-    """Steps with a ControlNet, against steps without."""
+    """Steps with a ControlNet against steps without, then the peaks of memory with every way of keeping a model."""
     bench = Bench(options, "control")
     config = ControlNetConfig(bench.pipe.info.config.unet)
     rows, generator = list(controlnet_rows(config)), torch.Generator(options.device).manual_seed(0)
     empty = Component("", config, rows, "", Weights([])).build().state_dict()
     state = {row.folder: random_weight(row.ours, empty[row.ours].shape, torch.float16, generator).cpu() for row in rows}
-    image = Image.effect_noise((bench.size, bench.size), 60).convert("RGB")
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         path = Path(folder) / "net.safetensors"
         save_tensors(state, path, {})
+        image = Image.effect_noise((bench.size, bench.size), 60).convert("RGB")
+        ways = {"without": None, "with": sdxl.Control(path, image, 0.5)}
         for count in (2, bench.steps):
-            for name, control in (("without", None), ("with", sdxl.Control(path, image, 0.5))):
+            for name, control in ways.items():
                 run = bench.image(steps=count, control=control)
                 for _ in range(3):
                     run()  # until its step is recorded
                 bench.time(f"{name} a ControlNet, {count} steps", run)
+        for offload in ("text", "stage", "block"):
+            del bench, run
+            empty_cache(options.device)
+            bench = Bench(options, f"control, offload {offload}", offload=offload)
+            for name, control in ways.items():
+                run = bench.image(steps=2, control=control)
+                bench.time(f"{name} a ControlNet, 2 steps", run, 2)
+
+
+def empty_cache(device: str) -> None:
+    """Give the memory of what has been let go back to the system."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 MEASURES = {

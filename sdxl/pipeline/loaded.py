@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import nn
 
 from ..runtime.placement import Placement, weight_bytes
@@ -30,7 +31,8 @@ def load(
         settle(model, component.state(shapes), placement, component.forget, changes)
     if trainable:
         for parameter in model.parameters():
-            parameter.data = parameter.data.clone()  # those of a file are not the model's own
+            # those of a file are not the model's own, and rows in order can be saved
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
             parameter.requires_grad_(True)
     if not (placement.streamed and placement.device.type == "cpu"):
         component.close()

@@ -39,15 +39,32 @@ class QuickGroupNorm(nn.GroupNorm):
         """x (B, C, H, W)."""
         if not _can(x):
             return super().forward(x)
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            return self._of_pixels(x)
         count, pixels = len(x), x[0, 0].numel()
         channels = x.contiguous().view(1, count * self.num_channels, pixels)
         parts = PARTS if pixels >= LARGE and pixels % PARTS == 0 else 1
         mean, rstd = torch.batch_norm_stats(channels.view(1, -1, pixels // parts), self.eps)
-        mean, rstd = of_groups(*(each.view(count, self.num_groups, -1) for each in (mean, rstd)))
-        each_channel = count, self.num_groups, self.num_channels // self.num_groups
-        mean, rstd = (each.expand(each_channel).flatten() for each in (mean, rstd))
+        mean, rstd = (each.flatten() for each in self._of_channels(mean, rstd, count))
         weight, bias = (each.repeat(count) for each in (self.weight, self.bias))
         return torch.batch_norm_elemt(channels, weight, bias, mean, rstd, self.eps).view(x.shape)
+
+    def _of_pixels(self, x: Tensor) -> Tensor:
+        """For an x whose channels lie side by side: one image after the other."""
+        found = [torch.batch_norm_stats(image, self.eps) for image in x.split(1)]
+        mean, rstd = (torch.stack(each) for each in zip(*found, strict=True))
+        means, rstds = self._of_channels(mean, rstd, len(x))
+        y = torch.empty_like(x)
+        for image, out, mean, rstd in zip(x.split(1), y.split(1), means, rstds, strict=True):
+            torch.batch_norm_elemt(image, self.weight, self.bias, mean, rstd, self.eps, out=out)
+        return y
+
+    def _of_channels(self, mean: Tensor, rstd: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Those of each channel's group, (B, C), from those of all channels or parts of them."""
+        found = of_groups(*(each.view(count, self.num_groups, -1) for each in (mean, rstd)))
+        of_each = count, self.num_groups, self.num_channels // self.num_groups
+        mean, rstd = (each.expand(of_each).reshape(count, -1) for each in found)
+        return mean, rstd
 
 
 def of_groups(mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor]:

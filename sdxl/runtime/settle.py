@@ -207,8 +207,10 @@ class _Settle:
 
 def moved(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A weight on another device and in another dtype; itself if it is there already."""
-    if device.type == "cuda" and weight.itemsize <= dtype.itemsize:
-        return weight.to(device).to(dtype)  # it is cast there, which takes less time
+    if device.type == "cuda":
+        layout = torch.channels_last if weight.ndim == 4 and dtype.itemsize == 2 else torch.preserve_format
+        there = weight.to(device) if weight.itemsize <= dtype.itemsize else weight  # it is cast there: less time
+        return there.to(device, dtype, memory_format=layout)
     if device.type != "cpu":
         return weight.to(device, dtype)
     return weight if weight.dtype == dtype else cast(weight, torch.empty(weight.shape, dtype=dtype))
