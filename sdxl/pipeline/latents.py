@@ -86,7 +86,7 @@ class Latents:
         if strips is None:
             return whole()
         model = self.model
-        needed = vae_bytes(model.info.config.vae, size, model.placement, compiled=model.is_compiled)
+        needed = vae_bytes(model.info.config.vae, size, model.placement)
         if model.offload != "block" and count * needed <= self.room():
             try:
                 return whole()

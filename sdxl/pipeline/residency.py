@@ -108,12 +108,12 @@ class Residency:
         model = self.model
         loads = self.loader is not None and self.may_shrink and model.offload == "stage"
         to_load = max(self.loader.bytes()) if loads and self.loader is not None else 0
-        configs, is_compiled = [expert.info.config for expert in model.experts], model.is_compiled
+        configs = [expert.info.config for expert in model.experts]
         beside, once = model.missing_bytes(plan.extras)
         left = self.room() - beside - max(to_load, once)  # what runs once is released before the UNet is loaded
         for each in plan.passes:
             branches, images = len(each.guider.names), len(plan.seeds) if count is None else count
-            check_memory(each.size, images, branches, configs, model.placement, left, self.smaller, is_compiled)
+            check_memory(each.size, images, branches, configs, model.placement, left, self.smaller)
 
     def retry(self, work: Callable[[Model], T]) -> T:
         """The result of `work` on the present model; where memory runs out, again without networks of earlier requests,

@@ -20,7 +20,7 @@ from .offload import OFFLOADS, ways
 from .placement import Placement, vae_placement
 
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
-# feature maps of the second level's channels: in strips or not, compiled (channels_last, on CUDA) or not
+# feature maps of the second level's channels: in strips or not, with the channels of a pixel side by side or not
 VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
 TINY_VAE_MAPS = 5  # feature maps of the tiny VAE's width at the size of the image
 RESERVE = 1_500_000_000  # bytes beside the weights: the interpreter, and feature maps of a 1024 x 1024 image
@@ -112,16 +112,16 @@ def unet_bytes(config: UNetConfig, rows: int, latent_size: Sequence[int], at: Pl
     return maps * config.channels[0] * rows * math.prod(latent_size) * at.arithmetic.itemsize
 
 
-def vae_bytes(
-    config: AnyVAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False, compiled: bool = False
-) -> int:
+def vae_bytes(config: AnyVAEConfig, size: Sequence[int], at: Placement, in_strips: bool = False) -> int:
     """The memory of decoding or encoding an image of (height, width), beside a UNet that is at `at`. A tiny VAE always
     works on the whole image.
     """
-    itemsize = vae_placement(at, config).arithmetic.itemsize
+    at = vae_placement(at, config)
+    itemsize = at.arithmetic.itemsize
     if isinstance(config, TinyVAEConfig):
         return TINY_VAE_MAPS * config.width * math.prod(size) * itemsize
-    return int(VAE_MAPS[in_strips, compiled] * config.channels[1] * math.prod(size) * itemsize)
+    has_pixels = at.device.type == "cuda" and itemsize == 2 and not at.streamed
+    return int(VAE_MAPS[in_strips, has_pixels] * config.channels[1] * math.prod(size) * itemsize)
 
 
 def check_memory(
@@ -132,7 +132,6 @@ def check_memory(
     at: Placement,
     room: float,
     smaller: str | None,
-    compiled: bool = False,
 ) -> None:
     """Raise `OutOfMemoryError`, with a size that would fit, if the work beside the weights takes more than `room`: the
     work on `images` of (height, width) with so many guidance branches. `configs` are the model's and its refiner's,
@@ -140,7 +139,7 @@ def check_memory(
     """
     (height, width), vae = size, configs[0].vae
     latent_size = height // vae.factor, width // vae.factor
-    strips = vae_bytes(vae, size, at, in_strips=True, compiled=compiled)
+    strips = vae_bytes(vae, size, at, in_strips=True)
     least = max(strips, *(unet_bytes(config.unet, images * branches, latent_size, at) for config in configs))
     if least <= room:
         return
