@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..models.layers import Linear
 from .scratch import PIECE, scratch
-from .streamed import Change
+from .streamed import Change, sent
 
 FP8 = torch.float8_e4m3fn
 
@@ -86,7 +86,7 @@ class Fp8Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         weight, scale = self._narrow()
         if not weight.device.type == x.device.type == "cpu" or torch.is_grad_enabled():
-            wide = weight.to(x.device, non_blocking=True).to(x.dtype).mul_(scale[:, None])  # 8 bits travel
+            wide = sent(weight, x.device, weight.dtype).to(x.dtype).mul_(scale[:, None])  # 8 bits travel
             return F.linear(x, wide, self.bias)
         with scratch.lend(weight.shape, x.dtype) as buffer:
             return F.linear(x, widen(weight, scale, buffer), self.bias)

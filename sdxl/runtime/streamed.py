@@ -24,12 +24,19 @@ def fetched(weight: Tensor, held: torch.dtype | None, x: Tensor, change: Change 
     if change is not None:
         weight = change(weight.float())
     if not weight.device.type == x.device.type == "cpu" or torch.is_grad_enabled():
-        yield weight.to(held or weight.dtype).to(x.device, x.dtype, non_blocking=True)
+        yield sent(weight.to(held or weight.dtype), x.device, x.dtype)
     elif weight.dtype == x.dtype and held in (None, x.dtype):
         yield weight
     else:
         with scratch.lend(weight.shape, x.dtype) as buffer:
             yield cast(weight, buffer, held)
+
+
+def sent(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A weight on another device and in another dtype. CUDA's copy from pinned memory need not be waited for. On Apple's
+    GPU one that is not waited for reads memory that may be freed by then (pytorch/pytorch#189690).
+    """
+    return weight.to(device, dtype, non_blocking=device.type == "cuda")
 
 
 class StreamedLinear(nn.Linear):

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import sdxl
 from sdxl.errors import ArgumentError
 from sdxl.models.layers import Linear
 from sdxl.runtime.placement import choose_placement
+from sdxl.runtime.fp8 import Fp8Linear
 from sdxl.runtime.streamed import streamed
 
 CPU = torch.device("cpu")
@@ -86,3 +88,27 @@ def no_grad(run: Any, x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         result: torch.Tensor = run(x)
     return result
+
+
+class Copies(TorchFunctionMode):
+    """Notes whether each copy to another device waits for its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[bool] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.to and torch.device("meta") in args:
+            self.waits.append(not (kwargs or {}).get("non_blocking"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("in_8_bits", [False, True])
+def test_only_cuda_copies_without_waiting(in_8_bits: bool) -> None:
+    """On another device the weight that is copied may be freed before it was read."""
+    layer: Any = streamed(Linear(4, 4, bias=False), torch.float16)
+    if in_8_bits:
+        layer = Fp8Linear(Linear(4, 4, bias=False))
+    with Copies() as copies:
+        assert layer(torch.ones(2, 4, device="meta")).shape == (2, 4)
+    assert copies.waits == [True]
