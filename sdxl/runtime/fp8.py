@@ -86,7 +86,7 @@ class Fp8Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         weight, scale = self._narrow()
         if not weight.device.type == x.device.type == "cpu" or torch.is_grad_enabled():
-            wide = sent(weight, x.device, weight.dtype).to(x.dtype).mul_(scale[:, None])  # 8 bits travel
+            wide = sent(weight, x.device, weight.dtype).to(x.dtype).mul_(scale.to(x.device)[:, None])  # 8 bits travel
             return F.linear(x, wide, self.bias)
         with scratch.lend(weight.shape, x.dtype) as buffer:
             return F.linear(x, widen(weight, scale, buffer), self.bias)

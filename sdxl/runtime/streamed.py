@@ -33,8 +33,8 @@ def fetched(weight: Tensor, held: torch.dtype | None, x: Tensor, change: Change 
 
 
 def sent(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A weight on another device and in another dtype. CUDA's copy from pinned memory need not be waited for. On Apple's
-    GPU one that is not waited for reads memory that may be freed by then (pytorch/pytorch#189690).
+    """A weight on another device and in another dtype. CUDA's copy from pinned memory need not be waited for. On
+    Apple's GPU one that is not waited for reads memory that may be freed by then (pytorch/pytorch#189690).
     """
     return weight.to(device, dtype, non_blocking=device.type == "cuda")
 
