@@ -73,6 +73,23 @@ class Learned(nn.Module):
         return self.weight
 
 
+MOST_SCORES = {"mps": 2**31}
+"""By the type of a device, the bytes of the scores of queries and keys that it can hold at once. Apple's GPU computes
+all of them at once. Beyond 4 GB it ends the process, or gives wrong numbers (pytorch/pytorch#149261 and #179352).
+"""
+
+
+def dot_product(q: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
+    """Attention of queries (R, heads, L, D) to keys and values (R, heads, M, D), in parts where its scores are many."""
+    most = MOST_SCORES.get(q.device.type)
+    if most is None or causal:
+        return F.scaled_dot_product_attention(q, keys, values, is_causal=causal)
+    count = max(1, most // (q.shape[0] * q.shape[1] * keys.shape[2] * q.itemsize))
+    if count >= q.shape[2]:
+        return F.scaled_dot_product_attention(q, keys, values)
+    return torch.cat([F.scaled_dot_product_attention(part, keys, values) for part in q.split(count, dim=2)], dim=2)
+
+
 @dataclass(frozen=True)
 class Source:
     """One thing that an attention layer attends to, for some rows of a batch.
@@ -91,7 +108,7 @@ class Source:
         """What the queries of its rows (R, heads, L, D) find in it, of the same shape."""
         h = self.values
         if self.keys is not None:
-            h = F.scaled_dot_product_attention(q, self.keys, self.values, is_causal=causal)
+            h = dot_product(q, self.keys, self.values, causal)
         return h if isinstance(self.weight, float) and self.weight == 1 else h * self.weight
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.tiny_vae import AnyVAE, TinyVAE
-from ..runtime.memory import is_out_of_memory, trim, vae_bytes
+from ..runtime.memory import fits_in_a_map, is_out_of_memory, trim, vae_bytes
 from ..runtime.vae_strips import decode_strips, encode_strips
 from .finite import check_finite
 from .model import Model
@@ -85,9 +85,9 @@ class Latents:
         """
         if strips is None:
             return whole()
-        model = self.model
-        needed = vae_bytes(model.info.config.vae, size, model.placement)
-        if model.offload != "block" and count * needed <= self.room():
+        model, config = self.model, self.model.info.config.vae
+        needed, is_small = vae_bytes(config, size, model.placement), fits_in_a_map(config, size, count, model.placement)
+        if model.offload != "block" and is_small and count * needed <= self.room():
             try:
                 return whole()
             except (MemoryError, RuntimeError) as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from ..errors import ArgumentError, OutOfMemoryError, SDXLError
 from ..models.config import AnyVAEConfig, ModelConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
+from . import system_memory
 from .offload import OFFLOADS, ways
 from .placement import Placement, vae_placement
 
@@ -23,6 +22,7 @@ UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
 # feature maps of the second level's channels: in strips or not, with the channels of a pixel side by side or not
 VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
 TINY_VAE_MAPS = 5  # feature maps of the tiny VAE's width at the size of the image
+_MOST_OF_A_MAP = 2**32  # bytes
 RESERVE = 1_500_000_000  # bytes beside the weights: the interpreter, and feature maps of a 1024 x 1024 image
 
 
@@ -31,40 +31,16 @@ def available(device: torch.device) -> float:
     if device.type == "cuda":
         unclaimed, _ = torch.cuda.mem_get_info(device)
         return unclaimed + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = [1024.0 * int(value.split()[0]) for value in _table("/proc/meminfo", "MemAvailable:")]
-    return min([math.inf, *free, *_group_rooms()]) + _kept()
-
-
-def _group_rooms() -> Iterator[float]:
-    """What the limits of Linux' control groups, such as a container's, leave."""
-    root = Path("/sys/fs/cgroup")
-    for name in _table("/proc/self/cgroup", "0::/"):
-        for folder in (root / name, *(root / name).parents):
-            limit = next(_table(folder / "memory.max", ""), "max")
-            if limit != "max":
-                taken = sum(int(value) for value in _table(folder / "memory.current", ""))
-                cached = [
-                    *_table(folder / "memory.stat", "inactive_file "),
-                    *_table(folder / "memory.stat", "active_file "),
-                ]
-                yield int(limit) - taken + sum(map(int, cached))
-            if folder == root:
-                return
-
-
-def _table(path: str | Path, start: str) -> Iterator[str]:
-    """The rest of the lines of a system file that begin with `start`; nothing if there is no such file."""
-    with suppress(OSError):
-        for line in Path(path).read_text().splitlines():
-            if line.startswith(start):
-                yield line.removeprefix(start)
+    if device.type == "mps":  # what Metal recommends to take at most, of memory that the processor has too
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return system_memory.free() + _kept()
 
 
 def used(device: torch.device) -> int:
     """Bytes that this process holds on a device; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
-    return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
+    return torch.mps.driver_allocated_memory() if device.type == "mps" else system_memory.resident()
 
 
 def choose_offload(
@@ -124,6 +100,17 @@ def vae_bytes(config: AnyVAEConfig, size: Sequence[int], at: Placement, in_strip
     return int(VAE_MAPS[in_strips, has_pixels] * config.channels[1] * math.prod(size) * itemsize)
 
 
+def fits_in_a_map(config: AnyVAEConfig, size: Sequence[int], count: int, at: Placement) -> bool:
+    """Whether a device can hold the VAE's largest feature map of `count` images of (height, width) as one tensor.
+    Apple's GPU ends the process for more than 4 GB (pytorch/pytorch#149261).
+    """
+    if at.device.type != "mps" or isinstance(config, TinyVAEConfig):
+        return True
+    return (
+        count * config.channels[1] * math.prod(size) * vae_placement(at, config).arithmetic.itemsize <= _MOST_OF_A_MAP
+    )
+
+
 def check_memory(
     size: tuple[int, int],
     images: int,
@@ -157,6 +144,7 @@ def check_memory(
 _OUT_OF_MEMORY = (
     *("out of memory", "allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED"),
     *("could not create a primitive", "could not create a memory"),  # oneDNN's words for it
+    "Invalid buffer size",  # Metal's, for a tensor that is larger than its buffers may be
     "can't start new thread",
 )
 
@@ -172,6 +160,8 @@ def trim() -> None:
     """Give memory that was freed back to the system: glibc keeps what it had in small pieces, and tcmalloc more."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     _call("MallocExtension_ReleaseFreeMemory") or _call("malloc_trim", 0)
 
 

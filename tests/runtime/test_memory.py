@@ -25,7 +25,7 @@ from sdxl.models.published import BASE
 from sdxl.models.unet import UNet
 from sdxl.models.vae import VAE
 from sdxl.pipeline.model import Model
-from sdxl.runtime import memory
+from sdxl.runtime import memory, system_memory
 from sdxl.runtime.cuda_graph import Graph, Graphs
 from sdxl.runtime.lazy import Lazy
 from sdxl.runtime.placement import Placement
@@ -100,7 +100,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     def inside(path: Any) -> Path:
         return Path(path) if tmp_path in Path(path).parents else tmp_path / str(path).lstrip("/")
 
-    monkeypatch.setattr(memory, "Path", inside)
+    monkeypatch.setattr(system_memory, "Path", inside)
     assert memory.available(CPU) == 5000 * 1024
     for name, text in (("max", "2000000"), ("current", "1500000"), ("stat", "anon 5\ninactive_file 300000\n")):
         (group / f"memory.{name}").write_text(text)
@@ -127,7 +127,7 @@ def test_what_an_allocator_keeps_is_free(monkeypatch: pytest.MonkeyPatch) -> Non
         assert name == b"tcmalloc.pageheap_free_bytes"
         count._obj.value = 123
 
-    monkeypatch.setattr(memory, "_table", lambda path, _: ["8 kB"] if path == "/proc/meminfo" else [])
+    monkeypatch.setattr(system_memory, "_table", lambda path, _: ["8 kB"] if path == "/proc/meminfo" else [])
     monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace())
     assert memory.available(CPU) == 8192
     monkeypatch.setattr("ctypes.CDLL", lambda _: SimpleNamespace(MallocExtension_GetNumericProperty=numeric))
