@@ -42,8 +42,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     """The machine and the versions that belong to a measurement."""
     cuda = device.type == "cuda"
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    processor = (names or [platform.processor() or platform.machine()])[0]
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else (names or [platform.processor()])[0],
+        "device": torch.cuda.get_device_name(device)
+        if cuda
+        else f"{'' if device.type == 'cpu' else 'GPU of '}{processor}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -140,6 +143,8 @@ def time_runs(run: Callable[[], Any], repeats: int, device: torch.device) -> tup
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -39,11 +39,11 @@ def preprocess_parser() -> Parser:
 
 
 def _preprocess(options: argparse.Namespace) -> int:
-    from ..images.output import check_writable, image_format, resolve_output, write_file
+    from ..images.output import check_writable, image_format, is_same_file, resolve_output, write_file
     from ..images.preprocess import preprocess_image
 
     check_writable(options.output)
-    if options.output.resolve() == options.input.resolve():
+    if is_same_file(options.output, options.input):
         raise ArgumentError(f"{options.output} is the source and would be overwritten; choose another OUTPUT")
     made, data = preprocess_image(options.input, options.name, options.mask), io.BytesIO()
     made.save(data, image_format(options.output), lossless=True, quality=95, subsampling=0)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ArgumentError, OutputError
 from ..images.output import numbered
@@ -29,7 +29,7 @@ def choose_outputs(given: Path | None, request: Request, with_grid: bool = False
     """The files to write, numbered if they are several, beside which a grid may have its place. Raises `ArgumentError`
     and `OutputError`, before any work, if they cannot be written.
     """
-    from ..images.output import check_writable, image_format
+    from ..images.output import check_writable, image_format, is_same_file
 
     count = request.count
     if given == STDOUT:
@@ -40,9 +40,10 @@ def choose_outputs(given: Path | None, request: Request, with_grid: bool = False
     texts = "".join(text for name in TEXTS for text in request.texts(name) or ())
     if image_format(outputs[0]) == "JPEG" and 2 * len(texts) + len(texts.encode()) > _MOST_TEXT:
         raise ArgumentError(f"the prompt has {len(texts)} characters, and a JPEG cannot record so many; give a .png")
-    sources = [path for name in SOURCES for path in _paths(getattr(request, name))]
-    if taken := {path.resolve() for path in outputs} & {path.resolve() for path in sources}:
-        raise ArgumentError(f"{taken.pop()} is a source and would be overwritten; choose another --output")
+    steering: list[Any] = [*cast(Any, request.control or ()), *cast(Any, request.reference or ())]
+    sources = [*_paths([getattr(request, name) for name in SOURCES]), *_paths([each.image for each in steering])]
+    if taken := [path for path in outputs for source in sources if is_same_file(path, source)]:
+        raise ArgumentError(f"{taken[0]} is a source and would be overwritten; choose another --output")
     return outputs
 
 
@@ -54,7 +55,10 @@ def _check_stdout(count: int) -> None:
 
 
 def _paths(value: Any) -> list[Path]:
-    return [value] if isinstance(value, Path) else value if isinstance(value, list) else []
+    """The paths in a value: one, or lists of some."""
+    if isinstance(value, (list, tuple)):
+        return [path for each in value for path in _paths(each)]
+    return [Path(os.path.expanduser(value))] if isinstance(value, (str, Path)) else []
 
 
 def grid_path(outputs: Sequence[Path]) -> Path:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import sys
 import tempfile
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import OutputError, is_disk_full
-from ..weights.part import open_part
+from ..weights.part import open_part, put_in_place
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The format of each suffix."""
@@ -44,7 +47,7 @@ def write_file(data: bytes, path: Path, parts: Path | None = None) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
     finally:
@@ -71,19 +74,62 @@ def resolve_output(path: Path) -> Path:
 
 def remedy(error: OSError) -> str:
     """The advice for a file that cannot be written."""
-    return "free some space and run the same command again" if is_disk_full(error) else "choose another path"
+    if is_disk_full(error):
+        return "free some space and run the same command again"
+    is_open = sys.platform == "win32" and isinstance(error, PermissionError)
+    return f"{'close the program that has it open, or ' if is_open else ''}choose another path"
+
+
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE)
+
+
+def check_name(name: str) -> None:
+    """Raise `OutputError` for a name that Windows, where this runs there, does not give to a file: a device would
+    swallow the image, and behind a colon it would be a hidden part of another file.
+    """
+    if sys.platform == "win32" and (_FORBIDDEN.search(name) or _DEVICES.fullmatch(name)):
+        raise OutputError(
+            f'{name!r} is no name of a file on Windows: it has one of < > : " | ? * or is that of a device; choose '
+            "another name"
+        )
+
+
+def same_name(name: str) -> str:
+    """Equal for names that file systems of Windows and macOS may take for the same, whatever this one does."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, perhaps by names that only this file system takes for the same. (Two links to
+    the content of a file are two files: to replace one leaves the other.)
+    """
+    first, second = os.path.realpath(path), os.path.realpath(other)
+    return first == second or (
+        same_name(first) == same_name(second) and os.path.exists(first) and os.path.samefile(first, second)
+    )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise `OSError` where Windows does not let a file be replaced: it may only be read, or a program has it open."""
+    if sys.platform == "win32" and os.path.isfile(path):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "it may only be read")
+        os.rename(path, path)
 
 
 def check_writable(path: Path) -> None:
     """Raise `OutputError` before minutes of work if no image can be written to `path`."""
     target = resolve_output(path)
     image_format(path)
+    check_name(target.name)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             target.lstat()  # an error for a name that is too long
         with tempfile.TemporaryFile(dir=target.parent):
             pass
+        _check_replaceable(target)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; {remedy(error)}") from error
 

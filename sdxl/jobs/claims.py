@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,21 @@ from ..images.output import remedy
 
 if sys.platform == "win32":
     import msvcrt
+
+    def _lock_here(file: int, count: int) -> bool:
+        """Lock so many bytes from the file's position on; Windows' own way to wait for them gives up after 10 s."""
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, count)
+        except PermissionError:
+            return False
+        return True
+
 else:
     import fcntl
 
 _CHANGE = 2**30 - 1  # more than any job has items; older versions lock all bytes up to here to change a plan
+
+_PAUSE = 0.02  # seconds
 
 Range = tuple[int, int]
 """The first byte that is locked, and how many."""
@@ -91,7 +103,10 @@ class Claims:
         try:
             if sys.platform == "win32":
                 os.lseek(self._file, first, os.SEEK_SET)
-                msvcrt.locking(self._file, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, count)
+                while not _lock_here(self._file, count):
+                    if not wait:
+                        return False
+                    time.sleep(_PAUSE)
             else:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), count, first)
         except (BlockingIOError, PermissionError):

@@ -119,7 +119,8 @@ class JobFolder:
         """Write the PNGs of a batch, then record its items."""
         for file, data in zip(batch.files, images, strict=True):
             write_file(data, self.path / file, parts=self.path / "job")
-        self.journal.record(batch.items)
+        with self.claims.changing():  # not all file systems, nor Windows, append as a whole
+            self.journal.record(batch.items)
 
     def release(self, batch: Batch) -> None:
         """Leave the items of a batch to other processes, if they are not finished."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, SDXLError, brief
+from ..images.output import check_name, same_name
 from ..pipeline.aliases import advice
 from ..pipeline.groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
 from ..pipeline.hires import read_hires
@@ -229,7 +230,7 @@ def parse_job(
             new = list(_items(number, _arguments(line, defaults, root, folders), f"{number:0{digits}}.png", first))
             new = [replace(item, arguments=with_requested(item.arguments, folders)) for item in new]
             for file in (file for item in new for file in item.files):
-                if (other := taken.setdefault(file.casefold(), number)) != number:
+                if (other := taken.setdefault(same_name(file), number)) != number:
                     raise ArgumentError(f"output is {file}, as in line {other}; give it another name")
             items += new
             first += sum(len(item.files) for item in new)
@@ -340,4 +341,5 @@ def _file_name(name: Any) -> str:
     plain = isinstance(name, str) and Path(name).name == name and "\\" not in name and name.isprintable()
     if not plain or name.startswith(".") or not name.endswith(".png") or len(name.encode()) > 200:
         raise ArgumentError(f"output is {brief(name)}; it must be a plain file name that ends in .png, such as cat.png")
+    check_name(name)
     return str(name)

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from ..runtime.cuda_graph import Graphs
+from ..runtime.device import choose_dtype
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
@@ -205,7 +206,8 @@ class Residency:
         `ArgumentError` and `OutOfMemoryError`.
         """
         at = self.model.placement
-        device, dtype = device or at.device, dtype or at.dtype
+        device = device or at.device
+        dtype = choose_dtype(dtype or at.dtype, device)
         if (device, dtype) == (at.device, at.dtype):
             return
         if self.loader is not None and not self.loader.trainable:

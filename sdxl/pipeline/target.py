@@ -27,4 +27,4 @@ def read_target(
     if device is None and dtype is None:
         raise ArgumentError("there is no target; give a device such as 'cuda', a dtype, or both")
     where = None if device is None else choose_device(device)
-    return where, None if dtype is None else choose_dtype(dtype, torch.device("cpu"))
+    return where, None if dtype is None else choose_dtype(dtype, where or torch.device("cpu"))

@@ -77,15 +77,27 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         chosen = default_device() if device is None else torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(
-            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); give cpu, cuda or mps"
-        ) from error
+        raise ArgumentError(f"device {device!r} cannot be used ({_reason(error)}); give cpu, cuda or mps") from error
     return chosen
 
 
+def _reason(error: Exception) -> str:
+    """The first sentence of torch's error, which may go on with a list of all that it has."""
+    return str(error).splitlines()[0].split(". ")[0]
+
+
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The dtype of that name, None for the device's default; `ArgumentError` if it is none of `DTYPES`."""
+    """The dtype of that name, None for the device's default; `ArgumentError` if it is none of `DTYPES`, or none of the
+    device: Apple's GPU has no bfloat16 before macOS 14.
+    """
     chosen = default_dtype(device) if dtype is None else DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen not in DTYPES.values():
         raise ArgumentError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    try:
+        torch.empty(1, dtype=chosen, device=device)
+    except (RuntimeError, TypeError) as error:
+        others = " or ".join(name for name, each in DTYPES.items() if each is not chosen)
+        raise ArgumentError(
+            f"dtype is {dtype!r}, which {device} does not have ({_reason(error)}); give {others}"
+        ) from error
     return cast(torch.dtype, chosen)

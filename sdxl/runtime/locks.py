@@ -66,7 +66,7 @@ def _without_autocast() -> ExitStack:
     """Autocast off until it is closed."""
     stack = ExitStack()
     for kind in _AUTOCASTS:
-        if torch.is_autocast_enabled(kind):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
     return stack
 
@@ -77,7 +77,7 @@ class _Own(threading.local):
     has_pool = False
 
 
-_AUTOCASTS = "cpu", "cuda"
+_AUTOCASTS = "cpu", "cuda", "mps"
 _own = _Own()
 _locks: WeakSet[Lock] = WeakSet()
 _at_work: list[int] = []  # the threads that are inside of `Turns`, once for each

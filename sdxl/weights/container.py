@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief
-from .part import open_part
+from .part import open_part, put_in_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -395,7 +395,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         save_file(dict(tensors), temporary, {"format": "pt", **metadata})
         with suppress(PermissionError):  # some file systems have no permissions
             os.chmod(temporary, permissions)  # safetensors may put another file there
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
     finally:  # also where it is interrupted

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from ..errors import HubError
 from .hub_errors import FOREIGN, cache, failures, is_temporary
+from .part import put_in_place
 
 T = TypeVar("T")
 _PATIENCE = 5  # seconds without a byte, after which a download is not tried again
@@ -51,7 +52,7 @@ def receive(hub: Any, name: str, commit: str, file: str) -> None:
         if not blob.exists():
             partial = blob.with_name(f"{metadata.etag}.incomplete")
             _complete(hub, url, metadata, partial, f"{name}/{file}")
-            partial.replace(blob)
+            put_in_place(partial, blob)
     if not Path(hub.hf_hub_download(name, file, revision=commit)).is_symlink():
         blob.unlink(missing_ok=True)  # without links, huggingface_hub has made a copy
 

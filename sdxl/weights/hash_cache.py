@@ -70,7 +70,7 @@ def remember(hashed: Hashed, sha256: str) -> None:
     with suppress(OSError, RuntimeError):
         path = cache_folder() / _NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             os.write(descriptor, line)  # at once: lines of several processes do not mix
         finally:

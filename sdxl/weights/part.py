@@ -6,12 +6,15 @@ import hashlib
 import os
 import secrets
 import stat
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
 PART = ".part"  # the suffix of a file while it is written
 
 
+_PATIENCE = 2.0  # seconds
 _LONGEST = 40  # characters of a prefix: names have at most 255 bytes
 
 
@@ -34,7 +37,23 @@ def open_part(path: Path, folder: Path | None = None) -> tuple[int, str]:
             handle = os.open(temporary, flags, 0o666)
             break
     with suppress(OSError):  # nothing is there, or the file system has no permissions
+        if sys.platform == "win32":  # whose only one, to write, a file needs until it has its name
+            return handle, temporary
         there = os.lstat(path)
         if stat.S_ISREG(there.st_mode):
             os.chmod(temporary, there.st_mode & 0o777)
     return handle, temporary
+
+
+def put_in_place(temporary: str | Path, path: Path) -> None:
+    """Give a complete file its name. Windows refuses that while another program has a file of either name open, as
+    scanners for viruses have each new one: there it is tried again for a while. Raises `OSError`.
+    """
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > end:
+                raise
+        time.sleep(0.05)

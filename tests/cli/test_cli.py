@@ -96,6 +96,23 @@ def test_a_source_is_not_overwritten(generate: Any, tmp_path: Path, capsys: pyte
     assert (tmp_path / "p-2.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["P.PNG", "q.png"])
+def test_a_source_is_known_by_any_of_its_names(
+    name: str, generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a file system that takes letters of any case for the same, of which a second link is a double; and by what
+    it is for.
+    """
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "p.png")
+    os.link(tmp_path / "p.png", tmp_path / name)
+    is_same = name == "P.PNG"
+    flags = ["--prompt", "cat", "--steps", "4"]
+    assert generate(*flags, "--image", str(tmp_path / "p.png"), output=name)[0] == (2 if is_same else 0)
+    assert ("would be overwritten" in capsys.readouterr().err) is is_same
+    assert generate(*flags, "--control", f"{tmp_path}/no.safetensors={tmp_path / name}", output=name)[0] == 2
+    assert f"{name} is a source and would be overwritten" in capsys.readouterr().err
+
+
 def test_outpainting(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.effect_noise((40, 48), 90).convert("RGB").save(tmp_path / "source.png")
     flags = ["--prompt", "cat", "--steps", "2", "--image", str(tmp_path / "source.png")]

@@ -15,6 +15,7 @@ import torch
 import sdxl
 from sdxl.errors import ArgumentError, OutputError, SDXLWarning, UnsupportedError
 from sdxl.models import TransformerBlock, UNet
+from sdxl.runtime.locks import Turns
 from sdxl.training import attach_lora, detach_lora
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 1, "progress": False, "output": "latent"}
@@ -354,6 +355,14 @@ def test_autocast_of_the_caller_changes_nothing(trainable: bool, tiny_folder: Pa
         *_, last = pipe.steps("a red cat", steps=2, seed=1)
         assert torch.equal(last.latents, expected)
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16, "it acts again outside"
+
+
+@pytest.mark.skipif(not torch.amp.is_autocast_available("mps"), reason="older versions of torch have none")
+def test_autocast_of_apples_gpu_is_off_inside() -> None:
+    with torch.autocast("mps", dtype=torch.float16):
+        with Turns():
+            assert not torch.is_autocast_enabled("mps")
+        assert torch.is_autocast_enabled("mps")
 
 
 def test_weights_that_are_changed_under_autocast(tiny_folder: Path) -> None:
