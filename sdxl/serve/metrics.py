@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+
+from ..runtime import system_memory
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 
@@ -84,10 +84,6 @@ def _labelled(label: str, counts: Counter[str]) -> dict[str, float]:
 
 
 def _memory() -> Iterable[str]:
-    """The resident memory of the process, where /proc says it."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return ()
-    size = pages * os.sysconf("SC_PAGE_SIZE")
-    return _metric("resident_memory_bytes", "gauge", "memory of the process", {"": size})
+    """The memory of the process, where the system says it."""
+    size = system_memory.resident()
+    return _metric("resident_memory_bytes", "gauge", "memory of the process", {"": size}) if size else ()

@@ -82,4 +82,4 @@ def save_image_encoder(folder: Path, encoder: VisionEncoder, dtype: torch.dtype 
     tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
     save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.dumps(write_vision(encoder.config), indent=2, sort_keys=True)
-    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8", newline="\n")
