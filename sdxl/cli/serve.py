@@ -138,7 +138,7 @@ def _secret(name: str, value: str | None) -> str | None:
     if value is None or not value.startswith("@"):
         return value
     try:
-        return Path(os.path.expanduser(value[1:])).read_text(encoding="utf-8").strip()
+        return Path(os.path.expanduser(value[1:])).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError(f"the file of --{name.replace('_', '-')} cannot be read: {reason}; give @FILE") from error

@@ -49,6 +49,7 @@ _MOST_SHARDS = 1000
 _MOST_LISTED = 6  # names in an error message
 _NUMBERS = 2**63  # torch counts in 64 bits
 _NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not define
+_NO_PAGES = (8, 1455)  # Windows' errors for memory that its paging file could not hold, which it promises to all maps
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
 
@@ -136,10 +137,12 @@ class TensorFile:
             with self.path.open("rb") as file:
                 mapped = _map(file.fileno())
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) == errno.ENOMEM:
+            is_windows = getattr(error, "winerror", None) in _NO_PAGES
+            if is_windows or getattr(error, "errno", None) == errno.ENOMEM:
+                advice = "enlarge the paging file" if is_windows else "raise the limit (ulimit -v)"
                 raise OutOfMemoryError(
                     f"{self.path} cannot be mapped: the system refuses {self._size / 1e9:.3g} GB of address space; "
-                    "raise the limit (ulimit -v)"
+                    f"close other programs, or {advice}"
                 ) from error
             raise CheckpointError(f"{self.path} cannot be read ({error}); download the file again") from error
         if len(mapped) != self._size:
@@ -322,7 +325,7 @@ def read_text(path: Path) -> str:
             data = file.read(MOST_JSON + 1)
         if len(data) > MOST_JSON:
             raise CheckpointError(f"{path} has more than {MOST_JSON} bytes and is not read; download it again")
-        return data.decode()
+        return data.decode("utf-8-sig")  # editors on Windows put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); download it again") from error
 

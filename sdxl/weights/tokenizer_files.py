@@ -115,12 +115,14 @@ def write_folder(config: TokenizerConfig, folder: Path) -> None:
     names = {"bos_token": config.bos, "eos_token": config.eos, "pad_token": config.pad, "unk_token": config.eos}
     settings = {**names, "model_max_length": config.length, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
     merges = ["#version: 0.2", *(f"{a} {b}" for a, b in vocabulary.merges), ""]
-    (folder / "vocab.json").write_text(
-        json.dumps(dict(vocabulary.ids), ensure_ascii=False), encoding="utf-8", newline="\n"
-    )
-    (folder / "merges.txt").write_text("\n".join(merges), encoding="utf-8", newline="\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(names, indent=2), encoding="utf-8", newline="\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8", newline="\n")
+    files = {
+        "vocab.json": json.dumps(dict(vocabulary.ids), ensure_ascii=False),
+        "merges.txt": "\n".join(merges),
+        "special_tokens_map.json": json.dumps(names, indent=2),
+        "tokenizer_config.json": json.dumps(settings, indent=2),
+    }
     if config.added:
         extra = {token: len(vocabulary.ids) + n for n, token in enumerate(config.added)}
-        (folder / "added_tokens.json").write_text(json.dumps(extra, ensure_ascii=False), encoding="utf-8", newline="\n")
+        files["added_tokens.json"] = json.dumps(extra, ensure_ascii=False)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")

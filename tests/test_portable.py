@@ -1,0 +1,103 @@
+"""What other systems would do otherwise: the encoding and the ends of lines of text files."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+
+from sdxl.cli.serve import _secret
+from sdxl.errors import OutOfMemoryError
+from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.container import TensorFile, save_tensors
+
+ROOT = Path(__file__).parent.parent
+FILES = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("sdxl/**/*.py"))]
+
+
+def faults(source: str) -> Iterator[str]:
+    """Calls that open a text file in the encoding of the system, or write one with its ends of lines."""
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+        given = {each.arg for each in call.keywords}
+        if name in ("read_text", "write_text", "TextIOWrapper") and "encoding" not in given and _is_of_file(call):
+            yield f"{call.lineno}: {name} without encoding"
+        if name == "write_text" and "newline" not in given and _is_of_file(call):
+            yield f"{call.lineno}: write_text without newline"
+        if name in ("open", "fdopen") and (mode := _mode(call)) is not None and "b" not in mode:
+            if "encoding" not in given:
+                yield f"{call.lineno}: {name} without encoding"
+            if set(mode) & set("wax") and "newline" not in given and "/proc/" not in ast.dump(call):
+                yield f"{call.lineno}: {name} without newline"
+
+
+def _mode(call: ast.Call) -> str | None:
+    """The mode of a call of `open` or `fdopen`, or of a path's `open` with one; None for other methods of that name."""
+    texts = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    modes = [each for each in texts if set(each) <= set("rwaxbt+")]
+    is_function = isinstance(call.func, ast.Name) or getattr(call.func, "attr", "") == "fdopen"
+    return next(iter(modes), "r" if is_function else None)
+
+
+def _is_of_file(call: ast.Call) -> bool:
+    """Not one of our own functions, which are called by name."""
+    return isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") != "diffusers_config"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_text_files_are_the_same_on_all_systems(file: str) -> None:
+    assert list(faults((ROOT / file).read_text(encoding="utf-8"))) == []
+
+
+def test_faults_are_found() -> None:
+    lines = [
+        "open(a)",
+        "open(a, 'w', encoding='utf-8')",
+        "a.read_text()",
+        "a.write_text(b, encoding='utf-8')",
+        "a.open('w')",
+        "open(a, 'rb')",
+    ]
+    assert list(faults("\n".join(lines))) == [
+        "1: open without encoding",
+        "2: open without newline",
+        "3: read_text without encoding",
+        "4: write_text without newline",
+        "5: open without encoding",
+        "5: open without newline",
+    ]
+
+
+def test_ends_of_lines_and_marks_of_windows(tiny_folder: Path, tmp_path: Path) -> None:
+    """Git for Windows turns the ends of lines of a clone, and editors there put a mark in front of a text."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    for path in (*folder.rglob("*.json"), *folder.rglob("*.txt")):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert open_checkpoint(folder, None).info == open_checkpoint(tiny_folder, None).info
+
+
+def test_a_secret_of_windows(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_bytes("\ufeffsesame\r\n".encode())
+    assert _secret("api_key", f"@{path}") == "sesame"
+
+
+def test_a_file_that_windows_cannot_promise_memory_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = OSError(22, "The paging file is too small for this operation to complete")
+    error.winerror = 1455
+
+    def refuse(descriptor: int) -> NoReturn:
+        raise error
+
+    save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {})
+    monkeypatch.setattr("sdxl.weights.container._map", refuse)
+    with pytest.raises(
+        OutOfMemoryError, match="address space; close other programs, or enlarge the paging"
+    ):
+        TensorFile(tmp_path / "a.safetensors").read("a")
