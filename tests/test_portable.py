@@ -97,7 +97,5 @@ def test_a_file_that_windows_cannot_promise_memory_to(tmp_path: Path, monkeypatc
 
     save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors", {})
     monkeypatch.setattr("sdxl.weights.container._map", refuse)
-    with pytest.raises(
-        OutOfMemoryError, match="address space; close other programs, or enlarge the paging"
-    ):
+    with pytest.raises(OutOfMemoryError, match="address space; close other programs, or enlarge the paging"):
         TensorFile(tmp_path / "a.safetensors").read("a")

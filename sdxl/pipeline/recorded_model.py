@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import CheckpointError
@@ -53,7 +53,8 @@ def _find(field_: str, name: str, sha256: str) -> Path | None:
     if os.path.exists(hub.local(name)):
         return None
     may_be_on_hub = hub.is_hub_name(name)
-    found = library.find_by_hash(sha256, Path(name).name, thorough=not may_be_on_hub)
+    # the record may be of another system: a path of Windows has slashes of either kind
+    found = library.find_by_hash(sha256, PureWindowsPath(name).name, thorough=not may_be_on_hub)
     if found is None and not may_be_on_hub:
         raise CheckpointError(
             f"{name} does not exist, and no other file with its hash {sha256[:10]} is known; give the {field_} with "

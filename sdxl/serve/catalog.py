@@ -175,6 +175,6 @@ def _cut(record: Mapping[str, Any], name: str, folder: Path | None) -> dict[str,
 def _name(file: str, folder: Path | None) -> str:
     path = Path(file)
     if not path.is_absolute():
-        return file
+        return public_name(file) if PureWindowsPath(file).drive else file
     inside = folder is not None and path.is_relative_to(folder)
     return path.relative_to(str(folder)).as_posix() if inside else path.name

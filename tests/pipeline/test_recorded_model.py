@@ -131,6 +131,26 @@ def test_a_moved_model_is_found_in_the_library(
     assert sentence in capsys.readouterr().err
 
 
+def test_a_record_of_windows_leads_to_the_file_of_its_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The other models of the library are not read for it."""
+    shutil.rmtree(place / "cache")
+    (place / "library").mkdir()
+    (place / "models/mine.safetensors").rename(place / "library/mine.safetensors")
+    (place / "library/a.safetensors").write_bytes((place / "library/mine.safetensors").read_bytes()[:-1] + b"x")
+    monkeypatch.setenv("SDXL_MODELS_DIR", str(place / "library"))
+    with Image.open("a.png") as image:
+        parameters = json.loads(image.info["sdxl"])
+    parameters["model"]["model"] = "C:\\models\\mine.safetensors"
+    sdxl.save_png(Image.new("RGB", (64, 64)), "a.png", parameters)
+    hashed: list[str] = []
+    monkeypatch.setattr("sdxl.weights.library.model_hash", lambda path, files: hashed.append(path.name) or known(path))
+    known = file_hash
+    assert again() == 0
+    assert hashed == ["mine.safetensors"]
+
+
 def test_another_model_under_the_recorded_name_is_a_warning(place: Path, recwarn: pytest.WarningsRecorder) -> None:
     path = edit(place / "models/mine.safetensors", place / "models/mine.safetensors", _change)
     assert again() == 0

@@ -152,7 +152,8 @@ def test_a_folder_of_the_service_is_not_told(running: Running) -> None:
     """A path in it is cut as any other one."""
     folder = running.service.catalog.lora_dir
     assert folder is not None
-    for inside in (folder / "sub/x.safetensors", Path("/elsewhere/sub/x.safetensors")):
+    elsewhere = Path("/elsewhere/sub/x.safetensors"), "C:\\Users\\someone\\x.safetensors", "d:/sub/x.safetensors"
+    for inside in (folder / "sub/x.safetensors", *elsewhere):
         record = {"model": {"model": str(inside)}, "request": {"loras": [{"file": str(inside)}]}}
         public = STRANGER.public(record)
         assert public == {"model": {"model": "x.safetensors"}, "request": {"loras": [{"file": "x.safetensors"}]}}
