@@ -52,8 +52,8 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         )
     if found:
         return found[0]
-    if hub.is_hub_name(str(name)) and (what != "LoRA" or _WEIGHTED.fullmatch(str(name)) is None):
-        return hub.resolve(str(name))
+    if hub.is_hub_name(hub.name_of(name)) and (what != "LoRA" or _WEIGHTED.fullmatch(str(name)) is None):
+        return hub.resolve(name)
     raise CheckpointError(f"the {what} {name} does not exist; {_hint(str(name), folders, what)}")
 
 
@@ -65,9 +65,9 @@ def find_network(name: str | Path, folders: Sequence[Path], what: str, variant: 
     for place in (path, *(folder / path for folder in folders)):
         if os.path.isfile(place / "config.json"):
             return place
-    is_id = hub.is_hub_name(str(name)) and path.suffix != _SUFFIX
+    is_id = hub.is_hub_name(hub.name_of(name)) and path.suffix != _SUFFIX
     if is_id and not os.path.exists(path) and not _in_folders(str(name), folders):
-        return hub.resolve(str(name), None, variant, part=UNET)
+        return hub.resolve(name, None, variant, part=UNET)
     return find_file(name, folders, what)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -79,11 +80,10 @@ def _print(stream: TextIO | None, text: str | bytes) -> bool:
             stream.flush()
             return True
         return _write(stream, text)
-    except BrokenPipeError:
-        _abandon(stream)
     except (OSError, ValueError) as error:
         _abandon(stream)
-        note(f"error: stdout cannot be written: {getattr(error, 'strerror', None) or error}; all else is done")
+        if not _is_closed_pipe(error):
+            note(f"error: stdout cannot be written: {getattr(error, 'strerror', None) or error}; all else is done")
     return False
 
 
@@ -95,6 +95,12 @@ def _write(stream: TextIO, text: str) -> bool:
     if encoded != text:
         note(f"error: stdout is in {stream.encoding}, which lacks some characters; set PYTHONUTF8=1 to print them")
     return encoded == text
+
+
+def _is_closed_pipe(error: Exception) -> bool:
+    """Whether the reader of a pipe has left, which is an invalid argument on Windows."""
+    is_of_windows = sys.platform == "win32" and getattr(error, "errno", None) == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or is_of_windows
 
 
 def _abandon(stream: TextIO | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,8 @@ class JobFolder:
         prefixes = tuple(part_prefix(Path(file)) for file in batch.files)
         for path in (*self.parts, *_parts(self.path / "job")):
             if path.name.startswith(prefixes):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # it is gone; or, on Windows, another program reads it: then it stays
+                    path.unlink()
 
 
 def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ArgumentError, CheckpointError, HubError, SDXLWarning
@@ -43,7 +43,7 @@ def resolve(
 
     The cache and HF_HUB_OFFLINE work as `huggingface_hub` documents. Raises `HubError` and `CheckpointError`.
     """
-    path, name = local(source), str(source)
+    path, name = local(source), name_of(source)
     if os.path.exists(path):  # unlike Path.exists, False for every invalid name
         return path
     if is_address(name):
@@ -59,8 +59,8 @@ def resolve(
 
 def check_source(source: str | os.PathLike[str]) -> None:
     """Raise `CheckpointError` for what is nothing here and can be nothing on the hub, which is not asked."""
-    if not os.path.exists(local(source)) and not is_hub_name(str(source)):
-        raise _absent(str(source))
+    if not os.path.exists(local(source)) and not is_hub_name(name_of(source)):
+        raise _absent(name_of(source))
 
 
 def _absent(name: str) -> CheckpointError:
@@ -86,6 +86,11 @@ def local(source: str | os.PathLike[str]) -> Path:
     raise CheckpointError(f"the {name} is not in this installation; install the package again, with its weights")
 
 
+def name_of(source: str | os.PathLike[str]) -> str:
+    """A source as it was typed: a path of Windows has other slashes than a name on the hub."""
+    return source.as_posix() if isinstance(source, PureWindowsPath) else str(source)
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a name that is no path here may be one of the hub's: an id, a file there, or an address."""
     return any(each.fullmatch(name) for each in (_ID, _FILE)) or is_address(name)
@@ -94,8 +99,8 @@ def is_hub_name(name: str) -> bool:
 def on_disk(source: str | os.PathLike[str]) -> Path:
     """As `local`; raises `CheckpointError` for an address, which is of no file here."""
     path = local(source)
-    if is_address(str(source)) and not os.path.exists(path):
-        model = read_address(str(source)).model
+    if is_address(name_of(source)) and not os.path.exists(path):
+        model = read_address(name_of(source)).model
         raise CheckpointError(
             f"{source} is not on this machine; download it with `hf download {model}` and give its path"
         )

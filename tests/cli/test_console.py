@@ -61,6 +61,18 @@ def test_what_cannot_be_printed(
         assert stream.buffer.getvalue() == b"\\xe9.png\n"
 
 
+def test_the_reader_of_a_pipe_leaves_on_windows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for platform in ("linux", "win32"):
+        monkeypatch.setattr(sys, "platform", platform)
+        monkeypatch.setattr(sys, "stdout", Broken(OSError(22, "Invalid argument")))
+        assert not console.show("a.png")
+        said.append(capsys.readouterr().err)
+    assert said == ["error: stdout cannot be written: Invalid argument; all else is done\n", ""]
+
+
 def test_a_closed_stderr_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (None, Broken(OSError(28, "full"))):
         monkeypatch.setattr(sys, "stderr", stream)

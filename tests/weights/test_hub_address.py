@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
@@ -42,6 +42,16 @@ def test_addresses_of_the_hub(address: str, name: str, revision: str | None) -> 
     if revision:
         with pytest.raises(ArgumentError, match=rf"revision is 'v2' and the address names '{revision}'; give one"):
             resolve_address(address, "v2", None)
+
+
+@pytest.mark.parametrize("name", ["owner/name", "owner/name/sub/file.safetensors", HUB])
+def test_names_of_the_hub_as_paths_of_windows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "_guard", lambda name, *_: asked.append(name))
+    for source in (name, PureWindowsPath(name)):
+        hub.check_source(source)
+        hub.resolve(source)
+    assert asked[0] == asked[1] == "/".join(name.removeprefix("https://huggingface.co/").split("/")[:2])
 
 
 def test_the_address_of_a_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
