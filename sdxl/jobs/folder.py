@@ -57,7 +57,9 @@ class JobFolder:
     def agree(self, choose: Callable[[], Precision]) -> Precision:
         """The precision of all images of the job: what the first process of all has chosen, perhaps this one."""
         path = _plan_path(self.path)
-        if (known := self._read_plan().precision) is not None:
+        with self.claims.changing():
+            known = self._read_plan().precision
+        if known is not None:
             return known
         precision = choose()  # which may take a while
         try:
@@ -101,7 +103,8 @@ class JobFolder:
         ranges = self.claims.claim([item.number for item in items])
         if not ranges:
             return None
-        self._read_plan()
+        with self.claims.changing():  # Windows lets no file be replaced that another process reads
+            self._read_plan()
         self.journal.refresh()
         rest = self._rest([item for item in items if any(n <= item.number < n + m for n, m in ranges)])
         if rest is None:

@@ -20,6 +20,8 @@ from sdxl.images.output import check_name, check_writable, same_name, write_file
 from sdxl.jobs.engine import Outcome, work
 from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Batch, Job, parse_job
+from sdxl.jobs.plan import read_plan
+from sdxl.runtime.precision import Precision
 
 JOB = [{"prompt": each, "steps": 5 + len(each) % 2} for each in ("a", "bb", "c", "dd", "e")]
 
@@ -122,6 +124,21 @@ def test_a_record_is_appended_under_a_lock(windows: Locks, tmp_path: Path) -> No
         batch = next(folder.claim(folder.batches(1)))
         folder.finish(batch, [b""])
         assert [(2**30 - 1, 1) in each for each in seen] == [True]
+
+
+def test_the_plan_is_read_under_the_lock(windows: Locks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another process, whose turn it is, could not replace it."""
+    seen: list[bool] = []
+
+    def watched(path: Path) -> Any:
+        seen.append(any((2**30 - 1, 1) in each for each in windows.held.values()))
+        return read_plan(path)
+
+    monkeypatch.setattr("sdxl.jobs.folder.read_plan", watched)
+    with open_folder(tmp_path, job_of(JOB), 7) as folder:
+        assert folder.agree(lambda: Precision("float32", "float32")) == Precision("float32", "float32")
+        assert len(list(folder.claim(folder.batches(2)))) > 1
+    assert len(seen) > 3 and all(seen)
 
 
 def methods(journal: Any) -> dict[str, Any]:
