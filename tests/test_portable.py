@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pytest
 import torch
 
+from sdxl.adapters.inspection import EmbeddingReport, inspect
+from sdxl.adapters.lookup import find_file, find_named
 from sdxl.cli.serve import _secret
 from sdxl.errors import OutOfMemoryError
+from sdxl.serve.catalog import Catalog
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.container import TensorFile, save_tensors
+from sdxl.weights.library import find_model, find_similar
 
 ROOT = Path(__file__).parent.parent
 FILES = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("sdxl/**/*.py"))]
@@ -99,3 +104,25 @@ def test_a_file_that_windows_cannot_promise_memory_to(tmp_path: Path, monkeypatc
     monkeypatch.setattr("sdxl.weights.container._map", refuse)
     with pytest.raises(OutOfMemoryError, match="address space; close other programs, or enlarge the paging"):
         TensorFile(tmp_path / "a.safetensors").read("a")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_names_with_accents(
+    form: Literal["NFC", "NFD"], typed: Literal["NFC", "NFD"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS lists the form in which a file was made, and keyboards write another one."""
+    path, name = (
+        tmp_path / unicodedata.normalize(form, "caf\u00e9.safetensors"),
+        unicodedata.normalize(typed, "caf\u00e9"),
+    )
+    vectors = {"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}
+    save_tensors(vectors, path, {})
+    monkeypatch.setenv("SDXL_MODELS_DIR", str(tmp_path))
+    for each in (name, f"{name}.safetensors"):
+        assert find_model(each) == find_similar(each) == path
+        assert find_file(each, [tmp_path], "LoRA") == find_named(each, [tmp_path], "LoRA") == path
+        assert Catalog({}, embedding_dir=tmp_path).find("embedding", each) == path
+    assert [*Catalog({}, embedding_dir=tmp_path).files("embedding")] == ["caf\u00e9"]
+    report = inspect(path)
+    assert isinstance(report, EmbeddingReport) and report.word == "caf\u00e9"

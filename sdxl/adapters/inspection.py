@@ -10,6 +10,7 @@ from ..errors import CheckpointError
 from ..weights import audit, identify
 from ..weights.container import TensorFile
 from ..weights.control_kinds import is_control
+from ..weights.library import composed
 from .adapter import read_adapter
 from .keys import EMBEDDINGS, split
 from .lookup import only_file
@@ -47,7 +48,7 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
             shapes = {key: opened.shapes[key] for key in (first, second)}
             widths = {key: shape[-1] for key, shape in shapes.items() if shape}
             count = shapes[second][0] if len(shapes[second]) > 1 else 1
-            return EmbeddingReport(file, "textual inversion of SDXL", file.stem, count, widths)
+            return EmbeddingReport(file, "textual inversion of SDXL", composed(file.stem), count, widths)
     return report_adapter(read_adapter(file))
 
 

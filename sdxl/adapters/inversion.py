@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..weights.container import TensorFile
 from ..weights.keymap import TEXT, TEXT_2
+from ..weights.library import composed
 from .keys import BUNDLED, EMBEDDINGS
 
 MOST_VECTORS = 75  # what a prompt has room for
@@ -52,7 +53,7 @@ def read_inversion(paths: Sequence[Path], word: str | None, widths: Mapping[str,
     if len({len(each) for each in checked.values()}) > 1:
         counts = ", ".join(f"{len(each)} for the {name}" for name, each in checked.items())
         raise CheckpointError(f"{where} has different numbers of vectors, {counts}; download it again")
-    return Inversion(word or own or paths[0].stem, tuple(paths), checked, tuple(ignored))
+    return Inversion(word or own or composed(paths[0].stem), tuple(paths), checked, tuple(ignored))
 
 
 def _of_one_file(file: TensorFile, widths: Mapping[str, int]) -> tuple[str | None, dict[str, Tensor], list[str]]:

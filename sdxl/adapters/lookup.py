@@ -14,7 +14,7 @@ from ..weights.container import TensorFile
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
-from ..weights.library import walk, weights_in
+from ..weights.library import composed, walk, weights_in
 from ..weights.nearby import hint_of
 
 HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash"}
@@ -89,8 +89,9 @@ def find_named(name: str, folders: Sequence[Path], what: str) -> Path:
 
 def named_files(name: str, folders: Sequence[Path]) -> list[Path]:
     """The files of a name in the folders: the one that has it below them, else all that have it anywhere."""
-    files = [(path, path.relative_to(folder).as_posix()) for folder in folders for path in adapter_files([folder])]
-    exact = [path for path, below in files if name in (below, below.removesuffix(_SUFFIX))]
+    listed = [(path, path.relative_to(folder).as_posix()) for folder in folders for path in adapter_files([folder])]
+    files = [(path, composed(below)) for path, below in listed]
+    exact = [path for path, below in files if composed(name) in (below, below.removesuffix(_SUFFIX))]
     return exact[:1] or _by_name(name, [path for path, _ in files])
 
 
@@ -112,7 +113,7 @@ def _in_folders(name: str, folders: Sequence[Path]) -> list[Path]:
 
 def _by_name(name: str, files: Sequence[Path]) -> list[Path]:
     """The files of a name, or of the name that their training gave them."""
-    return [path for path in files if name in (path.name, path.stem)] or [
+    return [path for path in files if composed(name) in map(composed, (path.name, path.stem))] or [
         path for path in files if _title(path) == name
     ]
 

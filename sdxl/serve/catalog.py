@@ -17,7 +17,7 @@ from ..adapters.kind import AdapterKind, Name, read_kind
 from ..errors import ArgumentError, brief
 from ..pipeline.model_request import ModelRequest
 from ..pipeline.recorded_model import SOURCES
-from ..weights.library import walk, weights_in
+from ..weights.library import composed, walk, weights_in
 from .refusals import UnknownError
 
 _SUFFIX = ".safetensors"
@@ -71,14 +71,14 @@ class Catalog:
         found = [Named(path, known) for path, known in read if known is not None and known.name == kind]
         stems = [_stem(each.path) for each in found]
         names = [
-            stem if stems.count(stem) == 1 else (each.path.parent / stem).relative_to(folder).as_posix()
+            stem if stems.count(stem) == 1 else composed((each.path.parent / stem).relative_to(folder).as_posix())
             for each, stem in zip(found, stems, strict=True)
         ]
         return dict(zip(names, found, strict=True))
 
     def find(self, kind: Name, name: str) -> Path:
         """The file of a kind, by its name with or without ending. Raises `UnknownError`."""
-        known = self.files(kind)
+        known, name = self.files(kind), composed(name)
         found = known.get(name) or known.get(name.removesuffix(_SUFFIX))
         if found is None:
             argument, what = _WANTED[kind]
@@ -158,7 +158,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.stem if path.suffix == _SUFFIX else path.name
+    return composed(path.stem if path.suffix == _SUFFIX else path.name)
 
 
 def _cut(record: Mapping[str, Any], name: str, folder: Path | None) -> dict[str, Any]:

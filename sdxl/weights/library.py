@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -24,11 +25,11 @@ def find_model(name: str | os.PathLike[str]) -> Path | None:
     """The .safetensors file or diffusers folder that a plain `name` has in the library or in a folder of it, with or
     without the ending. None if there is none, or if the name has a slash. Raises `CheckpointError` for several.
     """
-    name = os.fspath(name)
+    name = composed(os.fspath(name))
     if not _is_plain(name):
         return None
-    found = [path for path in _models() if name in (path.name, _stem(path.name))]
-    found = [path for path in found if path.name == name] or found
+    found = [path for path in _models() if name in (composed(path.name), _stem(path.name))]
+    found = [path for path in found if composed(path.name) == name] or found
     found = list({os.path.realpath(path): path for path in found}.values())
     if len(found) > 1:
         places = list_some([str(path) for path in found])
@@ -145,12 +146,19 @@ def weights_in(place: Path, names: Iterable[str]) -> Iterator[Path]:
     yield from (path for path in (place / name for name in names) if path.suffix == _SUFFIX and os.path.isfile(path))
 
 
+def composed(name: str) -> str:
+    """A name with each letter and its accents as one character. macOS takes both forms for the same name, and lists the
+    form in which a file was made.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def _is_plain(name: str) -> bool:
     return bool(name) and Path(name).name == name
 
 
 def _stem(name: str) -> str:
-    return Path(name).name.removesuffix(_SUFFIX)
+    return composed(Path(name).name).removesuffix(_SUFFIX)
 
 
 def _letters(name: str) -> str:
