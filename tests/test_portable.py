@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from sdxl.adapters.inspection import EmbeddingReport, inspect
-from sdxl.adapters.lookup import find_file, find_named
+from sdxl.adapters.lookup import adapter_files, find_file, find_named, only_file
 from sdxl.cli.serve import _secret
-from sdxl.errors import OutOfMemoryError
+from sdxl.errors import OutOfMemoryError, OutputError
 from sdxl.serve.catalog import Catalog
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.container import TensorFile, save_tensors
-from sdxl.weights.library import find_model, find_similar
+from sdxl.weights.library import count, find_model, find_similar
+from sdxl.weights.save import convert
 
 ROOT = Path(__file__).parent.parent
 FILES = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("sdxl/**/*.py"))]
@@ -126,3 +127,36 @@ def test_names_with_accents(
     assert [*Catalog({}, embedding_dir=tmp_path).files("embedding")] == ["caf\u00e9"]
     report = inspect(path)
     assert isinstance(report, EmbeddingReport) and report.word == "caf\u00e9"
+
+
+def test_hidden_files_beside_the_files(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS keeps what other file systems have no place for in a file `._name`."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    adapters = tmp_path / "adapters"
+    save_tensors({"emb_params": torch.ones(2, 1280)}, adapters / "a.safetensors", {})
+    for path in [*folder.rglob("*"), *adapters.iterdir()]:
+        if path.is_file():
+            path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    assert open_checkpoint(folder, None).info == open_checkpoint(tiny_folder, None).info
+    assert inspect(folder).kind == inspect(tiny_folder).kind
+    assert only_file(adapters, "LoRA") == find_file(adapters, [], "LoRA") == adapters / "a.safetensors"
+    assert list(adapter_files([adapters])) == [adapters / "a.safetensors"]
+    monkeypatch.setenv("SDXL_MODELS_DIR", str(tmp_path))
+    assert count() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "is_empty"), [(".DS_Store", True), ("desktop.ini", True), (".git", False), ("a", False)]
+)
+def test_a_folder_that_was_looked_at_is_empty(name: str, is_empty: bool, tiny_folder: Path, tmp_path: Path) -> None:
+    file, folder = tmp_path / "a.safetensors", tmp_path / "folder"
+    folder.mkdir()
+    (folder / name).write_bytes(b"x")
+    convert(tiny_folder, file)
+    if is_empty:
+        convert(file, folder)
+        assert (folder / "model_index.json").exists()
+    else:
+        with pytest.raises(OutputError, match="is not an empty folder"):
+            convert(file, folder)

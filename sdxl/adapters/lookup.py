@@ -97,7 +97,7 @@ def named_files(name: str, folders: Sequence[Path]) -> list[Path]:
 
 def only_file(folder: Path, what: str) -> Path:
     """The file of a folder with one, such as PEFT writes."""
-    files = sorted(folder.glob(f"*{_SUFFIX}"))
+    files = sorted(folder.glob(f"[!.]*{_SUFFIX}"))
     if len(files) != 1:
         raise CheckpointError(f"{folder} has {len(files)} {_SUFFIX} files; give the path of one as the {what}")
     return files[0]

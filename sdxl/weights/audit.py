@@ -158,9 +158,9 @@ def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = No
 
 
 def _inspect_folder(path: Path, variant: str | None) -> Report:
-    unets = sorted((path / "unet").glob("*.safetensors"))
+    unets = sorted((path / "unet").glob("[!.]*.safetensors"))
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
-        files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/*.safetensors"))}
+        files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/[!.]*.safetensors"))}
         return Report(path, f"{other}, diffusers folder", {name: count_tensors(w, w) for name, w in files.items()})
     checkpoint = read_checkpoint(path, variant)
     return report_components(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)

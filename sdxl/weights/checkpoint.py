@@ -143,7 +143,7 @@ def _other_contents(path: Path) -> str:
     if "config.json" in names:
         return " but a config.json: it is a component, which unet= and vae= take"
     files = [name for name in names if name.endswith(".safetensors")]
-    files = files or [file.relative_to(path).as_posix() for file in sorted(path.glob("*/*.safetensors"))]
+    files = files or [file.relative_to(path).as_posix() for file in sorted(path.glob("*/[!.]*.safetensors"))]
     return f" but {len(files)} .safetensors file{'s' * (len(files) > 1)}: {list_some(files)}" if files else ""
 
 

@@ -307,9 +307,9 @@ class Weights(Mapping[str, tuple[int, ...]]):
 
 
 def entries(folder: Path) -> list[str]:
-    """The names in a model's folder, in order."""
+    """The names in a model's folder, in order, without hidden files: macOS puts one beside each file on other disks."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be read: {error.strerror}; check the path and its permissions"

@@ -172,7 +172,7 @@ def _cached(
     options = {"revision": revision, "local_files_only": True, "allow_patterns": ["model_index.json"]}
     folder = _from_cache(name, no_answer, lambda: hub.snapshot_download(name, **options))
     index = folder / "model_index.json"
-    single = list(folder.glob("*.safetensors"))
+    single = list(folder.glob("[!.]*.safetensors"))
     if not index.exists():
         return single[0] if len(single) == 1 and not component else folder
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -142,8 +142,9 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def weights_in(place: Path, names: Iterable[str]) -> Iterator[Path]:
-    """The safetensors files among the names in a folder; a link to nothing is none."""
-    yield from (path for path in (place / name for name in names) if path.suffix == _SUFFIX and os.path.isfile(path))
+    """The safetensors files among the names in a folder; a hidden file and a link to nothing are none."""
+    paths = (place / name for name in names if not name.startswith("."))
+    yield from (path for path in paths if path.suffix == _SUFFIX and os.path.isfile(path))
 
 
 def composed(name: str) -> str:

@@ -24,6 +24,7 @@ from .ops import to_stored
 from .weight_files import STEMS
 
 _OTHERS = (".bin", ".ckpt", ".gguf", ".onnx", ".pt", ".pth", ".safetensor")  # of files that are not written
+_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what macOS and Windows put into a folder that they show
 
 State = Mapping[str, Mapping[str, Tensor]]
 """Our names and tensors, by component."""
@@ -104,7 +105,7 @@ def _edm_keys(info: ModelInfo) -> dict[str, Tensor]:
 
 def save_folder(path: Path, info: ModelInfo, state: State) -> None:
     """Write a diffusers folder that this package and diffusers read."""
-    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+    if os.path.lexists(path) and (not os.path.isdir(path) or {*os.listdir(path)} - _OF_SYSTEMS):
         raise OutputError(f"{path} exists and is not an empty folder; remove it or choose another name")
     config, vae = info.config, _check_vae(path, info)
     writers: dict[str, Any] = {
