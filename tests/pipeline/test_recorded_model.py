@@ -145,8 +145,12 @@ def test_a_record_of_windows_leads_to_the_file_of_its_name(
     parameters["model"]["model"] = "C:\\models\\mine.safetensors"
     sdxl.save_png(Image.new("RGB", (64, 64)), "a.png", parameters)
     hashed: list[str] = []
-    monkeypatch.setattr("sdxl.weights.library.model_hash", lambda path, files: hashed.append(path.name) or known(path))
-    known = file_hash
+
+    def reads(path: Path, files: object) -> str:
+        hashed.append(path.name)
+        return file_hash(path)
+
+    monkeypatch.setattr("sdxl.weights.library.model_hash", reads)
     assert again() == 0
     assert hashed == ["mine.safetensors"]
 
