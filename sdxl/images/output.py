@@ -114,8 +114,9 @@ def _check_replaceable(path: Path) -> None:
     """Raise `OSError` where Windows does not let a file be replaced: it may only be read, or a program has it open."""
     if sys.platform == "win32" and os.path.isfile(path):
         if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, "it may only be read")
-        os.rename(path, path)
+            raise OSError(errno.EROFS, "it may only be read")
+        with suppress(FileExistsError):  # it is itself
+            os.rename(path, path)
 
 
 def check_writable(path: Path) -> None:

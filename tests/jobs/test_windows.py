@@ -193,7 +193,7 @@ def test_what_cannot_be_replaced_is_refused_before_work(
     check_writable(path)
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda *_: False)  # the attribute "read-only"
-        with pytest.raises(OutputError, match="it may only be read"):
+        with pytest.raises(OutputError, match="it may only be read; choose another path"):
             check_writable(path)
 
     def rename(*_: Any) -> None:
