@@ -10,6 +10,9 @@ from typing import Any
 
 from ..errors import ArgumentError, brief
 
+MOST_LORAS = 64
+"""Of a request: each changes all weights of the networks, which takes seconds."""
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -72,6 +75,8 @@ def read_loras(values: Any) -> tuple[LoRA, ...]:
         return (read_lora(values),)
     if not isinstance(values, Sequence):
         raise ArgumentError(f"loras is {brief(values)}; expected a list such as ['style.safetensors']")
+    if len(values) > MOST_LORAS:
+        raise ArgumentError(f"loras has {len(values)} entries; expected at most {MOST_LORAS}. Try fewer, or merge them")
     if len(values) == 2 and isinstance(values[0], (str, Path)) and isinstance(values[1], (int, float)):
         raise ArgumentError(f"loras is {brief(values)}; expected a list. Try [({str(values[0])!r}, {values[1]})]")
     if any(isinstance(each, list) and not (len(each) == 2 and isinstance(each[1], (int, float))) for each in values):

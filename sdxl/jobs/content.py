@@ -19,6 +19,8 @@ from ..pipeline.referencing import References
 from ..pipeline.tags import requested_loras
 from ..weights.hashes import file_hash
 
+_NETWORKS = ("loras", "control", "reference")  # arguments that name files
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -135,13 +137,18 @@ def embedding_records(value: Any, folders: Sequence[Path]) -> list[dict[str, Any
     ]
 
 
+def names_networks(arguments: Mapping[str, Any]) -> bool:
+    """Whether the arguments of images name files of LoRAs, controls or references, as a line of a job may."""
+    return any(arguments.get(name) for name in _NETWORKS) or bool(requested_loras(arguments))
+
+
 def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of images with the networks of LoRAs, controls and references named by the hashes of their files
     alone.
     """
     named = {
         name: [{key: each[key] for key in each if HASHES.get(key) not in each} for each in arguments[name]]
-        for name in ("loras", "control", "reference")
+        for name in _NETWORKS
         if arguments.get(name)
     }
     return dict(arguments) | named

@@ -10,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..errors import ArgumentError, DrawError, NonFiniteError, OutOfMemoryError, SDXLError, SDXLWarning
+from ..errors import ArgumentError, CheckpointError, DrawError, NonFiniteError, OutOfMemoryError, SDXLError, SDXLWarning
 from ..images.record import encode_png
 from ..pipeline.batch_sizes import BatchSizes
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.request import Request
 from ..pipeline.result import Result
 from ..pipeline.sources import read_sources
+from .content import names_networks
 from .folder import JobFolder
 from .job import Batch
 
@@ -53,6 +54,10 @@ def _generate(pipe: Pipeline, batch: Batch) -> Result | SDXLError:
         shortage = error.with_traceback(None)  # the frames of the work hold its memory
         shortage.__cause__ = shortage.__context__ = None
     except (ArgumentError, NonFiniteError) as error:
+        return error
+    except CheckpointError as error:
+        if not names_networks(batch.arguments):
+            raise  # the model cannot be read: the job ends
         return error
     except SDXLError:  # such as a missing model file: the job ends
         raise

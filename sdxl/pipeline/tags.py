@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..adapters.lora import LoRA, read_loras
+from ..adapters.lora import MOST_LORAS, LoRA, read_loras
 from ..errors import ArgumentError, SDXLWarning
 from ..text.editing import Tag, split_tags
 from ..text.tags import LORAS, read_tag
@@ -35,6 +35,8 @@ def requested_loras(arguments: Mapping[str, Any]) -> tuple[LoRA, ...]:
             f"the prompts ask for different LoRAs, {_names(rows[0])} and {_names(other[0])}, and images of one call "
             "have the same; call again for each, or give them as lines of --batch FILE"
         )
+    if len(rows[0]) > MOST_LORAS:
+        raise ArgumentError(f"the prompt asks for {len(rows[0])} LoRAs; expected at most {MOST_LORAS}. Try fewer")
     return rows[0]
 
 

@@ -51,7 +51,10 @@ def is_own_host(host: str, settings: Settings) -> bool:
 
 def is_own_origin(origin: str, host: str) -> bool:
     """Whether a page came from the host that it asks."""
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
 
 

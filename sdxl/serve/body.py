@@ -14,7 +14,8 @@ from starlette.requests import Request
 from .problems import refuse
 
 _MOST_VALUES = 200_000  # brackets, braces and commas, which bound the memory of what JSON becomes
-_MOST_PARTS = 64
+MOST_PARTS = 64  # of a form
+_DEEPEST = 100  # lists and objects within each other: code that walks through values calls itself for each
 
 
 async def read_json(request: Request, is_optional: bool = False, is_typed: bool = True) -> dict[str, Any]:
@@ -40,7 +41,18 @@ def parse_json(data: bytes | str) -> dict[str, Any]:
         raise refuse(400, "the body is no valid JSON; expected an object, with finite numbers") from error
     if not isinstance(value, dict):
         raise refuse(400, 'the body is no object of JSON; expected one such as {"prompt": "a red circle"}')
+    if not _is_flat(value):
+        raise refuse(400, f"the JSON has more than {_DEEPEST} lists or objects within each other; send fewer")
     return value
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether lists and objects lie at most `_DEEPEST` within each other."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list))]
+        level = [each for values in inner for each in values]
+    return not any(isinstance(each, (dict, list)) for each in level)
 
 
 def _no_number(name: str) -> NoReturn:
@@ -71,7 +83,7 @@ async def read_form(request: Request, most_bytes: int) -> Form:
     try:
         async with aclosing(request.stream()) as stream:
             parser = MultiPartParser(
-                request.headers, stream, max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=most_bytes
+                request.headers, stream, max_files=MOST_PARTS, max_fields=MOST_PARTS, max_part_size=most_bytes
             )
             parser.spool_max_size = most_bytes
             form = await parser.parse()

@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -22,13 +23,15 @@ from .access import check_access, is_allowed_origin, is_own_host
 from .catalog import Catalog
 from .metrics import Metrics
 from .problems import Problem, problem_of, refuse, type_of
-from .refusals import TooLargeError
+from .refusals import BusyError, TooLargeError
 from .settings import MIB, Settings
 
 OPEN = ("/health",)
 """The routes that need no log-in."""
 _LOG = logging.getLogger("sdxl.serve.requests")
 _GONE = 499  # nginx's status for a client that has gone away
+_MOST_BODIES = 16  # of the largest size, which requests may hold together
+_AGAIN_SECONDS = 5  # after which a client whose body has no room asks again
 _PIECE = 64 * 1024  # bytes of an answer that are sent at a time
 _NAMES = re.compile(r"[\w-]{1,100}(, ?[\w-]{1,100}){0,63}", re.ASCII)  # of headers
 _HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
@@ -56,15 +59,17 @@ class Guard:
         bodies: Sequence[tuple[str, ErrorBody]],
     ) -> None:
         self._app, self._settings, self._catalog, self._metrics, self._bodies = app, settings, catalog, metrics, bodies
+        self._held = _Held(_MOST_BODIES * settings.max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         exchange = _Exchange(scope, send, self._settings)
+        body: _Body | None = None
         try:
             response = self._before(scope, exchange)
             if response is None:
-                body = _Body(scope, receive, self._settings)
+                body = _Body(scope, receive, self._settings, self._held)
                 await self._app({**scope, "app": self}, body.receive, exchange.send)
             else:
                 await response(scope, receive, exchange.send)
@@ -73,6 +78,8 @@ class Guard:
         except Exception as error:
             await self._answer(error, scope, receive, exchange)
         finally:
+            if body is not None:
+                body.release()
             self._metrics.add_request(exchange.status or _GONE)
             exchange.log()
 
@@ -152,11 +159,20 @@ class _Exchange:
         _LOG.info("%s %s %s %s %s %.0f ms", self.id, client, method, path[:200], self.status or _GONE, took)
 
 
+@dataclass
+class _Held:
+    """The bytes of the bodies of all requests that are not answered yet, and how many they may be."""
+
+    most: int
+    bytes: int = 0
+
+
 class _Body:
     """The body of a request, of bounded size and time whatever its headers say."""
 
-    def __init__(self, scope: Scope, receive: Receive, settings: Settings) -> None:
+    def __init__(self, scope: Scope, receive: Receive, settings: Settings, held: _Held) -> None:
         self._receive, self._most, self._seconds = receive, settings.max_body, settings.body_seconds
+        self._held = held
         headers = Headers(scope=scope)
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may see another end of the body
@@ -173,12 +189,21 @@ class _Body:
         except asyncio.TimeoutError as error:
             self._is_complete = True
             raise refuse(408, f"the body did not arrive within {self._seconds:.0f} s; send it faster") from error
-        self._size += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._size += size
+        self._held.bytes += size
         self._is_complete = not message.get("more_body", False)
         if self._size > self._most:
             self._is_complete = True
             raise self._too_large()
+        if self._held.bytes > self._held.most:
+            self._is_complete = True
+            raise BusyError("the requests at present are too large together; ask again later", _AGAIN_SECONDS)
         return message
+
+    def release(self) -> None:
+        """Its request is answered: others may be as large again."""
+        self._held.bytes -= self._size
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"the body is larger than {self._most / MIB:g} MiB; send smaller images")

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ..errors import ArgumentError, brief
-from .body import is_form, parse_json, read_form, read_json
+from .body import MOST_PARTS, is_form, parse_json, read_form, read_json
 from .problems import refuse
 from .service import Service
 from .uploads import from_base64
@@ -31,14 +31,16 @@ async def read_job(service: Service, request: Request) -> dict[str, Any]:
         given = await read_json(request)
         sent = {name: decoded(given.pop(name, None), name) for name in _IMAGES}
         files = {}
-    _check_count(service, sent)
+    for name, values in sent.items():
+        service.check_count(name, values)
+    _check_steering(given)
     uploads: dict[str, list[Any]] = {}
     for name, values in sent.items():
         if values:
             uploads[name] = [await service.upload(data, name) for data in values]
     for name in _STEERING:
         if isinstance(entries := given.get(name), list):
-            _check_count(service, {name: entries})
+            service.check_count(name, entries)
             given[name] = [await _with_images(service, each, name) for each in entries]
     for name, several in files.items():
         given[name] = [
@@ -56,12 +58,17 @@ def _entries(given: Mapping[str, Any], name: str, count: int) -> list[dict[str, 
     return entries
 
 
-def _check_count(service: Service, sent: Mapping[str, list[Any]]) -> None:
-    """Raise `ArgumentError` for more images than any job takes, before they are decoded."""
-    most = service.settings.max_images
-    for name, values in sent.items():
-        if len(values) > most:
-            raise ArgumentError(f"{name} has {len(values)} entries; this service takes at most {most}, send fewer")
+def _check_steering(given: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for more images of controls and references than a form may have files."""
+    listed = [given[name] for name in _STEERING if isinstance(given.get(name), list)]
+    entries = [each for entries in listed for each in entries if isinstance(each, dict)]
+    count = sum(_leaves(each.get(name)) for each in entries for name in _IMAGES)
+    if count > MOST_PARTS:
+        raise ArgumentError(f"control and reference have {count} images; this service takes at most {MOST_PARTS}")
+
+
+def _leaves(value: Any) -> int:
+    return sum(map(_leaves, value)) if isinstance(value, list) else value is not None
 
 
 async def _with_images(service: Service, value: Any, name: str) -> Any:
@@ -76,7 +83,7 @@ async def _uploaded(service: Service, value: Any, name: str, depth: int = 2) -> 
     """An image in base64, or a list of images and of lists of these, decoded."""
     if not isinstance(value, list) or not depth:
         return await service.upload(from_base64(value, name), name)
-    _check_count(service, {name: value})
+    service.check_count(name, value)
     return [await _uploaded(service, each, name, depth - 1) for each in value]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar, get_args
 
 from ..adapters.kind import Name
+from ..errors import ArgumentError
 from .catalog import Catalog
 from .engine import Engine
 from .job import Job
@@ -63,6 +64,13 @@ class Service:
         """
         name = self.model if model is None else model
         return make_work(given, self.settings, self.catalog, name, batches, origin, session)
+
+    def check_count(self, name: str, values: Sequence[object]) -> None:
+        """Raise `ArgumentError` for more images or networks than any job takes, before they are decoded."""
+        if len(values) > self.settings.max_images:
+            raise ArgumentError(
+                f"{name} has {len(values)} entries; this service takes at most {self.settings.max_images}, send fewer"
+            )
 
     async def upload(self, data: bytes, name: str) -> Upload:
         """An image file that a client has sent as an argument, decoded once. Raises `ArgumentError` and

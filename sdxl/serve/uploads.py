@@ -21,9 +21,10 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True, repr=False)
 class Upload:
-    """An image file of a client that can be decoded."""
+    """An image file of a client that can be decoded, to so many pixels if that is known."""
 
     data: bytes
+    pixels: int = 0
 
     def open(self) -> Image:
         """The image, whose pixels are not decoded yet."""
@@ -41,15 +42,15 @@ def read_upload(data: bytes, name: str, most_pixels: int) -> Upload:
     """
     from PIL import Image, UnidentifiedImageError
 
-    upload = Upload(data)
     try:
-        with upload.open() as image:
+        with Upload(data).open() as image:
             if image.width * image.height > most_pixels:
                 raise TooLargeError(
                     f"{name} is {image.width} x {image.height}; expected at most {most_pixels} pixels. Make it smaller",
                     name,
                 )
             image.load()
+            return Upload(data, image.width * image.height)
     except Image.DecompressionBombError as error:
         raise TooLargeError(f"{name} has too many pixels; expected at most {most_pixels}. Make it smaller", name) from (
             error
@@ -58,7 +59,6 @@ def read_upload(data: bytes, name: str, most_pixels: int) -> Upload:
         raise ArgumentError(f"{name} is not an image in a known format; send PNG, JPEG or WebP") from error
     except (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError) as error:
         raise ArgumentError(f"{name} cannot be decoded; it is damaged, save it again") from error
-    return upload
 
 
 def from_base64(value: object, name: str) -> bytes:

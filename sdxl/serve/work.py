@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.control import read_controls
-from ..adapters.lora import read_lora
+from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
@@ -20,6 +20,7 @@ from ..pipeline.groups import SEEDS, TEXTS
 from ..pipeline.hires import Hires, read_hires
 from ..pipeline.request import Request
 from .catalog import Catalog
+from .refusals import TooLargeError
 from .settings import Settings
 from .uploads import Upload
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (str, int, float, dict)  # types of fields that name no file
 _OF_HIRES = ("prompt", "negative_prompt")
+_MOST_IMAGES = 16  # of the largest ones, which a job may have together
 _LETTERS = 64  # of a name that an error shows
 _SHOWN = 100_000  # characters of texts that a job shows again
 
@@ -65,6 +67,7 @@ def make_work(
     """
     arguments = _arguments(given, catalog)
     _check_texts(arguments, settings.letters)
+    check_pixels([each for value in arguments.values() for each in _uploaded(value)], settings)
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
         raise ArgumentError(f"batches is {brief(batches)}; expected a whole number of at least 1")
     request = Request(**arguments)
@@ -99,6 +102,13 @@ def check_limits(
             f"width is {width or '?'} and height is {height or '?'}; this service generates at most "
             f"{settings.max_pixels} pixels, give smaller ones"
         )
+
+
+def check_pixels(uploads: Sequence[Upload], settings: Settings) -> None:
+    """Raise `TooLargeError` for images that take too much memory together, when all are decoded."""
+    pixels, most = sum(each.pixels for each in uploads), _MOST_IMAGES * settings.image_pixels
+    if pixels > most:
+        raise TooLargeError(f"the images have {pixels} pixels together; expected at most {most}. Make them smaller")
 
 
 def _check_hires(hires: Hires, request: Request, settings: Settings) -> None:
@@ -168,8 +178,7 @@ def _uploads(name: str, value: Any, catalog: Catalog) -> list[Upload]:
 def _loras(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise ArgumentError(f"{name} is {brief(value)}; expected a list such as [{{'file': 'style', 'weight': 0.8}}]")
-    loras = [read_lora(each) for each in value]
-    return [{**lora.record(), "file": str(catalog.find("lora", str(lora.file)))} for lora in loras]
+    return [{**lora.record(), "file": str(catalog.find("lora", str(lora.file)))} for lora in read_loras(value)]
 
 
 def _hires(name: str, value: Any, catalog: Catalog) -> dict[str, Any]:

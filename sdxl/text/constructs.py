@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*"
+_NUMBER = r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*"
 _INNER = r"[^\[\]()]*"
 
 
@@ -29,7 +29,7 @@ _BOTH = ("a1111", "comfyui")
 _CONSTRUCTS = (
     Construct(re.compile(r"\([^()]*:\s*[+-]?(?:\d?\.\d+|\d\.|(?<!\d:)\d)\s*\)"), _BOTH),  # not (9:30), (16:9)
     Construct(re.compile(r"(?<!\()\(\(+[^()]+\)\)"), _BOTH),
-    Construct(re.compile(rf"\[{_INNER}(?:\([^()]*\)[^\[\]()]*)*:{_NUMBER}\]|\[{_INNER}\|[^\[\]]*\]"), ("a1111",)),
+    Construct(re.compile(rf"\[{_INNER}(?:\([^()]*\)[^\[\]()]*)*:{_NUMBER}\]|\[[^\[\]()|]*\|[^\[\]]*\]"), ("a1111",)),
     Construct(re.compile(r"(?<!\[)\[\[+[^\[\]]+\]\]"), ("a1111",)),
     Construct(re.compile(r"(?<!\[)\[[^\[\]:|]+\](?!\])"), ("a1111",), common=True),
     Construct(re.compile(r"\bBREAK\b"), ("a1111",), shouted=True),
@@ -37,8 +37,8 @@ _CONSTRUCTS = (
     Construct(re.compile(r"<(?:lora|lyco):[^<>]+>"), ("a1111",), negative=False),
     Construct(re.compile(r"<hypernet:[^<>]+>"), (), left_out_by=("a1111",)),
     Construct(re.compile(r"(?<!\S)embedding:[^\s()]+"), ("comfyui",)),
-    Construct(re.compile(r"\{[^{}]*\|[^{}]*\}"), ()),
-    Construct(re.compile(r"(?<!\w)__[\w/*-]+?__(?!\w)"), ()),
+    Construct(re.compile(r"\{[^{}|]*\|[^{}]*\}"), ()),
+    Construct(re.compile(r"(?<!\w)__[\w/*-]{1,100}?__(?!\w)"), ()),
 )
 
 

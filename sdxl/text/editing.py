@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-_NUMBER = re.compile(r"\s*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)\s*")
-_WEIGHT = re.compile(r"(.*?)(?:\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+)))?\s*", re.DOTALL)
+from ..errors import ArgumentError, brief
+
+_NUMBER = re.compile(r"\s*([+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?)\s*")
+_WEIGHT = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*")
+_MOST_PARTS = 32  # of a prompt with ANDs: each is a pass of the network
 _MANY = 1e6  # more steps than there are
 _DEEPEST = 50  # brackets within brackets
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
@@ -42,17 +45,24 @@ def split_tags(text: str) -> tuple[str, list[Tag]]:
 
 def split_and(text: str) -> list[tuple[str, float]]:
     """The parts of a prompt between ANDs, with the weights at their ends (`a cat :1.2 AND a dog`); without an AND the
-    whole text.
+    whole text. Raises `ArgumentError` for more than 32 parts.
     """
     parts = re.split(r"\bAND\b", text)
     if len(parts) == 1:
         return [(text, 1.0)]
-    found = []
-    for part in parts:
-        match = _WEIGHT.fullmatch(part)
-        assert match is not None, "it matches every text"
-        found.append((match[1], float(match[2] or 1)))
-    return found
+    if len(parts) > _MOST_PARTS:
+        raise ArgumentError(
+            f"the prompt {brief(text)} has {len(parts)} parts joined by AND; expected at most {_MOST_PARTS}. Try fewer"
+        )
+    return [_weighted(part) for part in parts]
+
+
+def _weighted(part: str) -> tuple[str, float]:
+    """A part of a prompt, without the weight at its end and the blanks there, and the weight."""
+    before, colon, number = part.rpartition(":")
+    if colon and _WEIGHT.fullmatch(number):
+        return before.rstrip(), float(number)
+    return part.rstrip(), 1.0
 
 
 def stretches(text: str, steps: int, before: int = 0) -> list[Stretch]:

@@ -28,10 +28,10 @@ def plain_spans(text: str) -> list[Span]:
 # ---- AUTOMATIC1111
 
 _TOKEN = re.compile(
-    r"\\(?P<escaped>[()\[\]\\])|(?P<open>[(\[])|(?P<weight>:\s*(?P<number>[+-]?(\d+\.?\d*|\.\d+))\s*\))"
+    r"\\(?P<escaped>[()\[\]\\])|(?P<open>[(\[])|(?P<weight>:\s*(?P<number>[+-]?(\d+(\.\d*)?|\.\d+))\s*\))"
     r"|(?P<close>[)\]])|\\|(?P<text>[^\\()\[\]:]+|:)"
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")  # the blanks from their first one on: else n of them take n^2 steps
 
 
 def a1111_spans(text: str) -> list[Span]:

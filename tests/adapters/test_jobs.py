@@ -15,6 +15,8 @@ import sdxl
 from sdxl.adapters.lookup import find_named
 from sdxl.errors import OutputError
 from sdxl.jobs import content
+from sdxl.jobs.engine import local, work
+from sdxl.jobs.folder import open_folder
 from sdxl.jobs.job import Job, identity, parse_job
 
 LINES = [
@@ -70,6 +72,15 @@ def test_a_line_whose_lora_is_not_found_is_a_fault(files: Path) -> None:
     job = job_in(files)
     assert job.faults.keys() == {1, 2} and len(job.items) == 1
     assert "the LoRA ink.safetensors does not exist" in str(job.faults[1])
+
+
+def test_a_line_whose_lora_is_damaged_stops_no_other(files: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    whole = (files / "ink.safetensors").read_bytes()
+    (files / "ink.safetensors").write_bytes(whole[: len(whole) // 2])
+    with open_folder(tmp_path / "out", job_in(files), 0) as folder:
+        errors = [str(each.error) for each in work(folder.batches(1), folder, local(tiny_pipe)) if each.error]
+    assert len(errors) == 2 and all("ink.safetensors" in each for each in errors)
+    assert [each.name for each in (tmp_path / "out").glob("*.png")] == ["00003.png"]
 
 
 def test_a_folder_is_searched_once_for_the_lora_of_many_lines(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

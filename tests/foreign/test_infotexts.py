@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,3 +38,21 @@ def test_a_text_is_the_right_request(case: Case, tmp_path: Path) -> None:
     assert files == case.files
     sources = {name: PIXELS.convert("L") if name == "mask" else PIXELS for name in found.sources}
     sdxl.Request(**{name: value for name, value in found.request.items() if name in KNOWN}, **sources)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["Steps: 1,\n", ",\n", "\n", "A: 1,", 'A: "', "A: [", " ", "1", "Negative prompt:\n", "Steps: 1\n"],
+    ids=repr,
+)
+@pytest.mark.parametrize("start", ["", "a\nSteps: 1,", "a\nSteps: 1, Model: ", "("], ids=repr)
+def test_a_hostile_text_takes_little_time(start: str, unit: str, tmp_path: Path) -> None:
+    began = time.process_time()
+    with suppress(sdxl.ArgumentError):
+        read(start + unit * (2**19 // len(unit) - len(start)) + "b", tmp_path)
+    assert time.process_time() - began < 2
+
+
+def test_a_text_that_is_longer_than_any(tmp_path: Path) -> None:
+    with pytest.raises(sdxl.ArgumentError, match="it has 524310 characters; expected at most 524288"):
+        read("Steps: 1, Seed: 2, A: " + "b" * 2**19, tmp_path)

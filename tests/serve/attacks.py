@@ -151,7 +151,7 @@ def pages() -> Iterator[Attack]:
     yield lines("two hosts", 400, Host_="evil.example")
     yield lines("an address as target", 421, first="GET http://localhost/api/server HTTP/1.1", Host="evil.example")
     origins = ("http://evil.example", "null", "https://app.example.evil", "http://app.example", "file://", "")
-    for origin in (*origins, "http://localhost:1", "https://app.example@evil.example"):
+    for origin in (*origins, "http://localhost:1", "https://app.example@evil.example", "http://["):
         for method, path in (("GET", "/api/server"), ("POST", "/api/jobs")):
             yield Attack(f"origin: {method} {origin}", (403,), method, path, {"origin": origin})
     ask = {"access-control-request-method": "POST", "origin": "http://evil.example"}
@@ -192,6 +192,7 @@ def names() -> Iterator[Attack]:
             yield Attack(f"file: {path.format(name)}", (404,), "GET", path.format(name))
         yield Attack(f"cancel: {name}", (404,), "POST", f"/api/jobs/{name}/cancel")
         yield Attack(f"session: {name}", (400,), "GET", f"/api/jobs?session={name}")
+    yield job("10^4 LoRAs", loras=["x"] * 10_000)
     yield job("a control's file", control=[{"net": "/etc/passwd", "image": "/etc/passwd"}])
     yield job("a reference's file", reference=[{"net": "/etc/passwd", "image": "/etc/passwd"}])
     yield job("a file of latents", latents="/etc/passwd")
@@ -204,6 +205,9 @@ def images() -> Iterator[Attack]:
         yield job(f"mask {url}", image=text(png(Image.new("RGB", (8, 8)))), mask=[url])
     yield job("image data URL of an address", image=f"data:image/png,{URL}")
     yield job("image data URL and an address", image=f"data:image/png;base64,{URL}")
+    many = [text(png(Image.new("1", (8, 8))))] * 16
+    yield job("images of references", reference=[{"adapter": "x", "image": [many] * 5}])
+    yield job("images of controls", control=[{"net": "x", "image": many}] * 5)
     yield job("image number", image=5)
     yield job("image object", image={"url": URL})
     yield job("image nothing", image="")
@@ -341,7 +345,15 @@ def others() -> Iterator[Attack]:
         unit = {"image": url, "model": "../secret", "module": "none"}
         body = {"prompt": "a", "alwayson_scripts": {"ControlNet": {"args": [unit]}}}
         yield Attack(f"sdapi: control {shown}", (400, 404, 413, 422), path="/sdapi/v1/txt2img", body=body)
+    for name in ("init_images", "control_images"):
+        units: dict[str, Any] = {"alwayson_scripts": {"controlnet": {"args": [{"model": "x", "image": image}] * 17}}}
+        several: dict[str, Any] = {"init_images": [image] * 17, "batch_size": 16}
+        body = {"prompt": "a", **(several if name == "init_images" else units)}
+        yield Attack(f"sdapi: 17 {name}", (422,), path="/sdapi/v1/img2img", body=body)
     for path, status in (("/sdapi/v1/txt2img", 422), ("/v1/images/generations", 400)):
+        nested = b'{"prompt": "a", "x": ' + b"[" * 200 + b"]" * 200 + b"}"  # of a field that is ignored
+        kind = {"content-type": "application/json"}
+        yield Attack(f"{path}: 200 lists within each other", (status,), path=path, headers=kind, body=nested)
         for name, value in (
             ("prompt", "x" * 10**6),
             ("width", 10**9),

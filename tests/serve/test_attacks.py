@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attacks import FILED, KEY, LOGIN, TABLE, TRAP, Attack
 from fake import FakePipe, loader
-from serving import Client, Running, serving
+from serving import Client, Running, serving, until
 
 from sdxl.pipeline import ModelRequest
 from sdxl.serve.settings import MIB
@@ -137,6 +139,25 @@ def test_what_is_no_http_ends_an_answer_that_has_begun(caplog: pytest.LogCapture
         go.set()
         assert other.client.get("/health").status == 200
     assert "Traceback" not in caplog.text
+
+
+def test_bodies_are_bounded_together() -> None:
+    """Those that have not ended too: without, as many as there are connections would be in memory."""
+    head = (
+        f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {MIB}\r\n\r\n"
+    )
+    with serving([ModelRequest("one")], loader(FakePipe()), max_body=MIB) as other:
+        with ExitStack() as open_ones:
+            connections = []
+            for _ in range(17):
+                connection = socket.create_connection(("127.0.0.1", other.client.port), timeout=10)
+                connections.append(open_ones.enter_context(connection))
+                connection.sendall(head.encode() + bytes(MIB - 1))
+            (refused,), _, _ = select.select(connections, [], [], 10)
+            answer = refused.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b"retry-after: 5" in answer.lower()
+        until(lambda: other.client.post("/api/jobs", {"prompt": "a" * 1000}).status == 202)
 
 
 def _trickle(connection: socket.socket, seconds: float) -> None:

@@ -63,6 +63,14 @@ def pixels(answer: Answer) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(b64decode(answer.json["images"][0]))))
 
 
+def test_units_are_counted_before_their_images_are_decoded(client: Client) -> None:
+    """The image of each is none, which would be said else."""
+    scripts = {"controlnet": {"args": [{"model": "edges", "image": "none"}] * 9}}
+    answer = client.post("/sdapi/v1/txt2img", SMALL | {"alwayson_scripts": scripts})
+    assert answer.status == 422
+    assert "args has 9 entries; this service takes at most 8" in answer.json["detail"]
+
+
 def test_jobs_of_our_own(client: Client, miniature: Any) -> None:
     control = {"net": "edges", "image": in_base64(drawing()), "scale": 0.8, "end": 0.7}
     job = client.done(client.job(**SMALL, control=[control])["id"])

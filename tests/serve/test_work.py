@@ -83,6 +83,7 @@ def test_limits(catalog: Catalog) -> None:
         ({"prompt": ["a", "b"], "num_images": 2, "batches": 3}, "is 2 for 2 prompts in 3 batches; .* at most 8 images"),
         ({"prompt": "x" * 1001}, "prompt has 1001 characters"),
         ({"negative_prompt": ["x" * 600, "y" * 600], "prompt": ["a", "b"]}, "1200 characters"),
+        ({"loras": ["style"] * 65}, "loras has 65 entries; expected at most 64"),
         ({"batches": 0}, "batches is 0"),
         ({"batches": True}, "batches is True"),
         ({"seed": [1, 2], "batches": 2}, "seed is a list"),
@@ -201,6 +202,14 @@ def test_images_are_checked_before_they_are_decoded() -> None:
     for data in (b"", b"GIF89a", png(Image.new("RGB", (64, 64)))[:-60], b"%PDF-1.4"):
         with pytest.raises(ArgumentError, match=r"image (is not an image|cannot be decoded)"):
             read_upload(data, "image", 10**6)
+
+
+def test_images_are_bounded_together(catalog: Catalog) -> None:
+    """All of a job are in memory at once."""
+    images = [Upload(b"", Settings().image_pixels)] * 8
+    work(catalog, image=images, mask=images, prompt=["a"] * 8)
+    with pytest.raises(TooLargeError, match="the images have 268435457 pixels together; expected at most 268435456"):
+        work(catalog, image=images, mask=[*images, Upload(b"", 1)], prompt=["a"] * 8)
 
 
 def test_base64() -> None:

@@ -81,7 +81,11 @@ def test_one_warning_lists_all(tiny_pipe: sdxl.Pipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["(" * 40_000, "[" * 40_000, "(a:" * 20_000, "{" * 40_000, "__a" * 20_000, "<lora:" * 9999]
+    "text",
+    [
+        *("(" * 40_000, "[" * 40_000, "(a:" * 20_000, "{" * 40_000, "__a" * 20_000, "<lora:" * 9999),
+        *("[" + "|" * 99_999, "{" + "|" * 99_999, "-__a" * 25_000, "[a:" + "1" * 99_999, "(a:" + "1" * 99_999),
+    ],
 )
 def test_hostile_texts_take_little_time(text: str) -> None:
     began = time.perf_counter()

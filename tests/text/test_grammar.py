@@ -249,3 +249,32 @@ def test_a_prompt_that_is_parsed_has_a_bound() -> None:
             sdxl.ArgumentError, match=r"has .* characters; expected at most 65536 with prompt_syntax 'a1111'"
         ):
             sdxl.Request(text, prompt_syntax="a1111")
+
+
+BLANKS, DIGITS = " \n" * 50_000, "1" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(BLANKS, f"a{BLANKS}b", f"a AND b{BLANKS}c", f"a AND b :{BLANKS}c", f"a AND b :{DIGITS}c"),
+        *(f"(a:{BLANKS}", f"(a:{DIGITS}", f"[a:{DIGITS}]", f"[a:{BLANKS}]", f"[a:b:{DIGITS}c]", f"<lora:{BLANKS}"),
+        *(f"a{BLANKS}BREAK{BLANKS}b", "BREAK " * 20_000, "[a|" * 30_000, "<" * 99_999, "\\" * 99_999),
+    ],
+    ids=repr,
+)
+def test_a_long_text_takes_time_in_proportion(text: str) -> None:
+    began = time.perf_counter()
+    split_tags(text)
+    split_and(text)
+    stretches(text, 4)
+    a1111_spans(text)
+    comfyui_spans(text)
+    assert time.perf_counter() - began < 2
+
+
+def test_parts_have_a_bound() -> None:
+    """Each is a pass of the network at each step."""
+    assert len(split_and(" AND ".join(["a"] * 32))) == 32
+    with pytest.raises(sdxl.ArgumentError, match="has 33 parts joined by AND; expected at most 32"):
+        split_and(" AND ".join(["a"] * 33))

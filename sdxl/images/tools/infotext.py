@@ -13,11 +13,13 @@ from typing import Any
 
 _NEGATIVE = "Negative prompt:"
 _LABEL = re.compile(r"\s*parameters:\s*", re.IGNORECASE)  # the name of the PNG's text, in front of it
+_BEGINNING = re.compile(rf"(?:{_NEGATIVE})?\s*Steps:")
 _STEPS = re.compile(r"\sSteps:\s*\d+\s*,\s*\w")
 _OTHER_FIELDS = re.compile(r"\b(?:Sampler|CFG scale|Seed|Size):")
 _NAME = re.compile(r"\s*(\w[\w \-/+.]{0,99}?):\s*")
 _LEAST, _LEAST_OF_STEPS = 3, 2  # fields of a line of them, as AUTOMATIC1111 counts; of one that begins with the steps
 _LAST, _MOST_FIELDS = 10, 2000  # lines from the end, and fields in one
+_LONGEST = 2**19  # characters of a text; those of Civitai with many resources have 2^14
 _DECODER = json.JSONDecoder()
 
 
@@ -34,7 +36,9 @@ class Infotext:
 
 
 def split_infotext(text: str) -> Infotext:
-    """The parts of a text. Raises `ValueError` if it has no line of fields."""
+    """The parts of a text. Raises `ValueError` if it has no line of fields, or is longer than any."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"it has {len(text)} characters; expected at most {_LONGEST}")
     lines = _lines(text)
     number, fields = _find_fields(lines)
     prompts: list[list[str]] = [[], []]
@@ -55,17 +59,17 @@ def _lines(text: str) -> list[str]:
     lines = text.split("\n")
     if not any(map(_begins_with_steps, lines)):
         lines = [part for line in lines for part in _broken(line)]
-    joined: list[str] = []
+    joined: list[list[str]] = []
     for line in lines:
-        if joined and _begins_with_steps(joined[-1]) and joined[-1].endswith(","):  # no tool ends its fields with one
-            joined[-1] += f" {line.strip()}"
+        if joined and joined[-1][-1].endswith(",") and _begins_with_steps(joined[-1][0]):  # no tool ends its fields so
+            joined[-1].append(line.strip())
         else:
-            joined.append(line.rstrip())
-    return joined
+            joined.append([line.rstrip()])
+    return [" ".join(parts) for parts in joined]
 
 
 def _begins_with_steps(line: str) -> bool:
-    return re.match(rf"(?:{_NEGATIVE})?\s*Steps:", line) is not None
+    return _BEGINNING.match(line) is not None
 
 
 def _broken(line: str) -> list[str]:

@@ -49,6 +49,7 @@ async def read_units(service: Service, script: Any, given: Given) -> dict[str, l
     units = script.get("args") if isinstance(script, dict) else None
     if not isinstance(units, list):
         raise ArgumentError(f"alwayson_scripts has {SCRIPT} without args; expected a list of units")
+    service.check_count(f"alwayson_scripts.{SCRIPT}.args", units)
     nets, adapters = [await asyncio.to_thread(service.catalog.files, kind) for kind in _KINDS]
     found: dict[str, list[dict[str, Any]]] = {"control": [], "reference": []}
     for unit in map(Given, filter(is_unit, units)):

@@ -10,6 +10,7 @@ from ..given import Given
 from ..refusals import UnknownError
 from ..service import Service
 from ..uploads import Upload, from_base64
+from ..work import check_pixels
 from .sizes import read_size
 
 _MODES = (0, 1, 2, 3)  # stretch, crop, fill, and enlarged latents, which is stretched here
@@ -21,7 +22,9 @@ async def read_sources(service: Service, given: Given, warnings: list[str]) -> d
     """The fields `image`, `strength`, `mask`, `feather` and `mask_padding`. Raises `ArgumentError` and
     `UnknownError`.
     """
-    uploads = await _uploads(service, given.items("init_images"), "init_images")
+    images = given.items("init_images")
+    service.check_count("init_images", images)
+    uploads = await _uploads(service, images, "init_images")
     if not uploads:
         raise UnknownError("Init image not found", "init_images")
     if (mode := given.whole("resize_mode", 0)) not in _MODES:
@@ -31,6 +34,7 @@ async def read_sources(service: Service, given: Given, warnings: list[str]) -> d
     fields: dict[str, Any] = {"strength": given.number("denoising_strength", 0.75)}
     if not masks and mode in (0, 3):
         return fields | {"image": uploads}
+    check_pixels(uploads, service.settings)
     from .painting import Painting, prepare
 
     if not masks:
