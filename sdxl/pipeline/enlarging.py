@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,9 +31,7 @@ def with_enlarged(plan: Plan, first: Plan, z: Tensor, latents: Latents, noise: B
         z = latents.encode(images, None if is_mean else noise.draw())
     else:
         height, width = (side // factor for side in whole)
-        where = (
-            torch.device("cpu") if z.device.type == "mps" else z.device
-        )  # Apple's GPU has not all modes in all versions
+        where = "cpu" if z.device.type == "mps" else z.device  # Apple's GPU has not all modes in all versions
         z = F.interpolate(z.to(where), (height, width), mode=upscaler.mode, antialias=upscaler.antialias).to(z.device)
         z = z[..., top : top + size[0] // factor, left : left + size[1] // factor]
     return replace(plan, sources=replace(plan.sources, image_latents=z))
