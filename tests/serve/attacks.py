@@ -41,6 +41,11 @@ class Attack:
     raw: bytes | None = None
     is_anybody: bool = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether the server waits for more before it gives up."""
+        return self.expected in ((0,), (408,))
+
 
 def job(name: str, status: int = 400, **given: Any) -> Attack:
     """A job that is refused."""
@@ -399,8 +404,8 @@ def tricks() -> Iterator[Attack]:
     yield lines("an unknown encoding", 400, 501, more=b"0\r\n\r\n", Transfer_Encoding="gzip")
     yield lines("chunks of a wrong length", 400, more=b"zz\r\n\r\n", Transfer_Encoding="chunked")
     yield lines("chunks of a negative length", 400, more=b"-1\r\n\r\n", Transfer_Encoding="chunked")
-    yield lines("a header of 64 kB", 400, 431, X="y" * 65536)
-    yield lines("2,000 headers", 400, 431, **{f"X_{n}": "yyyyyyyy" for n in range(2000)})
+    yield lines("a header of 64 kB", 0, 400, 431, X="y" * 65536)
+    yield lines("2,000 headers", 0, 400, 431, **{f"X_{n}": "yyyyyyyy" for n in range(2000)})
     yield lines("a null byte", 400, X="a\0b")
     yield lines("a line in a header", 400, X="a\nb: c")
     yield lines("a folded header", 400, 401, 415, X="a\r\n b", Content_Type="text/plain")
@@ -408,7 +413,7 @@ def tricks() -> Iterator[Attack]:
     yield lines("no colon", 400, **{"X\r\nY": "a"})
     yield lines("a null byte in the path", 404, first="GET /api/jobs/%00 HTTP/1.1")
     yield lines("a bare null byte in the path", 400, first="GET /api/\0 HTTP/1.1")
-    yield lines("a path of 64 kB", 400, 404, 414, first=f"GET /{'x' * 65536} HTTP/1.1")
+    yield lines("a path of 64 kB", 0, 400, 404, 414, first=f"GET /{'x' * 65536} HTTP/1.1")
     yield lines("a method of 10 kB", 405, first=f"{'X' * 10_000} /api/jobs HTTP/1.1")
     yield lines("a method in small letters", 405, first="get /api/server HTTP/1.1")
     yield lines("an override of the method", 405, first="PUT /api/jobs HTTP/1.1", X_HTTP_Method_Override="POST")
