@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..errors import CheckpointError
 from ..weights import control_kinds, identify
-from ..weights.container import TensorFile, Weights
+from ..weights.container import WEIGHTS, TensorFile, Weights
 from ..weights.control_kinds import UNION, kind_of, prefix_of
 from ..weights.reference_rows import is_ip_adapter
 from .family import alien, context_widths
@@ -39,7 +39,7 @@ def read_kind(path: Path) -> AdapterKind | None:
     another family than SDXL, and for what cannot be read. A file is read once, as long as it does not change.
     """
     try:
-        files = sorted(path.glob("[!.]*.safetensors")) if os.path.isdir(path) else [path]
+        files = sorted(path.glob(WEIGHTS)) if os.path.isdir(path) else [path]
         return _kind(tuple((file, (found := file.stat()).st_size, found.st_mtime_ns) for file in files))
     except OSError:
         return None

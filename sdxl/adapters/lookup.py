@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import hub
-from ..weights.container import TensorFile
+from ..weights.container import WEIGHTS, TensorFile
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
@@ -97,7 +97,7 @@ def named_files(name: str, folders: Sequence[Path]) -> list[Path]:
 
 def only_file(folder: Path, what: str) -> Path:
     """The file of a folder with one, such as PEFT writes."""
-    files = sorted(folder.glob(f"[!.]*{_SUFFIX}"))
+    files = sorted(folder.glob(WEIGHTS))
     if len(files) != 1:
         raise CheckpointError(f"{folder} has {len(files)} {_SUFFIX} files; give the path of one as the {what}")
     return files[0]

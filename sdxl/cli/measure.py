@@ -43,10 +43,9 @@ def machine(device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     processor = (names or [platform.processor() or platform.machine()])[0]
+    name = torch.cuda.get_device_name(device) if cuda else processor
     return {
-        "device": torch.cuda.get_device_name(device)
-        if cuda
-        else f"{'' if device.type == 'cpu' else 'GPU of '}{processor}",
+        "device": f"GPU of {name}" if device.type == "mps" else name,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

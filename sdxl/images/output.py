@@ -7,11 +7,11 @@ import os
 import re
 import sys
 import tempfile
-import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import OutputError, is_disk_full
+from ..weights.library import composed
 from ..weights.part import open_part, put_in_place
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -97,7 +97,7 @@ def check_name(name: str) -> None:
 
 def same_name(name: str) -> str:
     """Equal for names that file systems of Windows and macOS may take for the same, whatever this one does."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return composed(composed(name).casefold())
 
 
 def is_same_file(path: Path, other: Path) -> bool:

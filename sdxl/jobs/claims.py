@@ -32,7 +32,6 @@ else:
     import fcntl
 
 _CHANGE = 2**30 - 1  # more than any job has items; older versions lock all bytes up to here to change a plan
-
 _PAUSE = 0.02  # seconds
 
 Range = tuple[int, int]

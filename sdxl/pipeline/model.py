@@ -99,7 +99,7 @@ class Model:
         for component in components:
             component.release()
         if self.is_compiled:
-            gc.collect()  # compiled methods and their network hold each other
+            gc.collect()  # compiled blocks hold themselves
         trim()
 
     def free_all(self) -> None:
@@ -128,7 +128,6 @@ class Model:
         """The same with compiled blocks, now or when they are loaded, and CUDA graphs from the first step on."""
         if self.graphs is not None:
             self.graphs.clear()
-        self.vae.apply(compile_blocks)
         for expert in self.experts:
             expert.unet.apply(compile_blocks)
         self.extras.apply(compile_blocks)

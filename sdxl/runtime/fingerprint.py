@@ -73,10 +73,7 @@ def _is_plain(module: nn.Module) -> bool:
     kind: Any = type(module)
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or not _is_own(kind, kind.forward):
         return False
-    names = _methods(kind)
-    if own.keys().isdisjoint(names):
-        return True
-    return all(hasattr(own[name], "_torchdynamo_orig_callable") for name in own.keys() & names)  # by `compile_blocks`
+    return own.keys().isdisjoint(_methods(kind))
 
 
 @cache

@@ -16,7 +16,7 @@ from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from . import system_memory
 from .offload import OFFLOADS, ways
-from .placement import Placement, vae_placement
+from .placement import Placement, has_pixels, vae_placement
 
 UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
 # feature maps of the second level's channels: in strips or not, with the channels of a pixel side by side or not
@@ -96,8 +96,8 @@ def vae_bytes(config: AnyVAEConfig, size: Sequence[int], at: Placement, in_strip
     itemsize = at.arithmetic.itemsize
     if isinstance(config, TinyVAEConfig):
         return TINY_VAE_MAPS * config.width * math.prod(size) * itemsize
-    has_pixels = at.device.type == "cuda" and itemsize == 2 and not at.streamed
-    return int(VAE_MAPS[in_strips, has_pixels] * config.channels[1] * math.prod(size) * itemsize)
+    is_last = has_pixels(at.device, at.dtype) and not at.streamed
+    return int(VAE_MAPS[in_strips, is_last] * config.channels[1] * math.prod(size) * itemsize)
 
 
 def fits_in_a_map(config: AnyVAEConfig, size: Sequence[int], count: int, at: Placement) -> bool:

@@ -87,6 +87,13 @@ def text_placement(placement: Placement, offload: str) -> Placement:
     return replace(placement, packed=False, int8=False, streamed=offload in ("text", "block"))
 
 
+def has_pixels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the channels of convolutions' weights, and so of maps, lie side by side (channels_last), as cuDNN's
+    kernels want them in 16 bits. Weights that are streamed keep their order.
+    """
+    return device.type == "cuda" and dtype.itemsize == 2
+
+
 def weight_bytes(
     shapes: Iterable[tuple[int, ...]], dtype: torch.dtype, in_8_bits: Iterable[tuple[int, ...]] = ()
 ) -> int:

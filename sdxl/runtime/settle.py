@@ -15,7 +15,7 @@ from .fp8 import Fp8Linear, narrowed
 from .int8 import quantized
 from .memory import trim
 from .onednn import packed
-from .placement import Placement
+from .placement import Placement, has_pixels
 from .rewrite import rewrite
 from .scratch import cast, scratch
 from .streamed import Change, streamed
@@ -208,7 +208,7 @@ class _Settle:
 def moved(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A weight on another device and in another dtype; itself if it is there already."""
     if device.type == "cuda":
-        layout = torch.channels_last if weight.ndim == 4 and dtype.itemsize == 2 else torch.preserve_format
+        layout = torch.channels_last if weight.ndim == 4 and has_pixels(device, dtype) else torch.preserve_format
         there = weight.to(device) if weight.itemsize <= dtype.itemsize else weight  # it is cast there: less time
         return there.to(device, dtype, memory_format=layout)
     if device.type != "cpu":

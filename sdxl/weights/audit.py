@@ -19,7 +19,7 @@ from ..sampling.presets import Family
 from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
-from .container import TensorFile, Weights
+from .container import WEIGHTS, TensorFile, Weights
 from .control import read_controlnet, read_files, read_t2i_adapter
 from .control_kinds import CONTROL_LORA, LLLITE, NAME, T2I_ADAPTER, is_control, kind_of, refusal
 from .info import ModelInfo
@@ -158,9 +158,9 @@ def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = No
 
 
 def _inspect_folder(path: Path, variant: str | None) -> Report:
-    unets = sorted((path / "unet").glob("[!.]*.safetensors"))
+    unets = sorted((path / "unet").glob(WEIGHTS))
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
-        files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob("*/[!.]*.safetensors"))}
+        files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob(f"*/{WEIGHTS}"))}
         return Report(path, f"{other}, diffusers folder", {name: count_tensors(w, w) for name, w in files.items()})
     checkpoint = read_checkpoint(path, variant)
     return report_components(path, f"{_whole(checkpoint)}, diffusers folder", checkpoint.components, checkpoint.info)

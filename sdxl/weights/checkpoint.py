@@ -14,7 +14,7 @@ from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from . import diffusers_config, identify, tiny_vae, tokenizer_files
 from .component import Component, check_components
-from .container import TensorFile, Weights, entries, list_some, open_shards, read_json
+from .container import WEIGHTS, TensorFile, Weights, entries, list_some, open_shards, read_json
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
 from .recognise import recognise
@@ -143,7 +143,7 @@ def _other_contents(path: Path) -> str:
     if "config.json" in names:
         return " but a config.json: it is a component, which unet= and vae= take"
     files = [name for name in names if name.endswith(".safetensors")]
-    files = files or [file.relative_to(path).as_posix() for file in sorted(path.glob("*/[!.]*.safetensors"))]
+    files = files or [file.relative_to(path).as_posix() for file in sorted(path.glob(f"*/{WEIGHTS}"))]
     return f" but {len(files)} .safetensors file{'s' * (len(files) > 1)}: {list_some(files)}" if files else ""
 
 

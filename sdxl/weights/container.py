@@ -48,6 +48,7 @@ _MOST_DIMENSIONS = 16
 _MOST_SHARDS = 1000
 _MOST_LISTED = 6  # names in an error message
 _NUMBERS = 2**63  # torch counts in 64 bits
+WEIGHTS = "[!.]*.safetensors"  # of the names in a folder: hidden files are none, which macOS makes beside others
 _NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not define
 _NO_PAGES = (8, 1455)  # Windows' errors for memory that its paging file could not hold, which it promises to all maps
 _ENTRY = {"dtype", "shape", "data_offsets"}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ArgumentError, CheckpointError, HubError, SDXLWarning
 from . import builtin, library
-from .container import list_some, read_json
+from .container import WEIGHTS, list_some, read_json
 from .download import check_space, receive
 from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
@@ -172,7 +172,7 @@ def _cached(
     options = {"revision": revision, "local_files_only": True, "allow_patterns": ["model_index.json"]}
     folder = _from_cache(name, no_answer, lambda: hub.snapshot_download(name, **options))
     index = folder / "model_index.json"
-    single = list(folder.glob("[!.]*.safetensors"))
+    single = list(folder.glob(WEIGHTS))
     if not index.exists():
         return single[0] if len(single) == 1 and not component else folder
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

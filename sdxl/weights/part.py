@@ -13,7 +13,6 @@ from pathlib import Path
 
 PART = ".part"  # the suffix of a file while it is written
 
-
 _PATIENCE = 2.0  # seconds
 _LONGEST = 40  # characters of a prefix: names have at most 255 bytes
 
@@ -36,9 +35,9 @@ def open_part(path: Path, folder: Path | None = None) -> tuple[int, str]:
         with suppress(FileExistsError):
             handle = os.open(temporary, flags, 0o666)
             break
+    if sys.platform == "win32":  # whose only permission, to write, a file needs until it has its name
+        return handle, temporary
     with suppress(OSError):  # nothing is there, or the file system has no permissions
-        if sys.platform == "win32":  # whose only one, to write, a file needs until it has its name
-            return handle, temporary
         there = os.lstat(path)
         if stat.S_ISREG(there.st_mode):
             os.chmod(temporary, there.st_mode & 0o777)

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from ...images.upscalers import UPSCALERS
+from ...runtime import system_memory
 from ...sampling.names import AUTOMATIC
 from ...sampling.samplers import SAMPLERS
 from ...sampling.schedules import SCHEDULES
@@ -118,11 +119,7 @@ def _system_memory() -> dict[str, Any]:
 
 def _available(unused: int) -> int:
     """What programs can have: also what the cache of files takes, and no more than a container may."""
-    if (torch := sys.modules.get("torch")) is None:  # the worker imports it
-        return unused
-    from ...runtime.memory import available
-
-    free = available(torch.device("cpu"))
+    free = system_memory.free()
     return unused if free == math.inf else int(free)
 
 
