@@ -101,11 +101,12 @@ class Pipeline(DiffusersNames):
         `model` is a single .safetensors file, a diffusers folder, or an id on the hub; a base, an inpainting model or a
         refiner. `refiner` is another model that takes over at the end (SDXL paper, section 2.5). `unet` and `vae`
         replace that component by another file's; a UNet also sets the prediction type if its file states it. `dtype` is
-        that of the weights: None takes bfloat16 where the hardware computes it fast, else float32 (float16 if "auto"
-        finds too little memory for that). On a CPU that is slow in it the arithmetic is float32, and so is the VAE's
-        for float16, where it could overflow. `revision` and `variant` ("fp16") are the hub's; without a variant, the
-        fp16 files are taken where there are any, unless `dtype` is float32. An address of the hub works as an id does,
-        and a name without a slash may be that of a model in the folder `SDXL_MODELS_DIR`.
+        that of the weights: None takes bfloat16 where the hardware computes it fast, float16 on GPUs that are fast in
+        that alone, else float32 (float16 if "auto" finds too little memory for that). Where the hardware is slow in it
+        the arithmetic is float32, and so is the VAE's for float16, where it could overflow. `revision` and `variant`
+        ("fp16") are the hub's; without a variant, the fp16 files are taken where there are any, unless `dtype` is
+        float32. An address of the hub works as an id does, and a name without a slash may be that of a model in the
+        folder `SDXL_MODELS_DIR`.
 
         `offload` says what is in memory: "none" keeps all of the model; "text" all but the matrices of the text
         encoders, which are fetched when they are needed (for a GPU); "stage" loads text encoders, UNets and VAE when
