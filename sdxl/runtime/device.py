@@ -96,8 +96,16 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         chosen = default_device() if device is None else torch.device(device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device {device!r} cannot be used ({_reason(error)}); give cpu, cuda or mps") from error
+        raise ArgumentError(
+            f"device {device!r} cannot be used ({_reason(error)}); torch {torch.__version__} finds {_found()} here. "
+            "Give that, or install the PyTorch of your GPU"
+        ) from error
     return chosen
+
+
+def _found() -> str:
+    """The kinds of devices that torch can use on this machine."""
+    return "cpu" if (best := default_device().type) == "cpu" else f"cpu and {best}"
 
 
 def _reason(error: Exception) -> str:

@@ -72,7 +72,8 @@ def test_one_warning_lists_all(tiny_pipe: sdxl.Pipeline) -> None:
     (message,) = (str(each.message) for each in caught)
     assert message == (
         "the prompts have syntax that is words in prompt_syntax plain: prompt_syntax a1111 or comfyui reads '(a:1.2)' "
-        "and 1 more, '((b))'; prompt_syntax a1111 reads 'BREAK', '<lora:h:1>', '[[f]]'; no switch reads '{d|e}'; "
+        "and 1 more, '((b))'; prompt_syntax a1111 reads 'BREAK', '<lora:h:1>', '[[f]]'; no "
+        "prompt_syntax reads '{d|e}'; "
         "prompt_syntax comfyui reads 'embedding:g'"
     )
     with warnings.catch_warnings():
