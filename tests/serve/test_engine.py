@@ -332,6 +332,48 @@ def test_what_is_kept_of_finished_jobs_is_bounded(monkeypatch: pytest.MonkeyPatc
     service.engine.close()
 
 
+def test_a_job_that_ends_late_is_kept_as_long_as_one_that_ends_early() -> None:
+    """Whoever cancels what waits behind a job must not lose the images of that one."""
+    gate = Gate()
+    service = start(loader(FakePipe(go=gate)), keep=2)
+    first, *others = (submit(service) for _ in range(4))
+    until(lambda: first.state.status == "running")
+    for job in others:
+        service.engine.cancel(job.id)
+    assert service.engine.jobs() == [first, *others[1:]]
+    gate.let()
+    assert over(first) == "done"
+    assert service.engine.jobs() == [first, others[2]]
+    service.engine.close()
+
+
+def test_the_newest_images_are_kept_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could get those of a job that is forgotten when it ends."""
+    monkeypatch.setattr(engine_module, "_KEPT_BYTES", 1)
+    service = start(loader(FakePipe()))
+    jobs = [submit(service) for _ in range(2)]
+    assert [over(job) for job in jobs] == ["done", "done"]
+    until(lambda: not service.engine.running)
+    assert service.engine.jobs() == jobs[1:]
+    service.engine.close()
+
+
+def test_a_clock_that_is_set_forgets_no_job_and_sends_no_client_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    service = start(loader(FakePipe(go=gate)))
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 1e6)
+    gate.let()
+    assert over(job) == "done"
+    until(lambda: not service.engine.running)
+    assert service.engine.patience < 100
+    monkeypatch.setattr(time, "time", lambda: clock() + 2e6)
+    assert service.engine.jobs() == [job]
+    service.engine.close()
+
+
 def test_sessions_see_their_own_jobs() -> None:
     service = start(loader(FakePipe()))
     mine, others, none = (submit(service, session=session) for session in ("mine", "others", None))
