@@ -29,7 +29,7 @@ Load = Callable[[ModelRequest], Any]
 
 def start(load: Load, **settings: Any) -> Service:
     settings = {"port": 0, "devices": ("cpu",)} | settings
-    service = make_service(Settings(**settings), make_catalog([ModelRequest("one"), ModelRequest("two")]), load)
+    service = make_service(Settings(**settings), make_catalog([ModelRequest(name) for name in ("one", "two", "three")]), load)
     service.start()
     return service
 
@@ -189,8 +189,8 @@ def test_a_switch_is_a_job_and_one_model_is_in_memory() -> None:
     assert over(job := submit(service)) == "done"
     assert job.state.images[0].parameters["model"] == {"model": "two"}
     assert alive == ["one", "two", "one", "two"]
-    with pytest.raises(UnknownError, match="there are one, two"):
-        service.switch("three")
+    with pytest.raises(UnknownError, match="there are one, two, three"):
+        service.switch("four")
     service.engine.close()
 
 
@@ -255,6 +255,34 @@ def test_switches_that_fail_or_are_cancelled_leave_the_model_before() -> None:
     assert service.model == "one"
     held.let()
     assert over(job) == "done"
+    service.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("switches", "cancelled", "left"),
+    [
+        (("two", "two"), (0,), "two"),  # the other client's still comes
+        (("two", "three"), (1,), "two"),
+        (("two", "three", "two"), (2, 0), "three"),
+        (("two", "three"), (1, 0), "one"),
+        (("two", "one", "three"), (2,), "one"),
+    ],
+)
+def test_clients_that_switch_at_once(switches: tuple[str, ...], cancelled: tuple[int, ...], left: str) -> None:
+    """The last switch that is neither cancelled nor failed counts, while they wait and when they are done."""
+    gate = Gate()
+    service = start(loader(FakePipe(go=gate)))
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    jobs = [service.switch(model) for model in switches]
+    for number in cancelled:
+        service.engine.cancel(jobs[number].id)
+    assert service.model == left
+    gate.let()
+    assert {over(each) for each in jobs} <= {"done", "cancelled"}
+    assert service.model == left
+    assert over(switch := service.switch("two")) == "done"
+    assert (service.model, switch.work.model) == ("two", "two")
     service.engine.close()
 
 
