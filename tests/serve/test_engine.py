@@ -29,7 +29,9 @@ Load = Callable[[ModelRequest], Any]
 
 def start(load: Load, **settings: Any) -> Service:
     settings = {"port": 0, "devices": ("cpu",)} | settings
-    service = make_service(Settings(**settings), make_catalog([ModelRequest(name) for name in ("one", "two", "three")]), load)
+    service = make_service(
+        Settings(**settings), make_catalog([ModelRequest(name) for name in ("one", "two", "three")]), load
+    )
     service.start()
     return service
 
