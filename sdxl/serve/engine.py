@@ -1,7 +1,7 @@
 """The queue of jobs and what is kept of them: one bounded first-in, first-out queue for all workers. No HTTP, no torch.
 
-Its methods may be called by any thread. A job that is over stays until `keep` others have ended after it, or an hour has
-passed, or the images of all take too much memory. The one that ended last stays: its client has had no time to ask.
+Its methods may be called by any thread. A job that is over stays until `keep` others have ended after it, or an hour
+has passed, or the images of all take too much memory. The last one stays: its client has had no time to ask.
 """
 
 from __future__ import annotations
