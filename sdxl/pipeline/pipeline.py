@@ -252,7 +252,7 @@ class Pipeline(DiffusersNames):
         with self._lock:
             resolved = self._additions.resolve(read_loras(loras))
             self._adapt(resolved)
-            self._additions.loras = resolved
+            self._additions.set_loras(resolved)
 
     @property
     def loras(self) -> tuple[ActiveLoRA, ...]:

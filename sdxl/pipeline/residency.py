@@ -79,6 +79,8 @@ class Residency:
         else leave a model that fits.
         """
         self._wanted = plan.extras
+        if changed := self.model.extras.forget_changed(self._wanted):
+            self.model.free(*changed)
         while True:
             try:
                 return self._check(plan)
