@@ -109,21 +109,21 @@ def test_what_a_hook_keeps_stays_as_it_was(kind: str, request: pytest.FixtureReq
     (expected_grad,) = torch.autograd.grad(expected.square().sum(), own)
 
     kept: list[tuple[Tensor, Tensor]] = []
-    grads: list[Tensor] = []
+    backward: list[nn.Module] = []
     if kind == "every module":
         of_all = nn.modules.module
         handles = [of_all.register_module_forward_hook(lambda layer, args, y: kept.append((y, y.detach().clone())))]
-        handles.append(of_all.register_module_full_backward_hook(lambda layer, grad, of_output: grads.append(grad[0])))
+        handles.append(of_all.register_module_full_backward_hook(lambda layer, grad, of_output: backward.append(layer)))
         for handle in handles:
             request.addfinalizer(handle.remove)
     else:
         for layer in block.modules():
             layer.register_forward_hook(lambda layer, args, y: kept.append((y, y.detach().clone())))
-            layer.register_full_backward_hook(lambda layer, grad, of_output: grads.append(grad[0]))
+            layer.register_full_backward_hook(lambda layer, grad, of_output: backward.append(layer))
     output = run(own)
     (grad,) = torch.autograd.grad(output.square().sum(), own)
     assert torch.equal(output, expected)
     assert torch.equal(grad, expected_grad)
     assert len(kept) >= 2
-    assert len(grads) >= 2
+    assert len(backward) >= 2
     assert all(torch.equal(*each) for each in kept)
