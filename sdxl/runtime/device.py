@@ -55,7 +55,7 @@ def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
 def _fast_dtypes(device: torch.device) -> Sequence[torch.dtype]:
     """The dtypes of 16 bits that a GPU computes in faster than in float32, the one to be preferred first."""
     if device.type != "cuda":
-        return (torch.float16,) if device.type == "mps" else ()
+        return {"mps": (torch.float16,), "xpu": (torch.bfloat16, torch.float16)}.get(device.type, ())
     card = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         has_bfloat16 = not card.gcnArchName.startswith(WITHOUT_BFLOAT16)
@@ -92,20 +92,21 @@ def _measure() -> dict[torch.dtype, float]:
 
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, None for the default; `ArgumentError` if it cannot be used."""
+    name = default_device().type if device is None else str(device)
     try:
-        chosen = default_device() if device is None else torch.device(device)
-        torch.empty(1, device=chosen)
+        chosen = torch.device(name)
+        torch.ones(1, device=chosen).item()  # runs a kernel: a torch for newer GPUs has none for this one
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(
-            f"device {device!r} cannot be used ({_reason(error)}); torch {torch.__version__} finds {_found()} here. "
+            f"device {name!r} cannot be used ({_reason(error)}); torch {torch.__version__} finds {_found(name)} here. "
             "Give that, or install the PyTorch of your GPU"
         ) from error
     return chosen
 
 
-def _found() -> str:
-    """The kinds of devices that torch can use on this machine."""
-    return "cpu" if (best := default_device().type) == "cpu" else f"cpu and {best}"
+def _found(failed: str) -> str:
+    """The kinds of devices that torch can use on this machine, without one that has failed."""
+    return "cpu" if (best := default_device().type) in ("cpu", failed) else f"cpu and {best}"
 
 
 def _reason(error: Exception) -> str:

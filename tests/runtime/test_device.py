@@ -81,10 +81,11 @@ def check_dtypes(device: str, of_card: Any, dtypes: str, monkeypatch: pytest.Mon
         assert choose_placement(at, dtype) == Placement(at, dtype, arithmetic)
 
 
-def test_the_dtype_of_apples_gpu() -> None:
-    at = torch.device("mps")
-    assert default_dtype(at) is torch.float16
-    assert choose_placement(at, torch.float16) == Placement(at, torch.float16, torch.float16)
+@pytest.mark.parametrize(("device", "dtype"), [("mps", torch.float16), ("xpu", torch.bfloat16)])
+def test_the_dtype_of_other_gpus(device: str, dtype: torch.dtype) -> None:
+    at = torch.device(device)
+    assert default_dtype(at) is dtype
+    assert choose_placement(at, dtype) == Placement(at, dtype, dtype)
 
 
 def test_the_processor_is_tried_quickly() -> None:
@@ -112,3 +113,17 @@ def test_a_device_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match=r"device 'mps' cannot be used .*; torch .* finds cpu") as refused:
         choose_device("mps")
     assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_a_gpu_that_is_too_old_for_torch(device: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has memory, and kernels fail; so it is refused before a model is loaded."""
+    words = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"
+
+    def no_kernel(*sizes: int, device: torch.device) -> torch.Tensor:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", no_kernel)
+    with pytest.raises(ArgumentError, match=r"device 'cuda' cannot be used \(CUDA error: no kernel .* finds cpu here"):
+        choose_device(device)
