@@ -118,7 +118,7 @@ def test_a_device_that_is_not_there() -> None:
 @pytest.mark.parametrize("device", [None, "cuda"])
 def test_a_gpu_that_is_too_old_for_torch(device: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has memory, and kernels fail; so it is refused before a model is loaded."""
-    words = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"
+    words = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"
 
     def no_kernel(*sizes: int, device: torch.device) -> torch.Tensor:
         raise RuntimeError(words)
