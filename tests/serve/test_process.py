@@ -114,7 +114,7 @@ def test_errors_at_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: py
         assert message in capsys.readouterr().err
     monkeypatch.setattr(run, "_EXTRA", ("no_such_package",))
     assert main(["serve"]) == 1
-    assert "pip install 'sdxl-torch[serve]'" in capsys.readouterr().err
+    assert 'pip install "sdxl-torch[serve]"' in capsys.readouterr().err
     with pytest.raises(SDXLError):
         run.check_extra()
 
