@@ -75,7 +75,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, None for the default; `ArgumentError` if it cannot be used."""
     try:
         chosen = default_device() if device is None else torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.ones(1, device=chosen)  # a kernel runs, which an older torch lacks for a newer GPU
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(
             f"device {device!r} cannot be used ({_reason(error)}); torch {torch.__version__} finds {_found()} here. "

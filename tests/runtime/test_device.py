@@ -48,6 +48,15 @@ def test_a_dtype_that_the_device_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_dtype("float16", CPU) is torch.float16
 
 
+def test_a_gpu_that_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ones(*sizes: int, device: torch.device) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(ArgumentError, match=r"'cuda' cannot .* execution on the device\); .* the PyTorch of your GPU$"):
+        choose_device("cuda")
+
+
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is there")
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(ArgumentError, match=r"device 'mps' cannot be used .*; torch .* finds cpu") as refused:
