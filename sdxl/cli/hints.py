@@ -65,6 +65,8 @@ _HERE = {
     "--use-pytorch-cross-attention": "the default",
     # programs that download from the hub
     **dict.fromkeys(("--hf-token", "--token"), "HF_TOKEN in the environment"),
+    **dict.fromkeys(("--local-files-only", "--offline"), "HF_HUB_OFFLINE=1 in the environment"),
+    "--cache-dir": "HF_HOME in the environment",
     # scripts of CompVis, Stability and diffusers
     "--H": "--height",
     "--W": "--width",
