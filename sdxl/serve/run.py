@@ -58,13 +58,17 @@ class Process:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
         self._calls = 0
+        self._is_asked = False  # to close, perhaps before there was a loop
 
     def run(self) -> int:
         """Serve until `close`; the exit status."""
         return asyncio.run(self._serve())
 
     def close(self) -> None:
-        """End the service when its running image is finished; called again, before its next step."""
+        """End the service when its running image is finished; called again, before its next step. It may be called
+        before `run` and after it.
+        """
+        self._is_asked = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._close)
 
@@ -82,6 +86,8 @@ class Process:
 
         engine, settings = self._service.engine, self._service.settings
         self._loop = asyncio.get_running_loop()
+        if self._is_asked:
+            self._close()
         engine.on_fault(self.close)
         config = uvicorn.Config(
             make_app(self._service),

@@ -95,6 +95,26 @@ def test_a_second_signal_does_not_wait_for_the_image() -> None:
         assert process.wait(30) == 0
 
 
+def test_signals_before_and_after_the_work_end_it_as_one_in_it() -> None:
+    work = """
+import os, signal, sys
+from sdxl.cli.main import main
+from sdxl.serve.run import Process
+run = Process.run
+def run_between_signals(self):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    status = run(self)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    return status
+Process.run = run_between_signals
+sys.exit(main(["serve", "--model", "miniature", "--port", "0"]))
+"""
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
 def test_errors_at_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, status, message in (
         (["--host", "0.0.0.0"], 2, "give --api-key or --auth"),
