@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -282,10 +282,10 @@ class Pipeline(DiffusersNames):
         """The words with learned vectors."""
         return {each.word: each for each in self._additions.embeddings}
 
-    def _adapt(self, loras: Sequence[LoRA]) -> None:
-        """Have the model's weights changed by these LoRAs and no others."""
+    def _adapt(self, loras: Sequence[LoRA], additions: Additions | None = None) -> None:
+        """Have the model's weights changed by these LoRAs and no others, and the words of these additions known."""
         if self.residency.loader is not None:
-            self.residency.use(self._additions.applied(self.residency.loader, loras))
+            self.residency.use((additions or self._additions).applied(self.residency.loader, loras))
 
     @property
     def info(self) -> ModelInfo:
@@ -382,10 +382,7 @@ class Pipeline(DiffusersNames):
             if request.seed is not None:
                 raise ArgumentError("generator and seed are both given; give one of them")
             request = replace(request, seed=generators.seeds)
-        plan = self.plan(request)
-
-        def prepare() -> None:
-            self._adapt(read_loras(plan.request.loras or ()))
+        plan, prepare = self._planned(request)
 
         return Call(plan, self.residency, lambda: self.source | self.hashes.record(), prepare, self._lock, generators)
 
@@ -393,9 +390,17 @@ class Pipeline(DiffusersNames):
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
+        return self._planned(request)[0]
+
+    def _planned(self, request: Request) -> tuple[Plan, Callable[[], None]]:
+        """The plan of a request, and what has the model changed as it asks for: with the LoRAs and embeddings of this
+        moment, since other threads may set others before this one has its turn.
+        """
         check_fork()  # here too, since what opens an image computes with torch
+        additions = replace(self._additions)
         refiner = self.experts[1].info if len(self.experts) > 1 else None
-        return self._additions.plan(request, self.info, refiner)
+        plan = additions.plan(request, self.info, refiner)
+        return plan, lambda: self._adapt(read_loras(plan.request.loras or ()), additions)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
@@ -420,7 +425,7 @@ class Pipeline(DiffusersNames):
         if refiner and len(self.experts) == 1:
             raise ArgumentError("refiner is True but no refiner is loaded; load one with refiner=")
         given: dict[str, Any] = {"prompt": prompt, **call_arguments(arguments)}
-        plan = self.plan(Request(**given))
+        plan, prepare = self._planned(Request(**given))
         check_one_text(plan.branches)
 
         def encode(model: Model) -> EncodedPrompt:
@@ -430,7 +435,7 @@ class Pipeline(DiffusersNames):
             return encoded_prompt(both[POSITIVE], both[NEGATIVE])
 
         with self._lock:
-            self._adapt(read_loras(plan.request.loras or ()))
+            prepare()
             return self.residency.retry(encode)
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
