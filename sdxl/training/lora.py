@@ -118,7 +118,8 @@ def save_lora(
 ) -> None:
     """Write the layers of each component as kohya's scripts do, with diffusers' names: `lora_unet_...lora_down.weight`.
 
-    `metadata` is for the header of the file. Raises `OutputError`, and `ArgumentError` for layers that the model has not.
+    `metadata` is for the header of the file. Raises `OutputError`, and `ArgumentError` for layers that are not the
+    model's.
     """
     tensors: dict[str, Tensor] = {}
     rows = component_rows(config)
