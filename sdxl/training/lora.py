@@ -59,7 +59,8 @@ class LowRank(nn.Module):
 def load_network(component: Component) -> nn.Module:
     """A network of a checkpoint with plain layers in float32, frozen: what a LoRA is trained on."""
     network = component.build()
-    state = {name: value.float().clone() for name, value in component.state().items()}
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    state = {name: value.float().clone() for name, value in component.state(shapes).items()}
     network.load_state_dict(state, assign=True)
     return network.requires_grad_(False)
 
@@ -117,8 +118,8 @@ def save_lora(
 ) -> None:
     """Write the layers of each component as kohya's scripts do, with diffusers' names: `lora_unet_...lora_down.weight`.
 
-    `metadata` is for the header of the file. Raises `OutputError`, and `ArgumentError` for layers that the model does
-    not have.
+    `metadata` is for the header of the file. Raises `OutputError`, and `ArgumentError` for layers that are not the
+    model's.
     """
     tensors: dict[str, Tensor] = {}
     rows = component_rows(config)

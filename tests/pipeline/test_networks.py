@@ -235,6 +235,17 @@ def test_a_unet_of_another_config_is_saved_as_it_is(name: str, tiny_folder: Path
         sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, context_dim=40)), pipe.vae, pipe.text)
 
 
+def test_a_schedule_of_ones_own_has_its_preset_before_and_after_saving(tiny_pipe: sdxl.Pipeline) -> None:
+    """A model that is trained on to v-prediction generates in memory with the defaults that its saved file has."""
+    assert tiny_pipe.info.family is None
+    info = replace(tiny_pipe.info, schedule=tiny_pipe.info.schedule.of_network("v_prediction", True))
+    mine = sdxl.Pipeline.from_networks(info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    assert mine.info.family is not None
+    assert mine.info.family.preset == "zero_snr"
+    again = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    assert again.info is tiny_pipe.info
+
+
 def test_layers_of_ones_own_are_not_lost_without_a_word(tiny_folder: Path, tmp_path: Path) -> None:
     class Mine(UNet):
         def __init__(self, config: Any) -> None:
