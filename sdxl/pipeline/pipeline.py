@@ -28,7 +28,8 @@ from .adapting import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
-from .call import Call, Callback
+from .call import Call
+from .callback import Callback
 from .controlling import Controls
 from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
