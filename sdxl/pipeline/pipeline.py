@@ -17,7 +17,7 @@ from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
-from ..runtime.locks import Turns, check_fork
+from ..runtime.locks import Turns, check_fork, without_modes
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
 from ..runtime.precision import Precision
@@ -395,7 +395,8 @@ class Pipeline(DiffusersNames):
         """
         check_fork()  # here too, since what opens an image computes with torch
         refiner = self.experts[1].info if len(self.experts) > 1 else None
-        return self._additions.plan(request, self.info, refiner)
+        with without_modes():
+            return self._additions.plan(request, self.info, refiner)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
