@@ -17,7 +17,7 @@ from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
-from ..runtime.locks import Turns, check_fork
+from ..runtime.locks import Turns, check_fork, without_modes
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
 from ..runtime.precision import Precision
@@ -28,7 +28,8 @@ from .adapting import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
-from .call import Call, Callback
+from .call import Call
+from .callback import Callback
 from .controlling import Controls
 from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
@@ -399,7 +400,8 @@ class Pipeline(DiffusersNames):
         check_fork()  # here too, since what opens an image computes with torch
         additions = replace(self._additions)
         refiner = self.experts[1].info if len(self.experts) > 1 else None
-        plan = additions.plan(request, self.info, refiner)
+        with without_modes():
+            plan = additions.plan(request, self.info, refiner)
         return plan, lambda: self._adapt(read_loras(plan.request.loras or ()), additions)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
