@@ -65,7 +65,7 @@ def warn_of_syntax(request: Request) -> None:
         return
     parts = []
     for readers, examples in found.items():
-        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no switch reads"
+        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no prompt_syntax reads"
         parts.append(f"{read} {', '.join(examples)}")
     warnings.warn(
         f"the prompts have syntax that is words in prompt_syntax {request.prompt_syntax}: {'; '.join(parts)}",
@@ -88,6 +88,16 @@ def warn_of_cfg_pp(request: Request, sampler: str) -> None:
     if SAMPLERS[sampler].with_pair and scale > _MOST_CFG_PP:
         warnings.warn(
             f"guidance_scale is {scale:g} and the sampler is {sampler}, whose guidance is stronger; give 1 to 2",
+            SDXLWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_eta(request: Request, sampler: str, eta: float) -> None:
+    """Another tool may have no `eta` for a sampler that has one here."""
+    if request.eta not in (None, eta):
+        warnings.warn(
+            f"eta has no effect: by these conventions (compat) {sampler} has none, which is {eta:g} here; leave it out",
             SDXLWarning,
             stacklevel=2,
         )
