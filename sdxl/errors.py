@@ -86,6 +86,12 @@ def naming(where: object) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
+def unread_advice(error: Exception, advice: str) -> str:
+    """The `advice` for a file that cannot be read, unless the process has too many open: another one is no help then."""
+    is_many = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    return "raise the limit of open files (ulimit -n)" if is_many else advice
+
+
 def is_disk_full(error: OSError) -> bool:
     """Whether a file cannot be written for lack of space, or because it may not grow further."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

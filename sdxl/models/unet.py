@@ -28,6 +28,7 @@ from .layers import (
     shifted,
     sinusoidal,
     sinusoidal_scale,
+    unshared,
 )
 from .unet_config import Block, UNetConfig
 
@@ -125,13 +126,15 @@ class TransformerBlock(nn.Module):
         own = shifted(self.self_attn, "self_attn", memory.shifts)
         cross = shifted(self.cross_attn, "cross_attn", memory.shifts)
         h = self.norm1(x)
-        x = (own(h) if memory.own is None else own.attend(h, memory.own(own, h))).add_(x)
+        h = own(h) if memory.own is None else own.attend(h, memory.own(own, h))
+        x = unshared(h, self.self_attn, self.self_attn.out).add_(x)
         first = min(source.first for source in memory.cross)
         attending = x[first:]
-        attending = cross.attend(self.norm2(attending), memory.cross, first).add_(attending)
+        h = cross.attend(self.norm2(attending), memory.cross, first)
+        attending = unshared(h, self.cross_attn.out).add_(attending)
         if first:  # to attend to zeros is to add the bias alone
             attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
-        return self.ff(self.norm3(attending)).add_(attending)
+        return unshared(self.ff(self.norm3(attending)), self.ff, self.ff.out).add_(attending)
 
 
 class SpatialTransformer(nn.Module):
@@ -336,4 +339,4 @@ class UNet(Contracting):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the output."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(unshared(self.norm_out(x), self.norm_out), inplace=True))

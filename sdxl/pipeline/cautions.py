@@ -91,3 +91,13 @@ def warn_of_cfg_pp(request: Request, sampler: str) -> None:
             SDXLWarning,
             stacklevel=2,
         )
+
+
+def warn_of_eta(request: Request, sampler: str, eta: float) -> None:
+    """Another tool may have no `eta` for a sampler that has one here."""
+    if request.eta not in (None, eta):
+        warnings.warn(
+            f"eta has no effect: by these conventions (compat) {sampler} has none, which is {eta:g} here; leave it out",
+            SDXLWarning,
+            stacklevel=2,
+        )

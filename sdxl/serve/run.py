@@ -21,6 +21,7 @@ _KEEP_ALIVE = 15  # seconds that an idle connection stays
 _ANSWER_SECONDS = 5  # that the last answers have to leave
 _COLLECT_SECONDS = 2.0  # in which clients can get the last images
 _STEP_SECONDS = 60.0  # that a cancelled step has to end
+_LAST_SECONDS = 0.1  # in which a client that has just connected gets its answer
 _LOG = logging.getLogger("sdxl.serve")
 
 
@@ -58,13 +59,17 @@ class Process:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
         self._calls = 0
+        self._is_asked = False  # to close, perhaps before there was a loop
 
     def run(self) -> int:
         """Serve until `close`; the exit status."""
         return asyncio.run(self._serve())
 
     def close(self) -> None:
-        """End the service when its running image is finished; called again, before its next step."""
+        """End the service when its running image is finished; called again, before its next step. It may be called
+        before `run` and after it.
+        """
+        self._is_asked = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._close)
 
@@ -82,6 +87,8 @@ class Process:
 
         engine, settings = self._service.engine, self._service.settings
         self._loop = asyncio.get_running_loop()
+        if self._is_asked:
+            self._close()
         engine.on_fault(self.close)
         config = uvicorn.Config(
             make_app(self._service),
@@ -105,6 +112,9 @@ class Process:
         await asyncio.wait({serving, closing}, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()
         await self._drain()
+        for accepting in server.servers:  # uvicorn would end what has just connected with them
+            accepting.close()
+        await asyncio.sleep(_LAST_SECONDS)
         server.should_exit = True
         await serving
         for worker in self._service.workers:

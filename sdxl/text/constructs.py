@@ -39,6 +39,8 @@ _CONSTRUCTS = (
     Construct(re.compile(r"(?<!\S)embedding:[^\s()]+"), ("comfyui",)),
     Construct(re.compile(r"\{[^{}|]*\|[^{}]*\}"), ()),
     Construct(re.compile(r"(?<!\w)__[\w/*-]{1,100}?__(?!\w)"), ()),
+    # compel's; not C++, and not a dash behind a word
+    Construct(re.compile(r"(?<![a-z])[a-z]{1,40}\+\+(?![\w+])|\([^()]+\)(?:[+-]+(?!\w)|\d?\.\d+)"), ()),
 )
 
 

@@ -361,6 +361,17 @@ def test_default_file_names_overwrite_no_image(
         assert main([*flags, *more]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["picture.png", "picture-2.png", "picture-2-1.png", "picture-2-2.png", "picture-3.png"]
+    call = sdxl.Pipeline.__call__
+
+    def beside(*arguments: Any, **more: Any) -> Any:
+        """Another process is done first."""
+        (tmp_path / "picture-4.png").write_bytes(b"another's")
+        return call(*arguments, **more)
+
+    monkeypatch.setattr(sdxl.Pipeline, "__call__", beside)
+    assert main(flags) == 0
+    assert capsys.readouterr().out.split()[0] == "picture-5.png"
+    assert (tmp_path / "picture-4.png").read_bytes() == b"another's"
 
 
 def test_names_of_files(generate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

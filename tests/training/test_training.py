@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sdxl.errors import ArgumentError
 from sdxl.models.config import VAEConfig
 from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.models.unet import UNet
@@ -84,6 +85,47 @@ def test_denoising_loss_of_known_predictions() -> None:
     assert torch.allclose(seen[0], scaled, atol=1e-5)
 
 
+def diffusers_loss(prediction: str, zero_snr: bool, t: Tensor, z: Tensor, noise: Tensor, output: Tensor) -> Tensor:
+    """The squared error with min-SNR weights of 5, of diffusers' training scheduler and the formulas of its scripts."""
+    diffusers = pytest.importorskip("diffusers")
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = diffusers.DDPMScheduler(**betas, prediction_type=prediction, rescale_betas_zero_snr=zero_snr)
+    snr = pytest.importorskip("diffusers.training_utils").compute_snr(scheduler, t)
+    least = snr.clamp(max=5)
+    target = {"epsilon": noise, "v_prediction": scheduler.get_velocity(z, noise, t), "sample": z}[prediction]
+    weight = {"epsilon": least / snr, "v_prediction": least / (snr + 1), "sample": least}[prediction]
+    return ((output - target).square().mean((1, 2, 3)) * weight).mean()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "zero_snr"), [("epsilon", False), ("v_prediction", False), ("v_prediction", True), ("sample", False)]
+)
+def test_denoising_loss_of_each_prediction_is_that_of_diffusers(prediction: str, zero_snr: bool) -> None:
+    schedule = ScheduleConfig(prediction=prediction, zero_terminal_snr=zero_snr)
+    t, nothing = torch.tensor([0, 300, 900 if prediction == "epsilon" else 999]), torch.empty(3, 0)
+    z, noise, output = torch.randn(3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor(noise_table(schedule).sigmas)[t]
+    expected = diffusers_loss(prediction, zero_snr, t, z, noise, output).item()
+    found = denoising_loss(lambda *_: output, z, noise, t, sigma, nothing, nothing, prediction=prediction)
+    assert found.item() == pytest.approx(expected, rel=2e-5)
+
+    half = torch.bfloat16  # the noise levels, the error and its mean stay exact
+    halves = denoising_loss(
+        lambda x, *_: output.to(x), z.to(half), noise.to(half), t, sigma, nothing, nothing, prediction=prediction
+    )
+    assert halves.dtype is torch.float32
+    assert halves.item() == pytest.approx(expected, rel=2e-3)
+
+
+def test_denoising_loss_without_weights_and_with_an_unknown_prediction() -> None:
+    z, noise, nothing = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.empty(2, 0)
+    given = z, noise, torch.tensor([3, 900]), torch.tensor([0.1, 9.0]), nothing, nothing
+    plain = denoising_loss(lambda x, *_: torch.zeros_like(x), *given, gamma=None)
+    assert plain.item() == pytest.approx(noise.square().mean().item())
+    with pytest.raises(ArgumentError, match="prediction is 'edm'; expected epsilon, v_prediction or sample"):
+        denoising_loss(lambda x, *_: x, *given, prediction="edm")
+
+
 def test_stratified_timesteps_take_one_of_each_interval() -> None:
     t = stratified_timesteps(40, 0, 200, torch.Generator().manual_seed(0))
     assert (t // 5).tolist() == list(range(40))
@@ -122,6 +164,7 @@ def test_rate_rises_then_falls_to_zero() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] > 0.95
     assert rates[100] == pytest.approx(0, abs=1e-9)
+    assert cosine_rate(150, 100, 0) == pytest.approx(0, abs=1e-9)
 
 
 def test_average_follows_the_model() -> None:
@@ -129,6 +172,35 @@ def test_average_follows_the_model() -> None:
     average = {key: torch.zeros_like(value) for key, value in layer.state_dict().items()}
     update_average(average, layer, step=10**6, decay=0.75)
     assert torch.allclose(average["weight"], 0.25 * layer.weight)
+
+
+def test_an_average_in_float32_follows_weights_in_half_and_copies_whole_numbers() -> None:
+    """A step that bfloat16 would round away, and the counter of a batch norm."""
+    norm = nn.BatchNorm1d(3).bfloat16()
+    average = {
+        key: value.float() if value.is_floating_point() else value * 0 for key, value in norm.state_dict().items()
+    }
+    norm.num_batches_tracked.fill_(7)
+    nn.init.constant_(norm.weight, 2.0)
+    update_average(average, norm, step=10**6, decay=0.9999)
+    assert torch.allclose(average["weight"], torch.full((3,), 1.0001))
+    assert average["num_batches_tracked"] == 7
+
+
+def test_muon_takes_closures_and_matrices_alone() -> None:
+    layer, x = nn.Linear(4, 4, bias=False), torch.randn(3, 4)
+    optimizer, before = Muon(layer.parameters(), 1e-2), layer.weight.detach().clone()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = layer(x).square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == pytest.approx(float((x @ before.T).square().sum()), rel=1e-5)
+    assert not torch.equal(layer.weight, before)
+    with pytest.raises(ArgumentError, match=r"shape \[4\]; expected matrices"):
+        Muon(nn.LayerNorm(4).parameters(), 1e-2)
 
 
 @pytest.fixture
