@@ -87,7 +87,7 @@ def naming(where: object) -> Iterator[None]:
 
 
 def unread_advice(error: Exception, advice: str) -> str:
-    """The `advice` for a file that cannot be read, unless this process has too many open: then no other file helps."""
+    """The `advice` for a file that cannot be read, unless the process has too many open: another is no help then."""
     is_many = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
     return "raise the limit of open files (ulimit -n)" if is_many else advice
 
