@@ -215,6 +215,8 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
         (3, "embeddings is 3; expected a list of files"),
         ([3], "the file of an embedding is 3"),
         ([{"files": "x"}], "is no embedding; its values are file, word, hash"),
+        ([{"file": "x", "words": "y"}], "is no embedding; its values are file, word, hash"),
+        ([{"word": "x"}], "is no embedding; its values are file, word, hash"),
         ({"": tmp_path}, "the word of embedding .* is ''"),
     ):
         with pytest.raises(sdxl.ArgumentError, match=message):

@@ -37,7 +37,7 @@ def test_repr_shows_the_model(tiny_folder: Path, refiner_folder: Path) -> None:
     lines = dict(line.strip().split(": ", 1) for line in repr(pipe).splitlines()[1:-1])
     assert lines["model"] == f"{tiny_folder} and {refiner_folder}"
     assert lines["kind"] == "base and refiner"
-    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 3.0M, vae 0.4M, refiner.")
+    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 0.4M, vae 0.1M, refiner.")
     assert (lines["dtype"], lines["device"], lines["offload"]) == ("float32", "cpu", "stage")
     assert lines["memory"].startswith("at most ")
     mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
@@ -315,14 +315,14 @@ def test_a_change_in_place_is_applied_once(offload: str, tiny_folder: Path, tmp_
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[32, 4, 3, 3\]"),
+    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[16, 4, 3, 3\]"),
     "no result": (lambda weight: None, "gives None; expected a tensor"),
     "whole numbers": (
         lambda weight: weight.long(),
         "gives .* of torch.int64; expected a tensor of floating-point numbers",
     ),
     "numpy": (lambda weight: weight.numpy(), "gives an array of shape"),
-    "no function": (torch.zeros(32, 4, 3, 3), "is a Tensor; expected a function"),
+    "no function": (torch.zeros(16, 4, 3, 3), "is a Tensor; expected a function"),
 }
 
 

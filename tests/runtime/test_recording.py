@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder  # noqa: F401  fixtures
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
