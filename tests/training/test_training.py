@@ -1,5 +1,6 @@
 """The steps of training, each against its definition, and an interrupted run, which resumes to the same weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sdxl
 from sdxl.errors import ArgumentError
 from sdxl.models.config import VAEConfig
 from sdxl.models.schedule_config import ScheduleConfig
@@ -18,7 +20,9 @@ from sdxl.sampling.schedule import noise_table
 from sdxl.training.losses import autoencoder_loss, denoising_loss, offset_noise, stratified_timesteps
 from sdxl.training.optimizers import Muon, cosine_rate, make_optimizers, orthogonalize, update_average
 from sdxl.training.start import start_unet, start_vae
+from sdxl.weights import open_checkpoint
 
+MINIATURE = Path(__file__).parents[2] / "weights/miniature"
 SMALL_UNET = UNetConfig(
     channels=(32, 64),
     down=((None,), (1,)),
@@ -239,3 +243,23 @@ def test_optimizers_are_made_for_the_parameters_that_there_are() -> None:
     matrices = nn.Linear(4, 4, bias=False)
     assert [type(each) for each in make_optimizers(matrices, 1e-3)] == [Muon]
     assert [type(each) for each in make_optimizers(nn.LayerNorm(4), 1e-3)] == [torch.optim.AdamW]
+
+
+def test_the_recipe_is_that_of_the_miniature(recipe: Any) -> None:
+    for kind in ("base", "refiner"):
+        config = open_checkpoint(MINIATURE / kind).info.config
+        unet = recipe.REFINER_UNET if kind == "refiner" else recipe.BASE_UNET
+        assert replace(unet, sample_size=config.unet.sample_size) == config.unet
+        assert isinstance(config.vae, VAEConfig)
+        fitted = {"scaling_factor": config.vae.scaling_factor, "latent_rgb": config.vae.latent_rgb}
+        assert replace(recipe.VAE_CONFIG, **fitted) == config.vae
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_to_its_end(recipe: Any, tmp_path: Path) -> None:
+    """Every stage with two updates; what is written are a base and a refiner that generate."""
+    few = recipe.Plan(updates=2, batch=2, rate=1e-3)
+    short = recipe.Recipe(few, few, few, scenes=16, refiner_scenes=16, world=recipe.World(1, side=64))
+    recipe.train(recipe.Run(tmp_path / "work", 0, torch.device("cpu")), short, tmp_path)
+    pipe = sdxl.Pipeline.from_pretrained(tmp_path / "base", refiner=tmp_path / "refiner", dtype="float32", device="cpu")
+    assert pipe("a red circle", steps=2, refine_at=0.5, progress=False)[0].size == (64, 64)
