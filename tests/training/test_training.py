@@ -1,6 +1,7 @@
 """The steps of training, each against its definition, and an interrupted run, which resumes to the same weights."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import sdxl
 from sdxl.errors import ArgumentError
@@ -41,6 +43,33 @@ def test_an_initial_unet_predicts_zero() -> None:
     start_unet(unet)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 77, 16), torch.randn(2, 24)
     assert torch.equal(unet(*inputs), torch.zeros(2, 4, 8, 8))
+
+
+def test_checkpointed_blocks_have_the_same_gradients() -> None:
+    """As docs/networks.md shows it; a block computes twice."""
+    torch.manual_seed(0)
+    unet = UNet(SMALL_UNET)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 77, 16), torch.randn(2, 24)
+    runs: list[list[Tensor | None]] = []
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    for checkpointed in (False, True):
+        for level in unet.levels() if checkpointed else []:
+            for block in (*level.res, *(block for attn in level.attn for block in attn.blocks)):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        unet.zero_grad()
+        handle = unet.up[0].attn[0].blocks[0].ff.register_forward_pre_hook(count)
+        unet(*inputs).square().sum().backward()
+        handle.remove()
+        runs.append([parameter.grad for parameter in unet.parameters()])
+    assert calls == 1 + 2
+    for plain, again in zip(*runs, strict=True):
+        assert (plain is None) == (again is None)
+        assert plain is None or torch.equal(plain, again)
 
 
 def test_autoencoder_loss_is_its_three_terms() -> None:
