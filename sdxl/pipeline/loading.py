@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from ..models.clip import TextEncoder
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
@@ -255,11 +254,9 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
         loader = replace(loader, dtype=torch.float16)  # half the memory; what is slow in it computes in float32
         offload = loader.choose_offload(request.offload, request.max_memory)
     if loader.fp8 and offload == "block" and loader.device.type == "cpu":
-        warnings.warn(
+        warn(
             "fp8 saves no memory with offload block on a CPU, where weights stay in their files and are rounded at "
-            "every use; leave fp8 out, or give offload stage",
-            SDXLWarning,
-            stacklevel=4,
+            "every use; leave fp8 out, or give offload stage"
         )
     return loader, offload
 

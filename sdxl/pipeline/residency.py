@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
+from ..errors import ArgumentError, OutOfMemoryError, warn
 from ..runtime.cuda_graph import Graphs, check_compiler
 from ..runtime.device import choose_dtype
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
@@ -170,8 +169,7 @@ class Residency:
             raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
         device = self.model.placement.device.type
         if device != "cuda":
-            text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
-            warnings.warn(text, SDXLWarning, stacklevel=4)
+            warn(f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out")
             return
         check_compiler(self.model.placement)
         if not self.model.is_compiled:
@@ -302,5 +300,4 @@ class Residency:
             self.compile()
 
     def _warn(self, why: str) -> None:
-        text = f"{why}; going on with {self.smaller}, which takes less and is slower"
-        warnings.warn(text, SDXLWarning, stacklevel=4)
+        warn(f"{why}; going on with {self.smaller}, which takes less and is slower")

@@ -21,6 +21,7 @@ _KEEP_ALIVE = 15  # seconds that an idle connection stays
 _ANSWER_SECONDS = 5  # that the last answers have to leave
 _COLLECT_SECONDS = 2.0  # in which clients can get the last images
 _STEP_SECONDS = 60.0  # that a cancelled step has to end
+_ACCEPT_SECONDS = 0.01  # until what has connected is known
 _LAST_SECONDS = 0.1  # in which a client that has just connected gets its answer
 _LOG = logging.getLogger("sdxl.serve")
 
@@ -114,7 +115,9 @@ class Process:
         await self._drain()
         for accepting in server.servers:  # uvicorn would end what has just connected with them
             accepting.close()
-        await asyncio.sleep(_LAST_SECONDS)
+        await asyncio.sleep(_ACCEPT_SECONDS)
+        if server.server_state.connections:
+            await asyncio.sleep(_LAST_SECONDS)
         server.should_exit = True
         await serving
         for worker in self._service.workers:

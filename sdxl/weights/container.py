@@ -70,6 +70,7 @@ class TensorFile:
         self._size, length = _measure(path)
         try:
             with path.open("rb") as file:
+                self._written = os.fstat(file.fileno()).st_mtime_ns
                 file.seek(8)
                 header = _loads(file.read(length).decode(), _unique)
             self.metadata = self._metadata(header.pop("__metadata__", None))
@@ -135,7 +136,7 @@ class TensorFile:
         """Map the file. The constructor has checked its header."""
         try:
             with self.path.open("rb") as file:
-                mapped = _map(file.fileno())
+                mapped, found = _map(file.fileno()), os.fstat(file.fileno())
         except (OSError, ValueError) as error:
             is_windows = getattr(error, "winerror", None) in _NO_PAGES
             if is_windows or getattr(error, "errno", None) == errno.ENOMEM:
@@ -146,7 +147,7 @@ class TensorFile:
                 ) from error
             advice = unread_advice(error, "download the file again")
             raise CheckpointError(f"{self.path} cannot be read ({error}); {advice}") from error
-        if len(mapped) != self._size:
+        if (len(mapped), found.st_mtime_ns) != (self._size, self._written):  # one of the same size has other weights
             raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
         return mapped
 

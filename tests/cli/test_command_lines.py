@@ -296,4 +296,4 @@ def test_a_job_in_json(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert all(Path(each["file"]).is_file() for each in (first, second))
     assert "line 3 of job.jsonl: prompt is 1; " in shown.err
     assert "images: 2 of 2" in shown.err
-    assert shown.err.endswith("2 of 2 images are in out; 1 lines failed\n")
+    assert shown.err.endswith("2 of 2 images are in out; 1 line failed\n")

@@ -1,5 +1,7 @@
 """The steps of training, each against its definition, and an interrupted run, which resumes to the same weights."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+import sdxl
 from sdxl.errors import ArgumentError
 from sdxl.models.config import VAEConfig
 from sdxl.models.schedule_config import ScheduleConfig
@@ -18,7 +22,9 @@ from sdxl.sampling.schedule import noise_table
 from sdxl.training.losses import autoencoder_loss, denoising_loss, offset_noise, stratified_timesteps
 from sdxl.training.optimizers import Muon, cosine_rate, make_optimizers, orthogonalize, update_average
 from sdxl.training.start import start_unet, start_vae
+from sdxl.weights import open_checkpoint
 
+MINIATURE = Path(__file__).parents[2] / "weights/miniature"
 SMALL_UNET = UNetConfig(
     channels=(32, 64),
     down=((None,), (1,)),
@@ -37,6 +43,33 @@ def test_an_initial_unet_predicts_zero() -> None:
     start_unet(unet)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 77, 16), torch.randn(2, 24)
     assert torch.equal(unet(*inputs), torch.zeros(2, 4, 8, 8))
+
+
+def test_checkpointed_blocks_have_the_same_gradients() -> None:
+    """As docs/networks.md shows it; a block computes twice."""
+    torch.manual_seed(0)
+    unet = UNet(SMALL_UNET)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([3.0, 700.0]), torch.randn(2, 77, 16), torch.randn(2, 24)
+    runs: list[list[Tensor | None]] = []
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    for checkpointed in (False, True):
+        for level in unet.levels() if checkpointed else []:
+            for block in (*level.res, *(block for attn in level.attn for block in attn.blocks)):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        unet.zero_grad()
+        handle = unet.up[0].attn[0].blocks[0].ff.register_forward_pre_hook(count)
+        unet(*inputs).square().sum().backward()
+        handle.remove()
+        runs.append([parameter.grad for parameter in unet.parameters()])
+    assert calls == 1 + 2
+    for plain, again in zip(*runs, strict=True):
+        assert (plain is None) == (again is None)
+        assert plain is None or torch.equal(plain, again)
 
 
 def test_autoencoder_loss_is_its_three_terms() -> None:
@@ -239,3 +272,23 @@ def test_optimizers_are_made_for_the_parameters_that_there_are() -> None:
     matrices = nn.Linear(4, 4, bias=False)
     assert [type(each) for each in make_optimizers(matrices, 1e-3)] == [Muon]
     assert [type(each) for each in make_optimizers(nn.LayerNorm(4), 1e-3)] == [torch.optim.AdamW]
+
+
+def test_the_recipe_is_that_of_the_miniature(recipe: Any) -> None:
+    for kind in ("base", "refiner"):
+        config = open_checkpoint(MINIATURE / kind).info.config
+        unet = recipe.REFINER_UNET if kind == "refiner" else recipe.BASE_UNET
+        assert replace(unet, sample_size=config.unet.sample_size) == config.unet
+        assert isinstance(config.vae, VAEConfig)
+        fitted = {"scaling_factor": config.vae.scaling_factor, "latent_rgb": config.vae.latent_rgb}
+        assert replace(recipe.VAE_CONFIG, **fitted) == config.vae
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_to_its_end(recipe: Any, tmp_path: Path) -> None:
+    """Every stage with two updates; what is written are a base and a refiner that generate."""
+    few = recipe.Plan(updates=2, batch=2, rate=1e-3)
+    short = recipe.Recipe(few, few, few, scenes=16, refiner_scenes=16, world=recipe.World(1, side=64))
+    recipe.train(recipe.Run(tmp_path / "work", 0, torch.device("cpu")), short, tmp_path)
+    pipe = sdxl.Pipeline.from_pretrained(tmp_path / "base", refiner=tmp_path / "refiner", dtype="float32", device="cpu")
+    assert pipe("a red circle", steps=2, refine_at=0.5, progress=False)[0].size == (64, 64)
