@@ -216,7 +216,10 @@ def test_a_workflow_is_read_as_its_prompt(links: list[Any], tmp_path: Path) -> N
     """With a bypassed LoRA, a muted node, a value from another node and a seed that the page changes."""
     found = sdxl.read_parameters(save_png(tmp_path / "a.png", workflow=json.dumps({**WORKFLOW, "links": links})))
     (tmp_path / "a.json").write_text(json.dumps(graph()))
-    assert found.request == sdxl.read_parameters(tmp_path / "a.json").request | {"negative_prompt": "blur", "clip_skip": 1}
+    assert found.request == sdxl.read_parameters(tmp_path / "a.json").request | {
+        "negative_prompt": "blur",
+        "clip_skip": 1,
+    }
     assert (found.model.name, found.unmapped) == ("base_v1.safetensors", {})
 
 

@@ -141,6 +141,14 @@ def test_the_source_of_the_noise_is_that_of_the_conventions(compat: Any, source:
     assert a1111_values(parameters_text(parameters(compat=compat), (24, 16)))["RNG"] == source
 
 
+def test_options_are_written_under_automatic1111s_names() -> None:
+    """Those that it has: `r` is no option there."""
+    record = parameters(sampler="heun", sampler_options={"s_churn": 4, "rho": 5, "r": 0.4}, guidance_rescale=0.7)
+    values = a1111_values(parameters_text(record, (24, 16)))
+    assert (values["Sigma churn"], values["Schedule rho"], values["CFG Rescale phi"]) == ("4", "5", "0.7")
+    assert "0.4" not in values.values()
+
+
 def test_a_value_is_quoted_only_where_it_must_be() -> None:
     text = parameters_text(parameters(sampler="dpmpp_2m", schedule="karras"), (24, 16))
     assert "Sampler: DPM++ 2M, Schedule type: Karras, " in text
