@@ -210,6 +210,15 @@ def test_files_that_are_none(state: dict[str, Tensor], message: str, tiny_pipe: 
     assert not tiny_pipe.embeddings
 
 
+def test_a_pair_has_one_tensor_in_each_file(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    first, second = spell("two files", vectors(tiny_pipe, "cat"), tmp_path)
+    save({"mecha": torch.zeros(1, 16), "another": torch.zeros(1, 16)}, first)
+    with pytest.raises(
+        sdxl.CheckpointError, match=r"learned_embeds\.safetensors has 2 tensors; a pair of embeddings has"
+    ):
+        tiny_pipe.set_embeddings({"robot": (first, second)})
+
+
 def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     for value, message in (
         (3, "embeddings is 3; expected a list of files"),

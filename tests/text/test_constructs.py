@@ -15,6 +15,7 @@ FOUND = {
     "(red:.8)": ["(red:.8)"],
     "((best)) cat": ["((best))"],
     "(((best)), x)": ["(((best))"],
+    "A ((BEST)) CAT": ["((BEST))"],
     "[[blurry]] x": ["[[blurry]]"],
     "[a] x [b]": ["[a]"],
     "[a] BREAK b": ["[a]", "BREAK"],
