@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from reprlib import Repr
 from typing import Any
+
+_INSIDE = "sdxl", "torch", "contextlib"  # torch.no_grad and context managers stand between our functions
 
 
 class SDXLError(Exception):
@@ -57,6 +61,14 @@ class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""
 
 
+def warn(text: str) -> None:
+    """Warn at the line of the caller's program that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, SDXLWarning, stacklevel=level)
+
+
 def _repr_array(value: Any, _: int) -> str:
     """An array or a tensor: its numbers if they are few, else their shape."""
     text, kind = " ".join(repr(value).split()), "a tensor" if type(value).__name__ == "Tensor" else "an array"
@@ -84,6 +96,12 @@ def naming(where: object) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise type(error)(f"{where}: {error}") from error
+
+
+def unread_advice(error: Exception, advice: str) -> str:
+    """The `advice` for a file that cannot be read, unless the process has too many open: another is no help then."""
+    is_many = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    return "raise the limit of open files (ulimit -n)" if is_many else advice
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..adapters.image_encoder import encoder_hash, find_image_encoder, wanted
 from ..adapters.ip_adapter import check_fits, open_ip_adapter
 from ..adapters.lookup import checked_hash, find_again
 from ..adapters.reference import DEFAULT_SCALE, Reference, read_references
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, warn
 from ..models.unet_config import UNetConfig
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights.component import Component
@@ -80,7 +79,7 @@ class References:
     """
 
     folders: Sequence[Path] = ()
-    _adapters: dict[tuple[Path, str], Extra] = field(default_factory=dict)
+    _adapters: dict[Path, tuple[str, Extra]] = field(default_factory=dict)  # each with its hash
     _encoders: dict[tuple[str, VisionConfig], Extra] = field(default_factory=dict)  # by hash
     _found: dict[tuple[object, ...], tuple[Component, str]] = field(default_factory=dict)  # by what was asked
 
@@ -93,7 +92,7 @@ class References:
         for each in opened:
             if isinstance(each.reference.only, Mapping) and each.reference.scale != DEFAULT_SCALE:
                 why = "its only has scales of its own"
-                warnings.warn(f"scale has no effect for {each.name}: {why}", SDXLWarning, stacklevel=2)
+                warn(f"scale has no effect for {each.name}: {why}")
         return opened
 
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:
@@ -119,9 +118,10 @@ class References:
         """Where the adapter of a reference lies, the adapter, and its hash."""
         path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
         hash = checked_hash(path, reference.hash)
-        if (path, hash) not in self._adapters:
-            self._adapters[path, hash] = Extra(open_ip_adapter(path), runs_once=True)
-        return path, self._adapters[path, hash], hash
+        known = self._adapters.get(path)
+        if known is None or known[0] != hash:
+            known = self._adapters[path] = hash, Extra(open_ip_adapter(path), runs_once=True)
+        return path, known[1], hash
 
     def _encoder(self, path: Path, reference: Reference, adapter: Extra) -> tuple[Extra, str]:
         """The image encoder for a reference whose adapter lies at `path`, and the hash of its files."""
@@ -134,7 +134,9 @@ class References:
         assert isinstance(component.config, VisionConfig)
         shared = self._encoders.get((hash, component.config))
         if shared is None or not _is_current(shared.component, hash):
-            shared = self._encoders[hash, component.config] = Extra(component, runs_once=True)
+            shared = Extra(component, runs_once=True)
+            others = {key: each for key, each in self._encoders.items() if each.paths != shared.paths}
+            self._encoders = {**others, (hash, component.config): shared}
         return shared, hash
 
 

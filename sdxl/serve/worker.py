@@ -137,6 +137,8 @@ class Worker:
         self._pipe = self._load(request if self._device is None else replace(request, device=self._device))
         self._model = self._last = name
         self._engine.has_loaded(self._number, name, defaults(self._pipe))
+        dtype = str(self._pipe.dtype).removeprefix("torch.")
+        _LOG.info("%s is loaded: %s, %s, offload %s", name, self._pipe.device, dtype, self._pipe.offload)
         return self._pipe
 
     def _do(self, job: Job) -> None:
@@ -206,19 +208,21 @@ class Worker:
             for number, job in list(left.items()):
                 changes = progress(step, pace, now)
                 job.update(**changes, **({"preview": strip_of([previews[number]])} if previews else {}))
-                if not step.is_last and (job.is_cancelled or job.skipped == 0):
-                    result = step.result() if job.is_cancelled and job.keeps_guess else None
-                    self._end_one(left.pop(number), number, result, warned)
+                keeps = job.is_cancelled and job.keeps_guess
+                if (job.is_cancelled or job.skipped == 0) and not (keeps and step.is_last):
+                    result = step.result() if keeps else None
+                    if keeps:
+                        self._engine.metrics.add_images(1, (time.monotonic() - pace.began) / len(jobs))
+                    self._end_one(left.pop(number), number, "cancelled" if job.is_cancelled else "done", result, warned)
             if not left:
                 return
         result = step.result()
         self._engine.metrics.add_images(len(left), time.monotonic() - pace.began)
         for number, job in left.items():
-            self._end_one(job, number, result, warned)
+            self._end_one(job, number, "done", result, warned)
 
-    def _end_one(self, job: Job, number: int, result: Result | None, warned: list[str]) -> None:
+    def _end_one(self, job: Job, number: int, status: Status, result: Result | None, warned: list[str]) -> None:
         """End a job of a shared call, with its image of a result if it is to have one."""
-        status: Status = "cancelled" if job.is_cancelled else "done"
         if result is not None:
             own = slice(number, number + 1)
             from ..pipeline.result import Result

@@ -59,8 +59,7 @@ class LowRank(nn.Module):
 def load_network(component: Component) -> nn.Module:
     """A network of a checkpoint with plain layers in float32, frozen: what a LoRA is trained on."""
     network = component.build()
-    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    state = {name: value.float().clone() for name, value in component.state(shapes).items()}
+    state = {name: value.float().clone() for name, value in component.state().items()}
     network.load_state_dict(state, assign=True)
     return network.requires_grad_(False)
 

@@ -134,20 +134,21 @@ def test_a_call_that_fails_is_done_in_halves(
 
 
 def test_a_job_of_a_shared_call_is_cancelled_alone(tiny_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    service, steps = service_of(tiny_pipe, 4), tiny_pipe.steps
-    jobs = [submit(service, text) for text in ("a", "b", "c", "d")]
+    service, steps = service_of(tiny_pipe, 6), tiny_pipe.steps
+    jobs = [submit(service, text) for text in ("a", "b", "c", "d", "e", "f")]
 
     def cancelling(self: sdxl.Pipeline, **arguments: Any) -> Iterator[Any]:
         for step in steps(**arguments):
-            if step.index == 0:
-                service.engine.cancel(jobs[1].id)
-                service.engine.cancel(jobs[2].id, keep_guess=True)
+            early, guessed = (jobs[4], jobs[5]) if step.is_last else (jobs[1], jobs[2])
+            service.engine.cancel(early.id)
+            service.engine.cancel(guessed.id, keep_guess=True)
             yield step
 
     monkeypatch.setattr(sdxl.Pipeline, "steps", cancelling)
-    assert finish(service, *jobs) == ["done", "cancelled", "cancelled", "done"]
-    assert [len(job.state.images) for job in jobs] == [1, 0, 1, 1]
-    assert jobs[2].state.images[0].parameters["stopped_after"] == 1
+    assert finish(service, *jobs) == ["done", "cancelled", "cancelled", "done", "cancelled", "done"]
+    assert [len(job.state.images) for job in jobs] == [1, 0, 1, 1, 0, 1]
+    assert service.engine.metrics.images == 4
+    assert [job.state.images[0].parameters.get("stopped_after") for job in (jobs[2], jobs[5])] == [1, None]
     monkeypatch.undo()
     check_alone(tiny_pipe, jobs[3], "d")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder, deep_pipe, deep_reference  # noqa: F401  fixtures
 from noised import LATENT, load_unet, noised
 from PIL import Image
 from torch import Tensor
