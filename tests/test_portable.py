@@ -120,7 +120,9 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "open", fail)
     for read in (lambda: TensorFile(path), lambda: file.read("a"), lambda: read_text(path)):
-        with pytest.raises(CheckpointError, match=r"Too many open files.*; raise the limit of open files \(ulimit -n\)"):
+        with pytest.raises(
+            CheckpointError, match=r"Too many open files.*; raise the limit of open files \(ulimit -n\)"
+        ):
             read()
 
 

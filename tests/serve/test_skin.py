@@ -23,6 +23,7 @@ from sdxl.serve.problems import Problem
 from sdxl.serve.service import Service
 from sdxl.serve.skin import Skin, encoded, finished
 
+
 def foreign(service: Service) -> Skin:
     """`/old/draw` takes {"text", "count"}, and has flat errors."""
 
@@ -74,9 +75,7 @@ def test_errors_have_the_shape_of_the_skin(client: Client) -> None:
     assert client.post("/old/draw", {}).json["of"] == "prompt"
 
 
-def test_a_client_that_goes_away_cancels_its_job(
-    client: Client, running: Running, gate: threading.Semaphore
-) -> None:
+def test_a_client_that_goes_away_cancels_its_job(client: Client, running: Running, gate: threading.Semaphore) -> None:
     engine = running.service.engine
     connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
     connection.request(
