@@ -98,6 +98,12 @@ def naming(where: object) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
+def unread_advice(error: Exception, advice: str) -> str:
+    """The `advice` for a file that cannot be read; another one where the process has too many files open."""
+    is_many = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    return "raise the limit of open files (ulimit -n)" if is_many else advice
+
+
 def is_disk_full(error: OSError) -> bool:
     """Whether a file cannot be written for lack of space, or because it may not grow further."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

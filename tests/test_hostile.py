@@ -205,6 +205,17 @@ def test_a_file_that_changes(valid: Path, tmp_path: Path) -> None:
         dict(checkpoint.components["unet"].tensors())
 
 
+def test_a_file_of_the_same_size_that_takes_the_place_of_another(valid: Path, tmp_path: Path) -> None:
+    """A model whose layers are read again, such as without a LoRA, would be a mixture of two."""
+    path = Path(shutil.copy(valid / "model.safetensors", tmp_path))
+    checkpoint = open_checkpoint(path)
+    other = Path(shutil.copy(path, tmp_path / "other.safetensors"))
+    os.utime(other, ns=(0, path.stat().st_mtime_ns + 1))
+    os.replace(other, path)
+    with pytest.raises(CheckpointError, match="has changed since it was opened; open the model again"):
+        dict(checkpoint.components["unet"].tensors())
+
+
 # ---- weights -------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -15,10 +17,10 @@ import torch
 from sdxl.adapters.inspection import EmbeddingReport, inspect
 from sdxl.adapters.lookup import adapter_files, find_file, find_named, only_file
 from sdxl.cli.serve import _secret
-from sdxl.errors import OutOfMemoryError, OutputError
+from sdxl.errors import CheckpointError, OutOfMemoryError, OutputError
 from sdxl.serve.catalog import Catalog
 from sdxl.weights.checkpoint import open_checkpoint
-from sdxl.weights.container import TensorFile, save_tensors
+from sdxl.weights.container import TensorFile, read_text, save_tensors
 from sdxl.weights.library import count, find_model, find_similar
 from sdxl.weights.save import convert
 
@@ -105,6 +107,23 @@ def test_a_file_that_windows_cannot_promise_memory_to(tmp_path: Path, monkeypatc
     monkeypatch.setattr("sdxl.weights.container._map", refuse)
     with pytest.raises(OutOfMemoryError, match="address space; close other programs, or enlarge the paging"):
         TensorFile(tmp_path / "a.safetensors").read("a")
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another download would not help."""
+    path = tmp_path / "a.safetensors"
+    save_tensors({"a": torch.ones(2)}, path, {})
+    file, few = TensorFile(path), OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def fail(*_: object) -> NoReturn:
+        raise few
+
+    monkeypatch.setattr(Path, "open", fail)
+    for read in (lambda: TensorFile(path), lambda: file.read("a"), lambda: read_text(path)):
+        with pytest.raises(
+            CheckpointError, match=r"Too many open files.*; raise the limit of open files \(ulimit -n\)"
+        ):
+            read()
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

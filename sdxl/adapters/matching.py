@@ -28,9 +28,9 @@ class Host:
 def make_host(components: Mapping[str, Component]) -> Host:
     """The model of a checkpoint's components."""
     shapes = {
-        f"{name}.{own}": tuple(value.shape)
+        f"{name}.{own}": shape
         for name, component in components.items()
-        for own, value in component.build().state_dict().items()
+        for own, shape in component.own_shapes().items()
     }
     return Host(NameTable({name: component.rows for name, component in components.items()}), shapes)
 

@@ -112,7 +112,7 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
         except KeyboardInterrupt:
             note("interrupted; the same command resumes the job")
             return 130
-        rest = f"; {len(failed)} lines failed" if failed else ""
+        rest = f"; {len(failed)} line{'s' * (len(failed) > 1)} failed" if failed else ""
         summary = f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}"
     if options.json:
         note(summary)

@@ -91,7 +91,10 @@ def _generate_one(options: argparse.Namespace, given: dict[str, Any], model: dic
         result = pipe(**(given | sources.arguments()), progress=False)
     if options.verify and again is not None:
         return show_verification(options.source, again, result, options.json)
-    status = save(result, outputs, time.perf_counter() - began, options.json)
+    seconds = time.perf_counter() - began
+    if options.output is None:  # another process may have taken the free names meanwhile
+        outputs = choose_outputs(None, request, options.grid)
+    status = save(result, outputs, seconds, options.json)
     if options.grid and status in (0, UNPRINTED):
         status = max(status, write_grid(result, outputs, options.json))
     return status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,10 @@ def _serve(options: argparse.Namespace) -> int:
     _print_log()
     listener = listen(settings)
     note(f"listening on {address(listener)}; loading {next(iter(catalog.models))}")
-    return Process(make_service(settings, catalog), listener).run()
+    process = Process(make_service(settings, catalog), listener)
+    for number in (signal.SIGINT, signal.SIGTERM):  # those of uvicorn act while it serves, not before and after it
+        signal.signal(number, lambda *_: process.close())
+    return process.run()
 
 
 def _settings(options: argparse.Namespace) -> Any:

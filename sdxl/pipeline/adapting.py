@@ -27,6 +27,7 @@ from ..weights.keymap import TEXT, TEXT_2
 from .loading import PREFIXES, Changes, Embeddings
 
 _LOG = logging.getLogger("sdxl")
+_MOST_OPEN = 64  # files of LoRAs, as many as a request can name: each takes a descriptor of the system, and memory
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class ActiveEmbedding:
 
 
 class Adapters:
-    """Opens adapter files for the models of some checkpoints, each once. LoRAs are looked for in `lora_folders`, the
-    embeddings of `embedding_folders` are all registered.
+    """Opens adapter files for the models of some checkpoints; those that were used last stay open. LoRAs are looked for
+    in `lora_folders`, the embeddings of `embedding_folders` are all registered.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class Adapters:
     ) -> None:
         self._checkpoints, self._lora_folders, self._embedding_folders = checkpoints, lora_folders, embedding_folders
         self._hosts: list[Host] = []
-        self._matches: dict[str, tuple[tuple[Path, str], Match]] = {}  # by hash: the file, its sidecar's text, and it
+        # by hash: the file, its sidecar's text, and it; the last used one comes last
+        self._matches: dict[str, tuple[tuple[Path, str], Match]] = {}
+        self._held: frozenset[str] = frozenset()  # hashes of those that stay open
         self._words: tuple[object, Embeddings] = ((), {})  # the last ones, and what they were made from
         self._tokenizer: Tokenizer | None = None
 
@@ -82,6 +85,10 @@ class Adapters:
         `CheckpointError`.
         """
         return tuple(self._resolve(lora) for lora in loras)
+
+    def hold(self, loras: Sequence[LoRA]) -> None:
+        """Keep the files of these resolved LoRAs open and no others, whatever becomes of their paths."""
+        self._held = frozenset(str(lora.hash) for lora in loras)
 
     def resolve_named(self, loras: Sequence[LoRA]) -> tuple[LoRA, ...]:
         """The same for names in prompts, which only the folders are searched for. Raises `ArgumentError` too."""
@@ -103,9 +110,18 @@ class Adapters:
     def _opened(self, lora: LoRA, path: Path) -> LoRA:
         hash = checked_hash(path, lora.hash)
         source = path, sidecar(path)
-        if hash not in self._matches or self._matches[hash][0] != source:
-            self._matches[hash] = source, match(read_adapter(path), self._all_hosts())
+        known = self._matches.pop(hash, None)
+        if known is None or known[0] != source:
+            known = source, match(read_adapter(path), self._all_hosts())
+            self._close([old for old, (other, _) in list(self._matches.items()) if other[0] == path])  # it has changed
+        self._matches[hash] = known
+        self._close(list(self._matches)[:-_MOST_OPEN])
         return replace(lora, hash=hash)
+
+    def _close(self, hashes: Sequence[str]) -> None:
+        for hash in hashes:
+            if hash not in self._held:
+                self._matches.pop(hash, None)
 
     def _all_hosts(self) -> list[Host]:
         self._hosts = self._hosts or [make_host(checkpoint.components) for checkpoint in self._checkpoints]
@@ -116,7 +132,10 @@ class Adapters:
         return make_changes([(lora, str(lora.hash), self._match(lora)) for lora in loras], PREFIXES)
 
     def _match(self, lora: LoRA) -> Match:
-        return self._matches[str(lora.hash)][1]
+        known = self._matches.get(str(lora.hash))
+        while known is None:  # closed since it was resolved
+            known = self._matches.get(str(self._resolve(lora).hash))
+        return known[1]
 
     def families(self, loras: Sequence[LoRA]) -> list[Family]:
         """The presets that the files of resolved LoRAs show, of those that act."""

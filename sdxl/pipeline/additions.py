@@ -54,6 +54,12 @@ class Additions:
         """LoRAs with the hashes of their files, which are opened. Raises `ArgumentError` and `CheckpointError`."""
         return self.open_adapters().resolve(loras) if loras else ()
 
+    def set_loras(self, loras: tuple[LoRA, ...]) -> None:
+        """Have resolved LoRAs for every image that names no others."""
+        self.loras = loras
+        if self.adapters is not None:
+            self.adapters.hold(loras)
+
     def applied(self, loader: Loader, loras: Sequence[LoRA]) -> Loader:
         """The loader of a model whose weights resolved LoRAs change and no others, and that knows the embeddings."""
         if self.adapters is None:
@@ -99,10 +105,11 @@ def open_additions(
     """
     base, nets = loader.checkpoints[0], folders["control_dir"]
     adapters = Adapters(loader.checkpoints, folders["lora_dir"], folders["embedding_dir"])
-    return Additions(
+    additions = Additions(
         Controls(base.info.config.unet, base.components[UNET], nets, variant),
         References(nets),
         adapters,
-        adapters.resolve(read_loras(request.loras)),
-        adapters.open_embeddings(read_embeddings(request.embeddings)),
+        embeddings=adapters.open_embeddings(read_embeddings(request.embeddings)),
     )
+    additions.set_loras(adapters.resolve(read_loras(request.loras)))
+    return additions

@@ -60,7 +60,7 @@ def warn_of_syntax(request: Request) -> None:
         return
     parts = []
     for readers, examples in found.items():
-        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no switch reads"
+        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no prompt_syntax reads"
         parts.append(f"{read} {', '.join(examples)}")
     warn(f"the prompts have syntax that is words in prompt_syntax {request.prompt_syntax}: {'; '.join(parts)}")
 

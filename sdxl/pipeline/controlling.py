@@ -81,7 +81,7 @@ class Controls:
         self, unet: UNetConfig, base: Component | None = None, folders: Sequence[Path] = (), variant: str | None = None
     ) -> None:
         self._unet, self._base, self._folders, self._variant = unet, base, folders, variant
-        self._opened: dict[tuple[Path, str], tuple[OpenedControl, Extra]] = {}
+        self._opened: dict[Path, tuple[str, OpenedControl, Extra]] = {}  # each with its hash
 
     def activate(self, plan: Plan) -> tuple[ActiveControl, ...]:
         """The controls of a plan. Raises `CheckpointError`, `HubError` and `ArgumentError`."""
@@ -109,10 +109,11 @@ class Controls:
                 f"{path} is not the network that is asked for: its hash begins with {hash[:12]}, expected "
                 f"{control.hash[:12]}; give the right file, or leave the hash out"
             )
-        if (path, hash) not in self._opened:
+        known = self._opened.get(path)
+        if known is None or known[0] != hash:
             opened = open_control(path, self._unet, self._variant, self._base)
-            self._opened[path, hash] = opened, Extra(opened.component, opened.changes)
-        return replace(control, hash=hash), *self._opened[path, hash]
+            known = self._opened[path] = hash, opened, Extra(opened.component, opened.changes)
+        return replace(control, hash=hash), *known[1:]
 
     def _find(self, control: Control) -> Path:
         """The file or folder of a network; where it is gone, a file with its hash."""

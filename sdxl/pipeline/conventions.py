@@ -155,7 +155,7 @@ class Conventions:
         go_on="the generator of the first noise goes on",
         card="of a card: Philox, from the seed again for each model",
         cpu="of a CPU: a new generator for each model, with seed + 1",
-        cpu_again="of a CPU before that was mended: with the seed itself, so that its first draw is the first noise",
+        cpu_again="of a CPU before the end of 2025: with the seed itself, so that its first draw is the first noise",
     )
     ensd: int = _rule("added to the seed for the noise of the steps (ENSD), if not 0", 0)
     sde_noise: str = _rule(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -25,6 +26,11 @@ class Extra:
     component: Component
     changes: Mapping[str, Change] = field(default_factory=dict)
     runs_once: bool = False
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Of its files."""
+        return tuple(file.path for file in self.component.weights.files)
 
 
 class Extras:
@@ -68,6 +74,13 @@ class Extras:
         """Those that are wanted and not in memory, each once."""
         known = self._networks
         return [each for each in dict.fromkeys(wanted) if each not in known or known[each].loaded is None]
+
+    def forget_changed(self, wanted: Iterable[Extra]) -> list[Lazy[nn.Module]]:
+        """Forget the networks whose files have changed, and were opened again for what is wanted: these networks."""
+        kept = set(wanted)
+        paths = {each.paths for each in kept}
+        old = [each for each in self._networks if each not in kept and each.paths in paths]
+        return [self._networks.pop(each) for each in old]
 
     def emptied(self) -> Extras:
         """Others without what is loaded: for other hardware."""

@@ -262,7 +262,7 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     offload = loader.choose_offload(request.offload, request.max_memory)
     is_free = request.dtype is None and loader.arithmetic is None
     if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
-        loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
+        loader = replace(loader, dtype=torch.float16)  # half the memory; what is slow in it computes in float32
         offload = loader.choose_offload(request.offload, request.max_memory)
     if loader.fp8 and offload == "block" and loader.device.type == "cpu":
         warn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,11 +102,12 @@ class Pipeline(DiffusersNames):
         `model` is a single .safetensors file, a diffusers folder, or an id on the hub; a base, an inpainting model or a
         refiner. `refiner` is another model that takes over at the end (SDXL paper, section 2.5). `unet` and `vae`
         replace that component by another file's; a UNet also sets the prediction type if its file states it. `dtype` is
-        that of the weights: None takes bfloat16 where the hardware computes it fast, else float32 (float16 if "auto"
-        finds too little memory for that). On a CPU that is slow in it the arithmetic is float32, and so is the VAE's
-        for float16, where it could overflow. `revision` and `variant` ("fp16") are the hub's; without a variant, the
-        fp16 files are taken where there are any, unless `dtype` is float32. An address of the hub works as an id does,
-        and a name without a slash may be that of a model in the folder `SDXL_MODELS_DIR`.
+        that of the weights: None takes bfloat16 where the hardware computes it fast, float16 on GPUs that are fast in
+        that alone, else float32 (float16 if "auto" finds too little memory for that). Where the hardware is slow in it
+        the arithmetic is float32, and so is the VAE's for float16, where it could overflow. `revision` and `variant`
+        ("fp16") are the hub's; without a variant, the fp16 files are taken where there are any, unless `dtype` is
+        float32. An address of the hub works as an id does, and a name without a slash may be that of a model in the
+        folder `SDXL_MODELS_DIR`.
 
         `offload` says what is in memory: "none" keeps all of the model; "text" all but the matrices of the text
         encoders, which are fetched when they are needed (for a GPU); "stage" loads text encoders, UNets and VAE when
@@ -255,7 +256,7 @@ class Pipeline(DiffusersNames):
         with self._lock:
             resolved = self._additions.resolve(read_loras(loras))
             self._adapt(resolved)
-            self._additions.loras = resolved
+            self._additions.set_loras(resolved)
 
     @property
     def loras(self) -> tuple[ActiveLoRA, ...]:
@@ -285,10 +286,10 @@ class Pipeline(DiffusersNames):
         """The words with learned vectors."""
         return {each.word: each for each in self._additions.embeddings}
 
-    def _adapt(self, loras: Sequence[LoRA]) -> None:
-        """Have the model's weights changed by these LoRAs and no others."""
+    def _adapt(self, loras: Sequence[LoRA], additions: Additions | None = None) -> None:
+        """Have the model's weights changed by these LoRAs and no others, and the words of these additions known."""
         if self.residency.loader is not None:
-            self.residency.use(self._additions.applied(self.residency.loader, loras))
+            self.residency.use((additions or self._additions).applied(self.residency.loader, loras))
 
     @property
     def info(self) -> ModelInfo:
@@ -385,10 +386,7 @@ class Pipeline(DiffusersNames):
             if request.seed is not None:
                 raise ArgumentError("generator and seed are both given; give one of them")
             request = replace(request, seed=generators.seeds)
-        plan = self.plan(request)
-
-        def prepare() -> None:
-            self._adapt(read_loras(plan.request.loras or ()))
+        plan, prepare = self._planned(request)
 
         return Call(plan, self.residency, lambda: self.source | self.hashes.record(), prepare, self._lock, generators)
 
@@ -396,10 +394,18 @@ class Pipeline(DiffusersNames):
         """The request with this model's defaults filled in, its files opened and seeds drawn. Raises `ArgumentError`
         for what does not fit.
         """
+        return self._planned(request)[0]
+
+    def _planned(self, request: Request) -> tuple[Plan, Callable[[], None]]:
+        """The plan of a request, and what has the model changed as it asks for: with the LoRAs and embeddings of this
+        moment, since other threads may set others before this one has its turn.
+        """
         check_fork()  # here too, since what opens an image computes with torch
+        additions = replace(self._additions)
         refiner = self.experts[1].info if len(self.experts) > 1 else None
         with without_modes():
-            return self._additions.plan(request, self.info, refiner)
+            plan = additions.plan(request, self.info, refiner)
+        return plan, lambda: self._adapt(read_loras(plan.request.loras or ()), additions)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:
         """The tokens of a prompt for each text encoder: the ids and weights of each chunk, start, end and pads
@@ -424,7 +430,7 @@ class Pipeline(DiffusersNames):
         if refiner and len(self.experts) == 1:
             raise ArgumentError("refiner is True but no refiner is loaded; load one with refiner=")
         given: dict[str, Any] = {"prompt": prompt, **call_arguments(arguments)}
-        plan = self.plan(Request(**given))
+        plan, prepare = self._planned(Request(**given))
         check_one_text(plan.branches)
 
         def encode(model: Model) -> EncodedPrompt:
@@ -434,7 +440,7 @@ class Pipeline(DiffusersNames):
             return encoded_prompt(both[POSITIVE], both[NEGATIVE])
 
         with self._lock:
-            self._adapt(read_loras(plan.request.loras or ()))
+            prepare()
             return self.residency.retry(encode)
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:

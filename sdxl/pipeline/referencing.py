@@ -79,7 +79,7 @@ class References:
     """
 
     folders: Sequence[Path] = ()
-    _adapters: dict[tuple[Path, str], Extra] = field(default_factory=dict)
+    _adapters: dict[Path, tuple[str, Extra]] = field(default_factory=dict)  # each with its hash
     _encoders: dict[tuple[str, VisionConfig], Extra] = field(default_factory=dict)  # by hash
     _found: dict[tuple[object, ...], tuple[Component, str]] = field(default_factory=dict)  # by what was asked
 
@@ -118,9 +118,10 @@ class References:
         """Where the adapter of a reference lies, the adapter, and its hash."""
         path = find_again(reference.adapter, reference.hash, self.folders, "IP-Adapter")
         hash = checked_hash(path, reference.hash)
-        if (path, hash) not in self._adapters:
-            self._adapters[path, hash] = Extra(open_ip_adapter(path), runs_once=True)
-        return path, self._adapters[path, hash], hash
+        known = self._adapters.get(path)
+        if known is None or known[0] != hash:
+            known = self._adapters[path] = hash, Extra(open_ip_adapter(path), runs_once=True)
+        return path, known[1], hash
 
     def _encoder(self, path: Path, reference: Reference, adapter: Extra) -> tuple[Extra, str]:
         """The image encoder for a reference whose adapter lies at `path`, and the hash of its files."""
@@ -133,7 +134,9 @@ class References:
         assert isinstance(component.config, VisionConfig)
         shared = self._encoders.get((hash, component.config))
         if shared is None or not _is_current(shared.component, hash):
-            shared = self._encoders[hash, component.config] = Extra(component, runs_once=True)
+            shared = Extra(component, runs_once=True)
+            others = {key: each for key, each in self._encoders.items() if each.paths != shared.paths}
+            self._encoders = {**others, (hash, component.config): shared}
         return shared, hash
 
 

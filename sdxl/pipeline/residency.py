@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import ArgumentError, OutOfMemoryError, warn
-from ..runtime.cuda_graph import Graphs
+from ..runtime.cuda_graph import Graphs, check_compiler
 from ..runtime.device import choose_dtype
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
 from ..runtime.offload import next_smaller
@@ -78,6 +78,8 @@ class Residency:
         else leave a model that fits.
         """
         self._wanted = plan.extras
+        if changed := self.model.extras.forget_changed(self._wanted):
+            self.model.free(*changed)
         while True:
             try:
                 return self._check(plan)
@@ -165,15 +167,12 @@ class Residency:
         """
         if self.model.offload == "block":
             raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
-        at, device = self.model.placement, self.model.placement.device.type
-        if device == "cuda" and at.fp8 and (version := torch.cuda.get_device_capability(at.device)) < (8, 9):
-            raise ArgumentError(  # Triton's limit
-                f"compile with fp8 needs a GPU of compute capability 8.9, this one has {version[0]}.{version[1]}; "
-                "leave one of them out"
-            )
+        device = self.model.placement.device.type
         if device != "cuda":
             warn(f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out")
-        elif not self.model.is_compiled:
+            return
+        check_compiler(self.model.placement)
+        if not self.model.is_compiled:
             self.model = self.model.compiled()
 
     def prepare_for_many(self) -> None:

@@ -1,7 +1,7 @@
 """The queue of jobs and what is kept of them: one bounded first-in, first-out queue for all workers. No HTTP, no torch.
 
-Its methods may be called by any thread. A job that is over stays until `keep` newer ones are, or an hour has passed, or
-the images of all take too much memory.
+Its methods may be called by any thread. A job that is over stays until `keep` others have ended after it, or an hour
+has passed, or the images of all take too much memory. The last one stays: its client has had no time to ask.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Engine:
         self._queue, self._keep, self._workers = queue, keep, workers
         self._jobs: dict[str, Job] = {}  # all that can be asked for, the oldest first
         self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []
+        self._running: dict[Job, float] = {}  # since when, in seconds of a clock that nobody sets
+        self._ended: deque[tuple[float, Job]] = deque()  # those that are over, and when they ended by the same clock
         self._loaded: dict[int, str] = {}  # by worker, the model in its memory
         self._defaults: dict[str, Mapping[str, Any]] = {}  # by model, of those that were loaded once
         self._seconds = 0.0  # of a job, a moving average
@@ -146,7 +147,7 @@ class Engine:
             if not self._waiting:
                 return None
             job = self._waiting.popleft()
-            self._running.append(job)
+            self._running[job] = time.monotonic()
             self._number()
         job.update(status="running", started=time.time())
         return job
@@ -157,7 +158,7 @@ class Engine:
             jobs = [job for job in self._waiting if job.kind == kind][: max(most, 0)]
             for job in jobs:
                 self._waiting.remove(job)
-                self._running.append(job)
+                self._running[job] = time.monotonic()
             self._number()
         for job in jobs:
             job.update(status="running", started=time.time())
@@ -166,8 +167,7 @@ class Engine:
     def end(self, job: Job, status: Status, failure: Failure | None = None) -> None:
         """A worker is done with a job that it took."""
         with self._changed:
-            self._running.remove(job)
-            seconds = time.time() - (job.state.started or job.created)
+            seconds = time.monotonic() - self._running.pop(job)
             self._seconds = seconds if not self._seconds else 0.8 * self._seconds + 0.2 * seconds
             self._over(job, status, failure)
             self._prune()
@@ -223,14 +223,18 @@ class Engine:
     def _over(self, job: Job, status: Status, failure: Failure | None) -> None:
         job.work = replace(job.work, batches=())  # its uploads are not needed any more
         self.metrics.add_job(status, None if failure is None else failure.type)
+        self._ended.append((time.monotonic(), job))
         job.update(
             status=status, failure=failure, ended=time.time(), stage=None, seconds_left=None, preview=None, place=0
         )
 
     def _prune(self) -> None:
-        over = [job for job in self._jobs.values() if job.state.is_over]
-        bytes, oldest = 0, time.time() - _KEPT_SECONDS
-        for number, job in enumerate(reversed(over)):
-            bytes += job.bytes
-            if number >= self._keep or bytes > _KEPT_BYTES or (job.state.ended or 0) < oldest:
-                del self._jobs[job.id]
+        bytes, oldest = sum(job.bytes for _, job in self._ended), time.monotonic() - _KEPT_SECONDS
+        while self._ended and (
+            self._ended[0][0] < oldest
+            or len(self._ended) > self._keep
+            or (bytes > _KEPT_BYTES and len(self._ended) > 1)
+        ):
+            _, job = self._ended.popleft()
+            bytes -= job.bytes
+            del self._jobs[job.id]

@@ -12,25 +12,26 @@ from .job import Job, State
 from .skin import states
 from .views import failure_view, image_view, preview_url, step_view
 
-_BEAT_SECONDS = 15.0  # between signs of life, against proxies that close idle connections
+_BEAT_SECONDS = 15.0  # between signs of life, against proxies and clients that close idle connections
+BEAT = b": \n\n"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would gather the events
 
 
 async def events(job: Job) -> AsyncIterator[bytes]:
     """queued, step, image, then done, failed or cancelled. Who joins late gets all images, and the present step."""
     last: State | None = None
-    async with aclosing(_with_beats(job)) as changes:
+    async with aclosing(states_and_beats(job)) as changes:
         async for state in changes:
             if state is None:
-                yield b": \n\n"
+                yield BEAT
                 continue
             for name, data in _differences(job, last, state):
                 yield f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
             last = state
 
 
-async def _with_beats(job: Job) -> AsyncGenerator[State | None, None]:
-    """The states, and None where there is none for long."""
+async def states_and_beats(job: Job) -> AsyncGenerator[State | None, None]:
+    """The states, and None where there is none for long: then a stream sends `BEAT`, a comment."""
     async with aclosing(states(job)) as each:
         while True:
             coming = asyncio.ensure_future(anext(each, None))

@@ -21,13 +21,15 @@ _KEEP_ALIVE = 15  # seconds that an idle connection stays
 _ANSWER_SECONDS = 5  # that the last answers have to leave
 _COLLECT_SECONDS = 2.0  # in which clients can get the last images
 _STEP_SECONDS = 60.0  # that a cancelled step has to end
+_ACCEPT_SECONDS = 0.01  # until what has connected is known
+_LAST_SECONDS = 0.1  # in which a client that has just connected gets its answer
 _LOG = logging.getLogger("sdxl.serve")
 
 
 def check_extra() -> None:
     """Raise `SDXLError` where the packages of the extra `serve` are not installed."""
     if missing := [name for name in _EXTRA if find_spec(name) is None]:
-        raise SDXLError(f"the service needs {missing[0]}, which is not installed; run pip install 'sdxl-torch[serve]'")
+        raise SDXLError(f'the service needs {missing[0]}, which is not installed; run pip install "sdxl-torch[serve]"')
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -58,13 +60,17 @@ class Process:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
         self._calls = 0
+        self._is_asked = False  # to close, perhaps before there was a loop
 
     def run(self) -> int:
         """Serve until `close`; the exit status."""
         return asyncio.run(self._serve())
 
     def close(self) -> None:
-        """End the service when its running image is finished; called again, before its next step."""
+        """End the service when its running image is finished; called again, before its next step. It may be called
+        before `run` and after it.
+        """
+        self._is_asked = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._close)
 
@@ -82,6 +88,8 @@ class Process:
 
         engine, settings = self._service.engine, self._service.settings
         self._loop = asyncio.get_running_loop()
+        if self._is_asked:
+            self._close()
         engine.on_fault(self.close)
         config = uvicorn.Config(
             make_app(self._service),
@@ -105,6 +113,11 @@ class Process:
         await asyncio.wait({serving, closing}, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()
         await self._drain()
+        for accepting in server.servers:  # uvicorn would end what has just connected with them
+            accepting.close()
+        await asyncio.sleep(_ACCEPT_SECONDS)
+        if server.server_state.connections:
+            await asyncio.sleep(_LAST_SECONDS)
         server.should_exit = True
         await serving
         for worker in self._service.workers:

@@ -25,18 +25,12 @@ T = TypeVar("T")
 
 @dataclass
 class Service:
-    """`model` is the name of the model of requests that name none: the one that was switched to last."""
-
     settings: Settings
     catalog: Catalog
     engine: Engine
     workers: list[Worker]
-    model: str
     _decoders: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_DECODERS))
-    _before: str = field(init=False)  # the model that was switched to last and could be loaded
-
-    def __post_init__(self) -> None:
-        self._before = self.model
+    _switches: list[Job] = field(default_factory=list)  # in their order, from the last one that is done
 
     def start(self) -> None:
         """Have the workers load the first model, and read the folders meanwhile: of thousands of files that takes a
@@ -49,6 +43,22 @@ class Service:
     def _read_folders(self) -> None:
         for kind in get_args(Name):
             self.catalog.files(kind)
+
+    @property
+    def model(self) -> str:
+        """The name of the model of requests that name none: that of the last switch which was neither cancelled nor
+        failed, else the first.
+        """
+        lasting = self._lasting_switches()
+        return lasting[-1].work.model if lasting else next(iter(self.catalog.models))
+
+    @property
+    def switching(self) -> Job | None:
+        """The switch to `model`, until it is over."""
+        return next((job for job in self._lasting_switches()[-1:] if not job.state.is_over), None)
+
+    def _lasting_switches(self) -> list[Job]:
+        return [job for job in self._switches if job.state.status not in ("cancelled", "failed")]
 
     def make_work(
         self,
@@ -84,21 +94,13 @@ class Service:
             return await asyncio.to_thread(call, *args, **kwargs)
 
     def switch(self, model: str, origin: str = "api", session: str | None = None) -> Job:
-        """A job that loads a model, which is from now on that of requests that name none. Where the job fails or is
-        cancelled, it is the one before. Raises `UnknownError`.
+        """A job that loads a model, which is from now on that of requests that name none, unless the job fails or is
+        cancelled. Raises `UnknownError`.
         """
-        name = self.catalog.model(model)
-        job = self.engine.submit(Work((), name, origin, session))
-        self.model = name
-
-        def settle() -> None:
-            if job.state.status == "done":
-                self._before = name
-            elif job.state.is_over and self.model == name:
-                self.model = self._before
-
-        job.watch(settle)
-        settle()  # it may be over
+        job = self.engine.submit(Work((), self.catalog.model(model), origin, session))
+        lasting = self._lasting_switches()
+        done = [number for number, each in enumerate(lasting) if each.state.status == "done"]
+        self._switches = [*lasting[max(done, default=0) :], job]
         return job
 
 
@@ -106,4 +108,4 @@ def make_service(settings: Settings, catalog: Catalog, load: Load = load) -> Ser
     """A service whose workers are not started yet."""
     engine = Engine(settings.queue, settings.keep, len(settings.devices))
     workers = [Worker(engine, catalog, settings, number, load) for number in range(len(settings.devices))]
-    return Service(settings, catalog, engine, workers, next(iter(catalog.models)))
+    return Service(settings, catalog, engine, workers)

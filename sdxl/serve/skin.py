@@ -39,6 +39,7 @@ image of its present guess first (AUTOMATIC1111's interrupt). `skip(id)` goes on
 `waiting` list the present jobs; `job.work.origin` says whose they are. All are harmless for a job that is over.
 `service.switch(model)` is a job that loads a model and makes it that of requests that name none; `service.model` is its
 name, and `service.engine.loaded` those in memory. After `await wait(job)` its `state` says whether that worked.
+`service.switching` is the switch to `service.model` where that is not over.
 
 **Errors.** `Skin.error_body` gets each `Problem` (status, type, message, argument) under its prefix, also those of the
 guard (401, 403, 404 of unknown routes, 405, 413, 429, 500). `refuse(status, message)` makes an error of a skin's own;

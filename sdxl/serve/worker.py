@@ -137,6 +137,8 @@ class Worker:
         self._pipe = self._load(request if self._device is None else replace(request, device=self._device))
         self._model = self._last = name
         self._engine.has_loaded(self._number, name, defaults(self._pipe))
+        dtype = str(self._pipe.dtype).removeprefix("torch.")
+        _LOG.info("%s is loaded: %s, %s, offload %s", name, self._pipe.device, dtype, self._pipe.offload)
         return self._pipe
 
     def _do(self, job: Job) -> None:
@@ -152,12 +154,17 @@ class Worker:
 
     def _do_with_others(self, job: Job, kind: str) -> None:
         """Do a job, and with it those that wait and may share its call."""
+        self._show_loading(job)
         most = self._sizes.limit(kind, lambda most: self._fitting(job, most))
         jobs = [job, *self._engine.take_like(kind, most - 1)]
         began = time.monotonic()
         self._share(jobs, kind)
         if all(each.state.status == "done" for each in jobs):
             self._sizes.record(kind, len(jobs), time.monotonic() - began)
+
+    def _show_loading(self, job: Job) -> None:
+        if self._model != job.work.model:
+            job.update(stage="loading")
 
     def _fitting(self, job: Job, most: int) -> int | None:
         """How many jobs of a kind fit into memory at once; None where that cannot be said."""
@@ -206,19 +213,21 @@ class Worker:
             for number, job in list(left.items()):
                 changes = progress(step, pace, now)
                 job.update(**changes, **({"preview": strip_of([previews[number]])} if previews else {}))
-                if not step.is_last and (job.is_cancelled or job.skipped == 0):
-                    result = step.result() if job.is_cancelled and job.keeps_guess else None
-                    self._end_one(left.pop(number), number, result, warned)
+                keeps = job.is_cancelled and job.keeps_guess
+                if (job.is_cancelled or job.skipped == 0) and not (keeps and step.is_last):
+                    result = step.result() if keeps else None
+                    if keeps:
+                        self._engine.metrics.add_images(1, (time.monotonic() - pace.began) / len(jobs))
+                    self._end_one(left.pop(number), number, "cancelled" if job.is_cancelled else "done", result, warned)
             if not left:
                 return
         result = step.result()
         self._engine.metrics.add_images(len(left), time.monotonic() - pace.began)
         for number, job in left.items():
-            self._end_one(job, number, result, warned)
+            self._end_one(job, number, "done", result, warned)
 
-    def _end_one(self, job: Job, number: int, result: Result | None, warned: list[str]) -> None:
+    def _end_one(self, job: Job, number: int, status: Status, result: Result | None, warned: list[str]) -> None:
         """End a job of a shared call, with its image of a result if it is to have one."""
-        status: Status = "cancelled" if job.is_cancelled else "done"
         if result is not None:
             own = slice(number, number + 1)
             from ..pipeline.result import Result
@@ -230,8 +239,7 @@ class Worker:
 
     def _generate(self, job: Job, warned: list[str]) -> Any:
         """All batches of a job; its status after them."""
-        if self._model != job.work.model:
-            job.update(stage="loading")
+        self._show_loading(job)
         pipe = self._use(job.work.model)
         for number, arguments in enumerate(job.work.batches):
             job.update(stage="steps", batch=number, step=0, steps=0, preview=None)

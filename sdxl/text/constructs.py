@@ -1,4 +1,4 @@
-"""What a prompt has of the grammars of other programs, to say which switch reads it."""
+"""What a prompt has of the grammars of other programs, to say which `prompt_syntax` reads it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief
+from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief, unread_advice
 from .part import open_part, put_in_place
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ class TensorFile:
         self._size, length = _measure(path)
         try:
             with path.open("rb") as file:
+                self._written = os.fstat(file.fileno()).st_mtime_ns
                 file.seek(8)
                 header = _loads(file.read(length).decode(), _unique)
             self.metadata = self._metadata(header.pop("__metadata__", None))
             self._index(header, 8 + length)
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as safetensors ({error}); it is truncated or damaged, download it again"
-            ) from error
+            advice = unread_advice(error, "it is truncated or damaged, download it again")
+            raise CheckpointError(f"{path} cannot be read as safetensors ({error}); {advice}") from error
 
     def _metadata(self, table: Any) -> dict[str, str]:
         """The strings of a header's metadata."""
@@ -136,7 +136,7 @@ class TensorFile:
         """Map the file. The constructor has checked its header."""
         try:
             with self.path.open("rb") as file:
-                mapped = _map(file.fileno())
+                mapped, found = _map(file.fileno()), os.fstat(file.fileno())
         except (OSError, ValueError) as error:
             is_windows = getattr(error, "winerror", None) in _NO_PAGES
             if is_windows or getattr(error, "errno", None) == errno.ENOMEM:
@@ -145,8 +145,9 @@ class TensorFile:
                     f"{self.path} cannot be mapped: the system refuses {self._size / 1e9:.3g} GB of address space; "
                     f"close other programs, or {advice}"
                 ) from error
-            raise CheckpointError(f"{self.path} cannot be read ({error}); download the file again") from error
-        if len(mapped) != self._size:
+            advice = unread_advice(error, "download the file again")
+            raise CheckpointError(f"{self.path} cannot be read ({error}); {advice}") from error
+        if (len(mapped), found.st_mtime_ns) != (self._size, self._written):  # one of the same size has other weights
             raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
         return mapped
 
@@ -188,7 +189,8 @@ def _measure(path: Path) -> tuple[int, int]:
             head = file.read(64)
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
+        advice = unread_advice(error, "check the path and its permissions")
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; {advice}") from error
     # a header's length may begin with the same two bytes
     if path.suffix in _PICKLE_SUFFIXES or (head[:2] in _PICKLES and head[8:9] != b"{"):
         raise CheckpointError(
@@ -197,6 +199,8 @@ def _measure(path: Path) -> tuple[int, int]:
         )
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; download them with git lfs pull")
+    if head.startswith(b"GGUF"):
+        raise CheckpointError(f"{path} is a GGUF file, not a safetensors file; download the model as .safetensors")
     length = int.from_bytes(head[:8], "little")
     if len(head) < 9 or head[8:9] != b"{":
         raise CheckpointError(f"{path} is not a safetensors file; check its source")
@@ -328,7 +332,8 @@ def read_text(path: Path) -> str:
             raise CheckpointError(f"{path} has more than {MOST_JSON} bytes and is not read; download it again")
         return data.decode("utf-8-sig")  # editors on Windows put a mark in front
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); download it again") from error
+        advice = unread_advice(error, "download it again")
+        raise CheckpointError(f"{path} cannot be read ({error}); {advice}") from error
 
 
 def parse_json(text: str, where: object) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 import sdxl
 from sdxl.cli.main import main
 from sdxl.images import read_parameters, save_png
+from sdxl.pipeline.additions import Additions
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
 LONG = "a red cat, " * 20 + "photo of a dog, " * 20  # three chunks
@@ -50,6 +53,28 @@ def spell(layout: str, found: dict[str, Tensor], folder: Path) -> Any:
     save({"mecha": one}, names[0])
     save({"mecha": second}, names[1])
     return names if layout == "two files" else names[::-1]
+
+
+def test_a_call_that_waits_for_its_turn_keeps_its_words(
+    pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded of an image is what it was made with, whatever other threads set meanwhile."""
+    file, prompt = spell("clip_l", vectors(pipe, "cat"), tmp_path), "a red mecha"
+    without, planned, plan = latents(pipe, prompt), threading.Event(), Additions.plan
+
+    def noted(self: Additions, *arguments: Any) -> Any:
+        own = plan(self, *arguments)
+        planned.set()
+        return own
+
+    monkeypatch.setattr(Additions, "plan", noted)
+    with ThreadPoolExecutor(1) as thread:
+        with pipe._lock:
+            waiting = thread.submit(latents, pipe, prompt)
+            assert planned.wait(20)
+            pipe.set_embeddings([file])
+        assert torch.equal(waiting.result(60), without)
+    assert not torch.equal(latents(pipe, prompt), without)
 
 
 @pytest.mark.parametrize("layout", ["clip_l", "text_encoders", "two files", "two files, exchanged"])
@@ -185,11 +210,22 @@ def test_files_that_are_none(state: dict[str, Tensor], message: str, tiny_pipe: 
     assert not tiny_pipe.embeddings
 
 
+def test_a_pair_has_one_tensor_in_each_file(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    first, second = spell("two files", vectors(tiny_pipe, "cat"), tmp_path)
+    save({"mecha": torch.zeros(1, 16), "another": torch.zeros(1, 16)}, first)
+    with pytest.raises(
+        sdxl.CheckpointError, match=r"learned_embeds\.safetensors has 2 tensors; a pair of embeddings has"
+    ):
+        tiny_pipe.set_embeddings({"robot": (first, second)})
+
+
 def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     for value, message in (
         (3, "embeddings is 3; expected a list of files"),
         ([3], "the file of an embedding is 3"),
         ([{"files": "x"}], "is no embedding; its values are file, word, hash"),
+        ([{"file": "x", "words": "y"}], "is no embedding; its values are file, word, hash"),
+        ([{"word": "x"}], "is no embedding; its values are file, word, hash"),
         ({"": tmp_path}, "the word of embedding .* is ''"),
     ):
         with pytest.raises(sdxl.ArgumentError, match=message):

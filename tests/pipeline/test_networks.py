@@ -37,7 +37,7 @@ def test_repr_shows_the_model(tiny_folder: Path, refiner_folder: Path) -> None:
     lines = dict(line.strip().split(": ", 1) for line in repr(pipe).splitlines()[1:-1])
     assert lines["model"] == f"{tiny_folder} and {refiner_folder}"
     assert lines["kind"] == "base and refiner"
-    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 3.0M, vae 0.4M, refiner.")
+    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 0.4M, vae 0.1M, refiner.")
     assert (lines["dtype"], lines["device"], lines["offload"]) == ("float32", "cpu", "stage")
     assert lines["memory"].startswith("at most ")
     mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
@@ -236,6 +236,17 @@ def test_a_unet_of_another_config_is_saved_as_it_is(name: str, tiny_folder: Path
         sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, context_dim=40)), pipe.vae, pipe.text)
 
 
+def test_a_schedule_of_ones_own_has_its_preset_before_and_after_saving(tiny_pipe: sdxl.Pipeline) -> None:
+    """A model that is trained on to v-prediction generates in memory with the defaults that its saved file has."""
+    assert tiny_pipe.info.family is None
+    info = replace(tiny_pipe.info, schedule=tiny_pipe.info.schedule.of_network("v_prediction", True))
+    mine = sdxl.Pipeline.from_networks(info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    assert mine.info.family is not None
+    assert mine.info.family.preset == "zero_snr"
+    again = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    assert again.info is tiny_pipe.info
+
+
 def test_layers_of_ones_own_are_not_lost_without_a_word(tiny_folder: Path, tmp_path: Path) -> None:
     class Mine(UNet):
         def __init__(self, config: Any) -> None:
@@ -304,14 +315,14 @@ def test_a_change_in_place_is_applied_once(offload: str, tiny_folder: Path, tmp_
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[32, 4, 3, 3\]"),
+    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[16, 4, 3, 3\]"),
     "no result": (lambda weight: None, "gives None; expected a tensor"),
     "whole numbers": (
         lambda weight: weight.long(),
         "gives .* of torch.int64; expected a tensor of floating-point numbers",
     ),
     "numpy": (lambda weight: weight.numpy(), "gives an array of shape"),
-    "no function": (torch.zeros(32, 4, 3, 3), "is a Tensor; expected a function"),
+    "no function": (torch.zeros(16, 4, 3, 3), "is a Tensor; expected a function"),
 }
 
 

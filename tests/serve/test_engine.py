@@ -29,7 +29,9 @@ Load = Callable[[ModelRequest], Any]
 
 def start(load: Load, **settings: Any) -> Service:
     settings = {"port": 0, "devices": ("cpu",)} | settings
-    service = make_service(Settings(**settings), make_catalog([ModelRequest("one"), ModelRequest("two")]), load)
+    service = make_service(
+        Settings(**settings), make_catalog([ModelRequest(name) for name in ("one", "two", "three")]), load
+    )
     service.start()
     return service
 
@@ -189,8 +191,8 @@ def test_a_switch_is_a_job_and_one_model_is_in_memory() -> None:
     assert over(job := submit(service)) == "done"
     assert job.state.images[0].parameters["model"] == {"model": "two"}
     assert alive == ["one", "two", "one", "two"]
-    with pytest.raises(UnknownError, match="there are one, two"):
-        service.switch("three")
+    with pytest.raises(UnknownError, match="there are one, two, three"):
+        service.switch("four")
     service.engine.close()
 
 
@@ -255,6 +257,34 @@ def test_switches_that_fail_or_are_cancelled_leave_the_model_before() -> None:
     assert service.model == "one"
     held.let()
     assert over(job) == "done"
+    service.engine.close()
+
+
+@pytest.mark.parametrize(
+    ("switches", "cancelled", "left"),
+    [
+        (("two", "two"), (0,), "two"),  # the other client's still comes
+        (("two", "three"), (1,), "two"),
+        (("two", "three", "two"), (2, 0), "three"),
+        (("two", "three"), (1, 0), "one"),
+        (("two", "one", "three"), (2,), "one"),
+    ],
+)
+def test_clients_that_switch_at_once(switches: tuple[str, ...], cancelled: tuple[int, ...], left: str) -> None:
+    """The last switch that is neither cancelled nor failed counts, while they wait and when they are done."""
+    gate = Gate()
+    service = start(loader(FakePipe(go=gate)))
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    jobs = [service.switch(model) for model in switches]
+    for number in cancelled:
+        service.engine.cancel(jobs[number].id)
+    assert service.model == left
+    gate.let()
+    assert {over(each) for each in jobs} <= {"done", "cancelled"}
+    assert service.model == left
+    assert over(switch := service.switch("two")) == "done"
+    assert (service.model, switch.work.model) == ("two", "two")
     service.engine.close()
 
 
@@ -329,6 +359,48 @@ def test_what_is_kept_of_finished_jobs_is_bounded(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(engine_module, "_KEPT_SECONDS", 0.0)
     time.sleep(0.01)
     assert service.engine.jobs() == []
+    service.engine.close()
+
+
+def test_a_job_that_ends_late_is_kept_as_long_as_one_that_ends_early() -> None:
+    """Whoever cancels what waits behind a job must not lose the images of that one."""
+    gate = Gate()
+    service = start(loader(FakePipe(go=gate)), keep=2)
+    first, *others = (submit(service) for _ in range(4))
+    until(lambda: first.state.status == "running")
+    for job in others:
+        service.engine.cancel(job.id)
+    assert service.engine.jobs() == [first, *others[1:]]
+    gate.let()
+    assert over(first) == "done"
+    assert service.engine.jobs() == [first, others[2]]
+    service.engine.close()
+
+
+def test_the_newest_images_are_kept_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could get those of a job that is forgotten when it ends."""
+    monkeypatch.setattr(engine_module, "_KEPT_BYTES", 1)
+    service = start(loader(FakePipe()))
+    jobs = [submit(service) for _ in range(2)]
+    assert [over(job) for job in jobs] == ["done", "done"]
+    until(lambda: not service.engine.running)
+    assert service.engine.jobs() == jobs[1:]
+    service.engine.close()
+
+
+def test_a_clock_that_is_set_forgets_no_job_and_sends_no_client_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    service = start(loader(FakePipe(go=gate)))
+    job = submit(service)
+    until(lambda: job.state.status == "running")
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 1e6)
+    gate.let()
+    assert over(job) == "done"
+    until(lambda: not service.engine.running)
+    assert service.engine.patience < 100
+    monkeypatch.setattr(time, "time", lambda: clock() + 2e6)
+    assert service.engine.jobs() == [job]
     service.engine.close()
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from serving import LIMITS, PROMPT, Client, Running, form, in_base64, miniatures, open_miniature, png, serving, until
 
 import sdxl
+from sdxl.serve import events
 
 SMALL: dict[str, Any] = {"prompt": PROMPT, "size": "64x64"}
 OWN: dict[str, Any] = {"steps": 3, "seed": 7}
@@ -187,3 +188,18 @@ def test_a_client_that_leaves_its_stream_cancels_the_job() -> None:
         gate.release(4)
         until(lambda: job.state.is_over)
         assert job.state.status == "cancelled"
+
+
+def test_a_stream_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its job waits, clients and proxies would give up."""
+    monkeypatch.setattr(events, "_BEAT_SECONDS", 0.01)
+    gate = threading.Semaphore(0)
+    with serving([sdxl.ModelRequest("one")], loader(FakePipe(go=lambda: gate.acquire(timeout=20)))) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.client.port, timeout=20)
+        body = json.dumps({"prompt": "a", "steps": 1, "stream": True})
+        connection.request("POST", "/v1/images/generations", body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        assert [answer.readline() for _ in range(4)] == [b": \n", b"\n"] * 2
+        gate.release()
+        assert answer.read().count(b"event: image_generation.completed\n") == 1
+        connection.close()

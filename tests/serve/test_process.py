@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Client, until
+from fake import FakePipe, loader
+from serving import Client, serving, until
 
 from sdxl import SDXLError
 from sdxl.cli.main import main
+from sdxl.pipeline import ModelRequest
 from sdxl.serve import run
 
 
@@ -69,6 +72,10 @@ def test_it_answers_while_the_model_is_loaded_and_finishes_its_image_at_the_end(
         assert time.monotonic() - began < 5  # a second where nothing else runs: `make proof-service`
         assert client.get("/ready").status == 503
         until(lambda: client.get("/ready").status == 200, 60)
+        assert process.stderr is not None
+        assert " miniature is loaded: cpu, float32, offload " in next(
+            line for line in process.stderr if "loaded" in line
+        )
         given: dict[str, Any] = {"prompt": "a red circle", "steps": 30, "width": 256, "height": 256}
         running, waiting = client.job(**given), client.job(**given)
         until(lambda: client.get(f"/api/jobs/{running['id']}").json["step"])
@@ -95,6 +102,46 @@ def test_a_second_signal_does_not_wait_for_the_image() -> None:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
+def test_who_has_just_connected_is_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_LAST_SECONDS", 3.0)
+    with serving([ModelRequest("one")], loader(FakePipe())) as running:
+        address = ("127.0.0.1", running.client.port)
+        with socket.create_connection(address, timeout=20) as connection:
+            running.process.close()
+            until(lambda: refused(address))
+            connection.sendall(b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+            assert connection.recv(100).startswith(b"HTTP/1.1 ")
+
+
+def refused(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=20).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_signals_before_and_after_the_work_end_it_as_one_in_it() -> None:
+    work = """
+import os, signal, sys
+from sdxl.cli.main import main
+from sdxl.serve.run import Process
+run = Process.run
+def run_between_signals(self):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    status = run(self)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    return status
+Process.run = run_between_signals
+sys.exit(main(["serve", "--model", "miniature", "--port", "0"]))
+"""
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
 def test_errors_at_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, status, message in (
         (["--host", "0.0.0.0"], 2, "give --api-key or --auth"),
@@ -110,7 +157,7 @@ def test_errors_at_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: py
         assert message in capsys.readouterr().err
     monkeypatch.setattr(run, "_EXTRA", ("no_such_package",))
     assert main(["serve"]) == 1
-    assert "pip install 'sdxl-torch[serve]'" in capsys.readouterr().err
+    assert 'pip install "sdxl-torch[serve]"' in capsys.readouterr().err
     with pytest.raises(SDXLError):
         run.check_extra()
 

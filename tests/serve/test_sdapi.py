@@ -7,6 +7,7 @@ import json
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from serving import (
     until,
 )
 
+from sdxl.errors import CheckpointError
 from sdxl.pipeline import ModelRequest
 from sdxl.runtime.memory import available
 
@@ -356,6 +358,32 @@ def test_progress_interrupt_and_skip(slow: tuple[Running, threading.Semaphore]) 
     assert client.post("/internal/progress", {}).status == 422
     assert client.get("/internal/ping").json == {}
     assert client.get("/sdapi/v1/progress").json["state"]["job_count"] == 0
+
+
+def test_two_clients_that_switch_to_one_model() -> None:
+    """Both are answered when it is loaded, and both are told when that fails."""
+    loading, fails = threading.Semaphore(0), [True, False]
+
+    def load(request: ModelRequest) -> Any:
+        if request.model == "two":
+            assert loading.acquire(timeout=20)
+            if fails.pop(0):
+                raise CheckpointError("two is damaged; download it again")
+        return FakePipe(str(request.model))
+
+    with serving([ModelRequest("one"), ModelRequest("two")], load) as running:
+        path, body = "/sdapi/v1/options", {"sd_model_checkpoint": "two"}
+        with ThreadPoolExecutor(2) as threads:
+            first = threads.submit(running.client.post, path, body)
+            until(lambda: running.service.switching)
+            job = running.service.switching
+            second = threads.submit(running.client.post, path, body)
+            assert job is not None
+            until(lambda: len(job._watchers) == 2)
+            assert not first.done() and not second.done()
+            loading.release(2)
+            assert (first.result(20).status, second.result(20).status) == (422, 200)
+        assert running.service.engine.loaded == ["two"]
 
 
 def test_a_job_that_is_cancelled_before_its_first_image(slow: tuple[Running, threading.Semaphore]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from serving import until
 
 import sdxl
 from sdxl.cli.serve import _settings, serve_parser
-from sdxl.errors import ArgumentError, NonFiniteError, OutOfMemoryError
+from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutOfMemoryError
 from sdxl.pipeline import ModelRequest
 from sdxl.serve.catalog import make_catalog
 from sdxl.serve.job import Job
@@ -93,6 +94,32 @@ def test_waiting_jobs_that_differ_in_texts_and_seeds_share_a_call(
         check_alone(tiny_pipe, jobs[number], **{k: v for k, v in given[number].items() if k != "seed"})
 
 
+def test_a_job_that_may_share_shows_that_its_model_is_loaded(tiny_pipe: sdxl.Pipeline) -> None:
+    """And where that fails, the jobs after it share as before."""
+    go, failures = threading.Semaphore(0), [CheckpointError("two is damaged; download it again")] * 2
+
+    def load(request: ModelRequest) -> sdxl.Pipeline:
+        if request.model == "two":
+            assert go.acquire(timeout=20)
+            if failures:
+                raise failures.pop()
+        return tiny_pipe
+
+    catalog = make_catalog([ModelRequest("one"), ModelRequest("two")])
+    service = make_service(Settings(port=0, devices=("cpu",), batch_size=2), catalog, load)
+    service.start()
+    arguments = {"prompt": "a cat", **SCENE}
+    job = service.engine.submit(service.make_work(arguments, model="two"))
+    until(lambda: job.state.stage == "loading")
+    go.release(4)
+    until(lambda: job.state.is_over)
+    jobs = [service.engine.submit(service.make_work(arguments, model="two")) for _ in range(2)]
+    until(lambda: all(each.state.is_over for each in jobs))
+    service.engine.close()
+    assert (job.state.status, *(each.state.status for each in jobs)) == ("failed", "done", "done")
+    assert job.kind is not None and service.workers[0]._sizes.limit(job.kind, lambda _: None) == 2
+
+
 def test_jobs_share_no_call_unless_it_is_asked_for(tiny_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = calls_of(tiny_pipe, monkeypatch, lambda _: None)
     service = service_of(tiny_pipe, 1)
@@ -134,20 +161,21 @@ def test_a_call_that_fails_is_done_in_halves(
 
 
 def test_a_job_of_a_shared_call_is_cancelled_alone(tiny_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    service, steps = service_of(tiny_pipe, 4), tiny_pipe.steps
-    jobs = [submit(service, text) for text in ("a", "b", "c", "d")]
+    service, steps = service_of(tiny_pipe, 6), tiny_pipe.steps
+    jobs = [submit(service, text) for text in ("a", "b", "c", "d", "e", "f")]
 
     def cancelling(self: sdxl.Pipeline, **arguments: Any) -> Iterator[Any]:
         for step in steps(**arguments):
-            if step.index == 0:
-                service.engine.cancel(jobs[1].id)
-                service.engine.cancel(jobs[2].id, keep_guess=True)
+            early, guessed = (jobs[4], jobs[5]) if step.is_last else (jobs[1], jobs[2])
+            service.engine.cancel(early.id)
+            service.engine.cancel(guessed.id, keep_guess=True)
             yield step
 
     monkeypatch.setattr(sdxl.Pipeline, "steps", cancelling)
-    assert finish(service, *jobs) == ["done", "cancelled", "cancelled", "done"]
-    assert [len(job.state.images) for job in jobs] == [1, 0, 1, 1]
-    assert jobs[2].state.images[0].parameters["stopped_after"] == 1
+    assert finish(service, *jobs) == ["done", "cancelled", "cancelled", "done", "cancelled", "done"]
+    assert [len(job.state.images) for job in jobs] == [1, 0, 1, 1, 0, 1]
+    assert service.engine.metrics.images == 4
+    assert [job.state.images[0].parameters.get("stopped_after") for job in (jobs[2], jobs[5])] == [1, None]
     monkeypatch.undo()
     check_alone(tiny_pipe, jobs[3], "d")
 

@@ -23,9 +23,6 @@ from sdxl.serve.problems import Problem
 from sdxl.serve.service import Service
 from sdxl.serve.skin import Skin, encoded, finished
 
-GATE = threading.Semaphore(0)
-PIPE = FakePipe(go=lambda: GATE.acquire(timeout=20), error=ArgumentError("width is 3; expected 8"))
-
 
 def foreign(service: Service) -> Skin:
     """`/old/draw` takes {"text", "count"}, and has flat errors."""
@@ -44,17 +41,22 @@ def foreign(service: Service) -> Skin:
     return Skin("/old/", [Route("/old/draw", draw, methods=["POST"])], error)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    patch = pytest.MonkeyPatch()
-    patch.setattr(app, "SKINS", (*app.SKINS, foreign))
-    with serving([ModelRequest("one")], loader(PIPE)) as running:
+@pytest.fixture
+def gate() -> threading.Semaphore:
+    """Lets through as many steps as it is released for."""
+    return threading.Semaphore(0)
+
+
+@pytest.fixture
+def running(gate: threading.Semaphore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setattr(app, "SKINS", (*app.SKINS, foreign))
+    pipe = FakePipe(go=lambda: gate.acquire(timeout=20), error=ArgumentError("width is 3; expected 8"))
+    with serving([ModelRequest("one")], loader(pipe)) as running:
         yield running
-    patch.undo()
 
 
-def test_a_synchronous_answer(client: Client) -> None:
-    GATE.release(4)
+def test_a_synchronous_answer(client: Client, gate: threading.Semaphore) -> None:
+    gate.release(4)
     answer = client.post("/old/draw", {"text": "a", "count": 2})
     assert (answer.status, answer.json) == (200, {"status": "done", "jpegs": [True, True]})
 
@@ -73,7 +75,7 @@ def test_errors_have_the_shape_of_the_skin(client: Client) -> None:
     assert client.post("/old/draw", {}).json["of"] == "prompt"
 
 
-def test_a_client_that_goes_away_cancels_its_job(client: Client, running: Running) -> None:
+def test_a_client_that_goes_away_cancels_its_job(client: Client, running: Running, gate: threading.Semaphore) -> None:
     engine = running.service.engine
     connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
     connection.request(
@@ -83,15 +85,14 @@ def test_a_client_that_goes_away_cancels_its_job(client: Client, running: Runnin
     job = engine.running[0]
     connection.close()
     until(lambda: job.is_cancelled)
-    GATE.release(1)
+    gate.release(1)
     until(lambda: job.state.is_over)
     assert (job.state.status, job.work.origin) == ("cancelled", "old")
-    GATE.release(4)
+    gate.release(4)
     assert client.post("/old/draw", {"text": "a", "count": 2}).status == 200  # the next one is not touched
 
 
-def test_a_waiting_answer_is_503_at_the_end(client: Client, running: Running) -> None:
-    """The last test of this service: it ends."""
+def test_a_waiting_answer_is_503_at_the_end(client: Client, running: Running, gate: threading.Semaphore) -> None:
     answers: list[Any] = []
     ask = [threading.Thread(target=lambda: answers.append(client.post("/old/draw", {"text": "a"}))) for _ in range(2)]
     for thread in ask:
@@ -99,7 +100,7 @@ def test_a_waiting_answer_is_503_at_the_end(client: Client, running: Running) ->
     until(lambda: running.service.engine.running and running.service.engine.waiting)
     running.process.close()
     until(lambda: len(answers) == 1)
-    GATE.release(2)
+    gate.release(2)
     for thread in ask:
         thread.join(20)
     assert sorted(answer.status for answer in answers) == [200, 503]

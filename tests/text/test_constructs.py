@@ -15,6 +15,7 @@ FOUND = {
     "(red:.8)": ["(red:.8)"],
     "((best)) cat": ["((best))"],
     "(((best)), x)": ["(((best))"],
+    "A ((BEST)) CAT": ["((BEST))"],
     "[[blurry]] x": ["[[blurry]]"],
     "[a] x [b]": ["[a]"],
     "[a] BREAK b": ["[a]", "BREAK"],
@@ -76,7 +77,8 @@ def test_one_warning_lists_all(tiny_pipe: sdxl.Pipeline) -> None:
     (message,) = (str(each.message) for each in caught)
     assert message == (
         "the prompts have syntax that is words in prompt_syntax plain: prompt_syntax a1111 or comfyui reads '(a:1.2)' "
-        "and 1 more, '((b))'; prompt_syntax a1111 reads 'BREAK', '<lora:h:1>', '[[f]]'; no switch reads '{d|e}'; "
+        "and 1 more, '((b))'; prompt_syntax a1111 reads 'BREAK', '<lora:h:1>', '[[f]]'; no "
+        "prompt_syntax reads '{d|e}'; "
         "prompt_syntax comfyui reads 'embedding:g'"
     )
     with warnings.catch_warnings():

@@ -13,9 +13,10 @@ from typing import Any
 
 from ...errors import SDXLError
 from ..engine import Engine
+from ..events import BEAT, states_and_beats
 from ..job import Image, Job, State
 from ..problems import Problem, problem_of, refuse
-from ..skin import check, encoded, states
+from ..skin import check, encoded
 from .request import Asked
 
 _EVENTS = {"generation": "image_generation", "edit": "image_edit"}
@@ -84,8 +85,11 @@ async def events(engine: Engine, job: Job, asked: Asked) -> AsyncIterator[bytes]
     """
     try:
         shown, finished = 0, 0
-        async with aclosing(states(job)) as changes:
+        async with aclosing(states_and_beats(job)) as changes:
             async for state in changes:
+                if state is None:
+                    yield BEAT
+                    continue
                 due = (shown + 1) / (asked.partial + 1)
                 if state.preview is not None and shown < asked.partial and _share(state) >= due:
                     partial = await asyncio.to_thread(_partial, state.preview, asked)

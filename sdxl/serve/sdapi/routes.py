@@ -157,11 +157,18 @@ async def _set_options(server: _Server, request: Request) -> Any:
         raise ArgumentError(f"CLIP_stop_at_last_layers is {clip_skip}; expected 1 to 12")
     model = model_name(service, given.text("sd_model_checkpoint"))
     server.options.clip_skip = clip_skip
-    if model is not None and model != service.model:
+    if model is not None and not await _is_current(service, model):
         job = service.switch(model, ORIGIN)
         await wait(job)
         check(job)
     return None
+
+
+async def _is_current(service: Service, model: str) -> bool:
+    """Whether a model is that of requests that name none, when a switch to it is done which another client began."""
+    if model == service.model and (job := service.switching) is not None:
+        await wait(job)
+    return model == service.model
 
 
 async def _listed(make: Callable[[Service], Any], server: _Server, request: Request) -> Any:
