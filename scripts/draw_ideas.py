@@ -106,7 +106,7 @@ def draw_from_pictures(draw: Draw) -> None:
     source = draw("a yellow circle on a purple background")[0]
     strengths = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     row = [draw("a yellow star on a green background", image=source, strength=strength)[0] for strength in strengths]
-    columns = ["picture", *(f"strength {strength:g}" for strength in strengths)]
+    columns = ["image", *(f"strength {strength:g}" for strength in strengths)]
     sheet([[source, *row]], columns, [""]).save(OUT / "strength.png")
 
     circle = make_picture(Scene("blue", (Thing("yellow", "circle", radius=0.25),)))
@@ -115,11 +115,10 @@ def draw_from_pictures(draw: Draw) -> None:
     star = "a red star on a blue background"
     changed = draw(star, image=circle, mask=hard)[0]
     graded = draw("a yellow circle on a red background", image=circle, mask=ramp)[0]
-    wider = draw(
-        "a yellow circle on a blue background", image=circle.crop((24, 24, 104, 104)), outpaint=(24, 24, 24, 24)
-    )[0]
-    shown = [circle, hard.convert("RGB"), changed, ramp.convert("RGB"), graded, wider]
-    columns = ["picture", "hard mask", "repainted", "grey mask", "repainted", "outpainted"]
+    small = circle.crop((24, 24, 104, 104))
+    wider = draw("a yellow circle on a blue background", image=small, outpaint=(24, 24, 24, 24))[0]
+    shown = [circle, hard.convert("RGB"), changed, ramp.convert("RGB"), graded, small, wider]
+    columns = ["image", "hard mask", "repainted", "grey mask", "repainted", "image", "outpainted"]
     sheet([shown], columns, [""]).save(OUT / "inpainting.png")
 
 

@@ -68,9 +68,9 @@ RECIPES = {
 VAE_CONFIG = VAEConfig(channels=(16, 16, 64, 64), blocks=1, norm_groups=8, scaling_factor=1.0)
 BASE_UNET = UNetConfig(
     channels=(64, 128, 128),
-    down=((0,), (1,), (1,)),
+    down=((None,), (1,), (1,)),
     mid=1,
-    up=((1, 1), (1, 1), (0, 0)),
+    up=((1, 1), (1, 1), (None, None)),
     heads=(1, 2, 2),
     context_dim=2 * TEXT_DIM,
     vector_dim=TEXT_DIM + 6 * SIZE_DIM,
@@ -78,9 +78,9 @@ BASE_UNET = UNetConfig(
 )
 REFINER_UNET = UNetConfig(
     channels=(32, 64, 64, 64),
-    down=((0,), (1,), (1,), (0,)),
+    down=((None,), (1,), (1,), (None,)),
     mid=1,
-    up=((0, 0), (1, 1), (1, 1), (0, 0)),
+    up=((None, None), (1, 1), (1, 1), (None, None)),
     heads=(1, 1, 1, 1),
     context_dim=TEXT_DIM,
     vector_dim=TEXT_DIM + 5 * SIZE_DIM,

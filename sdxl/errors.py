@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from reprlib import Repr
 from typing import Any
+
+_INSIDE = "sdxl", "torch", "contextlib"  # torch.no_grad and context managers stand between our functions
 
 
 class SDXLError(Exception):
@@ -55,6 +59,14 @@ class ForkError(SDXLError, RuntimeError):
 
 class SDXLWarning(UserWarning):
     """Something was changed or ignored that the caller should know about; the result is still well defined."""
+
+
+def warn(text: str) -> None:
+    """Warn at the line of the caller's program that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, SDXLWarning, stacklevel=level)
 
 
 def _repr_array(value: Any, _: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from deep import deep_folder, deep_pipe, deep_reference  # noqa: F401  fixtures
 from PIL import Image
 
 import sdxl

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_inpainting, deep_pipe, deep_reference  # noqa: F401  fixtures
 
 pytest.importorskip("diffusers")
 import control_nets
@@ -214,7 +215,7 @@ def test_inpainting(channels: int, tiny_pipe: Any, inpainting_pipe: Any, nets: d
     source, mask = tiny.picture(8, 80, 64), tiny.mask(2, 80, 64)
     wanted = theirs(
         StableDiffusionXLControlNetInpaintPipeline,
-        tiny.inpainting(channels),
+        tiny.inpainting(channels, tiny.UNET, tiny.VAE),
         NETS["full"](),
         image=source,
         mask_image=mask,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder, deep_inpainting, deep_pipe, deep_reference  # noqa: F401  fixtures
 from PIL import Image
 from torch import Tensor
 
@@ -307,7 +308,7 @@ def test_inpainting_of_9_channels(inpainting_pipe: Any, nets: dict[str, Path], e
     mask = tiny.mask(2, 96, 64)
     wanted = theirs(
         StableDiffusionXLInpaintPipeline,
-        tiny.inpainting(9),
+        tiny.inpainting(9, tiny.UNET, tiny.VAE),
         [Given("lllite", [picture()])],
         num_inference_steps=5,
         mask_image=mask,

@@ -77,12 +77,18 @@ VAE: dict[str, Any] = {
     "norm_num_groups": 8,
     "scaling_factor": 0.13025,
 }
-# the smallest of each kind of level, for the fixtures that travel with the tests
+# the smallest of each kind of level: of most tests, and of the fixtures that travel with them
 SMALL_UNET = UNET | {
     "block_out_channels": (16, 16, 32),
     "attention_head_dim": (1, 2, 4),
     "layers_per_block": 1,
     "transformer_layers_per_block": (1, 1, 2),
+    "norm_num_groups": 4,
+}
+SMALL_REFINER = REFINER | {
+    "block_out_channels": (16, 16, 32, 32),
+    "attention_head_dim": (1, 2, 4, 4),
+    "layers_per_block": 1,
     "norm_num_groups": 4,
 }
 SMALL_VAE = VAE | {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
@@ -153,11 +159,11 @@ def text_config(dim: int, layers: int, act: str, eos: int, projection: int) -> C
     )
 
 
-def unet(config: dict[str, Any] = UNET, seed: int = 0) -> UNet2DConditionModel:
+def unet(config: dict[str, Any] = SMALL_UNET, seed: int = 0) -> UNet2DConditionModel:
     return shake(UNet2DConditionModel(**config), seed)  # type: ignore[return-value]
 
 
-def vae(config: dict[str, Any] = VAE, seed: int = 1) -> AutoencoderKL:
+def vae(config: dict[str, Any] = SMALL_VAE, seed: int = 1) -> AutoencoderKL:
     return shake(AutoencoderKL(**config), seed)  # type: ignore[return-value]
 
 
@@ -170,7 +176,9 @@ def clip_g(seed: int = 3, eos: int | None = None) -> CLIPTextModelWithProjection
     return shake(CLIPTextModelWithProjection(text_config(32, 4, "gelu", eos, 32)), seed)  # type: ignore[return-value]
 
 
-def pipeline(unet_config: dict[str, Any] = UNET, vae_config: dict[str, Any] = VAE) -> StableDiffusionXLPipeline:
+def pipeline(
+    unet_config: dict[str, Any] = SMALL_UNET, vae_config: dict[str, Any] = SMALL_VAE
+) -> StableDiffusionXLPipeline:
     """The whole tiny base model as diffusers has it."""
     first, second = tokenizers()
     pipe = StableDiffusionXLPipeline(
@@ -187,9 +195,11 @@ def pipeline(unet_config: dict[str, Any] = UNET, vae_config: dict[str, Any] = VA
     return pipe
 
 
-def inpainting(channels: int = 4) -> StableDiffusionXLInpaintPipeline:
+def inpainting(
+    channels: int = 4, unet_config: dict[str, Any] = SMALL_UNET, vae_config: dict[str, Any] = SMALL_VAE
+) -> StableDiffusionXLInpaintPipeline:
     """The tiny base model, or the tiny inpainting model of 9 channels, as diffusers inpaints with it."""
-    parts = pipeline(UNET | {"in_channels": channels}).components
+    parts = pipeline(unet_config | {"in_channels": channels}, vae_config).components
     pipe = StableDiffusionXLInpaintPipeline(**parts, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -203,7 +213,7 @@ def refiner() -> StableDiffusionXLImg2ImgPipeline:
         text_encoder_2=clip_g(),
         tokenizer=None,
         tokenizer_2=tokenizers()[1],
-        unet=unet(REFINER),
+        unet=unet(SMALL_REFINER),
         scheduler=EulerDiscreteScheduler(**SCHEDULER),
         requires_aesthetics_score=True,
         force_zeros_for_empty_prompt=False,
@@ -266,7 +276,7 @@ def mask(seed: int, width: int = 64, height: int = 64) -> Image.Image:
 def save_refiner(folder: Path) -> None:
     """A refiner's folder: bigG and its tokenizer only."""
     _, second = tokenizers()
-    unet(REFINER).save_pretrained(folder / "unet")
+    unet(SMALL_REFINER).save_pretrained(folder / "unet")
     vae().save_pretrained(folder / "vae")
     clip_g().save_pretrained(folder / "text_encoder_2")
     second.save_pretrained(folder / "tokenizer_2")

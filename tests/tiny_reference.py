@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny import UNET, pipeline, shake
+from tiny import UNET, VAE, pipeline, shake
 from tiny import mask as mask
 from tiny import picture as picture
 from torch import Tensor
@@ -118,7 +118,7 @@ def save(folder: Path, kind: str, widths: Sequence[int], seed: int = 11) -> Path
 
 def reference_pipe(adapters: Sequence[Path], family: str, unet: dict[str, Any] = UNET) -> Any:
     """diffusers' pipeline with IP-Adapters and their image encoder."""
-    base = pipeline(unet)
+    base = pipeline(unet, VAE)
     more = {"image_encoder": vision(family), "feature_extractor": processor()}
     pipe = type(base)(**(base.components | more), add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, warn
 from ..weights.component import Component
 from ..weights.keymap import UNET, summarize
 from .adapter import Adapter, Module
@@ -29,9 +28,9 @@ class Host:
 def make_host(components: Mapping[str, Component]) -> Host:
     """The model of a checkpoint's components."""
     shapes = {
-        f"{name}.{own}": tuple(value.shape)
+        f"{name}.{own}": shape
         for name, component in components.items()
-        for own, value in component.build().state_dict().items()
+        for own, shape in component.own_shapes().items()
     }
     return Host(NameTable({name: component.rows for name, component in components.items()}), shapes)
 
@@ -70,11 +69,9 @@ def match(adapter: Adapter, hosts: Sequence[Host]) -> Match:
     best.check_biases()
     unknown = (*adapter.unknown, *(key for module in best.strangers for key in module.roles.values()))
     if unknown:
-        warnings.warn(
+        warn(
             f"{adapter.path}: {len(unknown)} of {len(adapter.file.shapes)} tensors mean nothing for this model and are "
-            f"ignored: {summarize(unknown)}",
-            SDXLWarning,
-            stacklevel=2,
+            f"ignored: {summarize(unknown)}"
         )
     return Match(adapter, attempts.index(best), tuple(best.pairs), unknown)
 

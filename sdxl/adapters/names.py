@@ -77,6 +77,7 @@ def _names(component: str, rows: list[Row]) -> Iterator[tuple[str, Target]]:
     """Each module under its flattened names."""
     for row in rows:
         target = Target(component, row.ours.rpartition(".")[0])
+        yield target.path.replace(".", "_"), target  # of what PEFT and LyCORIS trained on our networks
         folder = row.folder.rpartition(".")[0].replace(".", "_")
         if component == UNET:
             yield row.single.removeprefix(UNET_PREFIX).rpartition(".")[0].replace(".", "_"), target

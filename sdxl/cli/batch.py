@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, SDXLError, SDXLWarning
+from ..errors import ArgumentError, SDXLError, warn
 from ..pipeline.groups import SOURCES, WITH_IMAGE
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import Request
@@ -99,7 +98,7 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
             "process. Try --batch-size 4"
         )
     if options.workers is not None and options.engine == "local":
-        warnings.warn("--workers has no effect with --engine local; give --engine ray too", SDXLWarning, stacklevel=2)
+        warn("--workers has no effect with --engine local; give --engine ray too")
     from ..jobs.folder import open_folder
 
     with open_folder(options.output_dir, job, first_seed) as folder:
@@ -113,7 +112,7 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
         except KeyboardInterrupt:
             note("interrupted; the same command resumes the job")
             return 130
-        rest = f"; {len(failed)} lines failed" if failed else ""
+        rest = f"; {len(failed)} line{'s' * (len(failed) > 1)} failed" if failed else ""
         summary = f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}"
     if options.json:
         note(summary)

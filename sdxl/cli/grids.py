@@ -7,12 +7,11 @@ import itertools
 import json
 import os
 import secrets
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArgumentError, SDXLWarning
+from ..errors import ArgumentError, warn
 from ..pipeline.groups import SOURCES, WITH_IMAGE
 from ..pipeline.request import Request
 from .axes import Axis, read_axis
@@ -49,7 +48,7 @@ def write_grid(result: Result, outputs: Sequence[Path], in_json: bool) -> int:
     from ..images.grids import differences, grid
 
     if len(outputs) == 1:
-        warnings.warn("--grid has no effect: there is one image; give --num-images", SDXLWarning, stacklevel=2)
+        warn("--grid has no effect: there is one image; give --num-images")
         return 0
     assert isinstance(result.images, list)
     return _write(grid(result.images, differences(result.parameters)), grid_path(outputs), len(result), in_json)

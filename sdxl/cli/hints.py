@@ -53,6 +53,7 @@ _HERE = {
     "--precision": "--dtype",
     "--upcast-sampling": "the default",
     "--xformers": "the default: torch's own attention",
+    **dict.fromkeys(("--restore-faces", "--tiling"), ""),
     # ComfyUI
     "--cpu": "--device cpu",
     "--force-fp16": "--dtype float16",
@@ -62,6 +63,10 @@ _HERE = {
     "--normalvram": "--offload text",
     "--output-directory": "--output-dir",
     "--use-pytorch-cross-attention": "the default",
+    # programs that download from the hub
+    **dict.fromkeys(("--hf-token", "--token"), "HF_TOKEN in the environment"),
+    **dict.fromkeys(("--local-files-only", "--offline"), "HF_HUB_OFFLINE=1 in the environment"),
+    "--cache-dir": "HF_HOME in the environment",
     # scripts of CompVis, Stability and diffusers
     "--H": "--height",
     "--W": "--width",
@@ -92,6 +97,7 @@ _COMMANDS = {
     "txt2img": "generate",
     "upscale": "generate --hires scale=2",
     "verify": "generate --from IMAGE --verify",
+    **dict.fromkeys(("gui", "ui", "web", "webui"), "serve, which has a page for the browser"),
     "xy": "generate --x NAME=VALUES --y NAME=VALUES",
 }
 

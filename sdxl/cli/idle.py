@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import warnings
 from pathlib import Path
 
-from ..errors import SDXLWarning
+from ..errors import warn
 
 
 def warn_of_idle_flags(options: argparse.Namespace, model: str | os.PathLike[str]) -> None:
@@ -18,7 +17,7 @@ def warn_of_idle_flags(options: argparse.Namespace, model: str | os.PathLike[str
     if not os.path.exists(path):
         return
     if (revision := getattr(options, "revision", None)) is not None:
-        _warn(f"--revision {revision} has no effect: {model} is on this machine; it is for models on the hub")
+        warn(f"--revision {revision} has no effect: {model} is on this machine; it is for models on the hub")
     if (variant := getattr(options, "variant", None)) is not None:
         warn_of_variant(variant, path)
 
@@ -28,10 +27,6 @@ def warn_of_variant(variant: str, path: Path) -> None:
     from ..weights.weight_files import folder_files
 
     if path.is_file():
-        _warn(f"--variant {variant} has no effect: {path} is a single file; variants are files of a folder")
+        warn(f"--variant {variant} has no effect: {path} is a single file; variants are files of a folder")
     elif path.is_dir() and not any(f".{variant}" in Path(name).name for name in folder_files(path, variant)[1]):
-        _warn(f"--variant {variant} has no effect: {path} has no such files, and its others are taken; leave it out")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, SDXLWarning, stacklevel=4)
+        warn(f"--variant {variant} has no effect: {path} has no such files, and its others are taken; leave it out")

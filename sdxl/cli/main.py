@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from importlib import metadata
 from typing import Any
 
 from ..errors import ArgumentError, SDXLError, SDXLWarning, brief
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         return 0 if show(*HELP.split("\n")) else UNPRINTED
     if given[0] == "--version":
-        return 0 if show(f"sdxl {__version__}") else UNPRINTED
+        return 0 if show(_versions()) else UNPRINTED
     warnings.formatwarning = _warning_format()
     warnings.simplefilter("default", SDXLWarning)
     _print_presets()
@@ -95,6 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note("interrupted")
         return 130
+
+
+def _versions() -> str:
+    """The version, and what belongs to a report of a fault, without an import of torch."""
+    python, system = platform.python_version(), platform.platform(terse=True)
+    return f"sdxl {__version__} (torch {metadata.version('torch')}, Python {python}, {system})"
 
 
 class _Notes(logging.Handler):

@@ -192,7 +192,11 @@ def _read_setting(text: str) -> tuple[str, float | str]:
 
 
 _OWN: dict[str, dict[str, Any]] = {
-    "--size": {"type": read_size, "metavar": "WxH", "help": "width and height in one, such as 1216x832"},
+    "--size": {
+        "type": read_size,
+        "metavar": "WxH",
+        "help": "width and height in one, such as 1216x832, or the side of a square",
+    },
     "--output": {
         "type": read_output,
         "metavar": "FILE",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SDXLWarning
+from ..errors import warn
 from .console import note
 
 if TYPE_CHECKING:
@@ -39,8 +38,4 @@ def compare_sources(sources: Sources, hashes: dict[str, str]) -> None:
 
     for name, recorded in hashes.items():
         if fingerprint(sources.arguments()[name][0]) != recorded:
-            warnings.warn(
-                f"--{name} is not the one that the recorded image was made from; the result will differ",
-                SDXLWarning,
-                stacklevel=2,
-            )
+            warn(f"--{name} is not the one that the recorded image was made from; the result will differ")

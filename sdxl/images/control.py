@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 from PIL import Image
 
-from ..errors import SDXLWarning
+from ..errors import warn
 from .image import open_control, resize
 
 SHAPES_DIFFER = 1.02
@@ -28,11 +26,9 @@ def fit_control(
     ratio = image.width * height / (image.height * width)
     if max(ratio, 1 / ratio) > SHAPES_DIFFER:
         how = "it is stretched" if stretch else "its borders are cut off"
-        warnings.warn(
+        warn(
             f"{name} is {image.width} x {image.height}, of another shape than {width} x {height}; {how}. "
-            f"Try an image of {width} x {height}",
-            SDXLWarning,
-            stacklevel=2,
+            f"Try an image of {width} x {height}"
         )
     return resize(image if stretch else _cut(image, width, height), (height, width))
 
@@ -51,8 +47,4 @@ def warn_of_white_lines(image: Image.Image, type: str, name: str = "control") ->
         return
     counts = image.convert("L").histogram()
     if sum(counts[128:]) > sum(counts[:128]):
-        warnings.warn(
-            f"{name} is mostly white; {type} expects white lines on black. Try preprocess='invert'",
-            SDXLWarning,
-            stacklevel=2,
-        )
+        warn(f"{name} is mostly white; {type} expects white lines on black. Try preprocess='invert'")

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from ..models.config import AnyVAEConfig
 from ..weights.container import TensorFile
 from .pixels import to_pil
@@ -119,8 +119,7 @@ def check_pixels(value: Any, config: AnyVAEConfig) -> None:
     if not math.isfinite(high - low):
         raise ArgumentError("pixels have NaN or infinity in them; check their source")
     if low < -_BEYOND or high > 1 + _BEYOND:
-        text = f"pixels have values from {low:.3g} to {high:.3g}, and 0..1 is expected: black is 0, white 1"
-        warnings.warn(text, SDXLWarning, stacklevel=3)
+        warn(f"pixels have values from {low:.3g} to {high:.3g}, and 0..1 is expected: black is 0, white 1")
     check_encoder(config, "an image")
 
 

@@ -7,14 +7,13 @@ are named in the error.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from .canny import canny_edges
 from .gaussian import gaussian_blur
 from .image import Picture, open_mask, open_picture
@@ -111,7 +110,7 @@ def preprocess_image(source: Picture, name: str, mask: Picture | None = None) ->
             raise ArgumentError("repaint needs a mask: white is repainted. Try mask=")
         return function(image, open_mask(mask))
     if mask is not None:
-        warnings.warn(f"mask has no effect with {name}; only repaint takes one", SDXLWarning, stacklevel=2)
+        warn(f"mask has no effect with {name}; only repaint takes one")
     return function(image, **numbers)
 
 

@@ -10,7 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..errors import ArgumentError, CheckpointError, DrawError, NonFiniteError, OutOfMemoryError, SDXLError, SDXLWarning
+from ..errors import (
+    ArgumentError,
+    CheckpointError,
+    DrawError,
+    NonFiniteError,
+    OutOfMemoryError,
+    SDXLError,
+    SDXLWarning,
+    warn,
+)
 from ..images.record import encode_png
 from ..pipeline.batch_sizes import BatchSizes
 from ..pipeline.pipeline import Pipeline
@@ -180,7 +189,7 @@ def _halve(batch: Batch, sizes: BatchSizes) -> None:
     """Have the images of a batch for which memory did not suffice generated in smaller ones."""
     count = len(batch.items)
     fewer = sizes.halve(batch.kind, count)
-    warnings.warn(f"memory ran out with {count} images at once; going on with {fewer}", SDXLWarning, stacklevel=3)
+    warn(f"memory ran out with {count} images at once; going on with {fewer}")
 
 
 def _round(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ..errors import SDXLWarning
+from ..errors import warn
 from ..pipeline.pipeline import Pipeline
 from ..runtime.placement import fastest
 from ..runtime.precision import Precision
@@ -39,8 +38,4 @@ def open_local(opening: Opening, folder: JobFolder) -> Pipeline:
 def warn_of_others(precision: Precision, preferred: Iterable[Precision]) -> None:
     """Warn where machines would have chosen another precision than the job has."""
     for other in sorted(set(preferred) - {precision}, key=str):
-        warnings.warn(
-            f"the job has {precision}, as its first images have; this machine would choose {other}",
-            SDXLWarning,
-            stacklevel=3,
-        )
+        warn(f"the job has {precision}, as its first images have; this machine would choose {other}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,20 @@ class Embedding(nn.Embedding):
         """Nothing on the meta device: torch would import its compiler for it, which takes a second."""
         if not self.weight.is_meta:
             super().reset_parameters()
+
+
+def unshared(x: Tensor, *layers: nn.Module) -> Tensor:
+    """The output of layers, to be changed in place: a copy where a hook of one of them may have kept it, or has wrapped
+    it for the backward pass.
+    """
+    seen = _EVERY._global_forward_hooks or _EVERY._global_backward_hooks or _EVERY._global_backward_pre_hooks
+    for layer in layers:
+        own = layer.__dict__
+        seen = seen or own["_forward_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return x.clone() if seen else x
+
+
+_EVERY: Any = nn.modules.module  # it has the hooks of all modules
 
 
 class Learned(nn.Module):
@@ -226,12 +241,12 @@ class ResBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))  # in place: new maps cost a CPU as much as some layers
+        # in place: new maps cost a CPU as much as some layers
+        h = self.conv1(F.silu(unshared(self.norm1(x), self.norm1), inplace=True))
         if self.emb is not None and emb is not None:
-            h += self.emb(emb)[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        h += self.skip(x)
-        return h
+            h = unshared(h, self.conv1).add_(self.emb(emb)[:, :, None, None])
+        h = self.conv2(F.silu(unshared(self.norm2(h), self.norm2), inplace=True))
+        return unshared(h, self.conv2).add_(self.skip(x))
 
 
 class Upsample(nn.Module):

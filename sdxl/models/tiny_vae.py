@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import AnyVAEConfig, VAEConfig
-from .layers import Conv2d
+from .layers import Conv2d, unshared
 from .tiny_vae_config import TinyVAEConfig
 from .vae import VAE, scaled, unscaled
 
@@ -22,11 +22,10 @@ class TinyBlock(nn.Module):
         self.conv1, self.conv2, self.conv3 = (Conv2d(width, width, 3, padding=1) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.conv1(x), inplace=True)  # in place: new maps cost a CPU as much as some layers
-        h = F.relu(self.conv2(h), inplace=True)
-        h = self.conv3(h)
-        h += x
-        return F.relu(h, inplace=True)
+        # in place: new maps cost a CPU as much as some layers
+        h = F.relu(unshared(self.conv1(x), self.conv1), inplace=True)
+        h = F.relu(unshared(self.conv2(h), self.conv2), inplace=True)
+        return F.relu(unshared(self.conv3(h), self.conv3).add_(x), inplace=True)
 
 
 class EncoderLevel(nn.Module):
@@ -86,7 +85,9 @@ class TinyDecoder(nn.Module):
         self.levels = nn.Sequential(*levels, DecoderLevel(width, last, conv_out, scale=1.0))
 
     def forward(self, z: Tensor) -> Tensor:
-        x = F.relu(self.conv_in(torch.tanh(z / 3) * 3), inplace=True)  # latents beyond 3 are bent to it
+        x = F.relu(
+            unshared(self.conv_in(torch.tanh(z / 3) * 3), self.conv_in), inplace=True
+        )  # latents beyond 3 are bent to it
         return self.levels(x) * 2 - 1
 
 

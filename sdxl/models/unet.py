@@ -28,6 +28,7 @@ from .layers import (
     shifted,
     sinusoidal,
     sinusoidal_scale,
+    unshared,
 )
 from .unet_config import Block, UNetConfig
 
@@ -125,13 +126,15 @@ class TransformerBlock(nn.Module):
         own = shifted(self.self_attn, "self_attn", memory.shifts)
         cross = shifted(self.cross_attn, "cross_attn", memory.shifts)
         h = self.norm1(x)
-        x = (own(h) if memory.own is None else own.attend(h, memory.own(own, h))).add_(x)
+        h = own(h) if memory.own is None else own.attend(h, memory.own(own, h))
+        x = unshared(h, self.self_attn, self.self_attn.out).add_(x)
         first = min(source.first for source in memory.cross)
         attending = x[first:]
-        attending = cross.attend(self.norm2(attending), memory.cross, first).add_(attending)
+        h = cross.attend(self.norm2(attending), memory.cross, first)
+        attending = unshared(h, self.cross_attn.out).add_(attending)
         if first:  # to attend to zeros is to add the bias alone
             attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
-        return self.ff(self.norm3(attending)).add_(attending)
+        return unshared(self.ff(self.norm3(attending)), self.ff, self.ff.out).add_(attending)
 
 
 class SpatialTransformer(nn.Module):
@@ -315,13 +318,15 @@ class UNet(Contracting):
     def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor, scale: Tensor | None = None) -> Tensor:
         """Predict the noise (or v) in x.
 
-        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed, or one for all;
-        context (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. What is in another dtype than the
-        network's layers is cast to that, and the output to the dtype of x. Returns (B, out_channels, H, W).
+        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed; context
+        (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. Each of these may be one for all B.
+        What is in another dtype than the network's layers is cast to that, and the output to the dtype of x. Returns
+        (B, out_channels, H, W).
         """
         dtype = self.norm_out.weight.dtype
         emb = self.embed(t.reshape(-1), vector.to(dtype), scale)
-        output = self.predict(x.to(dtype), emb, self.context_kv(context.to(dtype)))
+        context = context.to(dtype).expand(len(x), -1, -1)  # rows without a source would attend to nothing
+        output = self.predict(x.to(dtype), emb, self.context_kv(context))
         return output if x.dtype == dtype else output.to(x.dtype)
 
     def predict(
@@ -336,4 +341,4 @@ class UNet(Contracting):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the output."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(unshared(self.norm_out(x), self.norm_out), inplace=True))

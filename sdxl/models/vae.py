@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from .config import AnyVAEConfig, VAEConfig
-from .layers import Attention, Conv2d, ResBlock, Upsample
+from .layers import Attention, Conv2d, ResBlock, Upsample, unshared
 
 EPS = 1e-6  # of every group norm of the VAE
 
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the moments."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(unshared(self.norm_out(x), self.norm_out), inplace=True))
 
 
 class Decoder(nn.Module):
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """From the last feature map to the image."""
-        return self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.conv_out(F.silu(unshared(self.norm_out(x), self.norm_out), inplace=True))
 
 
 _OF_DIFFUSERS = ("enable_tiling", "disable_tiling", "enable_slicing", "disable_slicing")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..adapters.lookup import adapter_files, checked_hash, find_again, find_name
 from ..adapters.lora import LoRA
 from ..adapters.matching import Host, Match, make_host, match
 from ..adapters.report import AdapterReport, distilled, report_adapter
-from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..errors import ArgumentError, CheckpointError, warn
 from ..sampling.presets import Family
 from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
@@ -198,11 +197,7 @@ class Adapters:
             except CheckpointError as error:
                 others.append(error)
         if others:
-            warnings.warn(
-                f"{len(others)} files of the folder of embeddings are not used, such as: {others[0]}",
-                SDXLWarning,
-                stacklevel=2,
-            )
+            warn(f"{len(others)} files of the folder of embeddings are not used, such as: {others[0]}")
         return [replace(each, embedding=replace(each.embedding, file=each.inversion.paths[0].name)) for each in found]
 
     def words(self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA]) -> Embeddings:
@@ -237,11 +232,7 @@ class Adapters:
         words = {word: (self._tokenizer.ids(word), count) for word, count in counts.items()}
         for name in dict.fromkeys(name for text in texts for name in unknown_names(text, reading, words)):
             known = ", ".join(sorted(words)) or "none"
-            warnings.warn(
-                f"embedding:{name} in the prompt is left out: there is no embedding of that name, known are {known}",
-                SDXLWarning,
-                stacklevel=2,
-            )
+            warn(f"embedding:{name} in the prompt is left out: there is no embedding of that name, known are {known}")
         if not words:
             return ()
         present = {word for text in texts for word in words_of(self._tokenizer, text, reading, words)}

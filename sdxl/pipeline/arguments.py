@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from .aliases import advice
 from .diffusers_names import CALL, LOAD, Foreign
 from .request import Request
@@ -66,7 +65,7 @@ def _read(
     if unknown := [name for name in read if name not in known]:
         raise ArgumentError(f"{unknown[0]} is not an argument; {advice(unknown[0], known)}")
     if said:
-        warnings.warn(f"these are diffusers' names: {', '.join(said)}", SDXLWarning, stacklevel=4)
+        warn(f"these are diffusers' names: {', '.join(said)}")
     return read
 
 

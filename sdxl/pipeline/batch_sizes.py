@@ -7,10 +7,9 @@ nothing. So the size is found by trial on the work itself, and no device is know
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
-from ..errors import SDXLWarning
+from ..errors import warn
 
 MOST = 64  # images: more of them gain no device anything, and more is lost where a batch fails
 _GAIN = 0.95  # twice as many images at once must take less than this share of the time of each
@@ -43,8 +42,7 @@ class BatchSizes:
             if room is not None:  # else the next ones may do better
                 self._remember(kind, most)
             if self.size is not None and room is not None and room < asked:
-                text = f"{asked} images at once need more memory than is free, by an estimate; going on with {room}"
-                warnings.warn(text, SDXLWarning, stacklevel=4)
+                warn(f"{asked} images at once need more memory than is free, by an estimate; going on with {room}")
         return most if self.size is not None else _best(self._seconds.get(kind, {}), most)
 
     def record(self, kind: str, count: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..images.pixels import to_pil
 from ..runtime.memory import is_out_of_memory
+from .callback import Callback, check_callback, stops
 from .generators import Generators
 from .latents import Latents, decode_preview
 from .loop import run
@@ -22,9 +23,6 @@ from .plan import Plan
 from .replay import with_notes
 from .residency import Residency
 from .result import Output, PipelineStep, Result, with_text
-
-Callback = Callable[[PipelineStep], object]
-"""Gets each step; True stops the call."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class Call:
     def result(self, output: Output, progress: bool, callback: Callback | None) -> Result:
         """All steps, and the images. Raises `ArgumentError` before any work is done, and what the callback raises."""
         self._check_output(output)
+        if callback is not None:
+            check_callback(callback)
         with self.lock:
             self.prepare()
             self.residency.fit(self.plan)
@@ -66,10 +66,7 @@ class Call:
         while True:
             try:
                 with self.lock:
-                    if self.residency.revision != revision:
-                        raise ArgumentError(
-                            "LoRAs, change_weights or to have changed the weights since these steps began; begin again"
-                        )
+                    self._check_revision(revision)
                     step = next(steps, None)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -78,6 +75,13 @@ class Call:
             if step is None:
                 return
             yield self._with_result(step)
+
+    def _check_revision(self, revision: int) -> None:
+        if self.residency.revision != revision:
+            raise ArgumentError(
+                "the weights have changed since these steps began (by LoRAs, embeddings, change_weights or to); begin "
+                "again, and change them between calls"
+            )
 
     def _run(self, model: Model) -> Generator[PipelineStep, None, None]:
         generators = None if self.generators is None else self.generators.each
@@ -89,13 +93,15 @@ class Call:
 
         if self.generators is not None:
             self.generators.rewind()
-        steps = self._run(model)
+        steps, revision = self._run(model), self.residency.revision
         with closing(steps), tqdm(total=self.plan.total_steps, disable=not progress, unit="step") as bar:
             for step in steps:
                 bar.update(step.total > 0)
                 try:
-                    if callback is not None and _stops(callback(self._with_result(step))):
+                    if callback is not None and stops(callback(self._with_result(step))):
                         break
+                    if not step.is_last:
+                        self._check_revision(revision)
                 except Exception as error:
                     return error
         return self._finish(model, step, output)
@@ -142,13 +148,3 @@ class Call:
         sizes = {canvas.result_size for canvas in self.plan.canvases if self.plan.pastes}
         if output == "tensor" and len(sizes) > 1:
             raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
-
-
-def _stops(answer: object) -> bool:
-    """Whether a callback asks to stop."""
-    if isinstance(answer, dict):
-        raise ArgumentError(
-            "callback gave a dict, as diffusers' callbacks do; expected True to stop, else nothing. Try a change in "
-            "place, such as step.latents.add_(...)"
-        )
-    return answer is True

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
-from ..errors import SDXLWarning, brief
+from ..errors import brief, warn
 from ..images.canvas import Canvas
 from ..images.pixels import to_tensor
 from ..models.config import ModelConfig
@@ -33,11 +32,9 @@ def warn_of_masks(
     else:
         masks = [to_tensor(mask) for mask in sources.masks or ()]
     if any(mask[:, ::factor, ::factor].max() < least - 1e-4 for mask in masks):
-        warnings.warn(
+        warn(
             "the mask repaints nothing: it is black, or too small or too dark for this size and number of steps; "
-            "white is repainted, and mask_padding enlarges what is small",
-            SDXLWarning,
-            stacklevel=2,
+            "white is repainted, and mask_padding enlarges what is small"
         )
 
 
@@ -45,11 +42,9 @@ def warn_of_size(request: Request, sources: Sources, config: ModelConfig, size: 
     """A photo may be many times as large as the images that SDXL was trained on, and take as many times longer."""
     times = size[0] * size[1] / (config.native_size[0] * config.native_size[1])
     if sources.images is not None and (request.height, request.width) == (None, None) and times > _MANY_TIMES:
-        warnings.warn(
+        warn(
             f"the image is worked on at its own {size[1]} x {size[0]}, {times:.0f} times the size that the model was "
-            "trained on; give width and height, or a mask with mask_padding, to work on less",
-            SDXLWarning,
-            stacklevel=2,
+            "trained on; give width and height, or a mask with mask_padding, to work on less"
         )
 
 
@@ -65,13 +60,9 @@ def warn_of_syntax(request: Request) -> None:
         return
     parts = []
     for readers, examples in found.items():
-        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no switch reads"
+        read = f"prompt_syntax {' or '.join(readers)} reads" if readers else "no prompt_syntax reads"
         parts.append(f"{read} {', '.join(examples)}")
-    warnings.warn(
-        f"the prompts have syntax that is words in prompt_syntax {request.prompt_syntax}: {'; '.join(parts)}",
-        SDXLWarning,
-        stacklevel=2,
-    )
+    warn(f"the prompts have syntax that is words in prompt_syntax {request.prompt_syntax}: {'; '.join(parts)}")
 
 
 def warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
@@ -79,15 +70,19 @@ def warn_of_defaults(request: Request, config: ScheduleConfig) -> None:
     schedule = request.schedule or request.levels
     notes = ((request.sampler, config.sampler_note), (schedule, config.schedule_note))
     for note in [note for given, note in notes if note and not given]:
-        warnings.warn(note, SDXLWarning, stacklevel=2)
+        warn(note)
 
 
 def warn_of_cfg_pp(request: Request, sampler: str) -> None:
     """The guidance of CFG++ is of another scale."""
     scale = most_guidance(request)
     if SAMPLERS[sampler].with_pair and scale > _MOST_CFG_PP:
-        warnings.warn(
-            f"guidance_scale is {scale:g} and the sampler is {sampler}, whose guidance is stronger; give 1 to 2",
-            SDXLWarning,
-            stacklevel=2,
+        warn(f"guidance_scale is {scale:g} and the sampler is {sampler}, whose guidance is stronger; give 1 to 2")
+
+
+def warn_of_eta(request: Request, sampler: str, eta: float) -> None:
+    """Another tool may have no `eta` for a sampler that has one here."""
+    if request.eta not in (None, eta):
+        warn(
+            f"eta has no effect: by these conventions (compat) {sampler} has none, which is {eta:g} here; leave it out"
         )

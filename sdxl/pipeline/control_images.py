@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..adapters.control import Control, read_controls
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from ..images.canvas import Canvas
 from ..images.control import LINES, fit_control, warn_of_white_lines
 from ..images.image import fingerprint, open_control, open_picture, resize
@@ -62,11 +61,7 @@ def _open(control: Control, prompts: int, count: int) -> ControlImages:
     read = open_control if control.preprocess is None else open_picture
     found = ControlImages(tuple(spread([read(each, f"control {control.net}: image") for each in entries], count)))
     if control.image_hash is not None and control.image_hash != found.hash(0):
-        warnings.warn(
-            f"{name} is not the one that the recorded image was made with; the result will differ",
-            SDXLWarning,
-            stacklevel=2,
-        )
+        warn(f"{name} is not the one that the recorded image was made with; the result will differ")
     return found
 
 

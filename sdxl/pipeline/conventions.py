@@ -100,14 +100,15 @@ class Conventions:
         "whose formula a schedule's name stands for",
         ours="[samplers.md](samplers.md)",
         diffusers="with Euler's relatives karras, exponential and beta run between the ends of the model's own "
-        "spacing, DPM++ and UniPC take n + 1 points and whole timesteps",
+        "spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by default",
         comfyui="float32; linspace, sgm_uniform in log sigma; leading may have more steps than asked for",
         a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI",
     )
     samplers: str = _rule(
         "whose details a sampler has",
         ours="[samplers.md](samplers.md)",
-        diffusers="the middle of a step of dpm_2_ancestral has its fraction, the last step of lms extrapolates",
+        diffusers="the middle of a step of dpm_2_ancestral has its fraction, the last step of lms extrapolates; `eta` "
+        "acts on ddim and tcd alone, and is 0 by default",
         sgm="the last step of lms extrapolates",
         comfyui="uni_pc of order 3 ends at 0.001, ddim ends at 0, with noise of its own for the known part of an image "
         "(seed + 1)",
@@ -154,7 +155,7 @@ class Conventions:
         go_on="the generator of the first noise goes on",
         card="of a card: Philox, from the seed again for each model",
         cpu="of a CPU: a new generator for each model, with seed + 1",
-        cpu_again="of a CPU before that was mended: with the seed itself, so that its first draw is the first noise",
+        cpu_again="of a CPU before the end of 2025: with the seed itself, so that its first draw is the first noise",
     )
     ensd: int = _rule("added to the seed for the noise of the steps (ENSD), if not 0", 0)
     sde_noise: str = _rule(

@@ -29,8 +29,14 @@ def _each(sentence: str, *names: str) -> dict[str, str]:
 
 
 _REFINER = "load the refiner with from_pretrained(..., refiner=...) and give refine_at, such as 0.8, for both at once"
-_EMBEDS = "give prompt and negative_prompt; for text of your own see encode_prompt and pipe.unet in docs/networks.md"
-_IP_ADAPTER = "image prompts (IP-Adapter) are not supported; give image= and strength= to start from an image"
+_EMBEDS = (
+    "give the texts: prompt_syntax='a1111' or 'comfyui' reads weights such as (word:1.3), and after "
+    "pipe.prepare_for_many() every text is encoded once; docs/networks.md has a loop for what encode_prompt gives"
+)
+_REFERENCE = "give reference= to a call, with adapter, image and scale, as in sdxl.Reference (docs/control.md)"
+_CONTROL = "give control= to a call, with net, image, scale, start and end, as in sdxl.Control (docs/control.md)"
+_PAG = "give guider= to a call, such as sdxl.PAG(scale=3, layers=('mid',))"
+_EDITING = "models that edit by an instruction (InstructPix2Pix), whose UNet has 8 channels, are not supported"
 _CALLBACK = "give callback=, which gets each step (latents, denoised, preview()) and stops the call by returning True"
 
 CALL: dict[str, Foreign] = {
@@ -54,10 +60,22 @@ CALL: dict[str, Foreign] = {
     "negative_prompt_embeds": Foreign(_EMBEDS),
     "pooled_prompt_embeds": Foreign(_EMBEDS),
     "negative_pooled_prompt_embeds": Foreign(_EMBEDS),
-    "ip_adapter_image": Foreign(_IP_ADAPTER),
-    "ip_adapter_image_embeds": Foreign(_IP_ADAPTER),
+    "ip_adapter_image": Foreign(_REFERENCE),
+    "ip_adapter_image_embeds": Foreign(f"{_REFERENCE}; an image that comes again is not encoded again"),
+    **dict.fromkeys(
+        (
+            *("control_image", "controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"),
+            *("adapter_conditioning_scale", "adapter_conditioning_factor"),
+        ),
+        Foreign(_CONTROL),
+    ),
+    "guess_mode": Foreign(f"{_CONTROL}; it is guess there", idle=(False,)),
+    "control_mode": Foreign(f"{_CONTROL}; it is type there"),
+    "pag_scale": Foreign(_PAG),
+    "pag_adaptive_scale": Foreign(f"{_PAG}; its scale is the same in all steps"),
+    "image_guidance_scale": Foreign(_EDITING),
     "masked_image_latents": Foreign("give image and mask; the masked image is made of them"),
-    "cross_attention_kwargs": Foreign("the scale of a LoRA is given where it is loaded, with pipe.set_loras"),
+    "cross_attention_kwargs": Foreign("the scale of a LoRA is its weight in loras= or pipe.set_loras"),
     "callback_on_step_end": Foreign(_CALLBACK),
     "callback_on_step_end_tensor_inputs": Foreign(_CALLBACK),
     "callback_steps": Foreign(_CALLBACK),
@@ -65,7 +83,7 @@ CALL: dict[str, Foreign] = {
     # of encode_prompt
     "device": Foreign("the device belongs to the pipeline; give it to from_pretrained, or move it with pipe.to"),
     "do_classifier_free_guidance": Foreign("encode_prompt always gives both the prompt and the negative prompt"),
-    "lora_scale": Foreign("the scale of a LoRA is given where it is loaded, with pipe.set_loras"),
+    "lora_scale": Foreign("the scale of a LoRA is its weight in loras= or pipe.set_loras"),
 }
 
 _HUB = "the hub's own settings apply; set HF_HOME (its cache), HF_TOKEN, HF_HUB_OFFLINE=1 or HF_ENDPOINT"
@@ -89,7 +107,12 @@ LOAD: dict[str, Foreign] = {
     "disable_mmap": Foreign(_LOW, idle=(False,)),
     "scheduler": Foreign("give sampler= and schedule= to a call; the model's own are their defaults"),
     **dict.fromkeys(("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"), Foreign(_COMPONENT)),
-    **dict.fromkeys(("image_encoder", "feature_extractor"), Foreign(_IP_ADAPTER)),
+    **dict.fromkeys(("image_encoder", "feature_extractor"), Foreign(f"{_REFERENCE}; it finds its image encoder")),
+    **dict.fromkeys(("controlnet", "adapter"), Foreign(f"{_CONTROL}; its network is loaded there")),
+    "enable_pag": Foreign(_PAG, idle=(False,)),
+    "pag_applied_layers": Foreign(_PAG),
+    "is_cosxl_edit": Foreign(_EDITING, idle=(False,)),
+    "subfolder": Foreign("give the folder of the model; unet= and vae= take that part of another one"),
     "force_zeros_for_empty_prompt": Foreign("leave negative_prompt out for zeros; negative_prompt='' is encoded"),
     "requires_aesthetics_score": Foreign("the model's files say whether it is a refiner"),
     **dict.fromkeys(("cache_dir", "token", "use_auth_token", "proxies", "mirror"), Foreign(_HUB)),
@@ -110,7 +133,9 @@ LOAD: dict[str, Foreign] = {
 _OFFLOAD = "load the model with from_pretrained(..., offload='stage'), or 'block' for the least memory"
 _TILING = "the VAE works in strips by itself where memory is short, with the same result"
 _ATTENTION = "attention is PyTorch's fused one already; from_pretrained(..., offload='auto') fits a model into memory"
-_SET_LORAS = "give loras= to from_pretrained, or call pipe.set_loras"
+_SET_LORAS = (
+    "give loras= to a call or from_pretrained, or call pipe.set_loras; they are always fused (docs/adapters.md)"
+)
 _EMBEDDINGS = "give embeddings= to from_pretrained, or call pipe.set_embeddings"
 _SAMPLER = "give sampler= and schedule= to a call, such as pipe(..., sampler='dpmpp_2m', schedule='karras')"
 _PROGRESS = "give progress=False to a call for no bar"
@@ -147,9 +172,15 @@ MEMBERS: dict[str, str] = {
     ),
     **_each(_EMBEDDINGS, "load_textual_inversion", "unload_textual_inversion", "maybe_convert_prompt"),
     **_each(
-        _IP_ADAPTER,
+        _REFERENCE,
         *("load_ip_adapter", "unload_ip_adapter", "set_ip_adapter_scale", "prepare_ip_adapter_image_embeds"),
         *("encode_image", "image_encoder", "feature_extractor"),
+    ),
+    **_each(_CONTROL, "controlnet", "adapter", "control_image_processor", "prepare_control_image", "check_image"),
+    **_each(
+        _PAG,
+        *("set_pag_applied_layers", "pag_applied_layers", "pag_scale", "pag_adaptive_scale", "pag_attn_processors"),
+        *("do_perturbed_attention_guidance", "do_pag_adaptive_scaling"),
     ),
     **_each(_FREEU, "enable_freeu", "disable_freeu"),
     "from_single_file": "from_pretrained reads single files too: Pipeline.from_pretrained('model.safetensors')",
@@ -174,11 +205,15 @@ MEMBERS: dict[str, str] = {
         *("guidance_scale", "guidance_rescale", "clip_skip", "denoising_end", "denoising_start"),
         *("do_classifier_free_guidance", "requires_aesthetics_score", "force_zeros_for_empty_prompt"),
     ),
-    **_each(_STEPS, "interrupt", "num_timesteps"),
+    **_each(_STEPS, "interrupt", "num_timesteps", "_num_timesteps"),
+    "_interrupt": "give callback= to a call, which stops by returning True",  # what a callback or a thread sets
+    "_guidance_scale": "give guidance_scale= a list, with one number for each step",
+    "_execution_device": "pipe.device is where the model computes",
     **_each(
         _INSIDE,
         *("check_inputs", "prepare_latents", "prepare_mask_latents", "prepare_extra_step_kwargs", "get_timesteps"),
-        *("get_guidance_scale_embedding", "upcast_vae"),
+        *("get_guidance_scale_embedding", "upcast_vae", "prepare_image", "prepare_image_latents", "is_cosxl_edit"),
+        *("_get_add_time_ids", "_encode_vae_image"),
     ),
     **_each(_PIXELS, "numpy_to_pil", "image_processor", "mask_processor"),
     "safety_checker": _NO_CHECKER,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ..adapters.kind import read_kind
 from ..adapters.lookup import find_by_hash, has_hash, named_files
-from ..errors import ArgumentError, CheckpointError, SDXLWarning
+from ..errors import ArgumentError, CheckpointError, warn
 from ..images.parameters import Parameters
 from ..weights import builtin, library
 from ..weights.hashes import file_hash
@@ -84,11 +83,9 @@ def find_embeddings(parameters: Parameters, where: object, folders: Sequence[Pat
         word, hash = str(each["word"]), each.get("hash", "")
         path = _find_adapter(word, hash, _places(folders), "embedding")
         if path is None:
-            warnings.warn(
+            warn(
                 f"{where} was made with the embedding {_identity(word, hash)}, which is not found; its word is read as "
-                "any other, and the result will differ. Try --embedding WORD=FILE",
-                SDXLWarning,
-                stacklevel=2,
+                "any other, and the result will differ. Try --embedding WORD=FILE"
             )
         else:
             found.append({"file": str(path), "word": word})
@@ -114,11 +111,7 @@ def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: Literal["
         return files[0] if files else None
     found = next((path for path in files if has_hash(path, hash)), None) or find_by_hash(hash, folders)
     if found is None and len(files) == 1:
-        warnings.warn(
-            f"{files[0]} has another hash than the {what} {_identity(name, hash)}; the result will differ",
-            SDXLWarning,
-            stacklevel=2,
-        )
+        warn(f"{files[0]} has another hash than the {what} {_identity(name, hash)}; the result will differ")
         return files[0]
     return found
 
@@ -138,7 +131,7 @@ def _without_ending(name: str) -> str:
 def warn_of_unmapped(parameters: Parameters, where: object) -> None:
     """Warn of each value that has no counterpart here."""
     for name, (value, reason) in parameters.unmapped.items():
-        warnings.warn(f"{name} of {where} is {_short(value)}, and is left out: {reason}", SDXLWarning, stacklevel=2)
+        warn(f"{name} of {where} is {_short(value)}, and is left out: {reason}")
 
 
 def _short(value: object) -> str:
@@ -150,9 +143,5 @@ def as_arguments(request: Mapping[str, Any], known: Collection[str], where: obje
     """The arguments of a record that this version knows; warns of the others."""
     for name in request:
         if name not in known:
-            warnings.warn(
-                f"{where} has {name}, which this version does not know; the result will differ",
-                SDXLWarning,
-                stacklevel=2,
-            )
+            warn(f"{where} has {name}, which this version does not know; the result will differ")
     return {name: value for name, value in request.items() if name in known}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from ..errors import SDXLWarning
+from ..errors import warn
 from ..sampling.guiders import APG, PAG
 from .request import Request
 
@@ -54,11 +53,11 @@ def warn_of_idle(passes: Sequence[tuple[Plan, Request]], kinds: tuple[str, ...])
     for names, reason in reasons[-1]:
         unused = [name for name in names if all(name in each for each in idle) and _is_given(name, passes)]
         if unused:
-            _warn(f"{' and '.join(unused)} {'have' if len(unused) > 1 else 'has'} no effect: {reason}")
+            warn(f"{' and '.join(unused)} {'have' if len(unused) > 1 else 'has'} no effect: {reason}")
     used = {number for plan, _ in passes for number, _ in plan.stages()}
     if len(kinds) > len(used) > 0:
         idle_model = "refiner" if 0 in used else "model"
-        _warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
+        warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
 
 
 def warn_of_idle_images(passes: Sequence[Plan]) -> None:
@@ -68,7 +67,7 @@ def warn_of_idle_images(passes: Sequence[Plan]) -> None:
     for each in zip(*steering, strict=True):
         reasons = [active.idle(steps) for active, steps in zip(each, own_steps, strict=True)]
         if reasons[-1] is not None and None not in reasons and any(plan.steps for plan in passes):
-            _warn(f"{each[0].name} has no effect: {reasons[-1]}")
+            warn(f"{each[0].name} has no effect: {reasons[-1]}")
 
 
 def _is_given(name: str, passes: Sequence[tuple[Plan, Request]]) -> bool:
@@ -132,7 +131,3 @@ def _apg(request: Request) -> tuple[str, ...]:
 
 def _without(some: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in some)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, SDXLWarning, stacklevel=4)

@@ -26,9 +26,8 @@ def load(
     `open_checkpoint` has checked the component; a missing weight would still be an error here.
     """
     model = component.build()
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     with stage("loading", placement, component.name):
-        settle(model, component.state(shapes), placement, component.forget, changes)
+        settle(model, component.state(), placement, component.forget, changes)
     if trainable:
         for parameter in model.parameters():
             # those of a file are not the model's own, and rows in order can be saved
@@ -48,9 +47,7 @@ def load_again(
 ) -> None:
     """Bring the layers of a component's loaded network that have some of its weights to their places again."""
     plain = component.build()
-    shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items()}
-    state = component.state(shapes)
-    settle_again(network, plain, state, placement, component.forget, changes, weights)
+    settle_again(network, plain, component.state(), placement, component.forget, changes, weights)
     if not (placement.streamed and placement.device.type == "cpu"):
         component.close()
 

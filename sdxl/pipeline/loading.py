@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from ..models.clip import TextEncoder
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
@@ -36,7 +36,7 @@ from .loaded import component_bytes, load, load_again
 from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
-from .recorded_model import RecordedModel
+from .recorded_model import SOURCES, RecordedModel
 from .weight_changes import Both, own_changes
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
@@ -186,6 +186,7 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     """The loader of the checkpoints that a request names, which are downloaded where they must be, and the variant of
     their files. A `precision` is taken as it is, fast or not.
     """
+    _check_sources(request)
     trainable = request.trainable
     if trainable and (request.offload != "none" or request.int8 or request.fp8):
         raise ArgumentError(
@@ -221,6 +222,19 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
 
 
+def _check_sources(request: ModelRequest) -> None:
+    """Raise `ArgumentError` for what is no name of files, such as a network of another library."""
+    for name in (*SOURCES, "preview_vae"):
+        value = getattr(request, name)
+        if isinstance(value, (str, os.PathLike)) or (value is None and name != "model"):
+            continue
+        what = "None" if value is None else f"of type {type(value).__name__}"
+        raise ArgumentError(
+            f"{name} is {what}; expected a path or a hub id. Try {name}='owner/name', or Pipeline.from_networks for "
+            "networks in memory"
+        )
+
+
 def _start_hashing(request: ModelRequest, paths: Mapping[str, Path], variant: str | None) -> ModelHashes:
     """The hashes of all files, which are computed from now on while they are loaded."""
     parts = {UNET: UNET, VAE_NAME: VAE_NAME}
@@ -237,14 +251,12 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     offload = loader.choose_offload(request.offload, request.max_memory)
     is_free = request.dtype is None and loader.arithmetic is None
     if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:
-        loader = replace(loader, dtype=torch.float16)  # half the memory, and the arithmetic stays in float32
+        loader = replace(loader, dtype=torch.float16)  # half the memory; what is slow in it computes in float32
         offload = loader.choose_offload(request.offload, request.max_memory)
     if loader.fp8 and offload == "block" and loader.device.type == "cpu":
-        warnings.warn(
+        warn(
             "fp8 saves no memory with offload block on a CPU, where weights stay in their files and are rounded at "
-            "every use; leave fp8 out, or give offload stage",
-            SDXLWarning,
-            stacklevel=4,
+            "every use; leave fp8 out, or give offload stage"
         )
     return loader, offload
 

@@ -175,5 +175,5 @@ def _summary(plan: Plan, model: Model) -> str:
     dtypes = [str(each).removeprefix("torch.") for each in (at.dtype, at.arithmetic)]
     dtype = dtypes[0] if at.dtype is at.arithmetic else f"{dtypes[0]} (arithmetic {dtypes[1]})"
     steps = " + ".join(str(each.steps) for each in plan.passes)
-    work = f"{count} image{'s' * (count > 1)} of {', then '.join(sizes)}, {steps} steps"
+    work = f"{count} image{'s' * (count > 1)} of {', then '.join(sizes)}, {steps} step{'s' * (steps != '1')}"
     return f"SDXL {model.info.config.kind}, {at.device}, {dtype}, offload {model.offload}, {work}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import fields
 from typing import Any
 
-from ..errors import SDXLWarning, UnsupportedError
+from ..errors import UnsupportedError, warn
 from .diffusers_names import MEMBERS
 from .model_request import ModelRequest
 from .request import Request
@@ -49,7 +48,7 @@ class DiffusersNames(metaclass=_Names):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _NEEDLESS and value is None:
-            warnings.warn(f"{name} = None changes nothing here: {MEMBERS[name]}", SDXLWarning, stacklevel=2)
+            warn(f"{name} = None changes nothing here: {MEMBERS[name]}")
         elif name in MEMBERS:
             raise _absent(type(self).__name__, name)
         elif name in _ARGUMENTS or _is_fixed(getattr(type(self), name, None)):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, warn
 from ..weights.hashes import model_hash
 from .recorded_model import RecordedModel
 
@@ -56,10 +55,8 @@ class ModelHashes:
         hashes = {name: sha256 for name, each in self.pending.items() if (sha256 := each.result())}
         for name, recorded in self.expected.items():
             if not hashes.get(name, recorded.sha256).startswith(recorded.sha256):
-                warnings.warn(
+                warn(
                     f"the {name} {recorded} has the hash {hashes[name][:10]} and not {recorded.sha256[:10]}, which the "
-                    "image records; the result will differ",
-                    SDXLWarning,
-                    stacklevel=2,
+                    "image records; the result will differ"
                 )
         return {"sha256": hashes} if hashes else {}

@@ -61,7 +61,7 @@ class ModelRequest:
         "decode previews with this tiny VAE, such as madebyollin/taesdxl", type=Path, flag=None, recorded=False
     )
     dtype: str | torch.dtype | None = option(
-        "of the weights: float32, bfloat16 or float16 (default: bfloat16 where it is fast, else float32)"
+        "of the weights: float32, bfloat16 or float16 (default: bfloat16, or float16, where that is fast, else float32)"
     )
     offload: Offload = option(
         "what is in memory: none, all of the model; text, all but the text encoders; stage, the component at work; "

@@ -18,6 +18,7 @@ from ..runtime.placement import Placement
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
 from ..weights.keymap import component_rows
+from ..weights.recognise import by_config
 
 
 def check_networks(info: Any, unet: Any, vae: Any, text: Any) -> None:
@@ -40,12 +41,14 @@ def check_networks(info: Any, unet: Any, vae: Any, text: Any) -> None:
 
 
 def with_configs(info: ModelInfo, unet: UNet, vae: AnyVAE, text: Sequence[TextStage]) -> ModelInfo:
-    """The info with the configs of these networks, which may differ from those of its model. Raises `ConfigError` where
-    they do not fit each other.
+    """The info with the configs of these networks, which may differ from those of its model, and with the family that
+    they and its schedule show. Raises `ConfigError` where the networks do not fit each other.
     """
     encoders: dict[str, Any] = {name: stage.encoder.config for name, stage in zip(info.encoders, text, strict=True)}
     config = replace(info.config, unet=unet.config, vae=vae.config, **encoders)
-    return info if config == info.config else replace(info, config=config)
+    shown = by_config(unet.config, info.schedule) if config.kind != "refiner" else None
+    family = shown or info.family
+    return info if (config, family) == (info.config, info.family) else replace(info, config=config, family=family)
 
 
 def check_weights(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> None:

@@ -17,7 +17,7 @@ from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
 from ..runtime.lazy import Lazy
-from ..runtime.locks import Turns, check_fork
+from ..runtime.locks import Turns, check_fork, without_modes
 from ..runtime.offload import Offload
 from ..runtime.placement import Placement
 from ..runtime.precision import Precision
@@ -28,7 +28,8 @@ from .adapting import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
-from .call import Call, Callback
+from .call import Call
+from .callback import Callback
 from .controlling import Controls
 from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
@@ -101,11 +102,12 @@ class Pipeline(DiffusersNames):
         `model` is a single .safetensors file, a diffusers folder, or an id on the hub; a base, an inpainting model or a
         refiner. `refiner` is another model that takes over at the end (SDXL paper, section 2.5). `unet` and `vae`
         replace that component by another file's; a UNet also sets the prediction type if its file states it. `dtype` is
-        that of the weights: None takes bfloat16 where the hardware computes it fast, else float32 (float16 if "auto"
-        finds too little memory for that). On a CPU that is slow in it the arithmetic is float32, and so is the VAE's
-        for float16, where it could overflow. `revision` and `variant` ("fp16") are the hub's; without a variant, the
-        fp16 files are taken where there are any, unless `dtype` is float32. An address of the hub works as an id does,
-        and a name without a slash may be that of a model in the folder `SDXL_MODELS_DIR`.
+        that of the weights: None takes bfloat16 where the hardware computes it fast, float16 on GPUs that are fast in
+        that alone, else float32 (float16 if "auto" finds too little memory for that). Where the hardware is slow in it
+        the arithmetic is float32, and so is the VAE's for float16, where it could overflow. `revision` and `variant`
+        ("fp16") are the hub's; without a variant, the fp16 files are taken where there are any, unless `dtype` is
+        float32. An address of the hub works as an id does, and a name without a slash may be that of a model in the
+        folder `SDXL_MODELS_DIR`.
 
         `offload` says what is in memory: "none" keeps all of the model; "text" all but the matrices of the text
         encoders, which are fetched when they are needed (for a GPU); "stage" loads text encoders, UNets and VAE when
@@ -398,7 +400,8 @@ class Pipeline(DiffusersNames):
         check_fork()  # here too, since what opens an image computes with torch
         additions = replace(self._additions)
         refiner = self.experts[1].info if len(self.experts) > 1 else None
-        plan = additions.plan(request, self.info, refiner)
+        with without_modes():
+            plan = additions.plan(request, self.info, refiner)
         return plan, lambda: self._adapt(read_loras(plan.request.loras or ()), additions)
 
     def tokenize(self, text: str, prompt_syntax: str = "plain", long_prompt: str = "chunk") -> list[Tokens]:

@@ -21,10 +21,10 @@ from ..sampling.presets import Family
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedule import Schedule
 from ..sampling.settings import CUSTOM, Value, check_options
-from ..sampling.variants import sampler_of
+from ..sampling.variants import sampler_of, takes_eta
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
-from .cautions import warn_of_cfg_pp, warn_of_defaults, warn_of_masks, warn_of_size, warn_of_syntax
+from .cautions import warn_of_cfg_pp, warn_of_defaults, warn_of_eta, warn_of_masks, warn_of_size, warn_of_syntax
 from .controlling import ActiveControl
 from .extras import Extra
 from .preset import noise_of, with_preset
@@ -177,6 +177,7 @@ def make_plan(
     warn_of_syntax(request)
     warn_of_defaults(request, info.schedule)
     warn_of_cfg_pp(request, sampler)
+    warn_of_eta(request, sampler, eta)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     is_one = rules.generators == "batch"
     seeds = _seeds(request.seed, count, advance=not request.varies and not is_one)
@@ -231,12 +232,15 @@ def _with_defaults(request: Request, info: ModelInfo, families: Sequence[Family]
 
 
 def _eta(request: Request, sampler: str) -> float:
-    """The share of noise that is drawn again: the request's, else the sampler's own."""
-    options = SAMPLERS[sampler].options
+    """The share of noise that is drawn again: the request's, where the conventions have it act, else the sampler's
+    own.
+    """
+    options = sampler_of(sampler, request.conventions.samplers).options
     if request.eta and "eta" not in options:
         able = ", ".join(name for name, record in SAMPLERS.items() if "eta" in record.options)
         raise ArgumentError(f"eta is {request.eta} but the sampler is {sampler}; eta belongs to {able}")
-    return float(options.get("eta", 0.0)) if request.eta is None else request.eta
+    own = float(options.get("eta", 0.0))
+    return own if request.eta is None or not takes_eta(sampler, request.conventions.samplers) else request.eta
 
 
 def _settings(request: Request, sampler: str, schedule: str, eta: float) -> dict[str, Value]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..errors import SDXLWarning
+from ..errors import warn
 from ..models.schedule_config import ScheduleConfig
 from ..sampling.presets import DEFAULTS, NO_PRESET, PRESETS, Family, Preset
 from ..weights.info import ModelInfo
@@ -28,10 +27,13 @@ def with_preset(request: Request, info: ModelInfo, families: Sequence[Family] = 
     resolved = replace(request, **open_fields | _size(request, info, preset))
     if family is None:
         return resolved
-    taken = ", ".join(f"{name} {value}" for name, value in open_fields.items() if name in preset.settings)
-    _LOG.info("preset %s: %s", family, taken or "all settings are given")
+    taken = {name: value for name, value in open_fields.items() if name in preset.settings}
+    if preset.prediction is not None:
+        taken["prediction"] = preset.prediction
+    settings = ", ".join(f"{name} {value}" for name, value in taken.items())
+    _LOG.info("preset %s: %s", family, settings or "all settings are given")
     for fault in preset.faults(resolved):
-        warnings.warn(fault, SDXLWarning, stacklevel=3)
+        warn(fault)
     return replace(resolved, preset=family.preset)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from ..adapters.reference import Reference, read_references
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from ..images.clip_pixels import lost_share
 from ..images.image import fingerprint, open_mask, open_picture
 from .request import Request, spread
@@ -65,18 +64,12 @@ def _open(reference: Reference, prompts: int, count: int) -> ReferenceImages:
     ]
     for image in {id(each): each for images in opened for each in images}.values():
         if lost_share(image) > _MUCH:
-            warnings.warn(
+            warn(
                 f"{name} is {image.width} x {image.height}, and the image encoder sees its middle square alone; cut or "
-                "pad it to a square",
-                SDXLWarning,
-                stacklevel=2,
+                "pad it to a square"
             )
     mask = None if reference.mask is None else open_mask(reference.mask, f"reference {reference.adapter}: mask")
     found = ReferenceImages(tuple(spread(opened, count)), mask)
     if reference.image_hash is not None and reference.image_hash != found.hash(0):
-        warnings.warn(
-            f"{name} is not the one that the recorded image was made with; the result will differ",
-            SDXLWarning,
-            stacklevel=2,
-        )
+        warn(f"{name} is not the one that the recorded image was made with; the result will differ")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..adapters.image_encoder import encoder_hash, find_image_encoder, wanted
 from ..adapters.ip_adapter import check_fits, open_ip_adapter
 from ..adapters.lookup import checked_hash, find_again
 from ..adapters.reference import DEFAULT_SCALE, Reference, read_references
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, warn
 from ..models.unet_config import UNetConfig
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights.component import Component
@@ -93,7 +92,7 @@ class References:
         for each in opened:
             if isinstance(each.reference.only, Mapping) and each.reference.scale != DEFAULT_SCALE:
                 why = "its only has scales of its own"
-                warnings.warn(f"scale has no effect for {each.name}: {why}", SDXLWarning, stacklevel=2)
+                warn(f"scale has no effect for {each.name}: {why}")
         return opened
 
     def _open(self, reference: Reference, images: ReferenceImages, unet: UNetConfig, steps: int) -> ActiveReference:

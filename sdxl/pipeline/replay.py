@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from ..images.parameters import Parameters
 from ..images.record import read_parameters
 from ..runtime.precision import Precision, recorded_precision
@@ -52,7 +51,7 @@ def check_replay(parameters: Mapping[str, Any], where: object, given: Collection
 
 
 def _warn(why: str) -> None:
-    warnings.warn(f"{why}; the result will differ", SDXLWarning, stacklevel=3)
+    warn(f"{why}; the result will differ")
 
 
 @dataclass(frozen=True)

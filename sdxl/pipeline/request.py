@@ -53,7 +53,7 @@ class Request:
         "what to generate; give it several times for several images", default=MISSING, repeated=True
     )
     negative_prompt: str | Sequence[str] | None = option(
-        "what to avoid (default: zeros, as SDXL was trained)", repeated=True
+        "what to avoid (default: none, which is zeros, as SDXL was trained)", repeated=True
     )
     prompt_2: str | Sequence[str] | None = option("another prompt for the second text encoder", repeated=True)
     negative_prompt_2: str | Sequence[str] | None = option(
@@ -102,12 +102,12 @@ class Request:
         repeated=True,
     )
     preset: str | None = option(
-        f"what is left open is taken from: none, {', '.join(PRESETS)} (default: the one that the model's or a LoRA's "
-        "files show)",
+        f"the settings of a family of models, for what is not given: none, {', '.join(PRESETS)} (default: the one that "
+        "the model's or a LoRA's files show)",
         metavar="NAME",
     )
     compat: Compat = option(
-        f"the conventions of another tool, for what is left open: {', '.join(PROFILES)}; members of Conventions may "
+        f"the conventions of another tool, for what is not given: {', '.join(PROFILES)}; members of Conventions may "
         "follow, as in comfyui,step_noise=cpu (default: ours)",
         metavar="NAME",
     )

@@ -190,7 +190,9 @@ def _names(request: Request) -> tuple[str | None, str | None]:
     """The sampler and the schedule under our names."""
     for name, known in (("sampler", sorted(SAMPLERS)), ("schedule", list(SCHEDULES))):
         if not isinstance(value := getattr(request, name), (str, type(None))):
-            raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}")
+            kind = value if isinstance(value, type) else type(value)
+            hint = f". Try {name}={kind.__name__!r}" if kind.__name__.endswith("Scheduler") else ""  # of diffusers
+            raise ArgumentError(f"{name} is {brief(value)}; it must be one of {', '.join(known)}{hint}")
     sampler, own = (None, None) if request.sampler is None else read_sampler(request.sampler)
     schedule = None if request.schedule is None else read_schedule(request.schedule, sampler)
     if own is not None and schedule not in (None, own):

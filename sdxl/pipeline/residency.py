@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,8 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import ArgumentError, OutOfMemoryError, SDXLWarning
-from ..runtime.cuda_graph import Graphs
+from ..errors import ArgumentError, OutOfMemoryError, warn
+from ..runtime.cuda_graph import Graphs, check_compiler
 from ..runtime.device import choose_dtype
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
 from ..runtime.offload import next_smaller
@@ -168,16 +167,12 @@ class Residency:
         """
         if self.model.offload == "block":
             raise ArgumentError("a model with offload block cannot be compiled; use none, text or stage")
-        at, device = self.model.placement, self.model.placement.device.type
-        if device == "cuda" and at.fp8 and (version := torch.cuda.get_device_capability(at.device)) < (8, 9):
-            raise ArgumentError(  # Triton's limit
-                f"compile with fp8 needs a GPU of compute capability 8.9, this one has {version[0]}.{version[1]}; "
-                "leave one of them out"
-            )
+        device = self.model.placement.device.type
         if device != "cuda":
-            text = f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out"
-            warnings.warn(text, SDXLWarning, stacklevel=4)
-        elif not self.model.is_compiled:
+            warn(f"compile has no effect on {device}: CUDA graphs are CUDA's; leave it out")
+            return
+        check_compiler(self.model.placement)
+        if not self.model.is_compiled:
             self.model = self.model.compiled()
 
     def prepare_for_many(self) -> None:
@@ -305,5 +300,4 @@ class Residency:
             self.compile()
 
     def _warn(self, why: str) -> None:
-        text = f"{why}; going on with {self.smaller}, which takes less and is slower"
-        warnings.warn(text, SDXLWarning, stacklevel=4)
+        warn(f"{why}; going on with {self.smaller}, which takes less and is slower")

@@ -131,8 +131,8 @@ class PipelineStep:
         if colours is None:
             return []
         z = self.denoised.float().cpu()
-        matrix, bias = torch.tensor(colours[:-1]), torch.tensor(colours[-1])
-        pixels = torch.einsum("bchw,cr->brhw", z, matrix) + bias[:, None, None]
+        matrix, bias = torch.tensor(colours, device=z.device).split([len(colours) - 1, 1])
+        pixels = torch.einsum("bchw,cr->brhw", z, matrix) + bias[0, :, None, None]
         return to_pil((pixels / 2 + 0.5).clamp(0, 1))
 
     def _repr_png_(self) -> bytes | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import SDXLWarning
+from ..errors import warn
 from ..weights.keymap import UNET, VAE
 from ..weights.save import save_folder, save_single
 from .model import Model
@@ -19,7 +18,7 @@ def save(residency: Residency, path: Path) -> None:
     """Write the model as a folder, or as a single file if `path` ends in .safetensors. Raises `OutputError`."""
     model = residency.model
     if len(model.experts) > 1:
-        warnings.warn("the refiner is not saved; load it alone and save that too", SDXLWarning, stacklevel=3)
+        warn("the refiner is not saved; load it alone and save that too")
     loader = residency.loader
     state = _present(model) if loader is None or loader.trainable else loader.state()
     write = save_single if path.suffix == ".safetensors" else save_folder

@@ -31,8 +31,11 @@ _SPACINGS = ("leading", "trailing", "linspace")
 
 def default_schedule(config: ScheduleConfig, sampler: str, conventions: Conventions) -> str:
     """The schedule of a request that names none."""
-    if conventions.schedule is None or config.edm is not None:
+    if config.edm is not None:
         return config.schedule
+    if conventions.schedule is None:
+        own = SAMPLERS[sampler].diffusers if conventions.schedules == "diffusers" else None
+        return (own and own.schedule) or config.schedule
     return SAMPLERS[sampler].automatic if conventions.schedule == AUTOMATIC else conventions.schedule
 
 

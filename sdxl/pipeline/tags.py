@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..adapters.lora import MOST_LORAS, LoRA, read_loras
-from ..errors import ArgumentError, SDXLWarning
+from ..errors import ArgumentError, warn
 from ..text.editing import Tag, split_tags
 from ..text.tags import LORAS, read_tag
 from .profiles import conventions_of
@@ -64,16 +63,12 @@ def _of_texts(texts: Sequence[str]) -> tuple[LoRA, ...]:
 def _lora(tag: Tag) -> LoRA | None:
     """The LoRA of a tag. Warns of tags and values that have no effect."""
     if tag.kind not in LORAS:
-        _warn(f"<{tag.kind}:{tag.name}> in the prompt is ignored: only <lora:...> has an effect")
+        warn(f"<{tag.kind}:{tag.name}> in the prompt is ignored: only <lora:...> has an effect")
         return None
     found = read_tag(tag)
     for reason in found.ignored:
-        _warn(reason)
+        warn(reason)
     return LoRA(found.name, found.weight, None if found.text_weight == found.weight else found.text_weight)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, SDXLWarning, stacklevel=2)
 
 
 def _difference(loras: Sequence[LoRA], others: Sequence[LoRA]) -> tuple[LoRA, ...]:

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SDXLWarning
+from ..errors import ArgumentError, SDXLWarning
 from ..models.conditioned import ConditionedUNet
 from ..models.layers import Attention, Linear, Source, attend, split_heads
 from ..models.unet import TransformerBlock
@@ -26,6 +27,22 @@ from .rewrite import rewrite
 SHAPES = 64  # that one class of block is compiled for; torch gives up after 8
 EAGER_RUNS = 4  # before a step is recorded, which takes the time of one to three: an image of four steps needs no graph
 MOST = 8  # graphs of a pipeline: for each of two passes, base and refiner, with and without guidance
+
+
+def check_compiler(at: Placement) -> None:
+    """Raise `ArgumentError` where Triton is missing or too new for the GPU: torch's compiler makes kernels with it."""
+    least = (8, 9) if at.fp8 else (7, 0)
+    if not torch.version.hip and (found := torch.cuda.get_device_capability(at.device)) < least:
+        what, advice = ("compile with fp8", "leave one of them out") if at.fp8 else ("compile", "leave it out")
+        raise ArgumentError(
+            f"{what} needs a GPU of compute capability {least[0]}.{least[1]}, this one has {found[0]}.{found[1]}; "
+            + advice
+        )
+    if find_spec("triton") is None:
+        raise ArgumentError(
+            "compile needs Triton, which comes with torch for CUDA on Linux; install triton-windows on Windows, or "
+            "leave compile out"
+        )
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -160,7 +177,13 @@ class Graphs:
         graph = self._graphs[key] = self._graphs.pop(key) if key in self._graphs else Graph()
         while len(self._graphs) > MOST:
             self._graphs.pop(next(iter(self._graphs))).forget()
-        return graph.run(self, conditioned, x, t)
+        try:
+            return graph.run(self, conditioned, x, t)
+        except RuntimeError as error:
+            if not _is_of_compiler(error):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise ArgumentError(f"torch's compiler has failed ({reason}); leave compile out") from error
 
     def wants(self, runs: int, conditioned: ConditionedUNet, x: Tensor) -> bool:
         """Whether a step is to be recorded that runs for the time `runs`. Memory is looked at once."""
@@ -182,7 +205,7 @@ class Graphs:
                 beside = next(iter(self.recordings()), None)
                 return Tape(self.recorder.record(lambda: static.predict(x, step), beside), static, x, step)
         except (RuntimeError, AssertionError) as error:
-            if self.eager_runs == 0 and is_out_of_memory(error):
+            if (self.eager_runs == 0 and is_out_of_memory(error)) or _is_of_compiler(error):
                 raise  # where they are asked for, less of the model makes room
             reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         self.stop(reason)
@@ -212,6 +235,11 @@ class Graphs:
         self.stopped = True
         text = f"steps are no longer recorded as CUDA graphs ({reason}); going on layer by layer, which is slower"
         warnings.warn(text, SDXLWarning, stacklevel=2)
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    """Whether it is torch's compiler that has failed. (Its errors are not imported where nothing is compiled.)"""
+    return any(kind.__name__ == "TorchDynamoException" for kind in type(error).__mro__)
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

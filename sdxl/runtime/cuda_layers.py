@@ -17,6 +17,7 @@ from ..models.unet import GEGLU
 
 PARTS = 16  # of a large channel
 LARGE = 1 << 16  # pixels
+MOST = 2**31 - 1  # numbers of an image that the kernels for channels that lie side by side count: they do in 32 bits
 
 
 def quick(name: str, layer: nn.Module) -> nn.Module | None:
@@ -39,7 +40,8 @@ class QuickGroupNorm(nn.GroupNorm):
         """x (B, C, H, W)."""
         if not _can(x):
             return super().forward(x)
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if is_last and x[0].numel() <= MOST:
             return self._of_pixels(x)
         count, pixels = len(x), x[0, 0].numel()
         channels = x.contiguous().view(1, count * self.num_channels, pixels)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections.abc import Sequence
 from functools import cache
 from typing import cast
 
@@ -16,6 +18,9 @@ from .precision import NAMES
 
 _probe = Turns()
 FAST = 1.2  # a CPU takes a dtype of 16 bits where float32 takes more than so many times as long
+# Turing without tensor cores: products of float16 are wrong there, as ComfyUI found (comfy/model_management.py)
+WITHOUT_FLOAT16 = re.compile(r"GTX 16\d\d|\bT(400|500|550|600|1000|1200|2000)\b|MX[45]50|CMP 30HX")
+WITHOUT_BFLOAT16 = ("gfx8", "gfx900", "gfx906", "gfx10")  # AMD's before RDNA 3 and CDNA
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 
 
@@ -34,15 +39,29 @@ def device_name(device: torch.device) -> str:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware computes it fast, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if device.type == "cpu" and is_fast(torch.bfloat16, device) else torch.float32
+    """bfloat16 where the hardware computes it fast; else float16 on a GPU that is fast in that; else float32."""
+    if device.type == "cpu":
+        return torch.bfloat16 if is_fast(torch.bfloat16, device) else torch.float32
+    return next(iter(_fast_dtypes(device)), torch.float32)
 
 
 def is_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a device computes in `dtype` faster than in float32."""
-    return device.type != "cpu" or cpu_seconds()[torch.float32] > FAST * cpu_seconds()[dtype]
+    """Whether a device computes in `dtype`, of 16 bits, faster than in float32."""
+    if device.type == "cpu":
+        return cpu_seconds()[torch.float32] > FAST * cpu_seconds()[dtype]
+    return device.type != "cuda" or dtype in _fast_dtypes(device)
+
+
+def _fast_dtypes(device: torch.device) -> Sequence[torch.dtype]:
+    """The dtypes of 16 bits that a GPU computes in faster than in float32, the one to be preferred first."""
+    if device.type != "cuda":
+        return {"mps": (torch.float16,), "xpu": (torch.bfloat16, torch.float16)}.get(device.type, ())
+    card = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        has_bfloat16 = not card.gcnArchName.startswith(WITHOUT_BFLOAT16)
+    elif not (has_bfloat16 := card.major >= 8) and (card.major < 7 or WITHOUT_FLOAT16.search(card.name)):
+        return ()
+    return (torch.bfloat16, torch.float16) if has_bfloat16 else (torch.float16,)
 
 
 def cpu_seconds() -> dict[torch.dtype, float]:
@@ -73,12 +92,21 @@ def _measure() -> dict[torch.dtype, float]:
 
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, None for the default; `ArgumentError` if it cannot be used."""
+    name = default_device().type if device is None else str(device)
     try:
-        chosen = default_device() if device is None else torch.device(device)
-        torch.empty(1, device=chosen)
+        chosen = torch.device(name)
+        torch.ones(1, device=chosen).item()  # runs a kernel: torch has none for GPUs that are too old or too new for it
     except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device {device!r} cannot be used ({_reason(error)}); give cpu, cuda or mps") from error
+        raise ArgumentError(
+            f"device {name!r} cannot be used ({_reason(error)}); torch {torch.__version__} finds {_found(name)} here. "
+            "Give that, or install the PyTorch of your GPU"
+        ) from error
     return chosen
+
+
+def _found(failed: str) -> str:
+    """The kinds of devices that torch can use on this machine, without one that has failed."""
+    return "cpu" if (best := default_device().type) in ("cpu", failed) else f"cpu and {best}"
 
 
 def _reason(error: Exception) -> str:

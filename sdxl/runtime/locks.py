@@ -42,19 +42,20 @@ class Lock:
 
 class Turns(Lock):
     """A lock around work with torch: threads take turns. To enter it raises `ForkError` where torch would wait for
-    ever. A caller's autocast does not act inside: what is loaded and computed has the dtypes that are recorded of it.
+    ever. A caller's autocast does not act inside, nor does a default device: what is loaded and computed has the dtypes
+    that are recorded of it, and is where the pipeline has it.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._outside: list[ExitStack] = []  # gives the caller's autocast back, once for each entry
+        self._outside: list[ExitStack] = []  # gives the caller's modes back, once for each entry
 
     def __enter__(self) -> None:
         check_fork()
         super().__enter__()
         _at_work.append(threading.get_ident())
         _own.has_pool |= torch.get_num_threads() > 1
-        self._outside.append(_without_autocast())
+        self._outside.append(without_modes())
 
     def __exit__(self, *_: object) -> None:
         self._outside.pop().close()
@@ -62,9 +63,11 @@ class Turns(Lock):
         super().__exit__()
 
 
-def _without_autocast() -> ExitStack:
-    """Autocast off until it is closed."""
+def without_modes() -> ExitStack:
+    """A caller's autocast off, and tensors on the CPU unless a device is named, until it is closed."""
     stack = ExitStack()
+    if torch.get_default_device().type != "cpu":
+        stack.enter_context(torch.device("cpu"))
     for kind in _AUTOCASTS:
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))

@@ -22,7 +22,6 @@ UNET_MAPS, UNET_MAPS_CPU = 16, 32  # feature maps of the first level's channels
 # feature maps of the second level's channels: in strips or not, with the channels of a pixel side by side or not
 VAE_MAPS = {(False, False): 5, (False, True): 2.7, (True, False): 1.5, (True, True): 1.75}
 TINY_VAE_MAPS = 5  # feature maps of the tiny VAE's width at the size of the image
-_MOST_OF_A_MAP = 2**32  # bytes
 RESERVE = 1_500_000_000  # bytes beside the weights: the interpreter, and feature maps of a 1024 x 1024 image
 
 
@@ -102,13 +101,16 @@ def vae_bytes(config: AnyVAEConfig, size: Sequence[int], at: Placement, in_strip
 
 def fits_in_a_map(config: AnyVAEConfig, size: Sequence[int], count: int, at: Placement) -> bool:
     """Whether a device can hold the VAE's largest feature map of `count` images of (height, width) as one tensor.
-    Apple's GPU ends the process for more than 4 GB (pytorch/pytorch#149261).
+
+    Apple's GPU ends the process for more than 4 GB (pytorch/pytorch#149261). On CUDA norms, enlargement and some
+    convolutions count the numbers of a map in 32 bits: "only supports output tensors with less than INT_MAX elements".
     """
-    if at.device.type != "mps" or isinstance(config, TinyVAEConfig):
+    if at.device.type not in ("mps", "cuda") or isinstance(config, TinyVAEConfig):
         return True
-    return (
-        count * config.channels[1] * math.prod(size) * vae_placement(at, config).arithmetic.itemsize <= _MOST_OF_A_MAP
-    )
+    numbers = count * config.channels[1] * math.prod(size)
+    if at.device.type == "cuda":
+        return numbers < 2**31
+    return numbers * vae_placement(at, config).arithmetic.itemsize <= 2**32
 
 
 def check_memory(

@@ -118,4 +118,4 @@ def _endings() -> Iterator[tuple[str, str]]:
 
 def _missing(table: Mapping[str, str], key: str) -> str | None:
     keys = {_key(name): nearest for name, nearest in table.items()}
-    return keys.get(key) or keys.get(key.removeprefix("k"))
+    return keys.get(key.removeprefix("k"))

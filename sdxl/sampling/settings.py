@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from .samplers import SAMPLERS
 from .schedules import SCHEDULES
 
@@ -91,7 +90,7 @@ def check_options(given: Mapping[str, Value], sampler: str, schedule: str, eta: 
         if not setting.accepts(value):
             raise ArgumentError(f"{name} is {brief(value)} in sampler_options; expected {setting.range}")
     if reason := _idle(given, sampler, eta):
-        warnings.warn(f"{reason[0]} in sampler_options has no effect: {reason[1]}", SDXLWarning, stacklevel=3)
+        warn(f"{reason[0]} in sampler_options has no effect: {reason[1]}")
 
 
 def _idle(given: Mapping[str, Value], sampler: str, eta: float) -> tuple[str, str] | None:

@@ -17,7 +17,11 @@ def _variant(name: str, options: Mapping[str, float | str] | None = None, **deta
 
 _LMS = _variant("lms", extrapolates_last=True)
 VARIANTS: Mapping[str, Mapping[str, Sampler]] = {
-    "diffusers": {"dpm_2_ancestral": _variant("dpm_2_ancestral", below=1e-12), "lms": _LMS},
+    "diffusers": {
+        "dpm_2_ancestral": _variant("dpm_2_ancestral", below=1e-12),
+        "lms": _LMS,
+        "tcd": _variant("tcd", {"eta": 0.0}),  # its pipelines' default, not that of the class
+    },
     "sgm": {"lms": _LMS},
     "comfyui": {
         "uni_pc": _variant("uni_pc", {"order": 3}, end=0.001),
@@ -37,3 +41,8 @@ VARIANTS: Mapping[str, Mapping[str, Sampler]] = {
 def sampler_of(name: str, tool: str) -> Sampler:
     """The sampler that a name stands for in a tool (or `ours`)."""
     return VARIANTS.get(tool, {}).get(name) or SAMPLERS[name]
+
+
+def takes_eta(name: str, tool: str) -> bool:
+    """Whether the argument `eta` acts on a sampler in a tool."""
+    return tool != "diffusers" or name in ("ddim", "tcd")

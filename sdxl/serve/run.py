@@ -29,7 +29,7 @@ _LOG = logging.getLogger("sdxl.serve")
 def check_extra() -> None:
     """Raise `SDXLError` where the packages of the extra `serve` are not installed."""
     if missing := [name for name in _EXTRA if find_spec(name) is None]:
-        raise SDXLError(f"the service needs {missing[0]}, which is not installed; run pip install 'sdxl-torch[serve]'")
+        raise SDXLError(f'the service needs {missing[0]}, which is not installed; run pip install "sdxl-torch[serve]"')
 
 
 def listen(settings: Settings) -> socket.socket:

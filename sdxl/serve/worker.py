@@ -137,6 +137,8 @@ class Worker:
         self._pipe = self._load(request if self._device is None else replace(request, device=self._device))
         self._model = self._last = name
         self._engine.has_loaded(self._number, name, defaults(self._pipe))
+        dtype = str(self._pipe.dtype).removeprefix("torch.")
+        _LOG.info("%s is loaded: %s, %s, offload %s", name, self._pipe.device, dtype, self._pipe.offload)
         return self._pipe
 
     def _do(self, job: Job) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from ..errors import ArgumentError, SDXLWarning, brief
+from ..errors import ArgumentError, brief, warn
 from .emphasis import Span, a1111_spans, comfyui_spans, plain_spans
 from .grammars import SYNTAXES
 from .tokenizer import MOST_CHUNKS, NO_WORDS, Token, Tokenizer, Words
@@ -59,7 +58,7 @@ def make_chunks(tokenizer: Tokenizer, text: str, reading: Reading, words: Words 
     parts = _read(tokenizer, text, reading, words)
     if reading.truncates:
         if any(part.span.breaks for part in parts):
-            warnings.warn("BREAK has no effect where a long prompt is truncated", SDXLWarning, stacklevel=2)
+            warn("BREAK has no effect where a long prompt is truncated")
         return [_close(tokenizer, _first(tokenizer, text, parts))]
     fill = _fill_comfyui if reading.syntax == "comfyui" else _fill
     filled = fill(tokenizer, parts)
@@ -137,7 +136,7 @@ def _first(tokenizer: Tokenizer, text: str, parts: Sequence[_Part]) -> list[tupl
         for start, part in zip(starts[:-1], parts, strict=True)
         for token in part.tokens
     ]
-    kept = tokenizer.cut(whole, [token for token, _ in tokens], stacklevel=6)
+    kept = tokenizer.cut(whole, [token for token, _ in tokens])
     return [(token, weight) for token, (_, weight) in zip(kept, tokens[: len(kept)], strict=True)]
 
 

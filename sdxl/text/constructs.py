@@ -1,4 +1,4 @@
-"""What a prompt has of the grammars of other programs, to say which switch reads it."""
+"""What a prompt has of the grammars of other programs, to say which `prompt_syntax` reads it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ _CONSTRUCTS = (
     Construct(re.compile(r"(?<!\S)embedding:[^\s()]+"), ("comfyui",)),
     Construct(re.compile(r"\{[^{}|]*\|[^{}]*\}"), ()),
     Construct(re.compile(r"(?<!\w)__[\w/*-]{1,100}?__(?!\w)"), ()),
+    # compel's; not C++, and not a dash behind a word
+    Construct(re.compile(r"(?<![a-z])[a-z]{1,40}\+\+(?![\w+])|\([^()]+\)(?:[+-]+(?!\w)|\d?\.\d+)"), ()),
 )
 
 

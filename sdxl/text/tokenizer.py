@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from ..errors import CheckpointError, SDXLWarning, brief
+from ..errors import CheckpointError, brief, warn
 from .vocabulary import TokenizerConfig, Vocabulary, clip_vocabulary
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -75,10 +74,7 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text: start, at most `length` - 2 tokens, end, pads. Warns of the text that it cuts off."""
-        return [
-            self.framed([token.id for token in self.cut(text, self.read(text, chunks=1), stacklevel=3)])
-            for text in texts
-        ]
+        return [self.framed([token.id for token in self.cut(text, self.read(text, chunks=1))]) for text in texts]
 
     def framed(self, ids: Sequence[int]) -> list[int]:
         """Ids between start and end, filled up with pads."""
@@ -127,7 +123,7 @@ class Tokenizer:
                 at += len(words[word][0])
         return tokens
 
-    def cut(self, text: str, tokens: Sequence[Token], stacklevel: int = 2) -> list[Token]:
+    def cut(self, text: str, tokens: Sequence[Token]) -> list[Token]:
         """As many tokens of a text as there is room for, the last perhaps with fewer places. Warns of the rest."""
         kept, room = [], self.room
         for number, token in enumerate(tokens):
@@ -138,11 +134,9 @@ class Tokenizer:
                 more = "more than " if len(text) > _MANY else ""
                 after = tokens[number + bool(room) :]
                 rest = text[after[0].start :] if after else ""
-                warnings.warn(
+                warn(
                     f"the prompt has {more}{total} tokens and the text encoder takes {self.room}; this part was cut "
-                    f"off: {brief(rest)}",
-                    SDXLWarning,
-                    stacklevel=stacklevel + 1,
+                    f"off: {brief(rest)}"
                 )
                 break
             kept.append(token)

@@ -37,6 +37,8 @@ def control_loss(
     sigma: Tensor,
     context: Tensor,
     vector: Tensor,
+    gamma: float | None = 5.0,
+    prediction: str = "epsilon",
 ) -> Tensor:
     """The `denoising_loss` of a UNet that is steered by control images (B, 3, H, W) in 0..1 of the pixels' size."""
 
@@ -44,7 +46,7 @@ def control_loss(
         residuals = net(x, t, context, vector, image)
         return unet.predict(x, unet.embed(t, vector), unet.context_kv(context), residuals)
 
-    return denoising_loss(predict, z, noise, t, sigma, context, vector)
+    return denoising_loss(predict, z, noise, t, sigma, context, vector, gamma, prediction)
 
 
 def save_controlnet(

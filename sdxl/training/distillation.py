@@ -19,7 +19,8 @@ def guess(unet: UNet, x: Tensor, t: Tensor, sigma: Tensor, context: Tensor, vect
 def distillation_loss(
     unet: UNet, noise: Tensor, z: Tensor, table: Tensor, middle: Tensor, fresh: Tensor, context: Tensor, vector: Tensor
 ) -> Tensor:
-    """The distance of a student's guesses from the latents z that the teacher makes of `noise`, both (B, C, H, W).
+    """The distance of a student's guesses from the latents z that the teacher makes of `noise`, both (B, C, H, W). The
+    student predicts epsilon.
 
     The first guess begins at the last of the sigmas of all timesteps, `table` (T,). The second begins at the timesteps
     `middle` (B,): where an Euler step leads with the first guess, or where `fresh` is not zero, at z with that noise

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import ArgumentError
 from ..models.clip import TextEncoder
 from ..models.layers import sinusoidal
 from ..models.unet import UNet
 from ..models.vae import VAE
 
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From scaled noisy latents, timesteps, context and vector to the noise: a UNet, alone or with what steers it."""
+"""From scaled noisy latents, timesteps, context and vector to the prediction: a UNet, alone or with what steers it."""
 
 
 def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_weight: float) -> Tensor:
@@ -51,17 +52,39 @@ def denoising_loss(
     sigma: Tensor,
     context: Tensor,
     vector: Tensor,
-    gamma: float = 5.0,
+    gamma: float | None = 5.0,
+    prediction: str = "epsilon",
 ) -> Tensor:
-    """The loss of epsilon prediction, weighted with min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556).
+    """The squared error of what a model predicts, weighted with min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556), or
+    not, if `gamma` is None.
 
-    z and noise (B, C, H, W); t (B,) timesteps and sigma (B,) their noise levels; context (B, L, D); vector (B, V).
+    z and noise (B, C, H, W); t (B,) timesteps and sigma (B,) their noise levels; context (B, L, D) and vector (B, V),
+    or one row for all. `prediction` is that of the model's schedule, `pipe.info.schedule.prediction`: epsilon,
+    v_prediction or sample. The noised latents, the error and its mean are float32, also for latents in half precision.
+    Raises `ArgumentError` for another prediction.
     """
-    sigma = sigma.to(z)[:, None, None, None]
+    exact = torch.promote_types(z.dtype, torch.float32)
+    sigma = sigma.to(z.device, exact)[:, None, None, None]
     x = (z + sigma * noise) / (sigma.square() + 1).sqrt()
-    error = F.mse_loss(unet(x, t, context, vector), noise, reduction="none")
+    target, weight = _target(prediction, z, noise, sigma, gamma)
+    output = unet(x.to(z.dtype), t, context.expand(len(z), *context.shape[1:]), vector).to(exact)
+    return (weight * F.mse_loss(output, target.to(exact), reduction="none")).mean()
+
+
+def _target(
+    prediction: str, z: Tensor, noise: Tensor, sigma: Tensor, gamma: float | None
+) -> tuple[Tensor, Tensor | float]:
+    """What a model has to predict, and the weight of its error: min(SNR, gamma) in terms of the clean latents."""
     snr = 1 / sigma.square()
-    return (snr.clamp(max=gamma) / snr * error).mean()
+    if prediction == "epsilon":
+        target, scale = noise, snr
+    elif prediction == "v_prediction":  # Salimans & Ho 2022, arXiv 2202.00512, appendix D
+        target, scale = (noise - sigma * z) / (sigma.square() + 1).sqrt(), snr + 1
+    elif prediction == "sample":
+        target, scale = z, torch.ones_like(snr)
+    else:
+        raise ArgumentError(f"prediction is {prediction!r}; expected epsilon, v_prediction or sample")
+    return target, 1.0 if gamma is None else snr.clamp(max=gamma) / scale
 
 
 def captioned_loss(
@@ -74,10 +97,12 @@ def captioned_loss(
     ids: Sequence[Tensor],
     sizes: Tensor,
     kept: Tensor,
+    gamma: float | None = 5.0,
+    prediction: str = "epsilon",
 ) -> Tensor:
     """The `denoising_loss` of images with captions, also for the text encoders; the rest as in `encode_captions`."""
     context, vector = encode_captions(encoders, ids, sizes, kept, unet.config.size_dim)
-    return denoising_loss(unet, z, noise, t, sigma, context, vector)
+    return denoising_loss(unet, z, noise, t, sigma, context, vector, gamma, prediction)
 
 
 def encode_captions(

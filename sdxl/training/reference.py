@@ -38,17 +38,19 @@ def reference_loss(
     sigma: Tensor,
     context: Tensor,
     vector: Tensor,
+    gamma: float | None = 5.0,
+    prediction: str = "epsilon",
 ) -> Tensor:
     """The `denoising_loss` of a UNet that sees a reference image in each row: its embedding (B, image_dim) for a plain
     adapter, its hidden states (B, L, image_dim) for a plus one; zeros where it is dropped, for guidance.
     """
-    tokens = adapter.project(embedding)
+    tokens = adapter.project(embedding).expand(len(z), -1, -1)
 
     def predict(x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
         memories = _beside(adapter, unet, unet.context_kv(context), tokens)
         return unet.predict(x, unet.embed(t, vector), memories)
 
-    return denoising_loss(predict, z, noise, t, sigma, context, vector)
+    return denoising_loss(predict, z, noise, t, sigma, context, vector, gamma, prediction)
 
 
 def _beside(adapter: IPAdapter, unet: UNet, memories: list[Memory], tokens: Tensor) -> list[Memory]:

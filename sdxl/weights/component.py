@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -73,22 +73,11 @@ class Component:
 
     def build(self) -> nn.Module:
         """The network on the meta device: no memory, no initialisation."""
-        with torch.device("meta"):
-            if isinstance(self.config, UNetConfig):
-                return UNet(self.config)
-            if isinstance(self.config, ControlNetConfig):
-                return ControlNet(self.config)
-            if isinstance(self.config, T2IAdapterConfig):
-                return T2IAdapter(self.config)
-            if isinstance(self.config, LLLiteConfig):
-                return LLLite(self.config)
-            if isinstance(self.config, VisionConfig):
-                return VisionEncoder(self.config)
-            if isinstance(self.config, IPAdapterConfig):
-                return IPAdapter(self.config)
-            if isinstance(self.config, (VAEConfig, TinyVAEConfig)):
-                return make_vae(self.config)
-            return TextEncoder(self.config)
+        return _build(self.config)
+
+    def own_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the network's tensors, by our names."""
+        return _own_shapes(self.config)
 
     def key(self, row: Row) -> str:
         """The key of a row in this component's files."""
@@ -122,7 +111,7 @@ class Component:
         present = {row.ours for row in self.rows if self.key(row) in self.weights} | self._lent().keys()
         absent = (self.key(row) for row in self.rows if row.ours not in present and not self.is_unread(row))
         findings = Findings(missing=list(dict.fromkeys(absent)))
-        wanted = {name: tuple(value.shape) for name, value in self.build().state_dict().items()}
+        wanted = self.own_shapes()
         for row in self.rows:
             key, op = self.key(row), self._op(row)
             if key not in self.weights:
@@ -182,11 +171,35 @@ class Component:
         if self.base is not None:
             self.base.close()
 
-    def state(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """The tensors of a network whose parameters have `shapes`, with zeros for those that SDXL never reads."""
+    def state(self) -> dict[str, Tensor]:
+        """The tensors of the network, with zeros for those that SDXL never reads."""
         state = dict(self.tensors())
-        unread: Any = {row.ours for row in self.rows if row.ours not in state and self.is_unread(row)}
-        return state | {name: torch.zeros(shapes[name]) for name in unread}
+        unread = {row.ours for row in self.rows if row.ours not in state and self.is_unread(row)}
+        return state | {name: torch.zeros(self.own_shapes()[name]) for name in unread}
+
+
+def _build(config: Config) -> nn.Module:
+    with torch.device("meta"):
+        if isinstance(config, UNetConfig):
+            return UNet(config)
+        if isinstance(config, ControlNetConfig):
+            return ControlNet(config)
+        if isinstance(config, T2IAdapterConfig):
+            return T2IAdapter(config)
+        if isinstance(config, LLLiteConfig):
+            return LLLite(config)
+        if isinstance(config, VisionConfig):
+            return VisionEncoder(config)
+        if isinstance(config, IPAdapterConfig):
+            return IPAdapter(config)
+        if isinstance(config, (VAEConfig, TinyVAEConfig)):
+            return make_vae(config)
+        return TextEncoder(config)
+
+
+@lru_cache(maxsize=16)  # a model is checked, loaded, and asked again for each LoRA
+def _own_shapes(config: Config) -> Mapping[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in _build(config).state_dict().items()}
 
 
 def find_superfluous(components: list[Component]) -> Findings:

@@ -199,6 +199,8 @@ def _measure(path: Path) -> tuple[int, int]:
         )
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer and not the weights; download them with git lfs pull")
+    if head.startswith(b"GGUF"):
+        raise CheckpointError(f"{path} is a GGUF file, not a safetensors file; download the model as .safetensors")
     length = int.from_bytes(head[:8], "little")
     if len(head) < 9 or head[8:9] != b"{":
         raise CheckpointError(f"{path} is not a safetensors file; check its source")

@@ -207,7 +207,7 @@ def _control_lora(weights: Weights, like: UNetConfig, base: Component | None) ->
 
 def _check_factors(component: Component, changes: Mapping[str, LowRank]) -> None:
     """Raise `CheckpointError` for factors that make no change of their weight, and `KeyError` for missing biases."""
-    shapes = {name: tuple(value.shape) for name, value in component.build().state_dict().items()}
+    shapes = component.own_shapes()
     for row in component.rows:
         if row.ours not in changes:
             if row.single not in component.weights:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..errors import ArgumentError, CheckpointError, HubError, SDXLWarning
+from ..errors import ArgumentError, CheckpointError, HubError, warn
 from . import builtin, library
 from .container import WEIGHTS, list_some, read_json
 from .download import check_space, receive
@@ -196,7 +195,7 @@ def _from_cache(name: str, no_answer: _NoAnswerError, find: Callable[[], str]) -
             raise no_answer.refusal from error
         raise HubError(f"{name} is neither a local path nor in the hub's cache, and {no_answer}") from error
     if no_answer.refusal is not None:
-        warnings.warn(f"{name} is taken from the hub's cache: {no_answer}", SDXLWarning, stacklevel=2)
+        warn(f"{name} is taken from the hub's cache: {no_answer}")
     return path
 
 

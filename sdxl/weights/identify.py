@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from math import gcd
 
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, warn
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.published import BASE, CLIP_L
 from ..models.unet_config import UNetConfig
@@ -43,11 +42,9 @@ def prediction(shapes: Shapes, metadata: Mapping[str, str], where: str) -> tuple
     if "v_pred" in shapes or words & {"v", "v_prediction"} or metadata.get("ss_v_parameterization") == "True":
         return "v_prediction", ends_at_zero
     if ends_at_zero:  # where there is only noise, a prediction of the noise says nothing
-        warnings.warn(
+        warn(
             f"{where} states zero terminal SNR (ztsnr) without v-prediction (v_pred), which is ignored; if it is a "
-            "model of v-prediction, add an empty tensor v_pred to the file",
-            SDXLWarning,
-            stacklevel=2,
+            "model of v-prediction, add an empty tensor v_pred to the file"
         )
     return ("epsilon", False) if "epsilon" in words else None
 

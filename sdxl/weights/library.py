@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
-import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..errors import CheckpointError, SDXLWarning
+from ..errors import CheckpointError, warn
 from .container import list_some
 from .hash_cache import find_paths
 from .hashes import known_model_hash, model_hash
@@ -89,11 +88,9 @@ def find_by_hash(sha256: str, name: str = "", thorough: bool = True) -> Path | N
 def _search_all(sha256: str, models: list[tuple[Path, list[str]]]) -> Path | None:
     size = sum(os.path.getsize(path / name) for path, files in models for name in (files or [""]))
     if size > _MUCH:
-        warnings.warn(
+        warn(
             f"the model with the hash {sha256[:10]} is looked for in {VARIABLE}: {len(models)} models of "
-            f"{size / 1e9:.3g} GB are read once",
-            SDXLWarning,
-            stacklevel=3,
+            f"{size / 1e9:.3g} GB are read once"
         )
     return _search(sha256, models)
 

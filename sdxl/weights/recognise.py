@@ -24,13 +24,12 @@ def recognise(
     unet: UNetConfig, schedule: ScheduleConfig, path: Path, metadata: Mapping[str, str] | None = None
 ) -> Family | None:
     """The family of a model, or of its UNet, that was read from `path`; None for SDXL as it was trained."""
-    return (
-        _by_keys(unet, schedule)
-        or _by_shapes(unet)
-        or _by_scheduler(unet, schedule)
-        or by_header(metadata or {})
-        or by_name(path)
-    )
+    return by_config(unet, schedule) or by_header(metadata or {}) or by_name(path)
+
+
+def by_config(unet: UNetConfig, schedule: ScheduleConfig) -> Family | None:
+    """The family that a UNet's config and its noise schedule show by themselves."""
+    return _by_keys(unet, schedule) or _by_shapes(unet) or _by_scheduler(unet, schedule)
 
 
 def _by_keys(unet: UNetConfig, schedule: ScheduleConfig) -> Family | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OutputError, SDXLWarning
+from ..errors import OutputError, warn
 from ..models.config import VAEConfig
 from . import diffusers_config, hub, tokenizer_files
 from .checkpoint import Checkpoint, open_checkpoint
@@ -49,7 +48,7 @@ def convert(
         )
     checkpoint = open_checkpoint(hub.on_disk(source), variant)
     for note in checkpoint.info.schedule.notes:
-        warnings.warn(f"{note} ({target} states the default)", SDXLWarning, stacklevel=2)
+        warn(f"{note} ({target} states the default)")
     state = {name: dict(component.tensors()) for name, component in checkpoint.components.items()}
     for name, change in changes(checkpoint).items():
         component, _, own = name.partition(".")

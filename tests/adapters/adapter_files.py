@@ -90,6 +90,11 @@ def dotted(layer: Layer) -> str:
     return f"{layer.component}.{layer.folder}"
 
 
+def own(layer: Layer) -> str:
+    """The module's path in our network."""
+    return layer.ours.removesuffix(".weight")
+
+
 def processor(prefix: str) -> Callable[[Layer], str]:
     """The module and the first part of the role: `attn1.processor.to_q_lora`."""
 
@@ -125,6 +130,9 @@ LAYOUTS: dict[str, tuple[Callable[[Layer], str], tuple[str, str], bool, str]] = 
     "attention processors": (processor("unet."), (".up.weight", ".down.weight"), False, "attention"),
     "bare attention processors": (processor(""), (".up.weight", ".down.weight"), False, "attention"),
     "SimpleTuner": (lambda layer: "lycoris_" + layer.folder.replace(".", "_"), PLAIN, True, "unet"),
+    "PEFT on our networks": (lambda layer: f"base_model.model.{own(layer)}", PEFT, False, "unet"),
+    "LyCORIS on our networks": (lambda layer: "lycoris_" + own(layer).replace(".", "_"), PLAIN, True, "unet"),
+    "our names": (lambda layer: f"{layer.component}.{own(layer)}", PEFT, False, "all"),
     "ComfyUI": (generic, PEFT, True, "all"),
     "ComfyUI, kohya's roles": (generic, PLAIN, True, "all"),
 }

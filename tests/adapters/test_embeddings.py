@@ -210,11 +210,22 @@ def test_files_that_are_none(state: dict[str, Tensor], message: str, tiny_pipe: 
     assert not tiny_pipe.embeddings
 
 
+def test_a_pair_has_one_tensor_in_each_file(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    first, second = spell("two files", vectors(tiny_pipe, "cat"), tmp_path)
+    save({"mecha": torch.zeros(1, 16), "another": torch.zeros(1, 16)}, first)
+    with pytest.raises(
+        sdxl.CheckpointError, match=r"learned_embeds\.safetensors has 2 tensors; a pair of embeddings has"
+    ):
+        tiny_pipe.set_embeddings({"robot": (first, second)})
+
+
 def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     for value, message in (
         (3, "embeddings is 3; expected a list of files"),
         ([3], "the file of an embedding is 3"),
         ([{"files": "x"}], "is no embedding; its values are file, word, hash"),
+        ([{"file": "x", "words": "y"}], "is no embedding; its values are file, word, hash"),
+        ([{"word": "x"}], "is no embedding; its values are file, word, hash"),
         ({"": tmp_path}, "the word of embedding .* is ''"),
     ):
         with pytest.raises(sdxl.ArgumentError, match=message):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_files import LAYOUTS, layers, product, save, save_layout
+from deep import deep_folder, deep_pipe  # noqa: F401  fixtures
 from test_embeddings import vectors
 from torch import Tensor
 

@@ -15,6 +15,7 @@ import tiny
 import tiny_reference
 import torch
 from adapter_files import save
+from deep import deep_folder  # noqa: F401  fixtures
 from torch import Tensor
 
 import sdxl

@@ -402,14 +402,18 @@ def test_the_command_line_and_jobs(bare: Path, tmp_path: Path, capsys: pytest.Ca
     assert "preset is 'slow'" in capsys.readouterr().err
 
 
-def test_the_prediction_type_belongs_to_the_preset(bare: Path, tmp_path: Path, error: Any) -> None:
+def test_the_prediction_type_belongs_to_the_preset(
+    bare: Path, tmp_path: Path, error: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """A file whose name says nothing is of a family if the request says so; zero terminal SNR changes the sigmas."""
     pipe = opened(bare)
     lightning = opened(named(bare, tmp_path, "sdxl_lightning_1step_x0"))
     assert error(pipe(PROMPT, preset="lightning_1", **QUIET).images, lightning(PROMPT, **QUIET).images) == 0
     assert pipe.plan(sdxl.Request(PROMPT, preset="zero_snr", schedule="trailing")).sigmas[0] > 1000
     assert pipe.plan(sdxl.Request(PROMPT, schedule="trailing")).sigmas[0] < 15
-    assert pipe.plan(sdxl.Request(PROMPT, preset="v_prediction")).noise.prediction == "v_prediction"
+    with caplog.at_level(logging.INFO, "sdxl.preset"):
+        assert pipe.plan(sdxl.Request(PROMPT, preset="v_prediction")).noise.prediction == "v_prediction"
+    assert caplog.messages[-1].endswith(": prediction v_prediction")
 
 
 @pytest.mark.slow

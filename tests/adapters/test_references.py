@@ -13,6 +13,7 @@ import pytest
 import tiny
 import tiny_reference
 import torch
+from deep import deep_folder, deep_pipe  # noqa: F401  fixtures
 from finishing import finish
 from PIL import Image
 from safetensors.torch import load_file, save_file

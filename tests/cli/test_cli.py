@@ -166,6 +166,11 @@ def test_every_argument_has_its_flag(capsys: pytest.CaptureFixture[str]) -> None
         assert "--" + (each.metadata["option"].flag or each.name).replace("_", "-") in text
 
 
+def test_the_version_says_what_belongs_to_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"sdxl {sdxl.__version__} (torch {torch.__version__}, Python 3.")
+
+
 def files(folder: Path, tiny_folder: Path) -> dict[str, Path]:
     """Bad models."""
     sdxl.convert(tiny_folder, folder / "whole.safetensors")
@@ -174,6 +179,7 @@ def files(folder: Path, tiny_folder: Path) -> dict[str, Path]:
     (folder / "cut.safetensors").write_bytes(data[: len(data) // 2])
     (folder / "text.safetensors").write_text("<html>404 not found, nothing to see here</html>")
     (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "other.gguf").write_bytes(b"GGUF" + bytes(60))
     torch.save({"a": torch.zeros(1)}, folder / "pickle.safetensors")
     (folder / "model.ckpt").write_bytes(b"anything at all")
     old = {"cond_stage_model.transformer.text_model.final_layer_norm.weight": torch.zeros(1)}
@@ -203,6 +209,7 @@ def test_bad_models(generate: Any, tiny_folder: Path, tmp_path: Path, capsys: py
         paths["cut"]: "it is truncated or damaged, download it again",
         paths["text"]: "is not a safetensors file; check its source",
         paths["empty"]: "is not a safetensors file",
+        paths["other"]: "is a GGUF file, not a safetensors file; download the model as .safetensors",
         paths["pickle"]: "is a pickle, which can run code",
         paths["ckpt"]: "is a pickle, which can run code",
         paths["sd15"]: "is Stable Diffusion 1.x, not an SDXL model",

@@ -82,6 +82,9 @@ HELPS: dict[str, tuple[str, str]] = {
     "no quotes behind --prompt": ("generate --prompt a cat", "'cat' stands beside --prompt; put a prompt of several"),
     "another program's command": ("img2img a.png", "'img2img' is no command; here it is sdxl generate --image FILE"),
     "a flag as a command": ("verify a.png", "'verify' is no command; here it is sdxl generate --from IMAGE --verify"),
+    "another program's page": ("webui", "'webui' is no command; here it is sdxl serve, which has a page"),
+    "a token": ("generate cat --hf-token x", "--hf-token is HF_TOKEN in the environment here"),
+    "what is missing": ("generate cat --restore-faces", "--restore-faces does not exist here"),
     "a wrong command": ("inspct x.safetensors", "'inspct' is no command; perhaps inspect is meant"),
     "a word": ("cat", "sdxl generate 'cat' generates it"),
     "both sizes": ("generate cat --size 64x64 --width 64", "--size is given beside --width; give one of them"),
@@ -293,4 +296,4 @@ def test_a_job_in_json(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert all(Path(each["file"]).is_file() for each in (first, second))
     assert "line 3 of job.jsonl: prompt is 1; " in shown.err
     assert "images: 2 of 2" in shown.err
-    assert shown.err.endswith("2 of 2 images are in out; 1 lines failed\n")
+    assert shown.err.endswith("2 of 2 images are in out; 1 line failed\n")

@@ -111,7 +111,7 @@ def test_an_image_that_fails_is_an_empty_cell(
     assert generate("cat", "--steps", "1", "--x", "width=64,68") == 1
     shown = capsys.readouterr()
     assert "line 2 of the grid: width is 68; it must be a multiple of 8" in shown.err
-    assert shown.out.splitlines() == ["1 of 2 images are in grid; 1 lines failed", "grid/grid.png  grid of 2 images"]
+    assert shown.out.splitlines() == ["1 of 2 images are in grid; 1 line failed", "grid/grid.png  grid of 2 images"]
 
 
 def test_values_are_typed() -> None:

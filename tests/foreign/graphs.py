@@ -113,6 +113,18 @@ CASES = [
         {"compat": {"profile": "comfyui", "batch": [2, 4, 1]}},
     ),
     Case(
+        "an image that the batch does not have",
+        graph({"latent_image": link("10")}, n10=node("LatentFromBatch", batch_index=1, length=1, samples=link("5"))),
+        {},
+        {"LatentFromBatch 10: batch_index"},
+    ),
+    Case(
+        "latents that are flipped",
+        graph({"latent_image": link("10")}, n10=node("LatentFlip", flip_method="x-axis", samples=link("5"))),
+        {},
+        {"LatentFlip 10"},
+    ),
+    Case(
         "zeros for the negative prompt",
         graph({"negative": link("10")}, n10=node("ConditioningZeroOut", conditioning=link("6"))),
         {"negative_prompt": None},

@@ -176,6 +176,12 @@ CASES = [
         sources={"image", "mask"},
     ),
     Case(
+        "inpainting with the usual padding",
+        text(EULER, "Denoising strength: 0.75, Inpaint area: Only masked"),
+        of("euler", "linspace", strength=0.75, mask_padding=32),
+        sources={"image", "mask"},
+    ),
+    Case(
         "inpainting of the whole, inverted, filled",
         text(
             EULER,

@@ -200,9 +200,14 @@ WORKFLOW: dict[str, Any] = {
 }
 
 
-def test_a_workflow_is_read_as_its_prompt(tmp_path: Path) -> None:
+LINK = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+OBJECTS = [each if isinstance(each, dict) else dict(zip(LINK, each, strict=True)) for each in WORKFLOW["links"]]
+
+
+@pytest.mark.parametrize("links", [WORKFLOW["links"], OBJECTS], ids=["lists", "objects"])
+def test_a_workflow_is_read_as_its_prompt(links: list[Any], tmp_path: Path) -> None:
     """With a bypassed LoRA, a muted node, a value from another node and a seed that the page changes."""
-    found = sdxl.read_parameters(save_png(tmp_path / "a.png", workflow=json.dumps(WORKFLOW)))
+    found = sdxl.read_parameters(save_png(tmp_path / "a.png", workflow=json.dumps({**WORKFLOW, "links": links})))
     (tmp_path / "a.json").write_text(json.dumps(graph()))
     assert found.request == sdxl.read_parameters(tmp_path / "a.json").request | {"negative_prompt": "blur"}
     assert (found.model.name, found.unmapped) == ("base_v1.safetensors", {})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder  # noqa: F401  fixtures
 from torch import Tensor
 
 pytest.importorskip("diffusers")
@@ -157,7 +158,7 @@ def test_t2i_features_in_the_unet(unet: Component, error: Any) -> None:
     features = reference(torch.rand(2, 3, 64, 80)[:, :, :, :80])
     network: Any = load(unet, PLAIN)
     added = {"text_embeds": given["pooled"], "time_ids": given["sizes"]}
-    wanted = tiny.unet()(
+    wanted = tiny.unet(tiny.UNET)(
         given["x"],
         given["t"],
         given["context"],

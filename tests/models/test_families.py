@@ -106,7 +106,7 @@ EDM_VAE = {
 def playground(reference_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A tiny Playground v2.5, and its folder."""
     scheduler = diffusers.EDMDPMSolverMultistepScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5)
-    pipe = twin(reference_pipe, scheduler, vae=tiny.vae(tiny.VAE | EDM_VAE))
+    pipe = twin(reference_pipe, scheduler, vae=tiny.vae(tiny.SMALL_VAE | EDM_VAE))
     folder = tmp_path_factory.mktemp("playground") / "folder"
     pipe.save_pretrained(folder)
     return pipe, folder

@@ -1,4 +1,6 @@
-"""What a block computes in place is its own: results, gradients and inputs are those of the plain formulas."""
+"""What a block computes in place is its own: results, gradients and inputs are those of the plain formulas, and what
+hooks have kept stays as it was.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdxl.models.config import VAEConfig
 from sdxl.models.layers import ResBlock
+from sdxl.models.tiny_vae import TinyBlock
 from sdxl.models.unet import GEGLU, Memory, TransformerBlock
+from sdxl.models.vae import VAE
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
@@ -81,3 +86,44 @@ def test_a_transformer_block(dtype: torch.dtype, first: int) -> None:
         return block(x, Memory((block.cross_attn.source(context, first),)))
 
     check(block, run, plain, torch.randn(2, 5, 32, dtype=dtype))
+
+
+def attending(block: TransformerBlock) -> Callable[[Tensor], Tensor]:
+    context = torch.randn(2, 7, 24)
+    return lambda x: block(x, Memory((block.cross_attn.source(context),)))
+
+
+@pytest.mark.parametrize("kind", ["residual", "transformer", "tiny VAE", "head", "every module"])
+def test_what_a_hook_keeps_stays_as_it_was(kind: str, request: pytest.FixtureRequest) -> None:
+    """Outputs that forward hooks keep, and gradients where backward hooks wrap outputs."""
+    torch.manual_seed(0)
+    block: nn.Module = TransformerBlock(32, 24, 2) if kind == "transformer" else ResBlock(32, 64, 8, 1e-5)
+    block = TinyBlock(32) if kind == "tiny VAE" else block
+    run: Callable[[Tensor], Tensor] = attending(block) if isinstance(block, TransformerBlock) else block
+    x = torch.randn(2, 5, 32) if kind == "transformer" else torch.randn(2, 32, 8, 8)
+    if kind == "head":
+        vae = VAE(VAEConfig(channels=(32, 32, 32, 32), blocks=1, norm_groups=4, scaling_factor=1.0))
+        block, run = vae.decoder, vae.decoder.head
+    own = x.clone().requires_grad_()
+    expected = run(own)
+    (expected_grad,) = torch.autograd.grad(expected.square().sum(), own)
+
+    kept: list[tuple[Tensor, Tensor]] = []
+    backward: list[nn.Module] = []
+    if kind == "every module":
+        of_all = nn.modules.module
+        handles = [of_all.register_module_forward_hook(lambda layer, args, y: kept.append((y, y.detach().clone())))]
+        handles.append(of_all.register_module_full_backward_hook(lambda layer, grad, of_output: backward.append(layer)))
+        for handle in handles:
+            request.addfinalizer(handle.remove)
+    else:
+        for layer in block.modules():
+            layer.register_forward_hook(lambda layer, args, y: kept.append((y, y.detach().clone())))
+            layer.register_full_backward_hook(lambda layer, grad, of_output: backward.append(layer))
+    output = run(own)
+    (grad,) = torch.autograd.grad(output.square().sum(), own)
+    assert torch.equal(output, expected)
+    assert torch.equal(grad, expected_grad)
+    assert len(kept) >= 2
+    assert len(backward) >= 2
+    assert all(torch.equal(*each) for each in kept)

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tiny_reference
 import torch
+from deep import deep_reference  # noqa: F401  fixtures
 from safetensors.torch import save_file
 
 from sdxl.adapters.ip_adapter import open_ip_adapter, places

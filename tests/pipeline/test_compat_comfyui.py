@@ -271,10 +271,12 @@ def test_noise_masks(
 
 
 def test_nothing_is_pasted_and_pixels_are_cut_off(tiny_pipe: sdxl.Pipeline, model: comfyui.Model) -> None:
-    image, mask = tiny.picture(1, 64, 64), MASKS["hard"]
+    image, mask = tiny.picture(1, 96, 64), tiny.mask(1, 96, 64)
     z = model.encode_image(comfyui.pixels_of(image))
     grey = comfyui.to_latents(comfyui.pixels_of(mask))
-    expected = model.decode(run(model, z=z, strength=0.6, mask=grey))[0] * 255
+    expected = (
+        model.decode(run(model, z=z, shape=z.shape, strength=0.6, mask=grey, ids=(64, 96, 0, 0, 64, 96)))[0] * 255
+    )
     result = tiny_pipe(PROMPT, image=image, mask=mask, strength=0.6, steps=5, **COMMON | {"output": "pil"}).images[0]
     pixels = comfyui.pixels_of(result)[0] * 255
     near = (expected - expected.round()).abs() < 0.01  # where float32 may decide

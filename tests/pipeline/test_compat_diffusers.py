@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,37 @@ def test_schedules(
     other = tiny_pipe(PROMPT, **own).images
     if (sampler, schedule) not in (("dpmpp_2m", "karras"), ("uni_pc_bh2", "karras")):
         assert error(other, expected) > 10 * TOLERANCE, "nothing differs, so the case proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more"),
+    [("lcm", {}), ("tcd", {}), pytest.param("tcd", {"eta": 0.3}, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_a_class_of_one_schedule(
+    sampler: str, more: dict[str, Any], reference_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
+) -> None:
+    """Its timesteps are no option of the class, so a caller of diffusers names none."""
+    which, generators = tiny.scheduler(sampler, "lcm"), tiny.generators([5])
+    expected = reference(reference_pipe, which, generators, prompt=PROMPT, num_inference_steps=3, **SIZE, **more)
+    own = {"sampler": type(which).__name__, "compat": "diffusers", "steps": 3, "seed": 5, **SIZE, **LATENT, **more}
+    assert error(tiny_pipe(PROMPT, **own).images, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_eta_acts_on_ddim_and_tcd_alone(eta: float, reference_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any) -> None:
+    which, generators = tiny.scheduler("euler_ancestral", "leading"), tiny.generators([5])
+    expected = reference(reference_pipe, which, generators, prompt=PROMPT, num_inference_steps=3, eta=eta, **SIZE)
+    own = {"sampler": "euler_ancestral", "schedule": "leading", "steps": 3, "seed": 5, "eta": eta, **SIZE, **LATENT}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = tiny_pipe(PROMPT, compat="diffusers", **own)
+        assert error(result.images, expected) < TOLERANCE
+        assert "eta has no effect" in str(caught.pop().message)
+        recorded = result.parameters[0]["request"]
+        tiny_pipe.plan(sdxl.Request(**recorded))
+    assert recorded["eta"] == 1
+    assert not caught, "a record says what acted"
 
 
 NEGATIVE: dict[str, Any] = {"negative_original_size": (128, 64), "negative_target_size": (96, 32)}

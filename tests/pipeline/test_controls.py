@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder  # noqa: F401  fixtures
 from PIL import Image
 from torch import Tensor
 

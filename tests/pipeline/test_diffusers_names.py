@@ -23,7 +23,9 @@ SENTENCE = re.compile(r"^\S.*[^.;]$")  # it goes on behind "x is not an argument
 
 def theirs() -> list[Any]:
     diffusers = pytest.importorskip("diffusers")
-    names = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
+    found = [name for name in dir(diffusers) if re.fullmatch(r"StableDiffusionXL\w*Pipeline", name)]
+    names = [name for name in found if "Modular" not in name]
+    assert len(names) > 12
     return [getattr(diffusers, name) for name in names]
 
 
@@ -134,7 +136,10 @@ def test_output_type(theirs: str, ours: Any, tiny_pipe: sdxl.Pipeline) -> None:
         ({"prompt_embeds": torch.zeros(1)}, "encode_prompt"),
         ({"callback_on_step_end": print}, "give callback="),
         ({"cross_attention_kwargs": {"scale": 0.5}}, "pipe.set_loras"),
-        ({"ip_adapter_image": Image.new("RGB", (8, 8))}, "not supported"),
+        ({"ip_adapter_image": Image.new("RGB", (8, 8))}, "give reference= to a call, with adapter, image and scale"),
+        ({"controlnet_conditioning_scale": 0.5}, "give control= to a call, with net, image, scale, start and end"),
+        ({"sampler": type("LCMScheduler", (), {})()}, "Try sampler='LCMScheduler'"),
+        ({"pag_scale": 3.0}, "give guider= to a call, such as sdxl.PAG("),
         ({"cfg_scale": 5}, "cfg_scale is not an argument; perhaps guidance_scale is meant"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
@@ -148,7 +153,7 @@ def test_other_names_give_the_sentence(arguments: dict[str, Any], sentence: str,
 
 
 def test_a_call_without_a_prompt_says_what_is_missing(tiny_pipe: sdxl.Pipeline) -> None:
-    with pytest.raises(ArgumentError, match="prompt_embeds is not an argument; give prompt"):
+    with pytest.raises(ArgumentError, match="prompt_embeds is not an argument; give the texts"):
         tiny_pipe(prompt_embeds=torch.zeros(1, 77, 48))
     with pytest.raises(ArgumentError, match="prompt is empty"):
         tiny_pipe()
@@ -175,12 +180,13 @@ def test_loading(tiny_folder: Any) -> None:
         ({"cache_dir": "x"}, "HF_HOME"),
         ({"device_map": "balanced"}, "give device= and offload="),
         ({"text_encoder_2": object()}, "it comes with the model"),
-        ({"vae": object()}, "give a path"),
+        ({"vae": torch.nn.Identity()}, "vae is of type Identity; expected a path or a hub id. Try vae='owner/name'"),
+        ({"controlnet": object()}, "controlnet is not an argument; give control= to a call"),
         ({"ofload": "stage"}, "ofload is not an argument; perhaps offload is meant"),
     ):
         with pytest.raises(ArgumentError, match=re.escape(sentence)):
             load(tiny_folder, device="cpu", **arguments)
-    with pytest.raises(ArgumentError, match="give a path"):
+    with pytest.raises(ArgumentError, match="model is None; expected a path or a hub id"):
         load()
 
 
@@ -197,7 +203,9 @@ def test_hints_of_the_command_line_and_of_jobs_stay() -> None:
 # ---- methods and attributes ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["enable_model_cpu_offload", "load_lora_weights", "scheduler", "text_encoder"])
+@pytest.mark.parametrize(
+    "name", ["enable_model_cpu_offload", "load_lora_weights", "scheduler", "text_encoder", "_interrupt"]
+)
 def test_a_member_gives_the_sentence(name: str, tiny_pipe: sdxl.Pipeline) -> None:
     with pytest.raises(UnsupportedError, match=re.escape(f"Pipeline has no {name}; {MEMBERS[name]}")):
         getattr(tiny_pipe, name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import sdxl
 from sdxl.errors import ArgumentError, OutputError, SDXLWarning, UnsupportedError
@@ -36,7 +37,7 @@ def test_repr_shows_the_model(tiny_folder: Path, refiner_folder: Path) -> None:
     lines = dict(line.strip().split(": ", 1) for line in repr(pipe).splitlines()[1:-1])
     assert lines["model"] == f"{tiny_folder} and {refiner_folder}"
     assert lines["kind"] == "base and refiner"
-    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 3.0M, vae 0.4M, refiner.")
+    assert lines["components"].startswith("text_encoder 0.0M, text_encoder_2 0.1M, unet 0.4M, vae 0.1M, refiner.")
     assert (lines["dtype"], lines["device"], lines["offload"]) == ("float32", "cpu", "stage")
     assert lines["memory"].startswith("at most ")
     mine = sdxl.Pipeline.from_networks(pipe.info, pipe.unet, pipe.vae, pipe.text)
@@ -99,7 +100,7 @@ def test_steps_end_where_the_model_is_moved(tiny_folder: Path) -> None:
     steps = pipe.steps("cat", steps=3, seed=1)
     next(steps)
     pipe.to("bfloat16")
-    with pytest.raises(ArgumentError, match="to have changed the weights since these steps began"):
+    with pytest.raises(ArgumentError, match="the weights have changed since these steps began"):
         next(steps)
 
 
@@ -235,6 +236,17 @@ def test_a_unet_of_another_config_is_saved_as_it_is(name: str, tiny_folder: Path
         sdxl.Pipeline.from_networks(pipe.info, UNet(replace(config, context_dim=40)), pipe.vae, pipe.text)
 
 
+def test_a_schedule_of_ones_own_has_its_preset_before_and_after_saving(tiny_pipe: sdxl.Pipeline) -> None:
+    """A model that is trained on to v-prediction generates in memory with the defaults that its saved file has."""
+    assert tiny_pipe.info.family is None
+    info = replace(tiny_pipe.info, schedule=tiny_pipe.info.schedule.of_network("v_prediction", True))
+    mine = sdxl.Pipeline.from_networks(info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    assert mine.info.family is not None
+    assert mine.info.family.preset == "zero_snr"
+    again = sdxl.Pipeline.from_networks(tiny_pipe.info, tiny_pipe.unet, tiny_pipe.vae, tiny_pipe.text)
+    assert again.info is tiny_pipe.info
+
+
 def test_layers_of_ones_own_are_not_lost_without_a_word(tiny_folder: Path, tmp_path: Path) -> None:
     class Mine(UNet):
         def __init__(self, config: Any) -> None:
@@ -303,14 +315,14 @@ def test_a_change_in_place_is_applied_once(offload: str, tiny_folder: Path, tmp_
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[32, 4, 3, 3\]"),
+    "another shape": (lambda weight: weight[:1], r"gives \[1, 4, 3, 3\] of torch\.float32; expected .*\[16, 4, 3, 3\]"),
     "no result": (lambda weight: None, "gives None; expected a tensor"),
     "whole numbers": (
         lambda weight: weight.long(),
         "gives .* of torch.int64; expected a tensor of floating-point numbers",
     ),
     "numpy": (lambda weight: weight.numpy(), "gives an array of shape"),
-    "no function": (torch.zeros(32, 4, 3, 3), "is a Tensor; expected a function"),
+    "no function": (torch.zeros(16, 4, 3, 3), "is a Tensor; expected a function"),
 }
 
 
@@ -339,7 +351,7 @@ def test_a_change_that_raises_leaves_the_model_as_it_was(tiny_folder: Path, tiny
         pipe.change_weights([fails])  # type: ignore[arg-type]
 
 
-# ---- autocast --------------------------------------------------------------------------------------------------------
+# ---- autocast and default device -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -355,6 +367,24 @@ def test_autocast_of_the_caller_changes_nothing(trainable: bool, tiny_folder: Pa
         *_, last = pipe.steps("a red cat", steps=2, seed=1)
         assert torch.equal(last.latents, expected)
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16, "it acts again outside"
+
+
+def test_a_default_device_of_the_caller_changes_nothing(tiny_folder: Path) -> None:
+    image = Image.new("RGB", (64, 64), "red")
+    given: dict[str, Any] = {"image": image, "mask": image.split()[0], "mask_padding": 8, "strength": 0.9}
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+    expected, repainted, theirs = latents(pipe), latents(pipe, **given), latents(pipe, compat="comfyui")
+    with torch.device("meta"):
+        pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+        assert torch.equal(latents(pipe), expected)
+        assert torch.equal(latents(pipe, **given), repainted)
+        assert torch.equal(latents(pipe, compat="comfyui"), theirs)
+        *_, last = pipe.steps("a red cat", steps=2, seed=1)
+        assert torch.equal(last.latents, expected)
+        assert last.result()[0].size == (64, 64)
+        coloured = replace(last, vae=replace(pipe.info.config.vae, latent_rgb=((0.1, 0.2, 0.3),) * 5))
+        assert coloured.preview()[0].size == (8, 8)
+        assert torch.ones(2).is_meta, "it acts again outside"
 
 
 @pytest.mark.skipif(not torch.amp.is_autocast_available("mps"), reason="older versions of torch have none")

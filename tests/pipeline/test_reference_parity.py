@@ -14,6 +14,7 @@ import tiny
 import tiny_reference
 import torch
 from cpu_graphs import CPURecorder
+from deep import deep_folder, deep_inpainting, deep_pipe, deep_reference  # noqa: F401  fixtures
 from diffusers import StableDiffusionXLControlNetPipeline
 from diffusers.image_processor import IPAdapterMaskProcessor
 from PIL import Image

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -158,6 +159,46 @@ def test_only_true_stops_and_not_after_the_last_step(tiny_pipe: sdxl.Pipeline) -
     assert "stopped_after" not in result.parameters[0]
     with pytest.raises(ArgumentError, match="callback gave a dict, as diffusers' callbacks do"):
         tiny_pipe("cat", callback=lambda step: {"latents": step.latents}, **LATENT)
+
+
+def test_true_of_numpy_and_torch_stops(tiny_pipe: sdxl.Pipeline) -> None:
+    for number in (np.float32(0.5), torch.tensor(0.5)):
+
+        def stop(step: sdxl.PipelineStep, number: Any = number) -> Any:
+            return step.index > number
+
+        assert tiny_pipe("cat", callback=stop, **LATENT).parameters[0]["stopped_after"] == 2
+
+
+def test_what_is_no_callback_is_an_error_before_any_work(tiny_pipe: sdxl.Pipeline) -> None:
+    async def wait(step: sdxl.PipelineStep) -> None: ...
+
+    def theirs(pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError
+
+    for callback, message in (
+        (theirs, r"callback takes pipe, step, timestep, kwargs; expected a function of one argument, the step"),
+        (wait, "callback is a coroutine function; expected an ordinary one"),
+        ([print], "callback is .*; expected a function of one argument"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            tiny_pipe("cat", callback=callback, **LATENT)  # type: ignore[arg-type]
+
+
+def test_a_callback_may_generate_but_not_change_the_weights(tiny_folder: Path, tmp_path: Path) -> None:
+    """Else the steps that are left would run on other weights than those that the record names."""
+    pipe = sdxl.Pipeline.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+    plain = pipe("cat", **LATENT)
+    within = pipe("cat", callback=lambda step: pipe("dog", **LATENT) and None, **LATENT)
+    assert torch.equal(plain.images, within.images)  # type: ignore[arg-type]
+
+    def change(step: sdxl.PipelineStep) -> None:
+        pipe.change_weights({"unet.conv_in.bias": lambda bias: bias + 1})
+
+    with pytest.raises(ArgumentError, match="the weights have changed since these steps began"):
+        pipe("cat", callback=change, **LATENT)
+    pipe.change_weights({})
+    assert torch.equal(plain.images, pipe("cat", **LATENT).images)  # type: ignore[arg-type]
 
 
 def test_latents_that_a_callback_changes_in_place_change_the_rest(tiny_pipe: sdxl.Pipeline) -> None:

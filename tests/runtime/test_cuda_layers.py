@@ -63,6 +63,19 @@ def test_it_is_a_group_norm(kernels: None, shape: tuple[int, ...], layout: torch
     assert fast(x).stride() == x.stride() or x.is_contiguous()
 
 
+def test_maps_with_more_numbers_than_a_kernel_counts(
+    kernels: None, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    """They get the kernel for pixels that lie side by side, which counts in 64 bits."""
+    plain = norm(32, 64)
+    x = torch.randn(2, 64, 5, 7, dtype=torch.float64).to(memory_format=torch.channels_last)
+    fast = QuickGroupNorm(plain)
+    monkeypatch.setattr(cuda_layers, "MOST", x[0].numel())
+    assert not fast(x).is_contiguous()
+    monkeypatch.setattr(cuda_layers, "MOST", x[0].numel() - 1)
+    assert fast(x).is_contiguous() and error(fast(x), exact(plain, x)) < 1e-12
+
+
 def test_the_feed_forward_layer(kernels: None, error: Any) -> None:
     torch.manual_seed(1)
     plain, x = GEGLU(24).requires_grad_(False), torch.randn(2, 9, 24)

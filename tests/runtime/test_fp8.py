@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import isnan, ldexp, nan
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from sdxl.models.layers import Linear
 from sdxl.models.unet import TransformerBlock, UNet
 from sdxl.models.unet_config import UNetConfig
 from sdxl.pipeline.loaded import component_bytes, load
-from sdxl.pipeline.residency import Residency
 from sdxl.runtime.fp8 import Fp8Linear, has_fp8, narrowed, widen
 from sdxl.runtime.placement import Placement, choose_placement
 from sdxl.weights import open_checkpoint, save_folder
@@ -340,16 +338,11 @@ def test_what_cannot_be_is_refused_by_name(tiny_folder: Path, monkeypatch: pytes
     with pytest.raises(ArgumentError, match=r"trainable is True with .* fp8 True"):
         open_tiny(tiny_folder, trainable=True)
     with pytest.warns(SDXLWarning, match="fp8 saves no memory with offload block on a CPU"):
-        pipe = open_tiny(tiny_folder, offload="block")
+        open_tiny(tiny_folder, offload="block")
     with monkeypatch.context() as patch:
         patch.setattr("sdxl.runtime.placement.has_fp8", lambda device: False)
         with pytest.raises(ArgumentError, match="fp8 is True on cpu, which has no float8_e4m3fn"):
             open_tiny(tiny_folder)
-    model, expert = pipe.residency.model, pipe.residency.model.experts[0]
-    there = replace(expert, placement=replace(expert.placement, device=torch.device("cuda")))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    with pytest.raises(ArgumentError, match=r"compute capability 8\.9, this one has 8\.6"):
-        Residency(replace(model, experts=(there,), offload="none")).compile()
 
 
 def test_a_device_without_the_format_is_recognized() -> None:

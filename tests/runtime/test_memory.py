@@ -57,7 +57,7 @@ def test_a_model_that_cannot_fit_is_not_loaded(tiny_folder: Path, monkeypatch: p
     monkeypatch.setattr(memory, "available", lambda _: 300e3)
     monkeypatch.setattr("sdxl.pipeline.model.Model.load", lambda _: pytest.fail("it is being loaded"))
     with pytest.raises(
-        OutOfMemoryError, match=r"takes 0.01\d GB with offload none, and 0.0003 GB are free; try .*block"
+        OutOfMemoryError, match=r"takes 0.002\d GB with offload none, and 0.0003 GB are free; try .*block"
     ):
         load(tiny_folder)
     monkeypatch.undo()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
+import subprocess
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder  # noqa: F401  fixtures
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,7 +26,7 @@ import tiny
 from cpu_graphs import CPURecorder
 
 import sdxl
-from sdxl.errors import OutOfMemoryError, SDXLWarning
+from sdxl.errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from sdxl.models.lllite import LLLite
 from sdxl.models.unet import UNet
 from sdxl.pipeline.model import Model
@@ -518,6 +523,49 @@ def test_compile_records_from_the_first_step_on(tiny_folder: Path, monkeypatch: 
     assert old is not None and not old.recordings(), "their layers are replaced"
     assert model.is_compiled and model.graphs is not None and model.graphs.eager_runs == 0
     assert not pipe.is_compiled
+
+
+@pytest.mark.parametrize(
+    ("fp8", "capability", "has_triton", "expected"),
+    [
+        (False, (6, 1), True, r"compile needs a GPU of compute capability 7\.0, this one has 6\.1; leave it out"),
+        (True, (8, 6), True, r"compile with fp8 needs .* 8\.9, this one has 8\.6; leave one of them out"),
+        (False, (7, 5), False, r"compile needs Triton, .* install triton-windows on Windows, or leave compile out"),
+    ],
+)
+def test_compile_where_triton_cannot(
+    fp8: bool, capability: tuple[int, int], has_triton: bool, expected: str, plain: sdxl.Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is refused before work, and not by torch's compiler in the middle of it."""
+    model, expert = plain.residency.model, plain.residency.model.experts[0]
+    there = replace(expert, placement=replace(expert.placement, device=torch.device("cuda"), fp8=fp8))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(cuda_graph, "find_spec", lambda name: name if has_triton else None)
+    with pytest.raises(ArgumentError, match=expected):
+        Residency(replace(model, experts=(there,))).compile()
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails(tiny_folder: Path, tmp_path: Path) -> None:
+    """Without a compiler for C++, which torch's own needs on a CPU as Triton needs one for C."""
+    program = (
+        "import sys, warnings, sdxl\n"
+        "from sdxl.runtime.cuda_graph import Graphs\n"
+        "sys.path.insert(0, sys.argv[2])\n"
+        "from cpu_graphs import CPURecorder\n"
+        "from dataclasses import replace\n"
+        "warnings.simplefilter('error', sdxl.SDXLWarning)\n"
+        "pipe = sdxl.Pipeline.from_pretrained(sys.argv[1], device='cpu', trainable=True)\n"
+        "model = pipe.residency.model.compiled()\n"
+        "pipe.residency.model = replace(model, graphs=Graphs(eager_runs=0, recorder=CPURecorder()))\n"
+        "pipe('a red cat', steps=2, width=64, height=64)\n"
+    )
+    command = [sys.executable, "-c", program, str(tiny_folder), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"ArgumentError: torch's compiler has failed \(.*C\+\+ compiler.*\); leave compile out$", last)
 
 
 def test_a_graph_that_is_forgotten_holds_nothing(tiny_folder: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdxl.runtime.device import DTYPES
-from sdxl.runtime.scratch import cast
+from sdxl.runtime.scratch import Scratch, cast
 
 
 @pytest.mark.parametrize("held", [None, *DTYPES.values()])
@@ -18,3 +18,11 @@ def test_weights_are_cast_as_torch_casts_them(kind: torch.dtype, into: torch.dty
     for source in (numbers.to(kind), numbers.to(kind).T):
         expected = source.to(held or kind).to(into)
         assert torch.equal(cast(source, torch.empty(source.shape, dtype=into), held), expected)
+
+
+def test_lent_memory_is_lent_again() -> None:
+    scratch = Scratch()
+    with scratch.lend((4,), torch.float32) as first, scratch.lend((4,), torch.float32) as second:
+        assert first.data_ptr() != second.data_ptr()
+    with scratch.lend((4,), torch.float32) as again:
+        assert again.data_ptr() == first.data_ptr()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_folder  # noqa: F401  fixtures
 from torch.overrides import TorchFunctionMode
 
 import sdxl
@@ -42,6 +43,10 @@ def test_gradients_pass_a_streamed_model(tiny_folder: Path) -> None:
     config = unet.config
     unet(x, torch.ones(1), torch.zeros(1, 77, config.context_dim), torch.zeros(1, config.vector_dim)).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_a_streamed_layer_shows_its_sizes() -> None:
+    assert "in_features=4, out_features=2" in repr(streamed(Linear(4, 2)))
 
 
 def test_a_streamed_model_cannot_be_compiled(tiny_folder: Path) -> None:

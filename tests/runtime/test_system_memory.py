@@ -91,3 +91,12 @@ def test_maps_that_apples_gpu_cannot_hold() -> None:
     assert memory.fits_in_a_map(config, (2048, 2112), 1, half)
     assert not memory.fits_in_a_map(config, (2048, 2112), 2, half)
     assert memory.fits_in_a_map(config, (8192, 8192), 1, Placement(torch.device("cpu"), torch.float32, torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_maps_whose_numbers_cuda_cannot_count(dtype: torch.dtype) -> None:
+    """A decoder has 256 channels at the size of the image: 2**31 numbers at 8.4 million pixels."""
+    config, at = VAEConfig(), Placement(torch.device("cuda"), dtype, dtype)
+    assert memory.fits_in_a_map(config, (2888, 2896), 1, at)
+    assert not memory.fits_in_a_map(config, (2048, 4096), 1, at)
+    assert not memory.fits_in_a_map(config, (2048, 2048), 2, at)

@@ -29,6 +29,9 @@ class FakePipe:
     """
 
     model: str = "one"
+    device: str = "cpu"
+    dtype: str = "float32"
+    offload: str = "none"
     go: Callable[[], object] = lambda: None
     error: BaseException | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)

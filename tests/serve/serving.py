@@ -165,9 +165,10 @@ def in_base64(image: Image.Image) -> str:
 
 def form(parts: Sequence[tuple[str, str | None, bytes]], boundary: str = "edge") -> tuple[bytes, dict[str, str]]:
     """A multipart body of (name, file name, content), and its header."""
-    body = b""
+    body = io.BytesIO()
     for name, file, content in parts:
         named = f'; filename="{file}"' if file else ""
-        body += f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode()
-        body += content + b"\r\n"
-    return body + f"--{boundary}--\r\n".encode(), {"content_type": f"multipart/form-data; boundary={boundary}"}
+        body.write(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'.encode())
+        body.write(content + b"\r\n")
+    body.write(f"--{boundary}--\r\n".encode())
+    return body.getvalue(), {"content_type": f"multipart/form-data; boundary={boundary}"}

@@ -609,6 +609,14 @@ def test_sizes(tab: Tab) -> None:
     assert tab.at("#ratios [aria-pressed=true]").inner_text().strip() == "3:4"
 
 
+def test_prompts_run_from_right_to_left_where_their_letters_do(tab: Tab) -> None:
+    tab.fill(**{**QUICK, "prompt": "דגל אדום, (red:1.2)", "negative": "blurred"})
+    tab.generate()
+    directions = [tab.at(f"#{name}").evaluate("e => getComputedStyle(e).direction") for name in ("prompt", "caption")]
+    assert directions == ["rtl", "rtl"]
+    assert tab["negative"].evaluate("e => getComputedStyle(e).direction") == "ltr"
+
+
 def test_errors_are_sentences_beside_their_control(open_tab: Open) -> None:
     tab = open_tab()
     tab.fill(**{**QUICK, "steps": 41})

@@ -72,6 +72,10 @@ def test_it_answers_while_the_model_is_loaded_and_finishes_its_image_at_the_end(
         assert time.monotonic() - began < 5  # a second where nothing else runs: `make proof-service`
         assert client.get("/ready").status == 503
         until(lambda: client.get("/ready").status == 200, 60)
+        assert process.stderr is not None
+        assert " miniature is loaded: cpu, float32, offload " in next(
+            line for line in process.stderr if "loaded" in line
+        )
         given: dict[str, Any] = {"prompt": "a red circle", "steps": 30, "width": 256, "height": 256}
         running, waiting = client.job(**given), client.job(**given)
         until(lambda: client.get(f"/api/jobs/{running['id']}").json["step"])
@@ -154,7 +158,7 @@ def test_errors_at_the_start(capsys: pytest.CaptureFixture[str], monkeypatch: py
         assert message in capsys.readouterr().err
     monkeypatch.setattr(run, "_EXTRA", ("no_such_package",))
     assert main(["serve"]) == 1
-    assert "pip install 'sdxl-torch[serve]'" in capsys.readouterr().err
+    assert 'pip install "sdxl-torch[serve]"' in capsys.readouterr().err
     with pytest.raises(SDXLError):
         run.check_extra()
 

@@ -15,6 +15,7 @@ FOUND = {
     "(red:.8)": ["(red:.8)"],
     "((best)) cat": ["((best))"],
     "(((best)), x)": ["(((best))"],
+    "A ((BEST)) CAT": ["((BEST))"],
     "[[blurry]] x": ["[[blurry]]"],
     "[a] x [b]": ["[a]"],
     "[a] BREAK b": ["[a]", "BREAK"],
@@ -28,6 +29,9 @@ FOUND = {
     "a __colour__ cat": ["__colour__"],
     "<lora:foo:0.8> cat": ["<lora:foo:0.8>"],
     "embedding:foo, x": ["embedding:foo,"],
+    "a red++ cat": ["red++"],
+    "a (red cat)1.3": ["(red cat)1.3"],
+    "a (red cat)--, x": ["(red cat)--"],
 }
 PROSE = [
     "a cat (at 9:30), broken: no",
@@ -39,6 +43,7 @@ PROSE = [
     "C:\\path\\file_name__x, snake_case",
     "a book: embedding: a story, 1 < 2 > 0",
     "{a set}, a|b",
+    "a book on C++, a dog-- and a cat (red)-like, (a)1 (b)-c, x+y++z",
     "",
 ]
 
@@ -72,7 +77,8 @@ def test_one_warning_lists_all(tiny_pipe: sdxl.Pipeline) -> None:
     (message,) = (str(each.message) for each in caught)
     assert message == (
         "the prompts have syntax that is words in prompt_syntax plain: prompt_syntax a1111 or comfyui reads '(a:1.2)' "
-        "and 1 more, '((b))'; prompt_syntax a1111 reads 'BREAK', '<lora:h:1>', '[[f]]'; no switch reads '{d|e}'; "
+        "and 1 more, '((b))'; prompt_syntax a1111 reads 'BREAK', '<lora:h:1>', '[[f]]'; no "
+        "prompt_syntax reads '{d|e}'; "
         "prompt_syntax comfyui reads 'embedding:g'"
     )
     with warnings.catch_warnings():
@@ -85,6 +91,7 @@ def test_one_warning_lists_all(tiny_pipe: sdxl.Pipeline) -> None:
     [
         *("(" * 40_000, "[" * 40_000, "(a:" * 20_000, "{" * 40_000, "__a" * 20_000, "<lora:" * 9999),
         *("[" + "|" * 99_999, "{" + "|" * 99_999, "-__a" * 25_000, "[a:" + "1" * 99_999, "(a:" + "1" * 99_999),
+        *("a" * 99_999, "(" * 50_000 + "a", "a++" * 30_000),
     ],
 )
 def test_hostile_texts_take_little_time(text: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sdxl.errors import CheckpointError, SDXLWarning
 from sdxl.text import vocabulary
+from sdxl.text.learn import learn_vocabulary
 from sdxl.text.tokenizer import Tokenizer
 from sdxl.text.vocabulary import CLIP_G, CLIP_L
 from sdxl.weights.tokenizer_files import read_folder, write_folder
@@ -134,3 +135,17 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
     with pytest.raises(CheckpointError, match="not a CLIP tokenizer"):
         read_folder(tmp_path)
+
+
+def test_a_vocabulary_is_learned() -> None:
+    """The words that are there often become tokens of their own, by pairs of what was a token before."""
+    texts = ["a red cat in the favela", "a red dog"]
+    learned = learn_vocabulary(texts, 518)
+    assert len(learned.ids) == 518
+    assert {"a</w>", "red</w>"} <= set(learned.ids)
+    assert "favela</w>" not in learned.ids, "there is no room for all words"
+    known = {token for token in learned.ids if len(token.removesuffix("</w>")) == 1}
+    for first, second in learned.merges:
+        assert {first, second} <= known
+        known.add(first + second)
+    assert known | {CLIP_L.bos, CLIP_L.eos} == set(learned.ids)

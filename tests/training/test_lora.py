@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import sdxl
+from sdxl.errors import ArgumentError
 from sdxl.models.unet import UNet
+from sdxl.runtime.sealed import Sealed
 from sdxl.sampling.schedule import noise_table
 from sdxl.text import TextStage, Tokenizer
 from sdxl.text.encode import embed_sizes
@@ -45,6 +47,56 @@ def test_attached_layers_can_be_selected_and_detached() -> None:
     assert layer.alpha == 1
     detach_lora(network)
     assert network[2] is kept
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("base", [nn.Linear(6, 8), nn.Conv2d(6, 8, 3, padding=1)])
+def test_a_low_rank_layer_trains_in_float32_beside_a_layer_in_half(
+    base: nn.Linear | nn.Conv2d, dtype: torch.dtype
+) -> None:
+    layer = LowRank(base.to(dtype), 3, alpha=3)
+    nn.init.normal_(layer.up.weight)
+    x = torch.randn(2, 5, 6) if isinstance(base, nn.Linear) else torch.randn(2, 6, 8, 8)
+    x = x.to(dtype)
+    y = layer(x)
+    assert y.dtype is dtype
+    assert torch.equal(y, base(x) + layer.up(layer.down(x.float())).to(dtype))
+    y.float().square().sum().backward()
+    assert layer.down.weight.grad is not None
+    assert layer.down.weight.grad.dtype is torch.float32
+    base.float()
+
+
+def test_what_cannot_be_attached_is_an_error(tiny_pipe: sdxl.Pipeline) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 2, 1))
+    with pytest.raises(ArgumentError, match=r"takes no linear .*; expected a part of its 2, such as '1'"):
+        attach_lora(network, 2, selected=lambda name: name.endswith("to_q"))
+    with pytest.raises(ArgumentError, match="rank is 0"):
+        attach_lora(network, 0)
+    with pytest.raises(ArgumentError, match="it has none"):
+        attach_lora(nn.Sequential(nn.ReLU()), 2)
+    attach_lora(network, 2, selected=lambda name: name == "0")
+    with pytest.raises(ArgumentError, match="has low-rank layers"):
+        attach_lora(network, 2)
+    if any(isinstance(module, Sealed) for module in tiny_pipe.unet.modules()):
+        with pytest.raises(ArgumentError, match="trainable=True"):
+            attach_lora(tiny_pipe.unet, 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"text": {}}, "layers has 'text'; expected components of the model: unet, text_encoder, text_encoder_2"),
+        ({"vae": {}}, "layers has 'vae'"),
+        ({UNET: {"attn.to_q": LowRank(nn.Linear(4, 4), 2, 2)}}, "the unet of this model has no layer 'attn.to_q'"),
+    ],
+)
+def test_layers_that_a_model_has_not_are_not_saved(
+    layers: dict[str, dict[str, LowRank]], message: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        save_lora(tmp_path / "lora.safetensors", tiny_pipe.info.config, layers, {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import deep_converted, deep_folder, deep_inpainting  # noqa: F401  fixtures
 from torch import Tensor
 
 pytest.importorskip("diffusers")

@@ -265,6 +265,13 @@ def test_a_model_is_found_by_its_hash(tmp_path: Path, reads: list[str], monkeypa
     assert sorted(reads) == ["a.safetensors", "b.safetensors", "c.safetensors"]
 
 
+def test_the_latest_of_equal_files_comes_first(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"elsewhere/{name}.safetensors", "the same") for name in ("a", "b")]
+    for file in (*files, files[0]):
+        hash_cache.remember(hash_cache.observe("file", file), sha(b"the same"))
+    assert hash_cache.find_paths(sha(b"the same")) == files
+
+
 def test_a_folder_is_found_by_its_hash(tmp_path: Path) -> None:
     model = Path(shutil.copytree(MODEL, tmp_path / "library/deep/model"))
     for file in list(model.glob("*/*.safetensors")):

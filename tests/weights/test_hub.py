@@ -7,18 +7,17 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_process import Resolving
 from hub_server import COMMIT, Fault, Hub
 
 NAME = "owner/tiny"
@@ -163,15 +162,6 @@ FAULTY = "owner/faulty"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 BIG = "big.safetensors"
 CHUNK = 10 * 2**20  # bytes that huggingface_hub receives before it writes
-SCRIPT = """
-import sys
-from sdxl.weights import hub
-from sdxl.errors import SDXLError
-try:
-    print(hub.resolve(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
-except SDXLError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
 PAGE = Fault(headers={"Content-Type": "text/html"}, body=b"<html>log in first</html>")
 LOOP = Fault(302, {"Location": "/api/models/owner/faulty"})
 GATED = Fault(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model owner/faulty is restricted."})
@@ -195,13 +185,10 @@ def start(small: Hub, tmp_path: Path) -> Any:
     """Start `sdxl.weights.hub.resolve` in a process of its own."""
     small.reset()
 
-    def call(*arguments: str, limit: int = 0, **settings: str) -> subprocess.Popen[str]:
+    def call(*arguments: str, limit: int = 0, **settings: str) -> Resolving:
         environment = os.environ | {"HF_ENDPOINT": small.url, "HF_HOME": str(tmp_path / "cache")}
         environment |= {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"} | settings
-        command = [sys.executable, "-c", SCRIPT, *(arguments or [FAULTY])]
-        limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)) if limit else None
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=environment, preexec_fn=limited, **pipes)
+        return Resolving(arguments or [FAULTY], environment, limit)
 
     return call
 
