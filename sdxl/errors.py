@@ -99,7 +99,7 @@ def naming(where: object) -> Iterator[None]:
 
 
 def unread_advice(error: Exception, advice: str) -> str:
-    """The `advice` for a file that cannot be read, unless the process has too many open: another is no help then."""
+    """The `advice` for a file that cannot be read; another one where the process has too many files open."""
     is_many = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
     return "raise the limit of open files (ulimit -n)" if is_many else advice
 

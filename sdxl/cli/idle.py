@@ -24,9 +24,7 @@ def warn_of_idle_flags(options: argparse.Namespace, model: str | os.PathLike[str
 
 def warn_of_variant(variant: str, path: Path) -> None:
     """Warn of a variant that a file or folder does not have."""
-    from ..weights.weight_files import folder_files
+    from ..weights.weight_files import idle_variant
 
-    if path.is_file():
-        warn(f"--variant {variant} has no effect: {path} is a single file; variants are files of a folder")
-    elif path.is_dir() and not any(f".{variant}" in Path(name).name for name in folder_files(path, variant)[1]):
-        warn(f"--variant {variant} has no effect: {path} has no such files, and its others are taken; leave it out")
+    if (reason := idle_variant(path, variant)) is not None:
+        warn(f"--variant {variant} has no effect: {reason}")

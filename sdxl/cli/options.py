@@ -285,8 +285,8 @@ def open_pipeline(options: argparse.Namespace, given: dict[str, Any], precision:
     from .compiling import compile_pipeline
 
     request = model_request(options, given)
-    warn_of_idle_flags(options, request.model)
     pipe = Pipeline.from_request(request, precision=precision)
+    warn_of_idle_flags(options, request.model)
     if options.compile:
         compile_pipeline(pipe)
     return pipe

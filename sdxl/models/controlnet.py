@@ -132,7 +132,8 @@ class ControlNet(Contracting):
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor, image: Tensor) -> Residuals:
         """The residuals for scaled noisy latents x (B, in_channels, h, w) and a control image; the rest as a UNet's."""
-        return self.predict(x, self.embed(t, vector), self.context_kv(context), self.encode(image))
+        memories = self.context_kv(context.expand(len(x), -1, -1))
+        return self.predict(x, self.embed(t.reshape(-1), vector), memories, self.encode(image))
 
     def predict(self, x: Tensor, emb: Tensor, memories: Sequence[Memory], hint: Tensor) -> Residuals:
         """What is behind `forward`, with the results of `embed`, `context_kv` and `encode`."""

@@ -318,13 +318,15 @@ class UNet(Contracting):
     def forward(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor, scale: Tensor | None = None) -> Tensor:
         """Predict the noise (or v) in x.
 
-        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed, or one for all;
-        context (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. What is in another dtype than the
-        network's layers is cast to that, and the output to the dtype of x. Returns (B, out_channels, H, W).
+        x (B, in_channels, H, W) scaled noisy latents; t (B,) timesteps 0..999, fractions allowed; context
+        (B, L, context_dim); vector (B, vector_dim); scale (B,) as in `embed`. Each of these may be one for all B.
+        What is in another dtype than the network's layers is cast to that, and the output to the dtype of x. Returns
+        (B, out_channels, H, W).
         """
         dtype = self.norm_out.weight.dtype
         emb = self.embed(t.reshape(-1), vector.to(dtype), scale)
-        output = self.predict(x.to(dtype), emb, self.context_kv(context.to(dtype)))
+        context = context.to(dtype).expand(len(x), -1, -1)  # rows without a source would attend to nothing
+        output = self.predict(x.to(dtype), emb, self.context_kv(context))
         return output if x.dtype == dtype else output.to(x.dtype)
 
     def predict(

@@ -32,14 +32,15 @@ class BatchSizes:
 
     def limit(self, kind: str, fits: Callable[[int], int | None] = lambda most: most) -> int:
         """The size of the next batch of a kind. `fits` says how many images fit into memory, of at most so many, or
-        None for images that cannot be generated at all; it is asked once for each kind.
+        None for images that cannot be generated at all; it is asked until it knows, once for each kind.
         """
         most = self._most.get(kind)
         if most is None:
             asked = MOST if self.size is None else self.size
             room = fits(asked) if asked > 1 else 1
             most = room or 1
-            self._remember(kind, most)
+            if room is not None:  # else the next ones may do better
+                self._remember(kind, most)
             if self.size is not None and room is not None and room < asked:
                 warn(f"{asked} images at once need more memory than is free, by an estimate; going on with {room}")
         return most if self.size is not None else _best(self._seconds.get(kind, {}), most)

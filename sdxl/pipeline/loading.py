@@ -30,7 +30,7 @@ from ..weights.component import Component
 from ..weights.info import ModelInfo
 from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
-from ..weights.weight_files import folder_files
+from ..weights.weight_files import folder_files, idle_variant
 from .expert import Expert
 from .loaded import component_bytes, load, load_again
 from .model import Model
@@ -220,6 +220,17 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     loader = Loader(checkpoints, device, dtype, request.int8, request.fp8, trainable=trainable, arithmetic=arithmetic)
     loader = replace(loader, preview=preview)
     return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
+
+
+def warn_of_idle_source(request: ModelRequest) -> None:
+    """Warn of what asks for other files of a model than this machine has."""
+    path = hub.local(request.model)
+    if not os.path.exists(path):
+        return
+    if request.revision is not None:
+        warn(f"revision has no effect: {request.model} is on this machine; it is for models on the hub")
+    if request.variant is not None and (reason := idle_variant(path, request.variant)) is not None:
+        warn(f"variant has no effect: {reason}")
 
 
 def _check_sources(request: ModelRequest) -> None:

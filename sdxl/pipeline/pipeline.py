@@ -35,7 +35,7 @@ from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
 from .generators import read_generators
 from .latents import Latents
-from .loading import Changes, choose, open_loader
+from .loading import Changes, choose, open_loader, warn_of_idle_source
 from .members import DiffusersNames
 from .model import Model
 from .model_hashes import ModelHashes
@@ -148,7 +148,10 @@ class Pipeline(DiffusersNames):
             preview_vae=preview_vae,
             trainable=trainable,
         )
-        return cls.from_request(ModelRequest(**arguments))
+        request = ModelRequest(**arguments)
+        pipe = cls.from_request(request)
+        warn_of_idle_source(request)  # now that the files are known to be the right ones
+        return pipe
 
     @classmethod
     def from_request(cls, request: ModelRequest, precision: Precision | None = None) -> Pipeline:

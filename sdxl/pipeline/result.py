@@ -87,6 +87,9 @@ def with_text(images: list[Image], parameters: list[dict[str, Any]]) -> list[Ima
     return images
 
 
+_OWN = "index", "total", "sigma", "latents", "denoised"  # of a step, whichever pipeline it is of
+
+
 def _no_pipeline(step: PipelineStep, output: Output) -> Result:
     raise ArgumentError("this step belongs to no pipeline, so it has no result; take it from Pipeline.steps")
 
@@ -107,6 +110,10 @@ class PipelineStep:
     finish: Callable[[PipelineStep, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
     vae: AnyVAEConfig | None = field(default=None, repr=False, compare=False)
     decode: Callable[[Tensor], Tensor | None] | None = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, perhaps in another process, has the tensors and shows its preview; it belongs to no pipeline."""
+        return PipelineStep, (*(getattr(self, name) for name in _OWN), _no_pipeline, self.vae)
 
     @property
     def is_last(self) -> bool:

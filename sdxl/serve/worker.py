@@ -154,12 +154,17 @@ class Worker:
 
     def _do_with_others(self, job: Job, kind: str) -> None:
         """Do a job, and with it those that wait and may share its call."""
+        self._show_loading(job)
         most = self._sizes.limit(kind, lambda most: self._fitting(job, most))
         jobs = [job, *self._engine.take_like(kind, most - 1)]
         began = time.monotonic()
         self._share(jobs, kind)
         if all(each.state.status == "done" for each in jobs):
             self._sizes.record(kind, len(jobs), time.monotonic() - began)
+
+    def _show_loading(self, job: Job) -> None:
+        if self._model != job.work.model:
+            job.update(stage="loading")
 
     def _fitting(self, job: Job, most: int) -> int | None:
         """How many jobs of a kind fit into memory at once; None where that cannot be said."""
@@ -234,8 +239,7 @@ class Worker:
 
     def _generate(self, job: Job, warned: list[str]) -> Any:
         """All batches of a job; its status after them."""
-        if self._model != job.work.model:
-            job.update(stage="loading")
+        self._show_loading(job)
         pipe = self._use(job.work.model)
         for number, arguments in enumerate(job.work.batches):
             job.update(stage="steps", batch=number, step=0, steps=0, preview=None)

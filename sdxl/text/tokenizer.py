@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,6 +110,23 @@ class Tokenizer:
         return tokens
 
     def _read(self, text: str, words: Words) -> list[Token]:
+        """The same of a whole text. A word with a mark at its edge, such as <cat>, is found as it is written: its last
+        mark may be one token with the mark behind it.
+        """
+        marked = sorted((word for word in words if not (word[0] + word[-1]).isalnum()), key=len, reverse=True)
+        if not marked:
+            return self._between(text, words, 0)
+        tokens, end, named = [], 0, {word.lower(): word for word in marked}
+        for found in re.finditer("|".join(map(re.escape, marked)), text, re.IGNORECASE):
+            word = named.get(found[0].lower())
+            if word is not None:
+                tokens += self._between(text[end : found.start()], words, end)
+                tokens.append(Token(0, found.start(), word, words[word][1]))
+                end = found.end()
+        return [*tokens, *self._between(text[end:], words, end)]
+
+    def _between(self, text: str, words: Words, start: int) -> list[Token]:
+        """The tokens of a part of a text that begins at `start`."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets  # each of them is a new list whenever it is asked for
         order = sorted(words, key=lambda word: -len(words[word][0]))
@@ -116,10 +134,10 @@ class Tokenizer:
         while at < len(ids):
             word = next((w for w in order if ids[at : at + len(words[w][0])] == list(words[w][0])), None)
             if word is None:
-                tokens.append(Token(ids[at], offsets[at][0]))
+                tokens.append(Token(ids[at], start + offsets[at][0]))
                 at += 1
             else:
-                tokens.append(Token(0, offsets[at][0], word, words[word][1]))
+                tokens.append(Token(0, start + offsets[at][0], word, words[word][1]))
                 at += len(words[word][0])
         return tokens
 

@@ -58,16 +58,16 @@ def denoising_loss(
     """The squared error of what a model predicts, weighted with min-SNR-gamma (Hang et al. 2023, arXiv 2303.09556), or
     not, if `gamma` is None.
 
-    z and noise (B, C, H, W); t (B,) timesteps and sigma (B,) their noise levels; context (B, L, D); vector (B, V).
-    `prediction` is that of the model's schedule, `pipe.info.schedule.prediction`: epsilon, v_prediction or sample. The
-    noised latents, the error and its mean are float32, also for latents in half precision. Raises `ArgumentError` for
-    another prediction.
+    z and noise (B, C, H, W); t (B,) timesteps and sigma (B,) their noise levels; context (B, L, D) and vector (B, V),
+    or one row for all. `prediction` is that of the model's schedule, `pipe.info.schedule.prediction`: epsilon,
+    v_prediction or sample. The noised latents, the error and its mean are float32, also for latents in half precision.
+    Raises `ArgumentError` for another prediction.
     """
     exact = torch.promote_types(z.dtype, torch.float32)
     sigma = sigma.to(z.device, exact)[:, None, None, None]
     x = (z + sigma * noise) / (sigma.square() + 1).sqrt()
     target, weight = _target(prediction, z, noise, sigma, gamma)
-    output = unet(x.to(z.dtype), t, context, vector).to(exact)
+    output = unet(x.to(z.dtype), t, context.expand(len(z), *context.shape[1:]), vector).to(exact)
     return (weight * F.mse_loss(output, target.to(exact), reduction="none")).mean()
 
 

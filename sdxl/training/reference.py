@@ -44,7 +44,7 @@ def reference_loss(
     """The `denoising_loss` of a UNet that sees a reference image in each row: its embedding (B, image_dim) for a plain
     adapter, its hidden states (B, L, image_dim) for a plus one; zeros where it is dropped, for guidance.
     """
-    tokens = adapter.project(embedding)
+    tokens = adapter.project(embedding).expand(len(z), -1, -1)
 
     def predict(x: Tensor, t: Tensor, context: Tensor, vector: Tensor) -> Tensor:
         memories = _beside(adapter, unet, unet.context_kv(context), tokens)

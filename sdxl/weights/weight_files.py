@@ -40,6 +40,15 @@ def variant_hint(names: Iterable[str], stem: str) -> str:
     return f"its files are {' and '.join(found)}, give {flags}" if found else ""
 
 
+def idle_variant(path: Path, variant: str) -> str | None:
+    """Why a variant changes nothing for the model at a path; None if it does."""
+    if path.is_file():
+        return f"{path} is a single file; variants are files of a folder"
+    if path.is_dir() and not any(f".{variant}" in Path(name).name for name in folder_files(path, variant)[1]):
+        return f"{path} has no such files, and its others are taken; leave it out"
+    return None
+
+
 def folder_files(path: Path, variant: str | None, part: str | None = None) -> tuple[Path, list[str]]:
     """The weight files of a model's folder, or of the component `part` of it or at `path`: the folder that they are
     named relative to, and their names. A file has no such names.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_words_of_the_callers_choice(pipe: sdxl.Pipeline, tmp_path: Path) -> Non
         pipe.set_embeddings([])
         assert torch.equal(with_words, latents(pipe, plain))
         pipe.set_embeddings({word: each.embedding.file for word, each in pipe_words.items()})
+
+
+def test_a_word_in_marks_is_found_beside_other_marks(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    """As diffusers' files name it: the last mark of <cat-toy>, would be one token with the comma."""
+    file = save(vectors(pipe, "cat"), tmp_path / "x.safetensors")
+    for text in ("a <robot>, photo", "(a <ROBOT>) of a <robot>.", "a red <robot>-style, in <my robot>!", "<robot>"):
+        plain = re.sub("<(my )?robot>", "cat ", text, flags=re.IGNORECASE)
+        wanted = latents(pipe, plain)
+        pipe.set_embeddings({"<robot>": file, "<my robot>": file})
+        result = pipe(text, **LATENT)
+        assert torch.equal(result.images, wanted), text  # type: ignore[arg-type]
+        assert "<robot>" in [each["word"] for each in result.parameters[0]["model"]["embeddings"]]
+        pipe.set_embeddings([])
 
 
 def test_the_record_has_the_words_of_the_prompt_alone(pipe: sdxl.Pipeline, tiny_folder: Path, tmp_path: Path) -> None:

@@ -132,3 +132,16 @@ def test_a_controlnet_acts_on_its_branches_alone(unet: UNet) -> None:
     both = conditioned(x, 500.0)
     assert torch.equal(both[:1], bare[:1])
     assert not torch.allclose(both[1:], bare[1:])
+
+
+def test_one_row_of_text_stands_for_all_images() -> None:
+    """Rows that no source belongs to attend to nothing, so one context for all is repeated, and others are errors."""
+    torch.manual_seed(0)
+    unet = UNet(CONFIG)
+    x, t = torch.randn(2, CONFIG.in_channels, 8, 8), torch.tensor([3.0, 700.0])
+    context, vector = torch.randn(1, 7, CONFIG.context_dim), torch.randn(1, CONFIG.vector_dim)
+    with torch.no_grad():
+        expected = unet(x, t, context.repeat(2, 1, 1), vector.repeat(2, 1))
+        assert torch.allclose(unet(x, t, context, vector), expected, atol=1e-6)
+        with pytest.raises(RuntimeError, match="expanded size"):
+            unet(x, t, context.repeat(3, 1, 1), vector)

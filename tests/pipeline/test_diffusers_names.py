@@ -23,9 +23,8 @@ SENTENCE = re.compile(r"^\S.*[^.;]$")  # it goes on behind "x is not an argument
 
 def theirs() -> list[Any]:
     diffusers = pytest.importorskip("diffusers")
-    found = [name for name in dir(diffusers) if re.fullmatch(r"StableDiffusionXL\w*Pipeline", name)]
-    names = [name for name in found if "Modular" not in name]
-    assert len(names) > 12
+    kinds = ("", "Img2Img", "Inpaint", "ControlNetPAGImg2Img", "ControlNetUnionInpaint", "Adapter", "InstructPix2Pix")
+    names = [f"StableDiffusionXL{kind}Pipeline" for kind in kinds]  # between them they have the arguments of all
     return [getattr(diffusers, name) for name in names]
 
 
@@ -188,6 +187,18 @@ def test_loading(tiny_folder: Any) -> None:
             load(tiny_folder, device="cpu", **arguments)
     with pytest.raises(ArgumentError, match="model is None; expected a path or a hub id"):
         load()
+
+
+def test_files_that_are_not_there_are_warned_of(tiny_folder: Any, converted: Any) -> None:
+    load = sdxl.Pipeline.from_pretrained
+    for path, more, message in (
+        (tiny_folder, {"variant": "fp16"}, "variant has no effect: .* has no such files"),
+        (converted, {"variant": "fp16"}, "variant has no effect: .* is a single file"),
+        (tiny_folder, {"revision": "main"}, "revision has no effect: .* is on this machine"),
+    ):
+        with pytest.warns(SDXLWarning, match=message) as caught:
+            load(path, device="cpu", **more)
+        assert len(caught) == 1 and caught[0].filename == __file__
 
 
 def test_hints_of_the_command_line_and_of_jobs_stay() -> None:

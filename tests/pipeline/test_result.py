@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,16 @@ def test_a_notebook_shows_the_preview_of_a_step(tiny_pipe: sdxl.Pipeline) -> Non
     with Image.open(io.BytesIO(shown)) as image:
         assert image.size == (3 * 192, 192), "three previews of 8 x 8, 24 times as large"
     assert replace(step, vae=replace(step.vae, latent_rgb=None))._repr_png_() is None
+
+
+def test_a_copy_of_a_step_belongs_to_no_pipeline(tiny_pipe: sdxl.Pipeline) -> None:
+    """To keep one while its latents are changed in place, or to send it to another process."""
+    step = next(tiny_pipe.steps("cat", steps=2, seed=1))
+    for copied in (copy.deepcopy(step), pickle.loads(pickle.dumps(step))):
+        assert torch.equal(copied.latents, step.latents) and copied.latents is not step.latents
+        assert (copied.index, copied.total, copied.sigma, copied.vae) == (0, 2, step.sigma, step.vae)
+        with pytest.raises(ArgumentError, match="this step belongs to no pipeline"):
+            copied.result()
 
 
 # ---- a callback ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from serving import until
 
 import sdxl
 from sdxl.cli.serve import _settings, serve_parser
-from sdxl.errors import ArgumentError, NonFiniteError, OutOfMemoryError
+from sdxl.errors import ArgumentError, CheckpointError, NonFiniteError, OutOfMemoryError
 from sdxl.pipeline import ModelRequest
 from sdxl.serve.catalog import make_catalog
 from sdxl.serve.job import Job
@@ -91,6 +92,32 @@ def test_waiting_jobs_that_differ_in_texts_and_seeds_share_a_call(
     assert [len(job.state.images) for job in jobs] == [1] * 7 + [2, 1]
     for number in (0, 1, 2, 4, 5, 6, 8):
         check_alone(tiny_pipe, jobs[number], **{k: v for k, v in given[number].items() if k != "seed"})
+
+
+def test_a_job_that_may_share_shows_that_its_model_is_loaded(tiny_pipe: sdxl.Pipeline) -> None:
+    """And where that fails, the jobs after it share as before."""
+    go, failures = threading.Semaphore(0), [CheckpointError("two is damaged; download it again")] * 2
+
+    def load(request: ModelRequest) -> sdxl.Pipeline:
+        if request.model == "two":
+            assert go.acquire(timeout=20)
+            if failures:
+                raise failures.pop()
+        return tiny_pipe
+
+    catalog = make_catalog([ModelRequest("one"), ModelRequest("two")])
+    service = make_service(Settings(port=0, devices=("cpu",), batch_size=2), catalog, load)
+    service.start()
+    arguments = {"prompt": "a cat", **SCENE}
+    job = service.engine.submit(service.make_work(arguments, model="two"))
+    until(lambda: job.state.stage == "loading")
+    go.release(4)
+    until(lambda: job.state.is_over)
+    jobs = [service.engine.submit(service.make_work(arguments, model="two")) for _ in range(2)]
+    until(lambda: all(each.state.is_over for each in jobs))
+    service.engine.close()
+    assert (job.state.status, *(each.state.status for each in jobs)) == ("failed", "done", "done")
+    assert job.kind is not None and service.workers[0]._sizes.limit(job.kind, lambda _: None) == 2
 
 
 def test_jobs_share_no_call_unless_it_is_asked_for(tiny_pipe: sdxl.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,15 @@ def test_diffusers_reads_the_file_and_has_the_same_loss(
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_one_caption_stands_for_all_rows(unet: UNet, net: ControlNet) -> None:
+    z, noise, t, sigma, context, vector = batch(unet)
+    one = context[:1], vector[:1]
+    both = context[:1].repeat(2, 1, 1), vector[:1].repeat(2, 1)
+    shake(net)
+    expected = control_loss(net, unet, images(), z, noise, t, sigma, *both)
+    assert torch.allclose(control_loss(net, unet, images(), z, noise, t, sigma, *one), expected)
+
+
 def test_it_learns_from_the_control_image(unet: UNet, net: ControlNet) -> None:
     """Two rows that only their control images tell apart: the loss falls for the net, and the UNet stays."""
     z, noise, t, sigma, context, vector = batch(unet)

@@ -67,6 +67,15 @@ def test_a_new_adapter_adds_nothing(unet: UNet, adapter: IPAdapter) -> None:
     assert torch.equal(found, plain)
 
 
+def test_one_caption_and_one_image_stand_for_all_rows(unet: UNet, adapter: IPAdapter) -> None:
+    z, noise, t, sigma, context, pooled, ids, embedding = batch(unet)
+    vector = torch.cat([pooled, size_embedding(ids, unet.config.size_dim)], dim=1)
+    shake(adapter)
+    both = embedding[:1].repeat(2, 1), z, noise, t, sigma, context[:1].repeat(2, 1, 1), vector[:1].repeat(2, 1)
+    one = embedding[:1], z, noise, t, sigma, context[:1], vector[:1]
+    assert torch.allclose(reference_loss(adapter, unet, *one), reference_loss(adapter, unet, *both))
+
+
 def test_diffusers_reads_the_file_and_has_the_same_loss(
     unet: UNet, adapter: IPAdapter, tiny_folder: Path, tmp_path: Path
 ) -> None:
