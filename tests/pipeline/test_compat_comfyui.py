@@ -98,7 +98,7 @@ def test_schedules(schedule: str, tiny_pipe: sdxl.Pipeline, model: comfyui.Model
 
 
 # exactly between two timesteps, where the last bit decides, lies the middle of dpm_2_ancestral's steps on normal
-@pytest.mark.parametrize("sampler", quick(comfyui.SAMPLERS, "dpmpp_sde", "uni_pc", "lms", "dpm_2"))
+@pytest.mark.parametrize("sampler", quick(comfyui.SAMPLERS, "dpmpp_sde", "uni_pc", "uni_pc_bh2", "lms", "dpm_2"))
 def test_samplers(sampler: str, tiny_pipe: sdxl.Pipeline, model: comfyui.Model, error: Any) -> None:
     """The discarded sigma, UniPC's end and order, the last step of lms, ddim without an end of its own; step noise of a
     card, and Brownian trees of the run's own sigmas.

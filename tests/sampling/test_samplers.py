@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -176,6 +177,15 @@ def run(sampler: Any, sigmas: list[float], **arguments: Any) -> list[Step]:
 
 
 SIGMAS = [14.0, 7.0, 3.0, 1.0, 0.3, 0.0]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_defaults_of_a_record_are_those_of_its_function(name: str) -> None:
+    """A call, a PNG and the page take the record's. Churn and the kind of noise act outside of the function."""
+    parameters = inspect.signature(SAMPLERS[name].run).parameters
+    options = {option: value for option, value in SAMPLERS[name].options.items() if option != "noise"}
+    own = {option: value for option, value in options.items() if option in parameters}
+    assert own == {option: parameters[option].default for option in own}
 
 
 def test_ddim_is_euler() -> None:
