@@ -41,8 +41,8 @@ class NetworkDenoiser:
     prediction: str
     guider: Guider
     dtype: torch.dtype
-    negatives: Collection[str] = (NEGATIVE,)
-    sigma_data: float = 1.0
+    negatives: Collection[str]
+    sigma_data: float
     memory: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_files import Layer, kohya, layers, pair, save, save_layout
+from deep import deep_folder, deep_pipe  # noqa: F401  fixtures
 from torch import Tensor
 
 import sdxl

@@ -54,9 +54,9 @@ def pipe(tiny_folder: Path, tmp_path: Path) -> sdxl.Pipeline:
 def test_few_loras_stay_open(pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes a descriptor, of which a process has some hundreds."""
     monkeypatch.setattr(adapting, "_MOST_OPEN", 2)
-    names = [make_lora(tmp_path / f"{n}.safetensors", n) for n in range(5)]
+    names = [make_lora(tmp_path / f"{n}.safetensors", n) for n in range(4)]
     first = [latents(pipe, loras=[name]) for name in names]
-    assert len({tuple(each.flatten().tolist()) for each in first}) == 5
+    assert len({tuple(each.flatten().tolist()) for each in first}) == 4
     assert held(tmp_path) <= 3  # with those that change the present weights
     assert all(torch.equal(latents(pipe, loras=[name]), each) for name, each in zip(names, first, strict=True))
     together = latents(pipe, loras=names)  # more than stay open
@@ -70,8 +70,8 @@ def test_few_loras_stay_open(pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: p
 def test_a_lora_that_is_replaced_is_closed(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     """The disk has no room for it until then."""
     path = tmp_path / "style.safetensors"
-    images = [latents(pipe, loras=[make_lora(path, number)]) for number in range(4)]
-    assert len({tuple(each.flatten().tolist()) for each in images}) == 4
+    images = [latents(pipe, loras=[make_lora(path, number)]) for number in range(3)]
+    assert len({tuple(each.flatten().tolist()) for each in images}) == 3
     assert held(tmp_path) == 1
 
 
@@ -87,11 +87,11 @@ def test_the_loras_of_a_pipeline_stay_what_they_were(
     assert torch.equal(latents(pipe), own)
 
 
-@pytest.mark.parametrize("kind", ["control", "reference"])
+@pytest.mark.parametrize("kind", ["control", pytest.param("reference", marks=pytest.mark.slow)])
 def test_the_network_of_a_file_that_is_replaced_leaves_memory(kind: str, pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     widths, images = places(read_unet(tiny.UNET)), list[Tensor]()
     gone: list[weakref.ref[Any]] = []
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         if kind == "control":
             control_nets.save(control_nets.controlnet(seed=seed).state_dict(), tmp_path / "net.safetensors")
             given: dict[str, Any] = {"control": [sdxl.Control("net", tiny.picture(3))]}

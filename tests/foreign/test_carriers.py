@@ -180,6 +180,12 @@ WORKFLOW: dict[str, Any] = {
             "inputs": [{"name": "images", "type": "IMAGE", "link": 9}],
             "widgets_values": ["x"],
         },
+        {
+            "id": 30,
+            "type": "CLIPSetLastLayer",
+            "inputs": [{"name": "clip", "type": "CLIP", "link": 31}],
+            "widgets_values": [-3],
+        },
         {"id": 99, "type": "SaveImage", "mode": 2, "inputs": [{"name": "images", "type": "IMAGE", "link": 9}]},
         {"id": 98, "type": "Note", "widgets_values": ["seed 42"]},
     ],
@@ -194,7 +200,8 @@ WORKFLOW: dict[str, Any] = {
         [8, 4, 2, 8, 1, "VAE"],
         [9, 8, 0, 9, 0, "IMAGE"],
         [11, 10, 0, 3, 0, "MODEL"],
-        [12, 4, 1, 10, 1, "CLIP"],
+        [12, 30, 0, 10, 1, "CLIP"],
+        [31, 4, 1, 30, 0, "CLIP"],
         {"id": 20, "origin_id": 15, "origin_slot": 0, "target_id": 7, "target_slot": 1, "type": "STRING"},
     ],
 }
@@ -209,7 +216,7 @@ def test_a_workflow_is_read_as_its_prompt(links: list[Any], tmp_path: Path) -> N
     """With a bypassed LoRA, a muted node, a value from another node and a seed that the page changes."""
     found = sdxl.read_parameters(save_png(tmp_path / "a.png", workflow=json.dumps({**WORKFLOW, "links": links})))
     (tmp_path / "a.json").write_text(json.dumps(graph()))
-    assert found.request == sdxl.read_parameters(tmp_path / "a.json").request | {"negative_prompt": "blur"}
+    assert found.request == sdxl.read_parameters(tmp_path / "a.json").request | {"negative_prompt": "blur", "clip_skip": 1}
     assert (found.model.name, found.unmapped) == ("base_v1.safetensors", {})
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import sdxl
 from sdxl.images import Parameters
+from sdxl.images.tools.fields import Fields
 
 KNOWN = {each.name for each in fields(sdxl.Request)}
 PIXELS = Image.new("RGB", (64, 64))
@@ -56,3 +57,11 @@ def test_a_hostile_text_takes_little_time(start: str, unit: str, tmp_path: Path)
 def test_a_text_that_is_longer_than_any(tmp_path: Path) -> None:
     with pytest.raises(sdxl.ArgumentError, match="it has 524310 characters; expected at most 524288"):
         read("Steps: 1, Seed: 2, A: " + "b" * 2**19, tmp_path)
+
+
+def test_a_field_that_is_no_text_is_named() -> None:
+    given = Fields({"Model": {"name": "x"}, "Steps": True, "Seed": 5, "VAE": ""})
+    assert [given.take(name) for name in ("Model", "Steps", "Seed", "VAE", "Size")] == [None, None, "5", None, None]
+    assert {name: each.reason for name, each in given.unmapped.items()} == dict.fromkeys(
+        ("Model", "Steps"), "a text was expected"
+    )

@@ -122,6 +122,7 @@ def refused(address: tuple[str, int]) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_signals_before_and_after_the_work_end_it_as_one_in_it() -> None:
     work = """
 import os, signal, sys
