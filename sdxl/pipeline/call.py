@@ -63,10 +63,12 @@ class Call:
 
     def _locked(self, steps: Iterator[PipelineStep], revision: int) -> Iterator[PipelineStep]:
         """The steps, as long as the weights are of that revision: also where the first one is asked for much later."""
+        step: PipelineStep | None = None
         while True:
             try:
                 with self.lock:
-                    self._check_revision(revision)
+                    if step is None or not step.is_last:
+                        self._check_revision(revision)
                     step = next(steps, None)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):

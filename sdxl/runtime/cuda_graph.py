@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, SDXLWarning
+from ..errors import ArgumentError, warn
 from ..models.conditioned import ConditionedUNet
 from ..models.layers import Attention, Linear, Source, attend, split_heads
 from ..models.unet import TransformerBlock
@@ -233,8 +232,7 @@ class Graphs:
         """Drop them, record no more, and warn with the reason."""
         self.clear()
         self.stopped = True
-        text = f"steps are no longer recorded as CUDA graphs ({reason}); going on layer by layer, which is slower"
-        warnings.warn(text, SDXLWarning, stacklevel=2)
+        warn(f"steps are no longer recorded as CUDA graphs ({reason}); going on layer by layer, which is slower")
 
 
 def _is_of_compiler(error: Exception) -> bool:

@@ -211,6 +211,10 @@ def test_a_callback_may_generate_but_not_change_the_weights(tiny_folder: Path, t
         pipe("cat", callback=change, **LATENT)
     pipe.change_weights({})
     assert torch.equal(plain.images, pipe("cat", **LATENT).images)  # type: ignore[arg-type]
+    for step in pipe.steps("cat", steps=2, seed=1):
+        if step.is_last:
+            change(step)  # nothing is left to run
+    pipe("cat", callback=lambda step: change(step) if step.is_last else None, **LATENT)
 
 
 def test_latents_that_a_callback_changes_in_place_change_the_rest(tiny_pipe: sdxl.Pipeline) -> None:
