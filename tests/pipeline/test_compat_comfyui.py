@@ -108,6 +108,12 @@ def test_samplers(sampler: str, tiny_pipe: sdxl.Pipeline, model: comfyui.Model, 
     assert error(ours(tiny_pipe, sampler=sampler, schedule="karras", steps=6), expected) < TOLERANCE
 
 
+def test_ddim_ends_at_zero_on_schedules_of_others_too(tiny_pipe: sdxl.Pipeline) -> None:
+    for compat in ("comfyui", None):
+        request = sdxl.Request(PROMPT, sampler="ddim", schedule="trailing", steps=3, compat=compat)
+        assert (tiny_pipe.plan(request).schedule.sigmas[-1] == 0) == (compat == "comfyui")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 3])
 @pytest.mark.parametrize("sampler", ["uni_pc", "uni_pc_bh2", "lms", "dpm_2", "dpmpp_3m_sde"])
