@@ -40,7 +40,7 @@ def test_the_first_lines_of_a_user_of_diffusers(
     assert len(sentences) == text.count("with explained():") == 14
     said = [str(each.message) for each in caught if each.category is SDXLWarning]
     assert {each.filename for each in caught if each.category is SDXLWarning} == {str(FOREIGN)}
-    assert len(said) == 8
+    assert len(said) == 9
     assert sum("num_inference_steps is steps here" in each for each in said) == 6
     assert {"circle-1.png", "circle-2.png", "repainted.png"} <= {path.name for path in tmp_path.iterdir()}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_files import ALPHA, LAYOUTS, RANK, Layer, dotted, kohya, layers, pair, product, save, save_layout
-from deep import deep_folder, deep_inpainting, deep_reference  # noqa: F401  fixtures
+from deep import deep_folder, deep_inpainting, deep_pipe, deep_reference  # noqa: F401  fixtures
 from test_loras import KINDS, MORE_KINDS, save_kind
 from torch import Tensor
 

@@ -475,7 +475,7 @@ async function end(job, keep_guess = false) {
   }
 }
 
-/** Look at the events of the oldest job that is not over: the others wait behind it. */
+/** Look at the events of the oldest job that is not over; others wait. */
 function watch() {
   const job = current();
   if (stream?.job === job) return;
@@ -743,7 +743,7 @@ function maskChanged() {
   keeping = setTimeout(() => image && layer.toBlob((blob) => keepFile("mask", hasMask() && blob)), 150);
 }
 
-/** The mask as the service takes it, white on black; null where nothing is painted. */
+/** The mask, white on black; null where nothing is painted. */
 async function maskFile() {
   const context = canvasOf(), { canvas } = context;
   context.drawImage(layer, 0, 0);
