@@ -11,15 +11,11 @@ from ..errors import warn
 
 def warn_of_idle_flags(options: argparse.Namespace, model: str | os.PathLike[str]) -> None:
     """Warn of flags that have no effect on the files of a model."""
-    from ..weights import hub
+    from ..pipeline.loading import idle_sources
 
-    path = hub.local(model)
-    if not os.path.exists(path):
-        return
-    if (revision := getattr(options, "revision", None)) is not None:
-        warn(f"--revision {revision} has no effect: {model} is on this machine; it is for models on the hub")
-    if (variant := getattr(options, "variant", None)) is not None:
-        warn_of_variant(variant, path)
+    given = {name: getattr(options, name, None) for name in ("revision", "variant")}
+    for name, reason in idle_sources(model, **given):
+        warn(f"--{name} {given[name]} has no effect: {reason}")
 
 
 def warn_of_variant(variant: str, path: Path) -> None:

@@ -63,13 +63,14 @@ class Embedding(nn.Embedding):
             super().reset_parameters()
 
 
-def unshared(x: Tensor, *layers: nn.Module) -> Tensor:
-    """The output of layers, to be changed in place: a copy where a hook of one of them may have kept it, or has wrapped
-    it for the backward pass.
+def unshared(x: Tensor, layer: nn.Module) -> Tensor:
+    """The output of a layer, to be changed in place: a copy where a hook may have kept it, or has wrapped it for the
+    backward pass. The hook may be the layer's, that of its last layer `out`, or of any in a layer of one's own.
     """
     seen = _EVERY._global_forward_hooks or _EVERY._global_backward_hooks or _EVERY._global_backward_pre_hooks
-    for layer in layers:
-        own = layer.__dict__
+    last = layer._modules.get("out")
+    for each in (layer, last) if last is not None else layer.modules() if layer._modules else (layer,):
+        own = each.__dict__
         seen = seen or own["_forward_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
     return x.clone() if seen else x
 

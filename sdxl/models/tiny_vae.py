@@ -85,10 +85,8 @@ class TinyDecoder(nn.Module):
         self.levels = nn.Sequential(*levels, DecoderLevel(width, last, conv_out, scale=1.0))
 
     def forward(self, z: Tensor) -> Tensor:
-        x = F.relu(
-            unshared(self.conv_in(torch.tanh(z / 3) * 3), self.conv_in), inplace=True
-        )  # latents beyond 3 are bent to it
-        return self.levels(x) * 2 - 1
+        x = self.conv_in(torch.tanh(z / 3) * 3)  # latents beyond 3 are bent to it
+        return self.levels(F.relu(unshared(x, self.conv_in), inplace=True)) * 2 - 1
 
 
 class TinyVAE(nn.Module):

@@ -127,14 +127,14 @@ class TransformerBlock(nn.Module):
         cross = shifted(self.cross_attn, "cross_attn", memory.shifts)
         h = self.norm1(x)
         h = own(h) if memory.own is None else own.attend(h, memory.own(own, h))
-        x = unshared(h, self.self_attn, self.self_attn.out).add_(x)
+        x = unshared(h, self.self_attn).add_(x)
         first = min(source.first for source in memory.cross)
         attending = x[first:]
         h = cross.attend(self.norm2(attending), memory.cross, first)
-        attending = unshared(h, self.cross_attn.out).add_(attending)
+        attending = unshared(h, self.cross_attn).add_(attending)
         if first:  # to attend to zeros is to add the bias alone
             attending = torch.cat([x[:first] + self.cross_attn.out.bias, attending])
-        return unshared(self.ff(self.norm3(attending)), self.ff, self.ff.out).add_(attending)
+        return unshared(self.ff(self.norm3(attending)), self.ff).add_(attending)
 
 
 class SpatialTransformer(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -222,15 +222,15 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
 
 
-def warn_of_idle_source(request: ModelRequest) -> None:
-    """Warn of what asks for other files of a model than this machine has."""
-    path = hub.local(request.model)
+def idle_sources(model: AnyPath, revision: str | None, variant: str | None) -> Iterator[tuple[str, str]]:
+    """What asks for other files of a model than this machine has, and why it changes nothing."""
+    path = hub.local(model)
     if not os.path.exists(path):
         return
-    if request.revision is not None:
-        warn(f"revision has no effect: {request.model} is on this machine; it is for models on the hub")
-    if request.variant is not None and (reason := idle_variant(path, request.variant)) is not None:
-        warn(f"variant has no effect: {reason}")
+    if revision is not None:
+        yield "revision", f"{model} is on this machine; it is for models on the hub"
+    if variant is not None and (reason := idle_variant(path, variant)) is not None:
+        yield "variant", reason
 
 
 def _check_sources(request: ModelRequest) -> None:

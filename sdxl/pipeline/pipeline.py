@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..adapters.embedding import read_embeddings
 from ..adapters.lora import LoRA, read_loras
-from ..errors import ArgumentError, UnsupportedError
+from ..errors import ArgumentError, UnsupportedError, warn
 from ..images.image import check_latents, check_pixels, check_posterior_noise
 from ..models.tiny_vae import AnyVAE
 from ..models.unet import UNet
@@ -35,7 +35,7 @@ from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
 from .generators import read_generators
 from .latents import Latents
-from .loading import Changes, choose, open_loader, warn_of_idle_source
+from .loading import Changes, choose, idle_sources, open_loader
 from .members import DiffusersNames
 from .model import Model
 from .model_hashes import ModelHashes
@@ -150,7 +150,8 @@ class Pipeline(DiffusersNames):
         )
         request = ModelRequest(**arguments)
         pipe = cls.from_request(request)
-        warn_of_idle_source(request)  # now that the files are known to be the right ones
+        for name, reason in idle_sources(request.model, revision, variant):  # the files are known to be right by now
+            warn(f"{name} has no effect: {reason}")
         return pipe
 
     @classmethod

@@ -20,7 +20,7 @@ _probe = Turns()
 FAST = 1.2  # a CPU takes a dtype of 16 bits where float32 takes more than so many times as long
 # Turing without tensor cores: products of float16 are wrong there, as ComfyUI found (comfy/model_management.py)
 WITHOUT_FLOAT16 = re.compile(r"GTX 16\d\d|\bT(400|500|550|600|1000|1200|2000)\b|MX[45]50|CMP 30HX")
-WITHOUT_BFLOAT16 = ("gfx8", "gfx900", "gfx906", "gfx10")  # AMD's before RDNA 3 and CDNA
+WITHOUT_BFLOAT16 = ("gfx8", *(f"gfx90{letter}" for letter in "024679c"), "gfx10")  # AMD's before RDNA 3 and CDNA
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NAMES}
 
 

@@ -127,3 +127,29 @@ def test_what_a_hook_keeps_stays_as_it_was(kind: str, request: pytest.FixtureReq
     assert len(kept) >= 2
     assert len(backward) >= 2
     assert all(torch.equal(*each) for each in kept)
+
+
+class Wrapped(nn.Module):
+    """A layer of one's own around another."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+@pytest.mark.parametrize("name", ["ff", "self_attn"])
+def test_a_layer_of_ones_own_in_a_transformer_block(name: str) -> None:
+    """It needs no more than a call, and what a hook within it keeps stays as it was too."""
+    torch.manual_seed(0)
+    block = TransformerBlock(32, 24, 2)
+    x, memory = torch.randn(2, 5, 32), Memory((block.cross_attn.source(torch.randn(2, 7, 24)),))
+    wanted, inner, kept = block(x, memory), getattr(block, name), list[tuple[Tensor, Tensor]]()
+    setattr(block, name, Wrapped(inner))
+    assert torch.equal(block(x, memory), wanted)
+    inner.register_forward_hook(lambda _, inputs, output: kept.append((output, output.clone())))
+    assert torch.equal(block(x, memory), wanted)
+    assert [torch.equal(output, as_it_was) for output, as_it_was in kept] == [True]

@@ -63,6 +63,8 @@ def test_the_dtype_of_a_gpu(
         ("gfx1201", "bfloat16 float16"),
         ("gfx1030", "float16"),
         ("gfx906:sramecc+:xnack-", "float16"),
+        ("gfx90c", "float16"),
+        ("gfx90a:sramecc+:xnack-", "bfloat16 float16"),
     ],
 )
 def test_the_dtype_of_a_gpu_by_amd(architecture: str, dtypes: str, monkeypatch: pytest.MonkeyPatch) -> None:
