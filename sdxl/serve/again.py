@@ -8,10 +8,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..adapters.kind import Name
+from ..errors import brief
+from ..images.parameters import Parameters
 from ..pipeline.request import Request
 from ..pipeline.tags import untagged_loras
 from ..sampling.samplers import SAMPLERS
-from .catalog import Catalog
+from .catalog import STRANGER, Catalog
 from .refusals import UnknownError
 from .work import taken
 
@@ -25,11 +27,15 @@ _ADAPTERS: Mapping[str, tuple[Name, str]] = {
 _OF_FILES = ("image", "mask")  # which a record does not hold
 
 
-def again(recorded: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    """`arguments` of a job, without images and without what is a default; `missing` says in words what they lack."""
-    stated = {**recorded["request"], "loras": untagged_loras(recorded["request"])}
+def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
+    """The record without paths, and beside it `arguments` of a job, without images and without what is a default.
+    `sources` names the images that it was made from, `missing` says in words what else the arguments lack.
+    """
+    record = STRANGER.public(recorded)
+    stated = {**record["request"], "loras": untagged_loras(record["request"])}
     given = {name: value for name, value in stated.items() if value is not None and name not in _OF_FILES}
     missing = [name for name in given if name not in taken()]
+    missing += [f"{name} {brief(value)} ({reason})" for name, (value, reason) in recorded.unmapped.items()]
     plain = _plain(given)
     left = {
         name: each for name, each in given.items() if name in taken() and (name in _ALWAYS or each != plain.get(name))
@@ -41,12 +47,12 @@ def again(recorded: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
         if entries := arguments.get(name):
             missing += [f"the mask of {each[key]}" for each in entries if each.get("mask") is not None]
             arguments[name] = [_entry(each, kind, key, catalog) for each in entries]
-    if model := recorded["model"].get("model"):
+    if model := record["model"].get("model"):
         try:
             arguments["model"] = catalog.model(model)
         except UnknownError:
             missing.append(f"the model {model}")
-    return {"arguments": arguments, "missing": missing}
+    return record | {"arguments": arguments, "sources": [*recorded.sources], "missing": missing}
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:

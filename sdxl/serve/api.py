@@ -15,6 +15,7 @@ from starlette.routing import Route
 from ..adapters.control import type_names
 from ..adapters.kind import Name
 from ..errors import ArgumentError, brief
+from ..images.parameters import Parameters
 from ..images.upscalers import UPSCALERS
 from ..sampling.presets import PRESETS
 from ..sampling.samplers import SAMPLERS
@@ -23,7 +24,6 @@ from ..version import __version__
 from .again import again
 from .answers import NO_STORE, json_answer
 from .body import is_form, read_form, read_json
-from .catalog import STRANGER
 from .events import HEADERS, events
 from .job import Job
 from .job_body import decoded, read_job
@@ -207,13 +207,12 @@ async def _parameters(service: Service, request: Request) -> Response:
     upload = await service.upload(files[0], "image")
     recorded = await asyncio.to_thread(_recorded, upload)
     try:
-        public = STRANGER.public(recorded)
-        return json_answer(public | await asyncio.to_thread(again, public, service.catalog))
+        return json_answer(await asyncio.to_thread(again, recorded, service.catalog))
     except (TypeError, ValueError, LookupError, RecursionError) as error:
         raise ArgumentError("image has damaged parameters; give another image of sdxl") from error
 
 
-def _recorded(upload: Upload) -> dict[str, Any]:
+def _recorded(upload: Upload) -> Parameters:
     """The parameters in an image."""
     from ..images.record import parameters_in
     from ..images.texts import find_texts

@@ -206,7 +206,11 @@ def _schemas() -> Schema:
         "Server": _object(server),
         "Image": _object({"image": _BASE64}),
         "Parameters": _object(
-            {"model": _ANY_OBJECT, "request": _ANY_OBJECT, "arguments": _ANY_OBJECT, "missing": _list(_TEXT)}
+            {
+                **dict.fromkeys(("model", "request", "arguments"), _ANY_OBJECT),
+                "sources": _list(_TEXT),
+                "missing": _list(_TEXT),
+            }
         ),
     }
 

@@ -233,11 +233,21 @@ def test_a_record_says_what_is_missing(client: Client) -> None:
         "sigmas": [1.0, 0.0],
         "control": [{"net": "edges.safetensors", "scale": 0.5}],
     }
+    assert recorded(client, {"prompt": "", "image": {"sha256": "0"}})["sources"] == ["image"]
     assert recorded(client, {"prompt": ""})["arguments"] == {
         "prompt": "",
         "prompt_syntax": "plain",
         "model": "miniature",
     }
+
+
+def test_what_of_another_tool_has_no_counterpart(client: Client) -> None:
+    info = PngImagePlugin.PngInfo()
+    text = "a cat\nSteps: 9, Seed: 5, Size: 64x64, Hires upscale: 2, Hires upscaler: 4x-UltraSharp"
+    info.add_text("parameters", text)
+    answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
+    (reason,) = answer.json["missing"]
+    assert reason.startswith("Hires upscaler '4x-UltraSharp' (networks that enlarge are not read")
 
 
 @pytest.mark.parametrize(

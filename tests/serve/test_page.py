@@ -481,6 +481,33 @@ def test_parameters_of_another_tool(tab: Tab) -> None:
     tab.generate()
 
 
+def test_parameters_that_cannot_be_read_are_not_passed_over(open_tab: Open) -> None:
+    tab = open_tab()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", json.dumps({"3": {"class_type": "Nothing", "inputs": {}}}))
+    tab.drop(png(source(), pnginfo=info))
+    tab.at("#offer:has-text('cannot be read')").wait_for()
+    assert not tab.at("#take").is_visible()
+    tab.at("#remove").click()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "a holiday")
+    tab.drop(png(source(), pnginfo=info))
+    tab["mask"].wait_for()
+    tab.page.wait_for_timeout(300)
+    assert not tab.at("#offer").is_visible(), "a comment is no lost work"
+
+
+def test_what_of_another_tool_has_no_counterpart_is_named(tab: Tab) -> None:
+    info = PngImagePlugin.PngInfo()
+    text = "a cat\nSteps: 9, Seed: 5, Size: 64x96, Hires upscale: 2, Hires upscaler: 4x-UltraSharp"
+    info.add_text("parameters", text)
+    tab.drop(png(source(), pnginfo=info))
+    tab.at("#take").click()
+    tab.at("#problem:has-text('4x-UltraSharp')").wait_for()
+    assert tab.at("#hires").is_checked()
+    assert tab.at("[name='hires.upscaler']").input_value() == "lanczos"
+
+
 def test_what_is_missing_is_named(tab: Tab, running: Running) -> None:
     given = {**QUICK, "image": in_base64(source()), "strength": 0.5}
     first = running.client.done(running.client.job(**given)["id"])

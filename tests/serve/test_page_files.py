@@ -50,7 +50,7 @@ def test_the_page_has_what_its_module_looks_for() -> None:
     assert set(re.findall(r'\$\("([\w-]+)"\)', module)) <= ids
     names = set(re.findall(r'\sname="(\w+)"', page))
     assert set(re.findall(r'control\("(\w+)"\)', module)) <= names
-    icons = set(re.findall(r'data-icon="(\w+)"', page)) | set(re.findall(r'iconButton\("(\w+)"', module))
+    icons = set(re.findall(r'data-icon="(\w+)"', page)) | set(re.findall(r'addIcon\(.*, "(\w+)"\)', module))
     icons |= set(re.findall(r'id="(\w+)"[^>]* data-icon>', page))  # of the same name
     drawn = re.search(r"const ICONS = {\n(.*?)\n};", module, re.DOTALL)
     assert drawn is not None

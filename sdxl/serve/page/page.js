@@ -40,7 +40,7 @@ function addIcon(element, name) {
   return element;
 }
 
-const iconButton = (name, ariaLabel, onclick) => addIcon(node("button", { type: "button", ariaLabel, onclick }), name);
+const closeButton = (ariaLabel, onclick) => addIcon(node("button", { type: "button", ariaLabel, onclick }), "close");
 for (const each of all("[data-icon]")) addIcon(each, each.dataset.icon || each.id);
 for (const each of all("[id]")) each.dataset.testid = each.id;
 for (const each of all("form button:not(#generate)")) each.type = "button";
@@ -232,7 +232,7 @@ function changed() {
 }
 
 function showLists() {
-  const row = (name, remove, ...parts) => node("li", {}, ...parts, iconButton("close", `Remove ${name}`, () => {
+  const row = (name, remove, ...parts) => node("li", {}, ...parts, closeButton(`Remove ${name}`, () => {
     remove();
     showLists();
   }));
@@ -318,7 +318,7 @@ function onFile(input, act) {
 const readParameters = (file) => ask("api/parameters", formOf({ image: file }));
 
 /** Take the parameters of an image into the controls. */
-function fill({ arguments: { hires, ...given }, request, missing }) {
+function fill({ arguments: { hires, ...given }, sources, missing }) {
   for (const [part, value] of Object.entries(hires ?? {})) given[`hires.${part}`] = value;
   Object.assign(kept, { "only-masked": "mask_padding" in given, hires: Boolean(hires) });
   for (const each of controls) {
@@ -339,7 +339,7 @@ function fill({ arguments: { hires, ...given }, request, missing }) {
   }
   kept.more = given;
   showLists();
-  if (request.image && !image) missing.unshift("its source image");
+  if (sources.length && !image) missing.unshift("its source image");
   if (missing.length) complain({ message: `What it was made with is not all here: ${missing.join(", ")}.` });
   else say("The parameters are in the controls.");
 }
@@ -423,7 +423,7 @@ function addJob(job, files) {
   jobs.set(job.id, job);
   if (!isOver(job)) {
     const follow = node("button", { onclick: () => look() });
-    const drop = iconButton("close", "Take this job out of the queue", () => end(job));
+    const drop = closeButton("Drop this job", () => end(job));
     job.tile = node("li", { className: "pending" }, follow, drop);
     $("results").prepend(job.tile);
   }
@@ -446,7 +446,7 @@ function addImage(job, image, file) {
 
 async function loadFile(entry) {
   const answer = entry.file ?? (await fetch(entry.url));
-  if (answer.ok === false) throw refusal("The service does not have this image any more.");
+  if (answer.ok === false) throw refusal("The service has forgotten this image.");
   return (entry.file ??= await answer.blob());
 }
 
@@ -639,9 +639,11 @@ async function open(given, isOwn = false) {
   [width.value, height.value] = [image.width, image.height].map(fitting);
   changed();
   if (isOwn || !(await mayHaveParameters(file))) return;
-  const found = await readParameters(file).catch(() => null);
-  if (image?.file !== file) return;
-  $("offer").hidden = !found;
+  const found = await readParameters(file).catch((error) => error);
+  if (image?.file !== file || /file has no /.test(found.message)) return;
+  $("offer").hidden = false;
+  $("offer").firstChild.textContent = found.message ?? "This image has its parameters. ";
+  $("take").hidden = found instanceof Error;
   $("take").onclick = () => {
     removeSource();
     fill(found);
