@@ -23,7 +23,7 @@ from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
 from ..weights.hashes import tensor_hash
-from ..weights.keymap import TEXT, TEXT_2
+from ..weights.keymap import TEXT_2
 from .loading import PREFIXES, Changes, Embeddings
 
 _LOG = logging.getLogger("sdxl")
@@ -160,9 +160,7 @@ class Adapters:
 
     @property
     def _widths(self) -> dict[str, int]:
-        config = self._checkpoints[0].info.config
-        first = {} if config.text_encoder is None else {TEXT: config.text_encoder.dim}
-        return first | {TEXT_2: config.text_encoder_2.dim}
+        return {name: config.dim for name, config in self._checkpoints[0].info.encoders.items()}
 
     def open_embeddings(self, embeddings: Sequence[Embedding]) -> tuple[ActiveEmbedding, ...]:
         """Embeddings with the hashes of their files, which are opened, and before them those of the folders. Raises
