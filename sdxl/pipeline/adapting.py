@@ -204,9 +204,11 @@ class Adapters:
         """
         bundled = [lora for lora in loras if self._match(lora).adapter.bundled]
         key = ([each.embedding for each in embeddings], bundled)
-        if self._words[0] != key:
-            self._words = key, self._vectors(embeddings, bundled)
-        return self._words[1]
+        known, vectors = self._words  # which another thread may replace meanwhile
+        if known != key:
+            vectors = self._vectors(embeddings, bundled)
+            self._words = key, vectors
+        return vectors
 
     def _vectors(self, embeddings: Iterable[ActiveEmbedding], loras: Iterable[LoRA]) -> Embeddings:
         of_loras = [each for lora in loras for each in read_bundled(self._match(lora).adapter.file, self._widths)]
@@ -223,7 +225,7 @@ class Adapters:
     def used(
         self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA], texts: Sequence[str], reading: Reading
     ) -> tuple[Embedding, ...]:
-        """Those whose words are in the texts of a prompt. Warns of names that are no words, of LoRAs neither."""
+        """Those whose words are in the texts of a prompt. Warns of `embedding:NAME` where no word has that name."""
         info = self._checkpoints[0].info
         self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
         counts = self.counts(embeddings, loras)

@@ -94,8 +94,8 @@ class Residency:
             self._replace(self.smaller)
 
     def most_images(self, plan: Plan, most: int) -> int:
-        """How many images like those of a plan fit at once beside the present model: `most`, or half as often as it
-        takes; at least 1.
+        """How many images like those of a plan fit at once beside the present model: `most`, halved as often as it
+        takes, at least 1.
         """
         while most > 1:
             try:
