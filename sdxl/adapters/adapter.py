@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, brief, naming
+from ..errors import CheckpointError, brief, is_number, naming
 from ..weights.container import TensorFile, parse_json, read_text
 from ..weights.keymap import summarize
 from .family import alien, stated
@@ -235,7 +235,7 @@ def _alpha(config: Mapping[str, Any], module: str, rank: int, where: str) -> flo
         alpha = next(matching, alpha)
     if alpha is None:
         return None
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if not is_number(alpha):
         raise CheckpointError(
             f"{where}: lora_alpha of {module} is {brief(alpha)}; expected a number, download it again"
         )

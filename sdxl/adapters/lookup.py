@@ -126,6 +126,7 @@ def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
     """A file with a hash: one that was hashed before, or one in the folders."""
+    sha256 = sha256.lower()  # sites show capitals
     known = (path for path in find_paths(sha256) if path.is_file())
     candidates = (path for path in adapter_files(folders) if has_hash(path, sha256))
     return next(known, None) or next(candidates, None)

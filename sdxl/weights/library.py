@@ -73,6 +73,7 @@ def find_by_hash(sha256: str, name: str = "", thorough: bool = True) -> Path | N
     library whose hash is not known are read once: those with the file name `name`, and if it is `thorough` the others,
     with a warning.
     """
+    sha256 = sha256.lower()  # sites show capitals
     if known := next(iter(find_paths(sha256)), None):
         return known
     candidates = [(path, files) for path in _models() for files in _choices(path)]

@@ -65,6 +65,8 @@ def generate(pipe: sdxl.Pipeline, reference: Any, **more: Any) -> torch.Tensor:
         ({"only": "style:much"}, "only is 'style:much'"),
         ({"encoder": 3}, "the encoder of reference a is 3"),
         ({"hash": 3}, "the hash of reference a is 3"),
+        ({"hash": ""}, "the hash of reference a is ''; expected a text"),
+        ({"only": {"style": 10**400}}, "only of reference a has 1000.* for 'style'; expected a scale"),
     ],
 )
 def test_wrong_values(arguments: dict[str, Any], message: str) -> None:
