@@ -194,8 +194,13 @@ def _check_scale(file: TensorFile, own: AnyVAEConfig) -> None:
 
 def fitted(config: TinyVAEConfig, own: AnyVAEConfig) -> TinyVAEConfig:
     """The config of a tiny VAE in the place of a model's own VAE: it gets the colours of the latents, and their mean
-    and standard deviation, which a tiny VAE knows nothing of. Raises `ConfigError` where the sizes differ.
+    and standard deviation, which a tiny VAE knows nothing of. Raises `ConfigError` where it decodes other latents.
     """
+    if config.latent_channels != own.latent_channels:
+        raise ConfigError(
+            f"the tiny VAE decodes latents of {config.latent_channels} channels, and the model's have "
+            f"{own.latent_channels}; give one for this model"
+        )
     if config.factor != own.factor:
         raise ConfigError(
             f"the tiny VAE makes {config.factor} pixels of a latent and the model's VAE {own.factor}; give one for "
