@@ -401,6 +401,8 @@ NONE: list[tuple[str, dict[str, Tensor], str]] = [
     ("infinite", lora(Q, 64, 64) | {f"{Q}.{UP}": torch.full((64, 2), float("inf"))}, "has NaN or infinite numbers"),
     ("alphas", lora(Q, 64, 64) | {f"{Q}.alpha": torch.ones(2)}, r"alpha has shape \[2\]; expected one number"),
     ("no numbers", lora(Q, 64, 64, rank=0), "is empty"),
+    ("no matrix", {f"{Q}.{UP}": torch.tensor(1.0), f"{Q}.{DOWN}": torch.tensor(1.0)}, r"shape \[\]; expected a matrix"),
+    ("a line", {f"{Q}.hada_w{n}": torch.ones(4) for n in ("1_a", "1_b", "2_a", "2_b")}, "expected a matrix"),
     ("bias", {f"{K}.diff_b": torch.zeros(64)}, "changes a bias of shape .* has no bias; it cannot be used"),
     (
         "two spellings",

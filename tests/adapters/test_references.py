@@ -136,6 +136,7 @@ REFUSED = {
     "is an image encoder and no IP-Adapter; give it as encoder=": {"visual.conv1.weight": torch.zeros(2, 3, 1, 1)},
     "is no IP-Adapter; give ip-adapter_sdxl_vit-h or": {"weight": torch.zeros(2)},
     "IP-Adapter is incomplete, 'image_proj.proj.weight' is missing": shapes(),
+    "IP-Adapter is incomplete, or a tensor has a wrong shape": shapes(image_proj__latents=()),
 }
 
 
