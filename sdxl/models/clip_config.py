@@ -30,7 +30,7 @@ class TransformerConfig(Protocol):
 
 
 def check_transformer(name: str, config: TransformerConfig) -> None:
-    """Raise `ConfigError` for a transformer that cannot be; `name` is what it is of."""
+    """Raise `ConfigError` for a transformer that cannot be; `name` says whose it is."""
     if config.activation not in ACTIVATIONS:
         raise ConfigError(f"the {name}'s hidden_act is {config.activation!r}; supported: {', '.join(ACTIVATIONS)}")
     bound(f"layers of the {name}", [config.layers], MOST_LAYERS)
