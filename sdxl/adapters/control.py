@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, brief, checked_number
-from .statement import check_texts, read_values
+from ..errors import ArgumentError, brief
+from .statement import check_texts, checked_numbers, read_values
 
 # the numbers of a union's types; from 6 on in those of 8 types (ProMax) alone
 TYPES = {
@@ -26,8 +26,7 @@ TYPES = {
     "tile": 6,
     "repaint": 7,
 }
-NUMBERS = {"scale": 100.0, "start": 1.0, "end": 1.0}
-"""The numbers of a control, from 0 to these."""
+_NUMBERS = {"scale": (0.0, 100.0), "start": (0.0, 1.0), "end": (0.0, 1.0)}
 
 
 def type_names(count: int) -> list[str]:
@@ -61,17 +60,10 @@ class Control:
     def __post_init__(self) -> None:
         if not isinstance(self.net, (str, Path)) or not str(self.net):
             raise ArgumentError(f"the net of a control is {brief(self.net)}; expected a path, a name or a hub id")
-        checked: dict[str, Any] = {
-            name: checked_number(f"the {name} of control {self.net}", getattr(self, name), 0, most)
-            for name, most in NUMBERS.items()
-        }
+        checked: dict[str, Any] = {**checked_numbers(self, f"control {self.net}", _NUMBERS)}
         checked |= {"image": self._image(), "guess": self._guess()}
-        if checked["start"] >= checked["end"]:
-            raise ArgumentError(
-                f"control {self.net} acts from {self.start:g} to {self.end:g} of the steps; give a start below the end"
-            )
         is_number = isinstance(self.type, int) and not isinstance(self.type, bool) and self.type >= 0
-        if not is_number and self.type is not None and self.type not in TYPES:
+        if not is_number and self.type not in (None, *TYPES):
             raise ArgumentError(
                 f"the type of control {self.net} is {brief(self.type)}; expected a number, or {', '.join(TYPES)}"
             )

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, brief, checked_number, is_number
-from .statement import check_texts, read_values
+from ..errors import ArgumentError, brief, is_number
+from .statement import check_texts, checked_numbers, read_values
 
 Only = str | tuple[str, ...] | Mapping[str, float]
 PRESETS = {"style": "up.0.attn.1", "layout": "down.2.attn.1"}
@@ -21,6 +21,7 @@ PRESETS = {"style": "up.0.attn.1", "layout": "down.2.attn.1"}
 _DIFFUSERS = {"down_blocks.": "down.", "up_blocks.": "up.", "mid_block": "mid", "attentions": "attn"}
 DEFAULT_SCALE = 0.6
 _MOST_SCALE = 10.0
+_NUMBERS = {"scale": (-_MOST_SCALE, _MOST_SCALE), "start": (0.0, 1.0), "end": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,7 @@ class Reference:
         if not isinstance(self.adapter, (str, Path)) or not str(self.adapter):
             raise ArgumentError(f"the adapter of a reference is {brief(self.adapter)}; expected a path or a hub file")
         checked: dict[str, Any] = {"image": _images(self.image, self.adapter), "only": self._only()}
-        checked |= {
-            name: checked_number(f"the {name} of reference {self.adapter}", getattr(self, name), *limits)
-            for name, limits in _NUMBERS.items()
-        }
-        if self.start >= self.end:
-            raise ArgumentError(
-                f"reference {self.adapter} acts from {self.start:g} to {self.end:g} of the steps; give a start below "
-                "the end"
-            )
+        checked |= checked_numbers(self, f"reference {self.adapter}", _NUMBERS)
         if self.encoder is not None and (not isinstance(self.encoder, (str, Path)) or not str(self.encoder)):
             raise ArgumentError(f"the encoder of reference {self.adapter} is {brief(self.encoder)}; expected a path")
         check_texts(self, f"reference {self.adapter}", ("encoder_hash", "hash", "image_hash"))
@@ -146,9 +139,6 @@ class Reference:
                 is_text = each.name in ("mask", "encoder")
                 record[each.name] = _path(value) if is_text else list(value) if isinstance(value, tuple) else value
         return record | {"scale": self.scale}
-
-
-_NUMBERS = {"scale": (-_MOST_SCALE, _MOST_SCALE), "start": (0.0, 1.0), "end": (0.0, 1.0)}
 
 
 def read_references(values: Any) -> tuple[Reference, ...]:

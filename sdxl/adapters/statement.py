@@ -6,9 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, cast
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, checked_number
 
 T = TypeVar("T")
+
+
+def checked_numbers(value: object, title: str, ranges: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The numbers of a value that acts from `start` to `end`, by field; `title` names the value. Raises
+    `ArgumentError`.
+    """
+    numbers = {
+        name: checked_number(f"the {name} of {title}", getattr(value, name), *limits) for name, limits in ranges.items()
+    }
+    start, end = numbers["start"], numbers["end"]
+    if start >= end:
+        raise ArgumentError(f"{title} acts from {start:g} to {end:g} of the steps; give a start below the end")
+    return numbers
 
 
 def check_texts(value: object, title: str, names: Iterable[str]) -> None:

@@ -285,6 +285,7 @@ def test_what_cannot_be(
         ({"start": 0.5, "end": 0.5}, "acts from 0.5 to 0.5 of the steps"),
         ({"end": 1.5}, "the end of control a is 1.5; expected a number from 0 to 1"),
         ({"type": "cany"}, "the type of control a is 'cany'; expected a number, or openpose"),
+        ({"type": ["canny"]}, r"the type of control a is \['canny'\]; expected a number, or openpose"),
         ({"guess": "maybe"}, "the guess of control a is 'maybe'"),
         ({"preprocess": 3}, "the preprocess of control a is 3"),
     ],
