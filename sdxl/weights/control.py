@@ -215,8 +215,8 @@ def _check_factors(component: Component, changes: Mapping[str, LowRank]) -> None
             continue
         name, want = changes[row.ours].name, shapes[row.ours]
         up, down = (component.weights[f"{name}.{each}"] for each in _FACTORS)
-        rank = math.prod(up[1:])
-        if (*up[:1], *down[:1], math.prod(down[1:])) != (want[0], rank, math.prod(want[1:])):
+        sizes = want[0], math.prod(up[1:]), math.prod(want[1:])
+        if min(len(up), len(down)) < 2 or (up[0], down[0], math.prod(down[1:])) != sizes:
             raise CheckpointError(
                 f"{name}.up {list(up)} and {name}.down {list(down)} do not change a weight of shape {list(want)}; give "
                 "one for this model"
