@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, brief, is_number, naming
-from ..weights.container import TensorFile, parse_json, read_text
+from ..weights.container import TensorFile
+from ..weights.folder import parse_json, read_text
 from ..weights.keymap import summarize
 from .family import alien, stated
 from .formulas import BIASES, Formula, Parts, UnfitError, check_fit, find_formula, unit_change

@@ -13,8 +13,9 @@ from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights import hub
 from ..weights.checkpoint import open_files
 from ..weights.component import Component, check_components
-from ..weights.container import TensorFile, Weights, entries, read_json
+from ..weights.container import TensorFile, Weights
 from ..weights.diffusers_config import read_vision
+from ..weights.folder import entries, read_json
 from ..weights.hashes import file_hash, model_hash
 from ..weights.reference_rows import VISUAL, infer_vision, is_vision, vision_rows
 from ..weights.weight_files import weight_files

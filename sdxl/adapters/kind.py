@@ -12,8 +12,9 @@ from typing import Literal
 
 from ..errors import CheckpointError
 from ..weights import control_kinds, identify
-from ..weights.container import WEIGHTS, TensorFile, Weights
+from ..weights.container import TensorFile, Weights
 from ..weights.control_kinds import UNION, kind_of, prefix_of
+from ..weights.folder import WEIGHTS
 from ..weights.reference_rows import is_ip_adapter
 from .family import alien, context_widths
 from .keys import EMBEDDINGS, split

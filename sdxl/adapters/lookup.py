@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import hub
-from ..weights.container import WEIGHTS, TensorFile
+from ..weights.container import TensorFile
+from ..weights.folder import WEIGHTS
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET

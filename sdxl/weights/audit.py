@@ -19,9 +19,10 @@ from ..sampling.presets import Family
 from . import hub, identify
 from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
-from .container import WEIGHTS, TensorFile, Weights
+from .container import TensorFile, Weights
 from .control import read_control, read_files
 from .control_kinds import CONTROL_LORA, NAME, is_control, kind_of, refusal
+from .folder import WEIGHTS
 from .info import ModelInfo
 from .keymap import VAE
 from .recognise import recognise

@@ -14,7 +14,8 @@ from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from . import diffusers_config, identify, tiny_vae, tokenizer_files
 from .component import Component, check_components
-from .container import WEIGHTS, TensorFile, Weights, entries, list_some, open_shards, read_json
+from .container import TensorFile, Weights, open_shards
+from .folder import WEIGHTS, entries, list_some, read_json
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
 from .recognise import recognise

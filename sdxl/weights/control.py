@@ -19,7 +19,7 @@ from ..models.unet_config import UNetConfig
 from . import diffusers_config
 from .checkpoint import open_files
 from .component import Component, check_components
-from .container import TensorFile, Weights, read_json
+from .container import TensorFile, Weights
 from .control_keys import controlnet_rows, t2i_adapter_rows
 from .control_kinds import (
     CONTROL_LORA,
@@ -36,6 +36,7 @@ from .control_kinds import (
     refusal,
     t2i_layout,
 )
+from .folder import read_json
 from .identify import complete, strip
 from .keymap import PREFIXES, UNET, Row
 from .lllite import check_lllite, read_lllite

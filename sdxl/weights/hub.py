@@ -12,8 +12,8 @@ from typing import Any
 
 from ..errors import ArgumentError, CheckpointError, HubError, warn
 from . import builtin, library
-from .container import WEIGHTS, list_some, read_json
 from .download import check_space, receive
+from .folder import WEIGHTS, list_some, read_json
 from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .keymap import COMPONENTS, UNET

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import CheckpointError, warn
-from .container import list_some
+from .folder import list_some
 from .hash_cache import find_paths
 from .hashes import known_model_hash, model_hash
 from .keymap import UNET

@@ -19,8 +19,9 @@ from ..errors import CheckpointError, ConfigError, naming
 from ..models.config import AnyVAEConfig, VAEConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from .component import Component
-from .container import TensorFile, Weights, read_json
+from .container import TensorFile, Weights
 from .diffusers_config import TINY_CLASS, read_tiny_vae
+from .folder import read_json
 from .identify import Shapes
 from .keymap import VAE, WEIGHT_BIAS, Row
 from .recognise import cached_model
