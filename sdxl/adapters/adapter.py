@@ -18,7 +18,7 @@ from ..errors import CheckpointError, brief, is_number, naming
 from ..weights.container import TensorFile
 from ..weights.folder import parse_json, read_text
 from ..weights.keymap import summarize
-from .family import alien, stated
+from .family import foreign, stated
 from .formulas import BIASES, Formula, Parts, UnfitError, check_fit, find_formula, unit_change
 from .keys import BUNDLED, split, unsupported
 
@@ -151,14 +151,14 @@ class Adapter:
 
     def check(self) -> None:
         """Raise `CheckpointError` for damaged or unsupported tensors."""
-        if foreign := unsupported(self.unknown):
+        if others := unsupported(self.unknown):
             raise CheckpointError(
-                f"{self.path} has {len(foreign)} tensors of an adapter that is not supported: {summarize(foreign)}; "
+                f"{self.path} has {len(others)} tensors of an adapter that is not supported: {summarize(others)}; "
                 "convert it to a LoRA with the tool that made it"
             )
         if not self.modules:
             name, evidence = (
-                alien(self.file.shapes) or stated(self.file.metadata) or ("no adapter of SDXL", "no key is known")
+                foreign(self.file.shapes) or stated(self.file.metadata) or ("no adapter of SDXL", "no key is known")
             )
             raise CheckpointError(f"{self.path} is {name} ({evidence}); give a LoRA of SDXL")
         for module in self.modules:

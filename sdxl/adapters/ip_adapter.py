@@ -13,7 +13,7 @@ from ..weights.component import Component, check_components
 from ..weights.container import TensorFile, Weights
 from ..weights.identify import Shapes
 from ..weights.reference_rows import infer_ip_adapter, ip_adapter_rows, is_ip_adapter, is_vision, place_key
-from .family import alien
+from .family import foreign
 
 NAME = "ip_adapter"
 _FIT = "give ip-adapter_sdxl_vit-h or ip-adapter-plus_sdxl_vit-h of h94/IP-Adapter"
@@ -31,8 +31,8 @@ def open_ip_adapter(path: Path) -> Component:
 def read_ip_adapter(file: TensorFile) -> Component:
     """As `open_ip_adapter`, without checking the keys of the file."""
     weights = Weights([file], canonical_key)
-    if refusal := refuse(weights):
-        name, advice = refusal
+    if (found := refusal(weights)) is not None:
+        name, advice = found
         raise CheckpointError(f"{file.path} is {name}; {advice}")
     with naming(file.path):
         config = infer_ip_adapter(weights)
@@ -44,7 +44,7 @@ def canonical_key(key: str) -> str:
     return f"ip_adapter.{key.removeprefix('adapter_modules.')}" if key.startswith("adapter_modules.") else key
 
 
-def refuse(shapes: Shapes) -> tuple[str, str] | None:
+def refusal(shapes: Shapes) -> tuple[str, str] | None:
     """What a file is that is no IP-Adapter for SDXL, and what to give in its place; None if it may be one."""
     if not is_ip_adapter(shapes):
         return _stranger(shapes)
@@ -74,7 +74,7 @@ def _width(shapes: Shapes, key: str) -> int:
 def _stranger(shapes: Shapes) -> tuple[str, str]:
     if is_vision(shapes):
         return "an image encoder and no IP-Adapter", "give it as encoder="
-    found = alien(shapes)
+    found = foreign(shapes)
     name = identify.foreign(shapes) or (found[0] if found else "no IP-Adapter")
     return (name if name.startswith("no ") else f"{name} and no IP-Adapter"), _FIT
 

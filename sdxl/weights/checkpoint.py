@@ -323,7 +323,7 @@ def _read_config(path: Path, name: str) -> UNetConfig | VAEConfig:
     return read(read_json(path), str(path))
 
 
-def _infer_config(shapes: Mapping[str, tuple[int, ...]], name: str, layout: str, like: ModelConfig) -> Any:
+def _infer_config(shapes: identify.Shapes, name: str, layout: str, like: ModelConfig) -> Any:
     if name == VAE:
         old = like.vae
         assert isinstance(old, VAEConfig)  # no model comes with a tiny one
