@@ -20,11 +20,9 @@ _SHAPES = {"ssd_1b": SSD_1B_UNET, "vega": VEGA_UNET}
 _SAMPLERS = {"lcm": "lcm_lora", "tcd": "tcd_lora"}  # of distilled models alone
 
 
-def recognise(
-    unet: UNetConfig, schedule: ScheduleConfig, path: Path, metadata: Mapping[str, str] | None = None
-) -> Family | None:
+def recognise(unet: UNetConfig, schedule: ScheduleConfig, path: Path, metadata: Mapping[str, str]) -> Family | None:
     """The family of a model, or of its UNet, that was read from `path`; None for SDXL as it was trained."""
-    return by_config(unet, schedule) or by_header(metadata or {}) or by_name(path)
+    return by_config(unet, schedule) or by_header(metadata) or by_name(path)
 
 
 def by_config(unet: UNetConfig, schedule: ScheduleConfig) -> Family | None:
