@@ -402,7 +402,7 @@ def test_jobs(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     made = job(tmp_path, lines)
     assert [*made.faults] == [4, 5]
     assert "the IP-Adapter absent does not exist" in str(made.faults[4])
-    assert "has 2 images for 3 to generate" in str(made.faults[5])
+    assert "has 2 entries for 3 images" in str(made.faults[5])
     assert finish(made, tiny_pipe, tmp_path / "out") == 4
     own = sdxl.Reference(adapter, (tmp_path / "image.png", tmp_path / "other.png"), scale=0.7)
     wanted = tiny_pipe("a dog", seed=2, steps=2, reference=own, progress=False).images[0]
