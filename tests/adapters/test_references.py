@@ -65,6 +65,8 @@ def generate(pipe: sdxl.Pipeline, reference: Any, **more: Any) -> torch.Tensor:
         ({"only": "style:much"}, "only is 'style:much'"),
         ({"encoder": 3}, "the encoder of reference a is 3"),
         ({"hash": 3}, "the hash of reference a is 3"),
+        ({"hash": ""}, "the hash of reference a is ''; expected a text"),
+        ({"only": {"style": 10**400}}, "only of reference a has 1000.* for 'style'; expected a scale"),
     ],
 )
 def test_wrong_values(arguments: dict[str, Any], message: str) -> None:
@@ -134,6 +136,7 @@ REFUSED = {
     "is an image encoder and no IP-Adapter; give it as encoder=": {"visual.conv1.weight": torch.zeros(2, 3, 1, 1)},
     "is no IP-Adapter; give ip-adapter_sdxl_vit-h or": {"weight": torch.zeros(2)},
     "IP-Adapter is incomplete, 'image_proj.proj.weight' is missing": shapes(),
+    "IP-Adapter is incomplete, or a tensor has a wrong shape": shapes(image_proj__latents=()),
 }
 
 
