@@ -118,9 +118,9 @@ def test_comfyui_in_every_file(tmp_path: Path) -> None:
 
 def test_a_graph_that_is_not_plain_leaves_the_text(tmp_path: Path) -> None:
     """Nodes that save AUTOMATIC1111's text beside a graph of other samplers."""
-    other = json.dumps({"1": node("SamplerCustomAdvanced", noise=["2", 0]), "2": node("RandomNoise", noise_seed=1)})
+    other = json.dumps({"1": node("TiledSampler", noise=["2", 0]), "2": node("RandomNoise", noise_seed=1)})
     assert is_plain(sdxl.read_parameters(save_png(tmp_path / "a.png", prompt=other, parameters=PLAIN)))
-    with pytest.raises(ArgumentError, match="SamplerCustomAdvanced"):
+    with pytest.raises(ArgumentError, match="TiledSampler"):
         sdxl.read_parameters(save_png(tmp_path / "b.png", prompt=other))
 
 
