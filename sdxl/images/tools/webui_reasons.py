@@ -12,7 +12,7 @@ NO_EFFECT = (
 
 DEFAULT_REASON = "it is an option of an extension, or of another version, that is not known here"
 REASONS = {
-    "ADM Guidance": "the sizes are told to both sides alike, in all steps",
+    "ADM Guidance": "both sides have the sizes of the request, in all steps",
     "ADetailer": "an extension repainted parts of the image",
     "Beta schedule": "it belongs to another schedule",
     "Civitai resources": "it is not a list of objects",
