@@ -13,7 +13,7 @@ from ..sampling.presets import Family
 from ..weights.keymap import TEXT, component_rows
 from ..weights.recognise import by_header, by_name
 from .adapter import Adapter, trigger_words
-from .family import WIDTHS, alien, context_widths, stated
+from .family import WIDTHS, context_widths, foreign, stated
 from .keys import BUNDLED
 from .names import NameTable
 
@@ -88,12 +88,11 @@ def _components(adapter: Adapter) -> tuple[dict[str, int], list[str]]:
 
 def _family(adapter: Adapter, modules: Mapping[str, int]) -> str:
     """The model it is for, by names that another model has, else by its context, else by what its header states."""
-    if (
-        modules.keys() <= {TEXT} and (other := alien(adapter.file.shapes)) is not None
-    ):  # of Flux, whose text encoder fits
+    # a text encoder may fit: Flux has one of SDXL's
+    if modules.keys() <= {TEXT} and (other := foreign(adapter.file.shapes)) is not None:
         return other[0].removeprefix("a ")
-    for width in sorted(context_widths(adapter.file.shapes) & WIDTHS.keys()):
-        return WIDTHS[width].removeprefix("a ")
+    if widths := context_widths(adapter.file.shapes) & WIDTHS.keys():
+        return WIDTHS[min(widths)].removeprefix("a ")
     name, _ = stated(adapter.file.metadata) or ("a LoRA of SDXL" if modules else "an unknown adapter", "")
     return name.partition(" ")[2]
 

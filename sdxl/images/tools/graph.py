@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -56,6 +56,18 @@ def origin(graph: Graph, value: Any) -> tuple[Node, int] | None:
     """The node and the slot that a link leads to, past nodes that only pass on. None for what is no link."""
     link = resolve(graph, value)
     return (graph[link.node], link.slot) if isinstance(link, Link) else None
+
+
+def chain(graph: Graph, value: Any, names: tuple[str, ...]) -> Iterator[tuple[Node, int]]:
+    """The nodes from a link backwards, along the inputs of these names. Each is met once, also in a graph with a
+    cycle.
+    """
+    seen: set[str] = set()
+    while (found := origin(graph, value)) is not None and found[0].id not in seen:
+        node = found[0]
+        seen.add(node.id)
+        yield found
+        value = next((node.inputs[name] for name in names if isinstance(node.inputs.get(name), Link)), None)
 
 
 def literal(graph: Graph, value: Any) -> Any:

@@ -15,7 +15,7 @@ from ...text.tags import LORAS, read_tag
 from ..a1111 import OPTIONS
 from ..parameters import Origin, Parameters
 from .civitai import Resources, read_resources
-from .fields import Fields, tidy
+from .fields import Fields, file_name, tidy
 from .infotext import Infotext, pairs, split_infotext
 from .webui_compat import number_of, read_compat
 from .webui_hires import read_hires
@@ -169,20 +169,14 @@ def read_names(
     """Our names of a sampler and a schedule; names that are unknown stay unmapped."""
     sampler = schedule = own = None
     if name := fields.take(sampler_field):
-        try:
-            sampler, own = read_sampler(name)
-        except ArgumentError as error:
-            fields.refuse(sampler_field, name, str(error))
+        sampler, own = fields.convert(sampler_field, name, read_sampler) or (None, None)
     kind = fields.take(schedule_field) or (fields.take("Scheduler") if schedule_field == "Schedule type" else None)
     if kind is None and sampler is not None and own is None:
         kind = "Uniform" if is_old else "Automatic"
     if own is not None and kind in (None, "Automatic"):
         return sampler, own
     if kind:
-        try:
-            schedule = read_schedule(kind, sampler)
-        except ArgumentError as error:
-            fields.refuse(schedule_field, kind, str(error))
+        schedule = fields.convert(schedule_field, kind, lambda name: read_schedule(name, sampler))
     return sampler, schedule
 
 
@@ -211,7 +205,7 @@ def _model(fields: Fields, resources: Resources) -> dict[str, Any]:
     for name, field in (("model", "Model"), ("vae", "VAE"), ("refiner", "Refiner"), ("unet", "Unet")):
         title = fields.take(field) or ""
         match = _TITLED.fullmatch(title)
-        names[name] = (match[1] if match else title).replace("\\", "/").rpartition("/")[2] or None
+        names[name] = file_name(match[1] if match else title) or None
         hashes[name] = hashes.get(name) or (match[2] if match else None)
     modules = [name for name in fields.left if re.fullmatch(r"Module \d+", name)]
     for name in modules:
@@ -237,13 +231,14 @@ def _loras(prompt: str, fields: Fields, resources: Resources) -> list[dict[str, 
     found: list[dict[str, Any]] = []
     for tag in split_tags(prompt)[1]:
         if tag.kind in LORAS:
+            label, values = f"<{tag.kind}:{tag.name}>", ":".join(tag.values)
             try:
                 read = read_tag(tag)
             except ArgumentError as error:
-                fields.refuse(f"<{tag.kind}:{tag.name}>", ":".join(tag.values), str(error))
+                fields.refuse(label, values, str(error))
                 continue
             for reason in read.ignored:
-                fields.refuse(f"<{tag.kind}:{tag.name}>", ":".join(tag.values), reason)
+                fields.refuse(label, values, reason)
             found.append(_lora(read.name, read.weight, read.text_weight))
     if not found:
         found = [_lora(name, weight, weight) for name, weight in resources.loras]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .fields import listed
 from .graph import REROUTE, Graph, Link, Node
 from .widgets import PACKS, WIDGETS
 
@@ -47,10 +48,10 @@ def check_size(count: int) -> None:
 
 def from_workflow(data: Mapping[str, Any]) -> Graph:
     """The graph of a workflow, with the nodes of its subgraphs. Raises `ValueError`."""
-    nodes = _objects(data["nodes"])
+    nodes = listed(data["nodes"])
     check_size(len(nodes))
     definitions = data.get("definitions")
-    subgraphs = _objects(definitions.get("subgraphs")) if isinstance(definitions, dict) else []
+    subgraphs = listed(definitions.get("subgraphs")) if isinstance(definitions, dict) else []
     reading = _Reading({}, {str(each.get("id")): each for each in subgraphs})
     _add(reading, _Level(nodes, dict(_links(data.get("links")))))
     return reading.graph
@@ -63,7 +64,7 @@ def _add(reading: _Reading, level: _Level) -> None:
         name, kind = f"{level.prefix}{each.get('id')}", str(each.get("type"))
         linked = {
             str(own.get("name")): source
-            for own in _objects(each.get("inputs"))
+            for own in listed(each.get("inputs"))
             if isinstance(own.get("link"), (int, str)) and (source := level.sources.get(own["link"])) is not None
         }
         if each.get("mode") == _BYPASSED:
@@ -80,12 +81,12 @@ def _add_instance(
 ) -> None:
     """The nodes of a subgraph, and in place of its instance one that passes on what they give."""
     own = reading.subgraphs[str(node.get("type"))]
-    nodes, links = _objects(own.get("nodes")), _objects(own.get("links"))
+    nodes, links = listed(own.get("nodes")), listed(own.get("links"))
     reading.instances.append(name)
     if len(reading.instances) > _MOST_INSTANCES or len(links) > MOST_NODES:
         raise ValueError(f"ComfyUI's graph has more than {_MOST_INSTANCES} subgraphs, or one of too many links")
     given = _shown(own, node, nodes, links) | dict(linked)
-    inputs = [str(each.get("name")) for each in _objects(own.get("inputs"))]
+    inputs = [str(each.get("name")) for each in listed(own.get("inputs"))]
     sources: dict[Any, Any] = {}
     outputs: dict[str, Any] = {}
     for each in links:
@@ -112,7 +113,7 @@ def _shown(
     values = instance.get("widgets_values")
     if not isinstance(values, list):
         return {}
-    inside = {each.get("id"): _objects(each.get("inputs")) for each in nodes if isinstance(each.get("id"), (int, str))}
+    inside = {each.get("id"): listed(each.get("inputs")) for each in nodes if isinstance(each.get("id"), (int, str))}
     shown: set[Any] = set()
     for each in links:
         target, slot = each.get("target_id"), each.get("target_slot")
@@ -120,12 +121,8 @@ def _shown(
         is_value = isinstance(slot, int) and 0 <= slot < len(inputs) and isinstance(inputs[slot].get("widget"), dict)
         if is_value and each.get("origin_id") == _SUBGRAPH_INPUT and isinstance(each.get("origin_slot"), int):
             shown.add(each["origin_slot"])
-    names = [str(each.get("name")) for n, each in enumerate(_objects(own.get("inputs"))) if n in shown]
+    names = [str(each.get("name")) for n, each in enumerate(listed(own.get("inputs"))) if n in shown]
     return dict(zip(names, values, strict=True)) if len(names) == len(values) else {}
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _links(value: Any) -> Iterator[tuple[Any, Link]]:
@@ -169,9 +166,7 @@ def _alone(value: Any) -> Any:
 def _names(node: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the values of a node of another pack, where its inputs say them."""
     return tuple(
-        str(own["name"])
-        for own in _objects(node.get("inputs"))
-        if isinstance(own.get("widget"), dict) and "name" in own
+        str(own["name"]) for own in listed(node.get("inputs")) if isinstance(own.get("widget"), dict) and "name" in own
     )
 
 
@@ -190,9 +185,9 @@ def _without_controls(values: list[Any], names: tuple[str, ...]) -> list[Any]:
 
 def _passing(node: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a node that passes on: for each output, by its slot, the first input of its type."""
-    kinds = {str(own.get("name")): own.get("type") for own in _objects(node.get("inputs"))}
+    kinds = {str(own.get("name")): own.get("type") for own in listed(node.get("inputs"))}
     found: dict[str, Any] = {}
-    for slot, output in enumerate(_objects(node.get("outputs"))):
+    for slot, output in enumerate(listed(node.get("outputs"))):
         same = [name for name in inputs if kinds.get(name) in (output.get("type"), "*") or output.get("type") == "*"]
         if same:
             found[f"slot {slot}"] = inputs[same[0]]
