@@ -113,6 +113,8 @@ def naming(where: object) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
+        if str(error).startswith(str(where)):
+            raise
         raise type(error)(f"{where}: {error}") from error
 
 

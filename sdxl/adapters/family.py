@@ -19,13 +19,13 @@ _MARKS = (
     (r"(model\.diffusion_model|conditioner|first_stage_model)\..*", "a whole model"),
     # of other models; in the order of what is sure
     (r".*double_blocks.*|.*single_blocks.*|.*single_transformer_blocks.*", "a LoRA of Flux"),
+    # not our own names, which have a block in a transformer, such as attn.0.blocks.1.cross_attn
+    (r"(?!.*attn[._]\d).*blocks[._]\d+[._]cross_attn.*|.*img_mlp.*", "a LoRA of Wan or Qwen-Image"),
     (
         r".*joint_blocks.*|transformer\.transformer_blocks\..*|lora_unet_transformer_blocks_.*",
         "a LoRA of Stable Diffusion 3",
     ),
     (r"lora_prior_.*", "a LoRA of Stable Cascade"),
-    # not our own names, which have a block in a transformer, such as attn.0.blocks.1.cross_attn
-    (r"(?!.*attn[._]\d).*blocks[._]\d+[._]cross_attn.*|.*img_mlp.*", "a LoRA of Wan or Qwen-Image"),
     (
         r".*(down_blocks[._]0[._]attentions|down_blocks[._]3[._](?!downs).*attentions|up_blocks[._]3[._]attentions"
         r"|input_blocks[._][12][._]1[._]|output_blocks[._](9|10|11)[._]1[._]).*",

@@ -98,13 +98,20 @@ def parameters_in(texts: Texts, path: str | Path) -> Parameters:
     if texts.own is not None:
         return _own_record(path, texts.own)
     failures: list[str] = []
+    unknown: Parameters | None = None
     for read, text in ((read_graph, texts.prompt), (read_graph, texts.workflow), (read_infotext, texts.parameters)):
         if text is None:
             continue
         try:
-            return read(text)
+            found = read(text)
         except ValueError as error:
             failures.append(str(error))
+            continue
+        if found.request.get("prompt") or text is texts.parameters:
+            return found
+        unknown = unknown or found  # a text beside it may have the prompt that another node made
+    if unknown is not None:
+        return unknown
     if texts.tool is not None:
         raise ArgumentError(
             f"{path} was written by {texts.tool}, whose parameters are not read; give its prompt and settings as "

@@ -16,7 +16,7 @@ from ..models.schedule_config import ScheduleConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
-from . import hub, identify
+from . import hub, identify, quantized
 from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
@@ -113,6 +113,7 @@ def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
     if other := identify.foreign(weights):
         return Report(file.path, other, {"all": count_tensors(weights, weights)})
+    quantized.refuse(weights, file.path)
     if is_tiny(weights):
         return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
     component, layout = identify.contents(weights)

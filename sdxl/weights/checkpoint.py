@@ -13,7 +13,7 @@ from ..models.config import ModelConfig, VAEConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
-from . import diffusers_config, identify, tiny_vae, tokenizer_files
+from . import diffusers_config, identify, quantized, tiny_vae, tokenizer_files
 from .component import Component, check_components
 from .container import TensorFile, Weights, open_shards
 from .folder import WEIGHTS, entries, list_some, read_json
@@ -84,6 +84,7 @@ def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
         raise CheckpointError(
             f"{file.path} is {other}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
         )
+    quantized.refuse(weights, file.path)
     contents = identify.contents(weights)
     has_vae = "VAE" not in identify.lacking(weights)
     if contents[0] != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
@@ -222,6 +223,7 @@ def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], 
     files = open_files(path, STEMS[name], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
+    quantized.refuse(weights, path)
     others = frozenset({"text_projection.weight"} if name == TEXT else ())
     return Component(name, config, rows, "folder", weights, others=others)
 
@@ -258,6 +260,7 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
     weights = Weights([file])
     if other := identify.foreign(weights):
         raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
+    quantized.refuse(weights, file.path)
     if name == UNET and identify.edm(weights) is not None:
         raise _foreign_noise(file.path)
     if tiny_vae.is_tiny(weights):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief, unread_advice
+from . import quantized
 from .folder import MOST_JSON, load_json, read_json
 from .part import open_part, put_in_place
 
@@ -243,13 +244,21 @@ def _are_numbers(values: Any) -> bool:
 
 
 class Weights(Mapping[str, tuple[int, ...]]):
-    """The tensors of one or several files (shards) under canonical keys: a mapping from key to shape."""
+    """The tensors of one or several files (shards) under canonical keys: a mapping from key to shape. A weight in
+    float8 with a scale is one tensor, which is read as their product.
+    """
 
     def __init__(self, files: list[TensorFile], rename: Callable[[str], str] = str) -> None:
         self.files = files
         self._sources: dict[str, tuple[TensorFile, str]] = {}
+        self._scales: dict[str, tuple[TensorFile, str]] = {}
         for file in files:
+            scales = quantized.scales(file.shapes, file.dtypes)
+            hidden = quantized.beside(file.shapes, file.dtypes)
+            self._scales |= {rename(key): (file, scale) for key, scale in scales.items()}
             for key in file.shapes:
+                if key in hidden:
+                    continue
                 name = rename(key)
                 if name in self._sources:
                     raise CheckpointError(
@@ -283,9 +292,15 @@ class Weights(Mapping[str, tuple[int, ...]]):
         return file.dtypes[name]
 
     def read(self, key: str) -> Tensor:
-        """The tensor, a view of the mapped file."""
+        """The tensor, a view of the mapped file; one with a scale in memory of its own, in float16."""
         file, name = self._sources[key]
-        return file.read(name)
+        tensor = file.read(name)
+        if key not in self._scales:
+            return tensor
+        other, scale = self._scales[key]
+        product = quantized.scaled(tensor, other.read(scale))
+        file.forget(tensor)
+        return product
 
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all."""

@@ -100,6 +100,8 @@ def _other_model(shapes: Shapes) -> str | None:
         return "a ControlNet"
     if "adapter.conv_in.weight" in shapes or "body.0.block1.weight" in shapes:
         return "a T2I-Adapter"
+    if "encoder_hid_proj.weight" in shapes:
+        return "Kolors"
     if any("joint_blocks." in key for key in keys):
         return "Stable Diffusion 3"
     if any("double_blocks." in key or "single_transformer_blocks." in key for key in keys):
@@ -278,6 +280,11 @@ def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
 
 def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
     """A VAE's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
+    latents = shapes.get("decoder.conv_in.weight", (0, 0))[1:2]
+    if "post_quant_conv.weight" not in shapes and latents not in ((), (0,), (BASE.vae.latent_channels,)):
+        raise CheckpointError(
+            f"the VAE has latents of {latents[0]} channels, as those of Flux and Stable Diffusion 3; give one of SDXL"
+        )
     level, block = ("down.{}.block.0", "block") if layout == "single" else ("down_blocks.{}.resnets.0", "resnets")
     with complete("VAE"):
         levels = count_of(shapes, f"encoder.{level}.conv1.weight")

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from .empty_latents import is_empty
 from .fields import Fields, tidy
-from .graph import Graph, Link, Node, chain, literal
+from .graph import Graph, Link, Node, chain, literal, origin
 
 _SAMPLERS = ("KSampler", "KSamplerAdvanced")
 _SINKS = ("SaveImage", "PreviewImage", "SaveAnimatedWEBP", "SaveImageWebsocket")
+_SOURCES = ("EmptyLatentImage", "LoadImage", "LoadLatent")
 _MOST_SAMPLERS = 20  # that are looked at; a plain graph has two or three
 
 
@@ -34,8 +36,14 @@ class Reading:
     compat: dict[str, Any] = field(default_factory=dict)
 
     def value(self, node: Node, name: str) -> Any:
-        """A value of a node."""
-        return literal(self.graph, node.inputs.get(name))
+        """A value of a node. One that another node computes stays unmapped."""
+        given = node.inputs.get(name)
+        value = literal(self.graph, given)
+        found = origin(self.graph, given) if value is None else None
+        if found is not None:
+            reason = f"it comes from the node {found[0].kind} {found[0].id}, which is not read; give it as an argument"
+            self.fields.refuse(f"{node.kind} {node.id}: {name}", None, reason)
+        return value
 
     def number(self, node: Node, name: str) -> float | None:
         """A number of a node; another value stays unmapped."""
@@ -54,7 +62,9 @@ class Reading:
 def last_sampler(reading: Reading) -> tuple[Node | None, Node]:
     """The sampler of the image that is saved, and the node that decodes it. Of several the one behind most others."""
     graph = reading.graph
-    sinks = [node for kind in _SINKS for node in graph.values() if node.kind == kind] or [
+    sinks = [node for kind in _SINKS for node in graph.values() if node.kind == kind]
+    sinks += [node for node in graph.values() if node.kind not in _SINKS and _saves(node)]
+    sinks = sinks or [
         Node("", "", {"images": Link(node.id, 0)}) for node in graph.values() if node.kind.startswith("VAEDecode")
     ]
     found: dict[str, tuple[Node | None, Node]] = {}
@@ -77,6 +87,11 @@ def last_sampler(reading: Reading) -> tuple[Node | None, Node]:
         others = ", ".join(name for name in found if name != best)
         reading.fields.refuse("other samplers", others, f"the graph saves several images; that of node {best} is read")
     return found[best]
+
+
+def _saves(node: Node) -> bool:
+    """Whether it is a node of a pack that saves an image."""
+    return "save" in node.kind.lower() and any(isinstance(node.inputs.get(name), Link) for name in ("images", "image"))
 
 
 def _decoder(reading: Reading, sink: Node) -> Node | None:
@@ -107,12 +122,13 @@ def passes_before(reading: Reading, last: Node, is_quiet: bool = False) -> Itera
             if node.kind in _SAMPLERS:
                 sampler = node
                 break
-            is_source = node.kind in ("EmptyLatentImage", "LoadImage", "LoadLatent")
+            is_source = node.kind in _SOURCES or is_empty(reading.graph, node)
             if is_source or (node.kind == "InpaintModelConditioning" and slot == 2):
                 own.source = node
                 if node.kind != "InpaintModelConditioning":
                     break
             own.steps.append(node)
-        if not is_quiet and sampler is None and own.source is None:
+        is_encoded = any(node.kind.startswith("VAEEncode") for node in own.steps)
+        if not is_quiet and sampler is None and own.source is None and not is_encoded:
             reading.refuse(own.sampler, "where its latents come from is not known", "latent_image")
         yield own
