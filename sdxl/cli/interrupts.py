@@ -2,11 +2,14 @@
 
 An import must not be interrupted: torch's and numpy's swallow the interrupt, or go on without a module that they need.
 Nor must the writing of an image. There the interrupt waits, and is acted on after it.
+
+The first process of a container gets SIGTERM, and the system does not end it for that: it must do so itself.
 """
 
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
@@ -24,17 +27,20 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _and_again(sys.unraisablehook)
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
 def uninstall() -> None:
-    """For the end of the process, where Python would print a traceback: SIGINT ends it at once."""
-    if signal.getsignal(signal.SIGINT) is _interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """For the end of the process, where Python would print a traceback: an interrupt ends it at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if any(_must_end(each) for each in _stack(frame)):
-        _later()
+        _later(number)
     else:
         raise KeyboardInterrupt
 
@@ -50,17 +56,17 @@ def _must_end(frame: FrameType) -> bool:
     return code.co_filename == _IMPORT or (frame.f_globals.get("__name__"), code.co_name) in _WHOLE
 
 
-def _later() -> None:
-    timer = threading.Timer(_PAUSE, _send)
+def _later(number: int = signal.SIGINT) -> None:
+    timer = threading.Timer(_PAUSE, _send, (number,))
     timer.daemon = True  # the process may end before
     timer.start()
 
 
-def _send() -> None:
-    """Send SIGINT to the main thread, which may be waiting in the system."""
+def _send(number: int) -> None:
+    """Send the signal to the main thread, which may be waiting in the system."""
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, number)
     else:
         _thread.interrupt_main()
 

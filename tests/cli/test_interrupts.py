@@ -112,6 +112,25 @@ def test_an_ignored_interrupt_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> 
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such first process")
+@pytest.mark.parametrize("process", [1, 2])
+def test_sigterm_interrupts_the_first_process_of_a_container(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does nothing there by default. Any other process it ends."""
+    from sdxl.cli import interrupts
+
+    own, before = os.getpid(), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(os, "getpid", lambda: process)
+    try:
+        interrupts.install()
+        if process == 1:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(own, signal.SIGTERM)
+        interrupts.uninstall()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("target", ["folder", "single.safetensors"])
 def test_an_interrupted_conversion_leaves_nothing(
     target: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
