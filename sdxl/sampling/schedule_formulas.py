@@ -47,14 +47,14 @@ def _every(table: NoiseTable, steps: int) -> list[float]:
 
 
 def _karras(low: float, high: float, steps: int, rho: float) -> list[float]:
-    ramp = torch.linspace(0, 1, steps)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float32)
     top, bottom = high ** (1 / rho), low ** (1 / rho)
     found: list[float] = ((top + ramp * (bottom - top)) ** rho).tolist()
     return found
 
 
 def _exponential(low: float, high: float, steps: int) -> list[float]:
-    found: list[float] = torch.linspace(math.log(high), math.log(low), steps).exp().tolist()
+    found: list[float] = torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float32).exp().tolist()
     return found
 
 
@@ -67,9 +67,9 @@ def _k_diffusion(table: NoiseTable, name: str, steps: int, options: Mapping[str,
     if name == "exponential":
         return _exponential(low, high, steps)
     if name == "linspace":
-        return _log_linear(table, torch.linspace(last, 0, steps))
+        return _log_linear(table, torch.linspace(last, 0, steps, dtype=torch.float32))
     if name == "sgm_uniform":
-        return _log_linear(table, torch.linspace(last, 0, steps + 1)[:-1])
+        return _log_linear(table, torch.linspace(last, 0, steps + 1, dtype=torch.float32)[:-1])
     if name == "leading":
         return _every(table, steps)
     if name == "simple":
