@@ -48,9 +48,12 @@ class Call:
             self.prepare()
             self.residency.fit(self.plan)
             outcome = self.residency.retry(lambda model: self._generate(model, output, progress, callback))
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, Result):
+            return outcome
+        try:
             raise outcome
-        return outcome
+        finally:
+            del outcome  # else it would keep this frame, and so the model, which has it
 
     def steps(self) -> Iterator[PipelineStep]:
         """The steps with their results, none at the same time as another thread's; `OutOfMemoryError` for all of
@@ -73,7 +76,7 @@ class Call:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise self.residency.shortage(error) from error
+                raise self.residency.shortage(str(error)) from error
             if step is None:
                 return
             yield self._with_result(step)

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +203,28 @@ def test_a_compiled_part_is_let_go(way: str, tiny_folder: Path) -> None:
             pipe.residency.model.free(expert.unet)
         else:
             pipe.residency._replace("block")
+        assert network() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fault", ["memory", "callback"])
+def test_a_model_is_let_go_after_an_error(fault: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: the collector may not look for a cycle for minutes."""
+    pipe = load(tiny_folder)
+    network = weakref.ref(pipe.unet)
+
+    def fails(*_: object) -> None:
+        raise MemoryError if fault == "memory" else KeyError
+
+    if fault == "memory":
+        monkeypatch.setattr(UNet, "predict", fails)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(MemoryError, KeyError):
+            pipe("cat", callback=fails, **QUICK)
+        del pipe
         assert network() is None
     finally:
         gc.enable()
