@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -94,14 +94,12 @@ class Call:
 
     def _generate(self, model: Model, output: Output, progress: bool, callback: Callback | None) -> Result | Exception:
         """The result; or an exception of the callback, which is no reason to try again with less in memory."""
-        from tqdm.auto import tqdm
-
         if self.generators is not None:
             self.generators.rewind()
         steps, revision = self._run(model), self.residency.revision
-        with closing(steps), tqdm(total=self.plan.total_steps, disable=not progress, unit="step") as bar:
+        with closing(steps), _bar(self.plan.total_steps if progress else None) as advance:
             for step in steps:
-                bar.update(step.total > 0)
+                advance(int(step.total > 0))
                 try:
                     if callback is not None and stops(callback(self._with_result(step))):
                         break
@@ -153,3 +151,17 @@ class Call:
         sizes = {canvas.result_size for canvas in self.plan.canvases if self.plan.pastes}
         if output == "tensor" and len(sizes) > 1:
             raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
+    """What counts steps on the terminal; nothing for None. tqdm makes a lock for all processes even where it shows
+    nothing, of which Python then warns in the workers of a pool.
+    """
+    if total is None:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit="step") as bar:
+        yield bar.update
