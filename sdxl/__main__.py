@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from .cli import garbage
-from .cli.interrupts import install, uninstall
+from .cli.interrupts import install, status, uninstall
 
 
 def run() -> int:
@@ -27,8 +28,9 @@ def run() -> int:
         return main()
     except KeyboardInterrupt:  # outside of the work itself
         uninstall()
-        os.write(2, b"interrupted\n")
-        return 130
+        with suppress(OSError):  # the terminal is closed
+            os.write(2, b"interrupted\n")
+        return status()
     finally:
         uninstall()
         garbage.leave()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from reprlib import Repr
-from typing import Any
+from typing import Any, TypeGuard
 
 _INSIDE = "sdxl", "torch", "contextlib"  # torch.no_grad and context managers stand between our functions
 
@@ -87,6 +89,22 @@ def brief(value: object) -> str:
     """A value for an error message, on one line, cut where it is long or deep."""
     text = _short.repr(value)
     return " ".join(text.split()) if "\n" in text else text
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number that a float can hold, of Python or NumPy; True and False are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond 10^308
+        return False
+
+
+def checked_number(name: str, value: object, least: float, most: float) -> float:
+    """A number from `least` to `most`, the argument `name`, as a float. Raises `ArgumentError`."""
+    number = float(value) if is_number(value) else math.nan
+    if not least <= number <= most:
+        raise ArgumentError(f"{name} is {brief(value)}; expected a number from {least:g} to {most:g}")
+    return number
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from sdxl.pipeline.loaded import load as load_network
 from sdxl.runtime.placement import choose_placement
 from sdxl.text.tokenizer import Tokenizer
 from sdxl.weights.checkpoint import Checkpoint, open_checkpoint, open_component
-from sdxl.weights.container import MOST_JSON, TensorFile, open_shards
+from sdxl.weights.container import TensorFile, open_shards
+from sdxl.weights.folder import MOST_JSON
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.tokenizer_files import read_folder
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..weights.identify import Shapes
+
 _SD1 = "Stable Diffusion 1.x"
 _SD2 = "Stable Diffusion 2.x"
 _MARKS = (
@@ -42,12 +44,12 @@ _CONTEXT = re.compile(
 )
 
 
-def context_widths(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
+def context_widths(shapes: Shapes) -> set[int]:
     """The widths of the context that the cross-attentions of an adapter take."""
     return {shape[1] for key, shape in shapes.items() if len(shape) >= 2 and _CONTEXT.fullmatch(key)}
 
 
-def alien(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+def foreign(shapes: Shapes) -> tuple[str, str] | None:
     """What a file is that is no LoRA of SDXL, and the key that shows it; None where no key does."""
     for pattern, name in _PATTERNS:
         if key := next(filter(pattern.fullmatch, shapes), None):
@@ -55,9 +57,7 @@ def alien(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
     return None
 
 
-def context_family(
-    shapes: Mapping[str, tuple[int, ...]], host: Mapping[str, tuple[int, ...]]
-) -> tuple[str, str] | None:
+def context_family(shapes: Shapes, host: Shapes) -> tuple[str, str] | None:
     """The family of a LoRA whose cross-attentions take another context than the host's; None if they do not."""
     own = {shape[1] for name, shape in host.items() if name.endswith("cross_attn.k.weight")}
     widths = context_widths(shapes) - own

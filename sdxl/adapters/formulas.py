@@ -154,23 +154,21 @@ def _formula(
     return Formula(name, change, frozenset(needs.split()), frozenset(may.split()), rank)
 
 
+def _rows(role: str) -> Callable[[Parts], int]:
+    """The rank of a kind whose factor of that role has as many rows."""
+    return lambda parts: len(parts[role])
+
+
 _SCALED = "alpha scale magnitude output_magnitude"
 FORMULAS = (
-    _formula("LoRA", _lora, "up down", f"mid {_SCALED}", lambda p: len(p["down"])),
+    _formula("LoRA", _lora, "up down", f"mid {_SCALED}", _rows("down")),
     _formula(
-        "LoHa",
-        _loha,
-        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
-        f"hada_t1 hada_t2 {_SCALED}",
-        lambda p: len(p["hada_w1_b"]),
+        "LoHa", _loha, "hada_w1_a hada_w1_b hada_w2_a hada_w2_b", f"hada_t1 hada_t2 {_SCALED}", _rows("hada_w1_b")
     ),
-    *(
-        _formula("LoKr", _lokr, f"{first} {second}", f"{core} {_SCALED}", rank)
-        for first, outer in (("lokr_w1", None), ("lokr_w1_a lokr_w1_b", "lokr_w1_b"))
-        for second, core, inner in (("lokr_w2", "", None), ("lokr_w2_a lokr_w2_b", "lokr_t2", "lokr_w2_b"))
-        # alpha means nothing where both factors are whole, whatever the file says
-        for rank in [lambda p, key=inner or outer: len(p[key]) if key else None]
-    ),
+    _formula("LoKr", _lokr, "lokr_w1 lokr_w2", _SCALED),  # alpha means nothing, whatever the file says
+    _formula("LoKr", _lokr, "lokr_w1_a lokr_w1_b lokr_w2", _SCALED, _rows("lokr_w1_b")),
+    _formula("LoKr", _lokr, "lokr_w1 lokr_w2_a lokr_w2_b", f"lokr_t2 {_SCALED}", _rows("lokr_w2_b")),
+    _formula("LoKr", _lokr, "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b", f"lokr_t2 {_SCALED}", _rows("lokr_w2_b")),
     _formula("full difference", _full, "diff", "alpha"),
     _formula("norm difference", _full, "w_norm"),
     _formula("IA3", _ia3, "weight on_input"),

@@ -88,8 +88,8 @@ def _components(adapter: Adapter) -> tuple[dict[str, int], list[str]]:
 
 def _family(adapter: Adapter, modules: Mapping[str, int]) -> str:
     """The model it is for, by its context, else by what its header states, else by its names."""
-    for width in sorted(context_widths(adapter.file.shapes) & WIDTHS.keys()):
-        return WIDTHS[width].removeprefix("a ")
+    if widths := context_widths(adapter.file.shapes) & WIDTHS.keys():
+        return WIDTHS[min(widths)].removeprefix("a ")
     name, _ = stated(adapter.file.metadata) or ("a LoRA of SDXL" if modules else "an unknown adapter", "")
     return name.partition(" ")[2]
 

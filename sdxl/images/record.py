@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def read_parameters(path: str | Path) -> Parameters:
     An image (PNG, JPEG, WebP), or a text file with AUTOMATIC1111's parameters or ComfyUI's graph. Raises
     `ArgumentError`.
     """
-    return parameters_in(find_texts(Path(path)), path)
+    return parameters_in(find_texts(Path(os.path.expanduser(path))), path)
 
 
 def parameters_in(texts: Texts, path: str | Path) -> Parameters:

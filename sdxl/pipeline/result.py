@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,9 @@ class Result:
         images = self._as_pil()
         if images is None:
             raise ArgumentError("output is 'latent', and latents are no images; expected output='pil' or 'tensor'")
-        image_format(Path(path))  # an error before anything is written
-        paths = numbered(Path(path), len(images))
+        path = Path(os.path.expanduser(path))
+        image_format(path)  # an error before anything is written
+        paths = numbered(path, len(images))
         for image, file, parameters in zip(images, paths, self.parameters, strict=True):
             save_image(image, file, parameters)
         return paths

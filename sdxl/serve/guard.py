@@ -89,9 +89,8 @@ class Guard:
         asks = method == "OPTIONS" and "access-control-request-method" in headers
         if asks and is_own_host(headers.get("host", ""), self._settings) and exchange.origin is not None:
             return _preflight(headers)
-        if path in OPEN:
-            return None
-        check_access(headers, self._settings)
+        if path not in OPEN:
+            check_access(headers, self._settings)
         return None
 
     async def _answer(self, error: Exception, scope: Scope, receive: Receive, exchange: _Exchange) -> None:

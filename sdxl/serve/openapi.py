@@ -33,7 +33,14 @@ class Endpoint:
 
 ENDPOINTS = (
     Endpoint("GET", "/health", "health", "Whether the process is alive; needs no log-in", "Health"),
-    Endpoint("GET", "/ready", "ready", "Whether a model is loaded and work is taken; needs no log-in", "Health", errors=(503,)),
+    Endpoint(
+        "GET",
+        "/ready",
+        "ready",
+        "Whether a model is loaded and work is taken; needs no log-in",
+        "Health",
+        errors=(503,),
+    ),
     Endpoint("GET", "/metrics", "metrics", "Counters in Prometheus' text format", "text/plain"),
     Endpoint("POST", "/api/jobs", "create_job", "Put a job into the queue", "Job", 202, "JobRequest", (429, 503)),
     Endpoint("GET", "/api/jobs", "list_jobs", "The jobs of a session, or those of none", "Jobs"),

@@ -116,8 +116,8 @@ def encode_prompts(
 
     The contexts of both encoders are concatenated along D; the pooled embedding is the last encoder's. With two
     encoders the second encodes `prompts_2`; the shorter of both has empty chunks at its end. With one (the refiner)
-    that encodes `prompts`, and `prompts_2` is not used. `clip_skip` is that of all encoders, or of the first and of the
-    second, which the refiner's is.
+    that encodes `prompts`, and `prompts_2` is not used. `clip_skip` is one number for all encoders, or a pair for the
+    first and the second; the refiner's encoder is the second.
     """
     texts = [prompts, prompts_2][: len(stages)]
     chunks = [[stage.chunks(text, reading) for text in own] for stage, own in zip(stages, texts, strict=True)]

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..parameters import Origin, Parameters
 from .comfyui_later import read_later
-from .comfyui_passes import Pass, Reading, chain, last_sampler, passes_before
+from .comfyui_passes import Pass, Reading, last_sampler, passes_before
 from .comfyui_sampler import read_prompt, read_sampling
-from .fields import Fields
-from .graph import Node, origin, parse_graph
+from .fields import Fields, file_name
+from .graph import Node, chain, origin, parse_graph
 
 _EMBEDDING = re.compile(r"(?<!\S)embedding:([^\s,()]+)")
 
@@ -112,7 +112,7 @@ def _mask(reading: Reading, node: Node) -> None:
 def _model(reading: Reading, sampler: Node, decoder: Node | None) -> dict[str, dict[str, Any]]:
     """The files of the model; and the LoRAs on the way to it by their nodes, the first one first."""
     loras: dict[str, dict[str, Any]] = {}
-    for node, _ in chain(reading, sampler.inputs.get("model"), ("model",)):
+    for node, _ in chain(reading.graph, sampler.inputs.get("model"), ("model",)):
         if node.kind in ("LoraLoader", "LoraLoaderModelOnly"):
             loras[node.id] = _lora(reading, node)
         elif node.kind in ("CheckpointLoaderSimple", "CheckpointLoader"):
@@ -138,13 +138,13 @@ def _model(reading: Reading, sampler: Node, decoder: Node | None) -> dict[str, d
 def _file(reading: Reading, node: Node, name: str, part: str) -> None:
     value = reading.value(node, name)
     if isinstance(value, str) and value:
-        reading.model[part] = value.replace("\\", "/").rpartition("/")[2]
+        reading.model[part] = file_name(value)
 
 
 def _lora(reading: Reading, node: Node) -> dict[str, Any]:
     """The LoRA of a node, as it acts on the UNet; the way of the text encoders adds its other weight."""
     name = reading.value(node, "lora_name")
-    file = name.replace("\\", "/").rpartition("/")[2] if isinstance(name, str) and name else f"node {node.id}"
+    file = file_name(name) if isinstance(name, str) and name else f"node {node.id}"
     weight = reading.number(node, "strength_model")
     return {"file": file, "weight": 1 if weight is None else weight, "text_weight": 0}
 
@@ -169,7 +169,7 @@ def _prompts(
         sizes = negative.sizes or (own if negative.prompt is not None else {})
         found |= {f"negative_{name}": list(value) for name, value in sizes.items() if list(value) != found.get(name)}
     for name, weight in positive.loras.items():
-        loras[name] = {**loras.get(name, {"weight": 0, **_named(reading, name)}), "text_weight": weight}
+        loras[name] = {**loras.get(name, {**_lora(reading, reading.graph[name]), "weight": 0}), "text_weight": weight}
     for each in loras.values():
         if each["text_weight"] == each["weight"]:
             del each["text_weight"]
@@ -183,10 +183,6 @@ def _prompts(
     if negative.prompt is not None and (negative.layer, negative.loras) != (positive.layer, positive.loras):
         reading.fields.refuse("clip of the negative prompt", negative.layer, "both prompts have the same text encoders")
     return found
-
-
-def _named(reading: Reading, id: str) -> dict[str, Any]:
-    return {"file": _lora(reading, reading.graph[id])["file"]}
 
 
 def _embeddings(request: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .fields import Fields, tidy
-from .graph import Graph, Link, Node, literal, origin
+from .graph import Graph, Link, Node, chain, literal
 
 _SAMPLERS = ("KSampler", "KSamplerAdvanced")
 _SINKS = ("SaveImage", "PreviewImage", "SaveAnimatedWEBP", "SaveImageWebsocket")
@@ -82,27 +82,15 @@ def last_sampler(reading: Reading) -> tuple[Node | None, Node]:
 def _decoder(reading: Reading, sink: Node) -> Node | None:
     """The node that decodes what a sink saves, before what is done with the pixels."""
     value = sink.inputs.get("images", sink.inputs.get("image"))
-    for node, _ in chain(reading, value, ("image", "images", "pixels")):
+    for node, _ in chain(reading.graph, value, ("image", "images", "pixels")):
         if node.kind in ("VAEDecode", "VAEDecodeTiled"):
             return node
         reading.refuse(node, "the pixels are saved as they are decoded")
     return None
 
 
-def chain(reading: Reading, value: Any, names: tuple[str, ...]) -> Iterator[tuple[Node, int]]:
-    """The nodes from a link backwards, along the inputs of these names. Each is met once, also in a graph with a
-    cycle.
-    """
-    seen: set[str] = set()
-    while (found := origin(reading.graph, value)) is not None and found[0].id not in seen:
-        node = found[0]
-        seen.add(node.id)
-        yield found
-        value = next((node.inputs[name] for name in names if isinstance(node.inputs.get(name), Link)), None)
-
-
 def _sampler_before(reading: Reading, value: Any) -> Node | None:
-    nodes = (node for node, _ in chain(reading, value, ("samples", "latent_image", "latent")))
+    nodes = (node for node, _ in chain(reading.graph, value, ("samples", "latent_image", "latent")))
     return next((node for node in nodes if node.kind in _SAMPLERS), None)
 
 
@@ -115,7 +103,7 @@ def passes_before(reading: Reading, last: Node, is_quiet: bool = False) -> Itera
         own = Pass(sampler)
         names = ("samples", "latent_image", "latent", "pixels", "image", "images")
         sampler = None
-        for node, slot in chain(reading, own.sampler.inputs.get("latent_image"), names):
+        for node, slot in chain(reading.graph, own.sampler.inputs.get("latent_image"), names):
             if node.kind in _SAMPLERS:
                 sampler = node
                 break

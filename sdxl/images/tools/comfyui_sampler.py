@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import ArgumentError
 from ...sampling.names import read_sampler, read_schedule
-from .comfyui_passes import Reading, chain
+from .comfyui_passes import Reading
 from .comfyui_text import Text, read_text
-from .graph import Node
+from .graph import Node, chain
 
 
 def read_sampling(reading: Reading, node: Node, is_first: bool) -> dict[str, Any]:
@@ -20,14 +19,11 @@ def read_sampling(reading: Reading, node: Node, is_first: bool) -> dict[str, Any
     fields.left[f"{label}: seed"] = reading.value(node, "noise_seed" if node.kind == "KSamplerAdvanced" else "seed")
     found["seed"] = fields.whole(f"{label}: seed")
     sampler, schedule = reading.value(node, "sampler_name"), reading.value(node, "scheduler")
-    try:
-        found["sampler"] = read_sampler(sampler)[0] if isinstance(sampler, str) else None
-    except ArgumentError as error:
-        fields.refuse(f"{label}: sampler_name", sampler, str(error))
-    try:
-        found["schedule"] = read_schedule(schedule, found.get("sampler")) if isinstance(schedule, str) else None
-    except ArgumentError as error:
-        fields.refuse(f"{label}: scheduler", schedule, str(error))
+    if isinstance(sampler, str):
+        found["sampler"] = fields.convert(f"{label}: sampler_name", sampler, lambda name: read_sampler(name)[0])
+    if isinstance(schedule, str):
+        own = found.get("sampler")
+        found["schedule"] = fields.convert(f"{label}: scheduler", schedule, lambda name: read_schedule(name, own))
     if is_first and node.kind == "KSampler":
         denoise = reading.number(node, "denoise")
         if "image" in reading.sources:
@@ -41,7 +37,7 @@ def read_sampling(reading: Reading, node: Node, is_first: bool) -> dict[str, Any
 
 def read_prompt(reading: Reading, sampler: Node, side: str) -> Text:
     """The text on one side of a sampler."""
-    for node, slot in chain(reading, sampler.inputs.get(side), ("conditioning", "conditioning_1", side)):
+    for node, slot in chain(reading.graph, sampler.inputs.get(side), ("conditioning", "conditioning_1", side)):
         if node.kind == "ConditioningZeroOut":
             return Text(None)
         if node.kind == "InpaintModelConditioning":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from .fields import Fields, tidy
-from .graph import Graph, Link, Node, literal, origin
+from .graph import Graph, Node, chain, literal
 
 _ENCODERS = ("CLIPTextEncode", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXLRefiner")
 _LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader")
@@ -61,11 +60,7 @@ def _sizes(graph: Graph, node: Node) -> dict[str, tuple[int, int] | list[int]]:
 
 def _read_encoder(graph: Graph, node: Node, text: Text) -> None:
     """The way from a text back to the file of its encoders."""
-    value: Any = node.inputs.get("clip")
-    seen: set[str] = set()
-    while (found := origin(graph, value)) is not None and found[0].id not in seen:
-        own = found[0]
-        seen.add(own.id)
+    for own, _ in chain(graph, node.inputs.get("clip"), ("clip",)):
         fields = Fields({name: literal(graph, each) for name, each in own.inputs.items()})
         if own.kind == "CLIPSetLastLayer":
             layer = fields.number("stop_at_clip_layer")
@@ -75,4 +70,3 @@ def _read_encoder(graph: Graph, node: Node, text: Text) -> None:
             text.loras[own.id] = 1 if weight is None else tidy(weight)
         elif own.kind not in _LOADERS:
             text.others.append(own)
-        value = own.inputs.get("clip") if isinstance(own.inputs.get("clip"), Link) else None

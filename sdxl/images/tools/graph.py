@@ -5,9 +5,11 @@ saved beside it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from .fields import listed
 
 _MOST_NODES = 5000
 _MUTED, _BYPASSED = 2, 4  # modes of nodes in a workflow
@@ -127,16 +129,12 @@ def _from_workflow(data: Mapping[str, Any]) -> Graph:
             continue
         kind = "Reroute" if each.get("mode") == _BYPASSED else str(each.get("type"))
         inputs = _values(each) if kind != "Reroute" else {}
-        for own in _objects(each.get("inputs")):
+        for own in listed(each.get("inputs")):
             source = links.get(own.get("link")) if isinstance(own.get("link"), (int, str)) else None
             if source is not None:
                 inputs[str(own.get("name"))] = source
         graph[name] = Node(name, kind, inputs if kind != "Reroute" else _passing(each, inputs))
     return graph
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _links(value: Any) -> Iterable[tuple[Any, Link]]:
@@ -160,7 +158,7 @@ def _values(node: Mapping[str, Any]) -> dict[str, Any]:
     if names is None:
         names = tuple(
             str(own["name"])
-            for own in _objects(node.get("inputs"))
+            for own in listed(node.get("inputs"))
             if isinstance(own.get("widget"), dict) and "name" in own
         ) or ("value",)
     found: dict[str, Any] = {}
@@ -176,9 +174,9 @@ def _values(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def _passing(node: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a node that passes on: for each output, by its slot, the first input of its type."""
-    kinds = {str(own.get("name")): own.get("type") for own in _objects(node.get("inputs"))}
+    kinds = {str(own.get("name")): own.get("type") for own in listed(node.get("inputs"))}
     found: dict[str, Any] = {}
-    for slot, output in enumerate(_objects(node.get("outputs"))):
+    for slot, output in enumerate(listed(node.get("outputs"))):
         same = [name for name in inputs if kinds.get(name) in (output.get("type"), "*") or output.get("type") == "*"]
         if same:
             found[f"slot {slot}"] = inputs[same[0]]
@@ -200,6 +198,18 @@ def origin(graph: Graph, value: Any) -> tuple[Node, int] | None:
             return node, value.slot
         value = node.inputs.get(f"slot {value.slot}", next(iter(node.inputs.values()), None))
     return None
+
+
+def chain(graph: Graph, value: Any, names: tuple[str, ...]) -> Iterator[tuple[Node, int]]:
+    """The nodes from a link backwards, along the inputs of these names. Each is met once, also in a graph with a
+    cycle.
+    """
+    seen: set[str] = set()
+    while (found := origin(graph, value)) is not None and found[0].id not in seen:
+        node = found[0]
+        seen.add(node.id)
+        yield found
+        value = next((node.inputs[name] for name in names if isinstance(node.inputs.get(name), Link)), None)
 
 
 def literal(graph: Graph, value: Any) -> Any:

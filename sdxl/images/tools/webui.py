@@ -153,20 +153,14 @@ def read_names(
     """Our names of a sampler and a schedule; names that are unknown stay unmapped."""
     sampler = schedule = own = None
     if name := fields.take(sampler_field):
-        try:
-            sampler, own = read_sampler(name)
-        except ArgumentError as error:
-            fields.refuse(sampler_field, name, str(error))
+        sampler, own = fields.convert(sampler_field, name, read_sampler) or (None, None)
     kind = fields.take(schedule_field)
     if kind is None and sampler is not None and own is None:
         kind = "Uniform" if is_old else "Automatic"
     if own is not None and kind in (None, "Automatic"):
         return sampler, own
     if kind:
-        try:
-            schedule = read_schedule(kind, sampler)
-        except ArgumentError as error:
-            fields.refuse(schedule_field, kind, str(error))
+        schedule = fields.convert(schedule_field, kind, lambda name: read_schedule(name, sampler))
     return sampler, schedule
 
 
@@ -218,13 +212,14 @@ def _loras(prompt: str, fields: Fields, resources: Resources) -> list[dict[str, 
     found: list[dict[str, Any]] = []
     for tag in split_tags(prompt)[1]:
         if tag.kind in LORAS:
+            label, values = f"<{tag.kind}:{tag.name}>", ":".join(tag.values)
             try:
                 read = read_tag(tag)
             except ArgumentError as error:
-                fields.refuse(f"<{tag.kind}:{tag.name}>", ":".join(tag.values), str(error))
+                fields.refuse(label, values, str(error))
                 continue
             for reason in read.ignored:
-                fields.refuse(f"<{tag.kind}:{tag.name}>", ":".join(tag.values), reason)
+                fields.refuse(label, values, reason)
             found.append(_lora(read.name, read.weight, read.text_weight))
     if not found:
         found = [_lora(name, weight, weight) for name, weight in resources.loras]

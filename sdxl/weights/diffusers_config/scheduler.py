@@ -11,7 +11,7 @@ from ...models.schedule_config import EDM, ScheduleConfig
 from ...sampling.sampler import Scheduler
 from ...sampling.samplers import SAMPLERS
 from ...sampling.schedules import SCHEDULES
-from .values import Json, make, number, require, unsupported, whole, word
+from .values import Json, is_whole, make, number, require, unsupported, whole, word
 
 # of a scheduler: what the network predicts, at which noise levels
 _NOISE_FIXED: dict[str, tuple[object, object]] = {
@@ -56,7 +56,7 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
     require(data, _NOISE_FIXED, where)
     schedule = (scheduler and scheduler.schedule) or _schedule(data)
     offset = data.get("steps_offset", 0)
-    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+    if not is_whole(offset, 0):
         raise ConfigError(f"{where}: steps_offset is {brief(offset)}; it must be a whole number of at least 0")
     return make(
         ScheduleConfig,
