@@ -15,7 +15,7 @@ from ..pipeline.tags import untagged_loras
 from ..sampling.samplers import SAMPLERS
 from .catalog import STRANGER, Catalog
 from .refusals import UnknownError
-from .work import taken
+from .work import takes
 
 _DEFAULTS = {each.name: each.default for each in fields(Request) if each.default not in (None, MISSING)}
 _ALWAYS = ("prompt", "prompt_syntax")
@@ -34,11 +34,11 @@ def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
     record = STRANGER.public(recorded)
     stated = {**record["request"], "loras": untagged_loras(record["request"])}
     given = {name: value for name, value in stated.items() if value is not None and name not in _OF_FILES}
-    missing = [name for name in given if name not in taken()]
+    taken, plain = takes(), _plain(given)
+    missing = [name for name in given if name not in taken]
     missing += [f"{name} {brief(value)} ({reason})" for name, (value, reason) in recorded.unmapped.items()]
-    plain = _plain(given)
     left = {
-        name: each for name, each in given.items() if name in taken() and (name in _ALWAYS or each != plain.get(name))
+        name: each for name, each in given.items() if name in taken and (name in _ALWAYS or each != plain.get(name))
     }
     arguments = left if "prompt_syntax" in stated else {"prompt_syntax": "plain"} | left
     if "num_images" in arguments:
