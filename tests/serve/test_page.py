@@ -832,7 +832,9 @@ def test_axe_finds_no_fault(open_tab: Open, scheme: str, width: int) -> None:
         found = axe.Axe().run(tab.page).response["violations"]
         assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
 
+    tab.at("#hires").check()
     check()
+    tab.at("#hires").uncheck()
     tab.fill(**QUICK)
     tab.generate()
     tab.start_from(png(source()))
