@@ -713,7 +713,8 @@ def test_a_log_in_is_the_browsers(browser: Any, running: Running, access: dict[s
         tab.fill(**QUICK)
         tab["generate"].click()
         tab.at("#results img").wait_for()
-        assert tab.at("#shown").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+        kept = tab.at("#shown[src^='blob:']")  # where the browser keeps it
+        assert kept.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
         tab.context.close()
 
 
@@ -765,8 +766,9 @@ def test_errors_are_sentences_beside_their_control(open_tab: Open) -> None:
     tab["generate"].click()
     tab.at("#problem:has-text('steps is 41')").wait_for()
     assert tab["steps"].get_attribute("aria-invalid") == "true"
-    tab.fill(steps=4)
+    tab.at("#steps + [type=range]").fill("4")
     assert tab["steps"].get_attribute("aria-invalid") is None
+    assert tab["steps"].input_value() == "4"
     tab.generate()
     assert tab.at("#problem").is_hidden()
     tab.page.set_input_files("#upload", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
@@ -810,6 +812,7 @@ def test_a_phone(open_tab: Open) -> None:
     tab.generate()
     tab.at("#start").click()
     tab["mask"].wait_for()
+    assert -1 < tab.at("#editor").bounding_box()["y"] < 100  # in sight
     for name in ("heart", "union", "colours"):
         tab.at("#add").select_option(name)
     assert tab.page.evaluate("document.documentElement.scrollWidth") == 390

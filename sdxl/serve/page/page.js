@@ -8,7 +8,7 @@ const listen = (type, act) => document.addEventListener(type, act);
 const controls = all("body [name]"); // named as in the API, parts of an argument with a dot
 const control = (name) => controls.find((each) => each.name === name);
 const clamp = (least, value, most) => Math.max(least, Math.min(value, most));
-const whole = (side) => Math.max(8, Math.round(side / 8) * 8); // the model's networks take multiples of 8
+const whole = (side) => Math.max(8, Math.round(side / 8) * 8); // the networks take multiples of 8
 const down = (side) => Math.max(8, Math.floor(side / 8) * 8); // as the service does
 
 function node(tag, properties = {}, ...children) {
@@ -148,7 +148,7 @@ function keep() {
   try {
     for (const storage of [sessionStorage, localStorage]) storage.setItem("sdxl", JSON.stringify(kept));
   } catch {
-    // storage that is full or forbidden: the page works without
+    // full or forbidden: the page works without
   }
 }
 
@@ -172,7 +172,7 @@ const width = control("width"), height = control("height");
 // a slider beside some numbers: they have the name, and take the keys
 for (const number of all("[data-most]")) {
   const { min, step, dataset } = number, range = node("input", { type: "range", min, max: dataset.most, step, tabIndex: -1, ariaHidden: "true" });
-  range.oninput = () => (number.value = range.value);
+  range.oninput = () => Object.assign(number, { value: range.value, ariaInvalid: null });
   number.after(range);
 }
 
@@ -310,7 +310,7 @@ function onFile(input, act) {
   input.accept = "image/*";
   input.onchange = () => {
     const [file] = input.files;
-    input.value = ""; // the same file can be chosen again
+    input.value = ""; // it can be chosen again
     if (file) act(file).catch(complain);
   };
 }
@@ -598,7 +598,7 @@ function showEntry({ image, job, button, url }) {
 async function readJobs() {
   const before = [...jobs.values()], { jobs: mine } = await ask(`api/jobs?session=${kept.session}`);
   for (const job of mine) if (!jobs.has(job.id)) addJob(job);
-  const lost = before.filter((job) => !mine.some((each) => each.id === job.id)); // at a new start of the service
+  const lost = before.filter((job) => !mine.some((each) => each.id === job.id)); // by a new start
   for (const job of lost) over(job, "failed", { error: { message: "The service does not know this job any more." } });
   if (!shown()) kept.shown = [...images.keys()].pop() ?? null;
   showJobs();
@@ -633,6 +633,7 @@ async function open(given, isOwn = false) {
   calm();
   const read = await readImage(given), { file } = read;
   showSource(read);
+  $("editor").scrollIntoView();
   redraw();
   const own = defaults(), grown = Math.sqrt((own.width * own.height) / (image.width * image.height));
   const fitting = (side) => (grown < 0.8 ? whole(side * grown) : ""); // not far beyond what the model was trained on
@@ -862,7 +863,7 @@ viewport.onpointerdown = (event) => {
   viewport.setPointerCapture(event.pointerId);
   isPanning = event.button === 1;
   if (pointers.size === 2) {
-    stroke = null; // what the first finger has begun
+    stroke = null; // of the first finger
     redraw();
     pinch = centre();
   } else if (event.button === 0 && pointers.size === 1) begin(place(event));
@@ -970,7 +971,7 @@ $("add").onchange = ({ target }) => {
 $("embedding").onchange = ({ target }) => {
   const area = control("prompt"), at = area.selectionEnd, space = /\S$/.test(area.value.slice(0, at)) ? " " : "";
   area.focus();
-  document.execCommand("insertText", false, space + target.value); // which the browser's own undo takes back
+  document.execCommand("insertText", false, space + target.value); // which its own undo takes back
   target.value = "";
 };
 onFile($("upload"), open);
