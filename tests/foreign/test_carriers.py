@@ -14,6 +14,7 @@ from graphs import graph, node
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from infotexts import CASES, EULER, text
+from pack_graphs import CASES as PACKS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -346,7 +347,7 @@ def test_a_directory_that_ends_too_early(tmp_path: Path) -> None:
         sdxl.read_parameters(tmp_path / "a.webp")
 
 
-ALL = [case.text for case in CASES] + [json.dumps(case.nodes) for case in GRAPHS]
+ALL = [case.text for case in CASES] + [json.dumps(case.nodes) for case in (*GRAPHS, *PACKS)]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
