@@ -144,6 +144,19 @@ def test_comfyui_in_every_file(tmp_path: Path) -> None:
         assert (found.tool, found.request["seed"]) == ("ComfyUI", 42)
 
 
+def test_civitais_graph_has_members_that_are_no_nodes(tmp_path: Path) -> None:
+    """As its generator writes it into the EXIF of a JPEG."""
+    more = {
+        "extra": {"airs": ["urn:air:sdxl:checkpoint:civitai:1@2"]},
+        "extraMetadata": json.dumps({"prompt": "a cat"}),
+    }
+    nodes = graph() | {"4": node("CheckpointLoaderSimple", ckpt_name="urn:air:sdxl:checkpoint:civitai:1@2")}
+    nodes["6"] = node("smZ CLIPTextEncode", text="a lighthouse")
+    comment = json.dumps({**nodes, **more}).encode("utf-16-be")
+    found = sdxl.read_parameters(save_exif(tmp_path / "a.jpg", b"UNICODE\0" + comment))
+    assert (found.tool, found.request["prompt"], found.request["seed"]) == ("ComfyUI", "a lighthouse", 42)
+
+
 def test_a_graph_that_is_not_plain_leaves_the_text(tmp_path: Path) -> None:
     """Nodes that save AUTOMATIC1111's text beside a graph of other samplers."""
     other = json.dumps({"1": node("TiledSampler", noise=["2", 0]), "2": node("RandomNoise", noise_seed=1)})

@@ -46,9 +46,10 @@ def read_text(graph: Graph, node: Node) -> Text | None:
 
 
 def _read_other(graph: Graph, node: Node) -> Text | None:
-    """The text of a pack's node that takes text encoders."""
+    """The text of a pack's node that takes text encoders, or is named as one."""
     name = next((name for name in _TEXTS if name in node.inputs), None)
-    if name is None or not isinstance(node.inputs.get("clip"), Link) or "conditioning" in node.inputs:
+    is_encoder = isinstance(node.inputs.get("clip"), Link) or "textencode" in node.kind.lower()
+    if name is None or not is_encoder or "conditioning" in node.inputs:
         return None
     read = read_string(graph, node.inputs[name])
     reason = read.reason or f"{node.kind} may read brackets and weights in a way of its own"
