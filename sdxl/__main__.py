@@ -17,6 +17,9 @@ def run() -> int:
         from .cli.allocator import use_tcmalloc
 
         use_tcmalloc()
+        from .cli.quota import limit_threads
+
+        limit_threads()
         if sys.platform == "linux" and "PYTORCH_ALLOC_CONF" not in os.environ:
             # read by torch when it is first imported: GPU memory in segments that grow, so that little of it is lost
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

@@ -55,7 +55,7 @@ class Module:
     def _parts(self) -> dict[str, Tensor]:
         parts = {role: self.file.read(key).float() for role, key in self.roles.items() if role not in BIASES}
         if self.alpha is not None and "alpha" not in parts:
-            parts["alpha"] = torch.tensor(self.alpha)
+            parts["alpha"] = torch.tensor(self.alpha, dtype=torch.float32)
         return parts
 
     @property
@@ -86,7 +86,9 @@ class Module:
     def _meta(self) -> Parts:
         """Its tensors without their numbers, beside the scalars, which formulas ask."""
         return {
-            role: self.file.read(key) if role == "on_input" else torch.empty(self.file.shapes[key], device="meta")
+            role: self.file.read(key)
+            if role == "on_input"
+            else torch.empty(self.file.shapes[key], dtype=torch.float32, device="meta")
             for role, key in self.roles.items()
             if role not in (*_SCALARS, *BIASES)
         }

@@ -81,7 +81,7 @@ class Control:
     def _image(self) -> Any:
         several = isinstance(self.image, (list, tuple))
         images = list(self.image) if several else [self.image]
-        if not images or any(each is None or (isinstance(each, str) and not each) for each in images):
+        if not images or any(each is None or (isinstance(each, (str, list, tuple)) and not each) for each in images):
             raise ArgumentError(
                 f"the image of control {self.net} is {brief(self.image)}; give a path, a PIL image, or a list with one "
                 "for each image. Try --control NET=IMAGE for an image whose record has none"

@@ -118,7 +118,7 @@ def _rotations(blocks: Tensor, alpha: Tensor | None, outputs: int) -> Tensor:
     if alpha is not None:
         bound, size = alpha.flatten()[0] * outputs, skew.norm() + 1e-8
         skew = torch.where((bound > 0) & (size > bound), skew * (bound / size), skew)
-    one = torch.eye(blocks.shape[-1], device=blocks.device)
+    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
     return (one + skew) @ torch.linalg.inv(one - skew)
 
 
@@ -216,7 +216,7 @@ def check_fit(formula: Formula, shape: tuple[int, ...], parts: Parts) -> None:
         _expect(prod(rank) == inner, "they do not fit each other or the weight")
         _expect(out == shape[0] and out * prod(inputs) == prod(shape), "they give a weight of another shape")
     else:
-        unit_change(formula, torch.empty(shape, device="meta"), parts)
+        unit_change(formula, torch.empty(shape, dtype=torch.float32, device="meta"), parts)
 
 
 def _factor(formula: Formula, parts: Parts) -> Tensor | float:

@@ -2,11 +2,15 @@
 
 An import must not be interrupted: torch's and numpy's swallow the interrupt, or go on without a module that they need.
 Nor must the writing of an image. There the interrupt waits, and is acted on after it.
+
+SIGTERM ends a process, but not the first one of a container: for that the system does nothing of itself. There it is an
+interrupt too.
 """
 
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
@@ -29,12 +33,14 @@ def install() -> None:
     for number, default in ((signal.SIGINT, signal.default_int_handler), (_HANGUP, signal.SIG_DFL)):
         if number is not None and signal.getsignal(number) is default:
             signal.signal(number, _interrupt)
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _and_again(sys.unraisablehook)
 
 
 def uninstall() -> None:
     """For the end of the process, where Python would print a traceback: the signals end it at once."""
-    for number in (signal.SIGINT, _HANGUP):
+    for number in (signal.SIGINT, signal.SIGTERM, _HANGUP):
         if number is not None and signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_DFL)
 

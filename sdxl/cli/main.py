@@ -72,6 +72,7 @@ exit status:
   5    --verify: another image
   129  the terminal was closed
   130  interrupted by Ctrl-C
+  143  ended by SIGTERM as process 1 of a container
 
 sdxl COMMAND --help shows the flags of a command."""
 

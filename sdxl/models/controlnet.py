@@ -112,7 +112,7 @@ class ControlNet(Contracting):
     def with_types(self, vector: Tensor, types: Sequence[int]) -> Tensor:
         """The vector (B, V) of a union with these types of control images at once."""
         config = self.control_config
-        flags = torch.zeros(config.types, device=vector.device)
+        flags = torch.zeros(config.types, dtype=torch.float32, device=vector.device)
         flags[list(types)] = 1
         embedded = sinusoidal(flags, config.type_dim).flatten().to(vector.dtype)
         return torch.cat([vector, embedded.expand(len(vector), -1)], dim=1)

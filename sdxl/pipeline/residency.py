@@ -131,7 +131,7 @@ class Residency:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                shortage = self.shortage(error)
+                reason = str(error)  # not an error, which would keep this frame when it is raised, and so the model
             # here nothing holds intermediate results any more
             graphs = self.model.graphs
             if graphs is not None and graphs.recordings() and not self.model.is_compiled:  # nobody has asked for them
@@ -143,12 +143,12 @@ class Residency:
                 continue
             smaller = self.smaller
             if not self.may_shrink or smaller is None:
-                raise shortage
+                raise self.shortage(reason)
             self._warn(f"memory ran out with offload {self.model.offload}")
 
-    def shortage(self, error: Exception) -> OutOfMemoryError:
-        """The error for a user where memory has run out."""
-        reason = str(error).strip().splitlines()[0] if str(error) else "no more is given"
+    def shortage(self, reason: str) -> OutOfMemoryError:
+        """The error for a user where memory has run out, for a reason that torch gives."""
+        reason = reason.strip().splitlines()[0] if reason.strip() else "no more is given"
         advice = f"offload {self.smaller}, " if self.smaller else ""
         return OutOfMemoryError(
             f"memory ran out with offload {self.model.offload} ({reason}); try {advice}a smaller size or fewer images "

@@ -45,13 +45,13 @@ def _every(table: NoiseTable, steps: int) -> list[float]:
 
 
 def _karras(low: float, high: float, steps: int, rho: float) -> list[float]:
-    ramp = torch.linspace(0, 1, steps)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float32)
     top, bottom = high ** (1 / rho), low ** (1 / rho)
     return ((top + ramp * (bottom - top)) ** rho).tolist()
 
 
 def _exponential(low: float, high: float, steps: int) -> list[float]:
-    return torch.linspace(math.log(high), math.log(low), steps).exp().tolist()
+    return torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float32).exp().tolist()
 
 
 def _beta(shares: Array, options: Mapping[str, Any]) -> Array:
@@ -68,9 +68,9 @@ def _k_diffusion(table: NoiseTable, name: str, steps: int, options: Mapping[str,
     if name == "exponential":
         return _exponential(low, high, steps)
     if name == "linspace":
-        return _log_linear(table, torch.linspace(last, 0, steps))
+        return _log_linear(table, torch.linspace(last, 0, steps, dtype=torch.float32))
     if name == "sgm_uniform":
-        return _log_linear(table, torch.linspace(last, 0, steps + 1)[:-1])
+        return _log_linear(table, torch.linspace(last, 0, steps + 1, dtype=torch.float32)[:-1])
     if name == "leading":
         return _every(table, steps)
     if name == "simple":

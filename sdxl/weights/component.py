@@ -177,7 +177,7 @@ class Component:
         """The tensors of the network, with zeros for those that SDXL never reads."""
         state = dict(self.tensors())
         unread = {row.ours for row in self.rows if row.ours not in state and self.is_unread(row)}
-        return state | {name: torch.zeros(self.own_shapes()[name]) for name in unread}
+        return state | {name: torch.zeros(self.own_shapes()[name], dtype=torch.float32) for name in unread}
 
 
 _NETWORKS: dict[type, Callable[[Any], nn.Module]] = {

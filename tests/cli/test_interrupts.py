@@ -180,6 +180,21 @@ def test_a_job_whose_terminal_is_closed_keeps_its_images(tmp_path: Path) -> None
     assert sdxl.read_parameters(tmp_path / "out/00001.png")["request"]["seed"] == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such first process")
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("process", [1, 2])
+def test_sigterm_interrupts_the_first_process_of_a_container(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does nothing there by default. Any other process it ends."""
+    monkeypatch.setattr(os, "getpid", lambda: process)
+    interrupts.install()
+    if process == 1:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupts.status() == 143
+    interrupts.uninstall()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 @pytest.mark.parametrize("target", ["folder", "single.safetensors"])
 def test_an_interrupted_conversion_leaves_nothing(
     target: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

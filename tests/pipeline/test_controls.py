@@ -278,6 +278,7 @@ def test_what_cannot_be(
     [
         ({"net": ""}, "the net of a control is ''"),
         ({"image": None}, "the image of control a is None"),
+        ({"image": [[]]}, r"the image of control a is \[\[\]\]"),
         ({"scale": -1}, "the scale of control a is -1; expected a number from 0 to 100"),
         ({"scale": float("nan")}, "the scale of control a is nan"),
         ({"scale": 10**400}, "the scale of control a is 1000.*; expected a number from 0 to 100"),
