@@ -129,6 +129,8 @@ class Conventions:
         "the scale of the first noise, s being the first sigma",
         sampler="s for euler, euler_ancestral, heun, lms, dpm_2, dpm_2_ancestral and dpmpp_sde with linspace and "
         "trailing, else sqrt(1 + s^2)",
+        spacing="the same, but karras, exponential, beta and given levels go by the model's own spacing; of `latents` "
+        "in inpainting, with samplers that are not in that list, s is where the steps begin",
         root="sqrt(1 + s^2)",
         sigma="s (with ddim sqrt(1 + s^2))",
         highest="sqrt(1 + s^2) if s is the model's highest sigma, else s",
@@ -229,6 +231,12 @@ class Conventions:
     )
     known_9: bool = _rule("the same with 9 channels", False)
     hole: str = _rule("the hole of a mask before encoding, with 4 channels", image="the image", grey="grey")
+    mask_window: str = _rule(
+        "the window of `mask_padding`",
+        stretched="stretched to the work's proportions where the image is too small for them; pasted back bicubically",
+        filled="its fractions of a pixel are cut off, and greys count; it keeps its proportions between borders in the "
+        "colours of its edges; pasted back with Lanczos, through greys in part",
+    )
     grow_mask: int = _rule("pixels that a mask grows by", 0)
     paste: bool = _rule("the part that a mask keeps is pasted back, byte for byte", True)
     # ---- refiner, files
