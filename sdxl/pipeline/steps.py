@@ -18,7 +18,7 @@ from ..sampling.schedule import (
     schedule_of_sigmas,
     schedule_of_timesteps,
 )
-from ..sampling.schedule_formulas import FORMULAS
+from ..sampling.schedule_formulas import FORMULAS, float32_table
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import CUSTOM
 from ..sampling.variants import sampler_of
@@ -90,7 +90,8 @@ def _schedule(
     """All noise levels, and the timestep that the UNet is given at each."""
     rules = request.conventions
     rounding = "fractional" if rules.timesteps == "schedule" else rules.timesteps
-    table = replace(noise_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
+    make_table = float32_table if rules.schedules == "diffusers" and config.edm is None else noise_table
+    table = replace(make_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
     if request.sigmas is not None:
         schedule = schedule_of_sigmas(config, request.sigmas, sampler, table)
     elif request.timesteps is not None:

@@ -139,6 +139,21 @@ def test_the_models_own_spacing_decides_the_first_scale(
     assert error(trailing_pipe(PROMPT, **own).images, expected) > 10 * TOLERANCE
 
 
+@pytest.mark.filterwarnings("ignore:Should have ta<=t1:UserWarning")  # of torchsde, by a rounding
+@pytest.mark.parametrize("schedule", ["karras", pytest.param("leading", marks=pytest.mark.slow)])
+def test_dpmpp_sde_by_the_seed_of_its_scheduler(
+    schedule: str, reference_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
+) -> None:
+    """The path of `noise_sampler_seed` is that of our seed, at the same levels to the last bit of float32."""
+    pytest.importorskip("torchsde")
+    diffusers = pytest.importorskip("diffusers")
+    config = {**tiny.SCHEDULER, "use_karras_sigmas": schedule == "karras", "noise_sampler_seed": 5}
+    which, generators = diffusers.DPMSolverSDEScheduler(**config), tiny.generators([5])
+    expected = reference(reference_pipe, which, generators, prompt=PROMPT, num_inference_steps=5, **SIZE)
+    own = {"sampler": "dpmpp_sde", "schedule": schedule, "steps": 5, "seed": 5, **SIZE, **LATENT}
+    assert error(tiny_pipe(PROMPT, compat="diffusers", **own).images, expected) < TOLERANCE / 10
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 def test_eta_acts_on_ddim_and_tcd_alone(eta: float, reference_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any) -> None:
     which, generators = tiny.scheduler("euler_ancestral", "leading"), tiny.generators([5])
