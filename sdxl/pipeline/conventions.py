@@ -100,7 +100,8 @@ class Conventions:
         "whose formula a schedule's name stands for",
         ours="[samplers.md](samplers.md)",
         diffusers="float32; with Euler's relatives karras, exponential and beta run between the ends of the model's "
-        "own spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by default",
+        "own spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by "
+        "default",
         comfyui="float32; linspace, sgm_uniform in log sigma; leading may have more steps than asked for",
         a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI",
     )

@@ -153,7 +153,7 @@ def diffusers(
         timesteps = timesteps.round()
     elif multistep:
         timesteps = np.floor(timesteps - 1e-6).clip(0)  # in their float32 the highest falls short of a whole timestep
-    return [*map(float, np.float32(sigmas)), 0.0], [*map(float, timesteps)]
+    return [*map(float, np.asarray(sigmas, np.float32)), 0.0], [*map(float, timesteps)]
 
 
 def _spaced(table: NoiseTable, name: str, steps: int, multistep: bool) -> list[float]:
