@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 import sdxl
 from sdxl.miniature.edges import edges
 from sdxl.miniature.exam import make_picture
-from sdxl.miniature.scenes import BUCKETS, Scene, Thing
+from sdxl.miniature.scenes import BUCKETS, Scene, Thing, to_image
 
 OUT = Path("docs/pictures")
 ADAPTERS = Path("weights/adapters")
@@ -97,7 +97,7 @@ def draw_sampling(pipe: sdxl.Pipeline, draw: Draw) -> None:
 
     steps = list(pipe.steps(PROMPT, seed=4, steps=10))
     guesses = pipe.decode(torch.cat([step.denoised for step in steps]))
-    row = [Image.fromarray((np.moveaxis(guess.numpy(), 0, -1) * 255).round().astype(np.uint8)) for guess in guesses]
+    row = [to_image(np.moveaxis(guess.numpy(), 0, -1)) for guess in guesses]
     sheet([row], [f"sigma {step.sigma:.2f}" for step in steps], [""]).save(OUT / "steps.png")
 
 

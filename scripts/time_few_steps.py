@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import sdxl
+from sdxl.cli.measure import PROMPT
 from sdxl.models.conditioned import precompute
 from sdxl.models.tiny_vae import TinyVAE
 from sdxl.models.tiny_vae_config import TinyVAEConfig
@@ -26,7 +27,6 @@ from sdxl.pipeline.request import Request
 from sdxl.runtime.memory import trim
 from sdxl.training.tiny_vae import save_decoder
 
-PROMPT = "an astronaut in a jungle, cold colours, muted, detailed"
 SETTINGS: dict[str, Any] = {"steps": 4, "guidance_scale": 1.0, "schedule": "trailing", "seed": 0}
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from training_data import TRAIN_STEPS, Crops, Latents, Noised, World, store_latents, to_tensor
 from training_run import Plan, Run, make_parser, train_from
 
-from sdxl.miniature.scenes import caption, draw, random_scene
+from sdxl.miniature.scenes import caption, draw, random_scene, to_image
 from sdxl.models.clip import TextEncoder
 from sdxl.models.config import ModelConfig, TextConfig, VAEConfig
 from sdxl.models.schedule_config import ScheduleConfig
@@ -171,7 +170,7 @@ def preview(run: Run, model: nn.ModuleDict, info: ModelInfo, vae: VAEModel) -> N
     assert isinstance(pixels, Tensor)
     side = pixels.shape[-1]
     sheet = pixels.reshape(2, 4, 3, side, side).permute(0, 3, 1, 4, 2).reshape(2 * side, 4 * side, 3)
-    Image.fromarray((sheet.cpu().numpy() * 255).round().astype(np.uint8)).save(run.work / "preview.png")
+    to_image(sheet.cpu().numpy()).save(run.work / "preview.png")
 
 
 # ---- all of it -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from training_run import Batch, Plan, Run, make_parser, train_from
 from sdxl.adapters.ip_adapter import places as places_of
 from sdxl.images.clip_pixels import MEAN, STD
 from sdxl.miniature.edges import move
-from sdxl.miniature.scenes import COLOURS, SHAPES, Scene, caption, draw, random_scene
+from sdxl.miniature.scenes import COLOURS, SHAPES, Scene, caption, draw, random_scene, to_image
 from sdxl.models.ip_adapter import IPAdapter
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import IPAdapterConfig, VisionConfig
@@ -45,11 +45,8 @@ def show(scene: Scene, rng: Generator) -> np.ndarray:
     """An image (S, S, 3) of 8 bits as the encoder sees it: another thing in the scene's colours, at any place."""
     (thing,) = scene.things
     other = replace(thing, shape=str(rng.choice(SHAPES)))
-    drawn = draw(move(Scene(scene.ground, (other,)), rng))
-    side = ENCODER.image_size
-    return np.array(
-        Image.fromarray((drawn * 255).round().astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    )
+    drawn, side = to_image(draw(move(Scene(scene.ground, (other,)), rng))), ENCODER.image_size
+    return np.array(drawn.resize((side, side), Image.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,13 @@ command goes on where the last one stopped.
 
 from __future__ import annotations
 
-import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from training_data import World, store_latents
-from training_run import Batch, Plan, Run
+from training_run import Batch, Plan, Run, make_parser, train_from
 
 import sdxl
 from sdxl.models.tiny_vae import TinyVAE
@@ -68,17 +66,8 @@ def train_decoder(run: Run, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--work", type=Path, default=Path("weights/training/tiny-decoder"), help="where unfinished work is kept"
-    )
-    parser.add_argument("--out", type=Path, default=Path("weights/adapters"), help="the folder of the file")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    train_decoder(Run(arguments.work, arguments.seed, torch.device("cpu")), arguments.out)
-    print(f"done in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    flags = make_parser(__doc__, "weights/training/tiny-decoder", "weights/adapters").parse_args()
+    train_from(flags, lambda run: train_decoder(run, flags.out))
 
 
 if __name__ == "__main__":

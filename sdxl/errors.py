@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from reprlib import Repr
-from typing import Any
+from typing import Any, TypeGuard
 
 _INSIDE = "sdxl", "torch", "contextlib"  # torch.no_grad and context managers stand between our functions
 
@@ -89,12 +91,30 @@ def brief(value: object) -> str:
     return " ".join(text.split()) if "\n" in text else text
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number that a float can hold, of Python or NumPy; True and False are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond 10^308
+        return False
+
+
+def checked_number(name: str, value: object, least: float, most: float) -> float:
+    """A number from `least` to `most`, the argument `name`, as a float. Raises `ArgumentError`."""
+    number = float(value) if is_number(value) else math.nan
+    if not least <= number <= most:
+        raise ArgumentError(f"{name} is {brief(value)}; expected a number from {least:g} to {most:g}")
+    return number
+
+
 @contextmanager
 def naming(where: object) -> Iterator[None]:
     """Put the name of a file in front of a `CheckpointError` that does not know it."""
     try:
         yield
     except CheckpointError as error:
+        if str(error).startswith(str(where)):
+            raise
         raise type(error)(f"{where}: {error}") from error
 
 

@@ -26,7 +26,8 @@ from sdxl.pipeline.loaded import load as load_network
 from sdxl.runtime.placement import choose_placement
 from sdxl.text.tokenizer import Tokenizer
 from sdxl.weights.checkpoint import Checkpoint, open_checkpoint, open_component
-from sdxl.weights.container import MOST_JSON, TensorFile, open_shards
+from sdxl.weights.container import TensorFile, open_shards
+from sdxl.weights.folder import MOST_JSON
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.tokenizer_files import read_folder
 
@@ -676,7 +677,7 @@ def test_components_that_do_not_fit(valid: Path, tmp_path: Path) -> None:
     whole = open_checkpoint(valid / "model.safetensors")
     unet = {key: value for key, value in load_file(valid / "model.safetensors").items() if "diffusion_model" in key}
     key = "model.diffusion_model.input_blocks.0.0.weight"
-    save_file(unet | {key: unet[key].repeat(1, 2, 1, 1)}, tmp_path / "u.safetensors")
+    save_file(unet | {key: unet[key].repeat(1, 3, 1, 1)}, tmp_path / "u.safetensors")
     unet_alone = open_component(tmp_path / "u.safetensors", "unet", whole.info.config)
     with pytest.raises(ConfigError, match=r"u\.safetensors: .*UNet and VAE are not of the same model"):
         whole.with_component(unet_alone)

@@ -20,7 +20,8 @@ from sdxl.cli.serve import _secret
 from sdxl.errors import CheckpointError, OutOfMemoryError, OutputError
 from sdxl.serve.catalog import Catalog
 from sdxl.weights.checkpoint import open_checkpoint
-from sdxl.weights.container import TensorFile, read_text, save_tensors
+from sdxl.weights.container import TensorFile, save_tensors
+from sdxl.weights.folder import read_text
 from sdxl.weights.library import count, find_model, find_similar
 from sdxl.weights.save import convert
 

@@ -18,9 +18,9 @@ from PIL import Image
 import sdxl
 from sdxl.images import preprocess_image
 from sdxl.miniature.edges import edges, moved_scene
-from sdxl.miniature.exam import make_scenes
+from sdxl.miniature.exam import make_picture, make_scenes
 from sdxl.miniature.judge import LEAST_OVERLAP, overlap
-from sdxl.miniature.scenes import COLOURS, Pixels, Scene, caption, draw, held_out
+from sdxl.miniature.scenes import COLOURS, Pixels, Scene, caption, held_out
 
 EDGES = Path("weights/adapters/edges.safetensors")
 STEPS = 12
@@ -77,7 +77,7 @@ def main() -> None:
 
     others = [recoloured(scene, seed) for seed, scene in enumerate(ones[:40])]
     report("40 of these edges with other colours and grounds", paint(pipe, others, controls[:40]), others, 95)
-    photos = [Image.fromarray((draw(replace(s, pattern="")) * 255).round().astype(np.uint8)) for s in ones[:40]]
+    photos = [make_picture(replace(scene, pattern="")) for scene in ones[:40]]
     found = [preprocess_image(photo, "canny") for photo in photos]
     report("40 with canny of coloured scenes", paint(pipe, others, found), others, 90)
     pairs = make_scenes(40, 92, things=2, make=moved_scene)

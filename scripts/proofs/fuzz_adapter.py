@@ -21,7 +21,7 @@ from random import Random
 
 import torch
 from common import banner, claim, finish
-from damage import edit_header, edit_numbers, mutate_file, write_valid
+from damage import edit_header, edit_numbers, join, mutate_file, split, write_valid
 from torch import Tensor
 
 import sdxl
@@ -70,15 +70,13 @@ def adapters(model: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]
 
 def edit_text(r: Random, data: bytes) -> bytes:
     """The texts of the header damaged."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
+    header, numbers = split(data)
     for key, text in header["__metadata__"].items():
         changed = list(text)
         for _ in range(r.randint(1, 6)):
             changed[r.randrange(len(changed))] = r.choice('{}[]":,0-x\\.*+()^')
         header["__metadata__"][key] = "".join(changed)
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+    return join(json.dumps(header), numbers)
 
 
 def mutate(seed: int, number: int, data: Mapping[str, bytes]) -> tuple[str, bytes]:

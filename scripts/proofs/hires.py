@@ -27,7 +27,7 @@ from PIL import Image
 import sdxl
 from sdxl.images import grid
 from sdxl.miniature.exam import make_scenes, paint
-from sdxl.miniature.scenes import Pixels, Scene, caption
+from sdxl.miniature.scenes import Pixels, Scene, caption, to_image
 
 SMALL, LARGE = 128, 256
 LORA = Path("weights/adapters/large.safetensors")
@@ -68,10 +68,6 @@ def fine(pixels: Pixels) -> float:
 def is_sharper(new: Pixels, old: Pixels) -> bool:
     """Whether an image has steeper edges than another one and more of the fine."""
     return all(measure(new) > measure(old) for measure in (edge, fine))
-
-
-def to_image(pixels: Pixels) -> Image.Image:
-    return Image.fromarray((pixels * 255).round().astype(np.uint8))
 
 
 def enlarge(pixels: Pixels) -> Pixels:

@@ -18,8 +18,9 @@ from train_reference import recolour, without_colours
 
 import sdxl
 from sdxl.miniature.edges import move
+from sdxl.miniature.exam import make_picture
 from sdxl.miniature.judge import View, look
-from sdxl.miniature.scenes import COLOURS, SHAPES, Pixels, Scene, caption, draw, random_scene
+from sdxl.miniature.scenes import COLOURS, SHAPES, Pixels, Scene, caption, random_scene
 
 COLOURS_FILE = Path("weights/adapters/colours.safetensors")
 STEPS = 12
@@ -42,7 +43,7 @@ def make_cases(count: int, seed: int, coloured: bool) -> list[Case]:
         scene = replace(random_scene(rng, things=1), pattern="")
         others = [shape for shape in SHAPES if shape != scene.things[0].shape]
         shown = replace(scene, things=(replace(scene.things[0], shape=str(rng.choice(others))),))
-        image = Image.fromarray((draw(move(shown, rng)) * 255).round().astype(np.uint8))
+        image = make_picture(move(shown, rng))
         prompt = caption(recolour(scene, rng)) if coloured else without_colours(caption(scene))
         cases.append(Case(prompt, scene, image))
     return cases

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, brief, naming
-from ..weights.container import TensorFile, parse_json, read_text
+from ..errors import CheckpointError, brief, is_number, naming
+from ..weights.container import TensorFile
+from ..weights.folder import parse_json, read_text
 from ..weights.keymap import summarize
-from .family import alien, stated
+from .family import foreign, stated
 from .formulas import BIASES, Formula, Parts, UnfitError, check_fit, find_formula, unit_change
 from .keys import BUNDLED, split, unsupported
 
@@ -25,6 +26,7 @@ from .keys import BUNDLED, split, unsupported
 _IGNORED = re.compile(r"(lora_te1_|text_encoder\.)text_projection\..*|lora_te_text_projection\..*")
 _SIDECAR = "adapter_config.json"
 _SCALARS = ("alpha", "scale")
+_MATRIX = re.compile(r"up|down|mid|hada_\w+|lokr_w\d_[ab]|lokr_t2|[ab][12]")  # of the roles of factors
 _MOST_WORDS = 10  # of those that a LoRA was trained with
 _SIMPLE = re.compile(r"\^?(\w|-|\\\.|\.\*|\.|\\d\+)*\$?")
 
@@ -53,7 +55,7 @@ class Module:
     def _parts(self) -> dict[str, Tensor]:
         parts = {role: self.file.read(key).float() for role, key in self.roles.items() if role not in BIASES}
         if self.alpha is not None and "alpha" not in parts:
-            parts["alpha"] = torch.tensor(self.alpha)
+            parts["alpha"] = torch.tensor(self.alpha, dtype=torch.float32)
         return parts
 
     @property
@@ -84,7 +86,9 @@ class Module:
     def _meta(self) -> Parts:
         """Its tensors without their numbers, beside the scalars, which formulas ask."""
         return {
-            role: self.file.read(key) if role == "on_input" else torch.empty(self.file.shapes[key], device="meta")
+            role: self.file.read(key)
+            if role == "on_input"
+            else torch.empty(self.file.shapes[key], dtype=torch.float32, device="meta")
             for role, key in self.roles.items()
             if role not in (*_SCALARS, *BIASES)
         }
@@ -149,14 +153,14 @@ class Adapter:
 
     def check(self) -> None:
         """Raise `CheckpointError` for damaged or unsupported tensors."""
-        if foreign := unsupported(self.unknown):
+        if others := unsupported(self.unknown):
             raise CheckpointError(
-                f"{self.path} has {len(foreign)} tensors of an adapter that is not supported: {summarize(foreign)}; "
+                f"{self.path} has {len(others)} tensors of an adapter that is not supported: {summarize(others)}; "
                 "convert it to a LoRA with the tool that made it"
             )
         if not self.modules:
             name, evidence = (
-                alien(self.file.shapes) or stated(self.file.metadata) or ("no adapter of SDXL", "no key is known")
+                foreign(self.file.shapes) or stated(self.file.metadata) or ("no adapter of SDXL", "no key is known")
             )
             raise CheckpointError(f"{self.path} is {name} ({evidence}); give a LoRA of SDXL")
         for module in self.modules:
@@ -171,41 +175,40 @@ def read_adapter(path: Path) -> Adapter:
     with naming(path):
         found, rest = split(file.shapes.keys() - bundled)
     ignored = {key for key in rest if _IGNORED.fullmatch(key)}
-    alphas = _Alphas(file)
+    configs = dict(_configs(file))
     modules = []
     for name, roles in found.items():
         if any(_IGNORED.fullmatch(key) for key in roles.values()):
             ignored |= {*roles.values()}
         else:
-            modules.append(Module(name, roles, alphas.of(name, roles), file))
+            _check_matrices(file, roles)
+            modules.append(Module(name, roles, _alpha_beside(configs, file, name, roles), file))
     unknown = [key for key in rest if key not in ignored]
     adapter = Adapter(path, tuple(modules), tuple(unknown), tuple(sorted(ignored)), tuple(sorted(bundled)), file)
     adapter.check()
     return adapter
 
 
-class _Alphas:
-    """The alphas that a file's keys do not state: in the header that diffusers writes, or in PEFT's adapter_config.json
-    beside the file.
+def _alpha_beside(
+    configs: Mapping[str, Mapping[str, Any]], file: TensorFile, module: str, roles: Mapping[str, str]
+) -> float | None:
+    """A module's alpha where no key states it, made so that alpha / rank is its factor: that of the header that
+    diffusers writes, or of PEFT's adapter_config.json beside the file.
     """
-
-    def __init__(self, file: TensorFile) -> None:
-        self._file = file
-        self._configs = dict(_configs(file))
-
-    def of(self, module: str, roles: Mapping[str, str]) -> float | None:
-        """The module's alpha, made so that alpha / rank is its factor."""
-        if "down" not in roles or "alpha" in roles:
-            return None
-        for prefix, config in self._configs.items():
-            if module.startswith(prefix):
-                return _alpha(
-                    config,
-                    module.removeprefix(prefix).removeprefix("base_model.model."),
-                    self._file.shapes[roles["down"]][0],
-                    str(self._file.path),
-                )
+    prefix = next((each for each in configs if module.startswith(each)), None)
+    if prefix is None or "down" not in roles or "alpha" in roles:
         return None
+    own = module.removeprefix(prefix).removeprefix("base_model.model.")
+    return _alpha(configs[prefix], own, file.shapes[roles["down"]][0], str(file.path))
+
+
+def _check_matrices(file: TensorFile, roles: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` for a factor that is no matrix."""
+    for role, key in roles.items():
+        if _MATRIX.fullmatch(role) and len(file.shapes[key]) < 2:
+            raise CheckpointError(
+                f"{file.path}: {key} has shape {list(file.shapes[key])}; expected a matrix, download the file again"
+            )
 
 
 def sidecar(path: Path) -> str:
@@ -235,7 +238,7 @@ def _alpha(config: Mapping[str, Any], module: str, rank: int, where: str) -> flo
         alpha = next(matching, alpha)
     if alpha is None:
         return None
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if not is_number(alpha):
         raise CheckpointError(
             f"{where}: lora_alpha of {module} is {brief(alpha)}; expected a number, download it again"
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, brief
+from .statement import check_texts, checked_numbers, read_values
 
 # the numbers of a union's types; from 6 on in those of 8 types (ProMax) alone
 TYPES = {
@@ -27,8 +26,7 @@ TYPES = {
     "tile": 6,
     "repaint": 7,
 }
-NUMBERS = {"scale": 100.0, "start": 1.0, "end": 1.0}
-"""The numbers of a control, from 0 to these."""
+_NUMBERS = {"scale": (0.0, 100.0), "start": (0.0, 1.0), "end": (0.0, 1.0)}
 
 
 def type_names(count: int) -> list[str]:
@@ -62,32 +60,16 @@ class Control:
     def __post_init__(self) -> None:
         if not isinstance(self.net, (str, Path)) or not str(self.net):
             raise ArgumentError(f"the net of a control is {brief(self.net)}; expected a path, a name or a hub id")
-        checked: dict[str, Any] = {name: self._number(name, most) for name, most in NUMBERS.items()}
+        checked: dict[str, Any] = {**checked_numbers(self, f"control {self.net}", _NUMBERS)}
         checked |= {"image": self._image(), "guess": self._guess()}
-        if checked["start"] >= checked["end"]:
-            raise ArgumentError(
-                f"control {self.net} acts from {self.start:g} to {self.end:g} of the steps; give a start below the end"
-            )
         is_number = isinstance(self.type, int) and not isinstance(self.type, bool) and self.type >= 0
-        if not is_number and self.type is not None and self.type not in TYPES:
+        if not is_number and self.type not in (None, *TYPES):
             raise ArgumentError(
                 f"the type of control {self.net} is {brief(self.type)}; expected a number, or {', '.join(TYPES)}"
             )
-        for name in ("preprocess", "hash", "image_hash"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and value):
-                raise ArgumentError(f"the {name} of control {self.net} is {brief(value)}; expected a text")
+        check_texts(self, f"control {self.net}", ("preprocess", "hash", "image_hash"))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-
-    def _number(self, name: str, most: float) -> float:
-        value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not 0 <= value <= most:
-            raise ArgumentError(
-                f"the {name} of control {self.net} is {brief(value)}; expected a number from 0 to {most:g}"
-            )
-        return float(value)
 
     def _guess(self) -> bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}  # of the command line
@@ -99,7 +81,7 @@ class Control:
     def _image(self) -> Any:
         several = isinstance(self.image, (list, tuple))
         images = list(self.image) if several else [self.image]
-        if not images or any(each is None or (isinstance(each, str) and not each) for each in images):
+        if not images or any(each is None or (isinstance(each, (str, list, tuple)) and not each) for each in images):
             raise ArgumentError(
                 f"the image of control {self.net} is {brief(self.image)}; give a path, a PIL image, or a list with one "
                 "for each image. Try --control NET=IMAGE for an image whose record has none"
@@ -128,26 +110,4 @@ class Control:
 
 def read_controls(values: Any) -> tuple[Control, ...]:
     """A list of controls, or one: themselves, or objects of JSON. Raises `ArgumentError`."""
-    if isinstance(values, (Control, Mapping)):
-        return (_read(values),)
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise ArgumentError(
-            f"control is {brief(values)}; expected a list such as [sdxl.Control('canny.safetensors', 'edges.png')]"
-        )
-    return tuple(map(_read, values))
-
-
-def _read(value: Any) -> Control:
-    if isinstance(value, Control):
-        return value
-    if not isinstance(value, Mapping):
-        raise ArgumentError(
-            f"{brief(value)} is no control; expected sdxl.Control(net, image) or an object such as "
-            "{'net': ..., 'image': ...}"
-        )
-    names = [each.name for each in fields(Control)]
-    if unknown := [key for key in value if key not in names]:
-        raise ArgumentError(f"a control has no {brief(unknown[0])}; its values are {', '.join(names)}")
-    if lost := [name for name in ("net", "image") if name not in value]:
-        raise ArgumentError(f"the control {brief(dict(value))} names no {lost[0]}; give {{'net': ..., 'image': ...}}")
-    return Control(**value)
+    return read_values(values, Control, "control")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, brief
+from .statement import check_texts
 
 Files = str | Path | tuple[str | Path, ...]
 
@@ -27,10 +28,7 @@ class Embedding:
         files = self.files
         if not files or not all(isinstance(each, (str, Path)) and str(each) for each in files):
             raise ArgumentError(f"the file of an embedding is {brief(self.file)}; expected a path, or a pair of paths")
-        for name in ("word", "hash"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and value.strip()):
-                raise ArgumentError(f"the {name} of embedding {files[0]} is {brief(value)}; expected a text")
+        check_texts(self, f"embedding {files[0]}", ("word", "hash"))
 
     @property
     def files(self) -> tuple[str | Path, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..weights.identify import Shapes
+
 _SD1 = "Stable Diffusion 1.x"
 _SD2 = "Stable Diffusion 2.x"
 _MARKS = (
@@ -17,13 +19,13 @@ _MARKS = (
     (r"(model\.diffusion_model|conditioner|first_stage_model)\..*", "a whole model"),
     # of other models; in the order of what is sure
     (r".*double_blocks.*|.*single_blocks.*|.*single_transformer_blocks.*", "a LoRA of Flux"),
+    # not our own names, which have a block in a transformer, such as attn.0.blocks.1.cross_attn
+    (r"(?!.*attn[._]\d).*blocks[._]\d+[._]cross_attn.*|.*img_mlp.*", "a LoRA of Wan or Qwen-Image"),
     (
         r".*joint_blocks.*|transformer\.transformer_blocks\..*|lora_unet_transformer_blocks_.*",
         "a LoRA of Stable Diffusion 3",
     ),
     (r"lora_prior_.*", "a LoRA of Stable Cascade"),
-    # not our own names, which have a block in a transformer, such as attn.0.blocks.1.cross_attn
-    (r"(?!.*attn[._]\d).*blocks[._]\d+[._]cross_attn.*|.*img_mlp.*", "a LoRA of Wan or Qwen-Image"),
     (
         r".*(down_blocks[._]0[._]attentions|down_blocks[._]3[._](?!downs).*attentions|up_blocks[._]3[._]attentions"
         r"|input_blocks[._][12][._]1[._]|output_blocks[._](9|10|11)[._]1[._]).*",
@@ -42,12 +44,12 @@ _CONTEXT = re.compile(
 )
 
 
-def context_widths(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
+def context_widths(shapes: Shapes) -> set[int]:
     """The widths of the context that the cross-attentions of an adapter take."""
     return {shape[1] for key, shape in shapes.items() if len(shape) >= 2 and _CONTEXT.fullmatch(key)}
 
 
-def alien(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
+def foreign(shapes: Shapes) -> tuple[str, str] | None:
     """What a file is that is no LoRA of SDXL, and the key that shows it; None where no key does."""
     for pattern, name in _PATTERNS:
         if key := next(filter(pattern.fullmatch, shapes), None):
@@ -55,9 +57,7 @@ def alien(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
     return None
 
 
-def context_family(
-    shapes: Mapping[str, tuple[int, ...]], host: Mapping[str, tuple[int, ...]]
-) -> tuple[str, str] | None:
+def context_family(shapes: Shapes, host: Shapes) -> tuple[str, str] | None:
     """The family of a LoRA whose cross-attentions take another context than the host's; None if they do not."""
     own = {shape[1] for name, shape in host.items() if name.endswith("cross_attn.k.weight")}
     widths = context_widths(shapes) - own

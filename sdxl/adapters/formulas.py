@@ -118,7 +118,7 @@ def _rotations(blocks: Tensor, alpha: Tensor | None, outputs: int) -> Tensor:
     if alpha is not None:
         bound, size = alpha.flatten()[0] * outputs, skew.norm() + 1e-8
         skew = torch.where((bound > 0) & (size > bound), skew * (bound / size), skew)
-    one = torch.eye(blocks.shape[-1], device=blocks.device)
+    one = torch.eye(blocks.shape[-1], dtype=blocks.dtype, device=blocks.device)
     return (one + skew) @ torch.linalg.inv(one - skew)
 
 
@@ -154,23 +154,21 @@ def _formula(
     return Formula(name, change, frozenset(needs.split()), frozenset(may.split()), rank)
 
 
+def _rows(role: str) -> Callable[[Parts], int]:
+    """The rank of a kind whose factor of that role has as many rows."""
+    return lambda parts: len(parts[role])
+
+
 _SCALED = "alpha scale magnitude output_magnitude"
 FORMULAS = (
-    _formula("LoRA", _lora, "up down", f"mid {_SCALED}", lambda p: len(p["down"])),
+    _formula("LoRA", _lora, "up down", f"mid {_SCALED}", _rows("down")),
     _formula(
-        "LoHa",
-        _loha,
-        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
-        f"hada_t1 hada_t2 {_SCALED}",
-        lambda p: len(p["hada_w1_b"]),
+        "LoHa", _loha, "hada_w1_a hada_w1_b hada_w2_a hada_w2_b", f"hada_t1 hada_t2 {_SCALED}", _rows("hada_w1_b")
     ),
-    *(
-        _formula("LoKr", _lokr, f"{first} {second}", f"{core} {_SCALED}", rank)
-        for first, outer in (("lokr_w1", None), ("lokr_w1_a lokr_w1_b", "lokr_w1_b"))
-        for second, core, inner in (("lokr_w2", "", None), ("lokr_w2_a lokr_w2_b", "lokr_t2", "lokr_w2_b"))
-        # alpha means nothing where both factors are whole, whatever the file says
-        for rank in [lambda p, key=inner or outer: len(p[key]) if key else None]
-    ),
+    _formula("LoKr", _lokr, "lokr_w1 lokr_w2", _SCALED),  # alpha means nothing, whatever the file says
+    _formula("LoKr", _lokr, "lokr_w1_a lokr_w1_b lokr_w2", _SCALED, _rows("lokr_w1_b")),
+    _formula("LoKr", _lokr, "lokr_w1 lokr_w2_a lokr_w2_b", f"lokr_t2 {_SCALED}", _rows("lokr_w2_b")),
+    _formula("LoKr", _lokr, "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b", f"lokr_t2 {_SCALED}", _rows("lokr_w2_b")),
     _formula("full difference", _full, "diff", "alpha"),
     _formula("norm difference", _full, "w_norm"),
     _formula("IA3", _ia3, "weight on_input"),
@@ -218,7 +216,7 @@ def check_fit(formula: Formula, shape: tuple[int, ...], parts: Parts) -> None:
         _expect(prod(rank) == inner, "they do not fit each other or the weight")
         _expect(out == shape[0] and out * prod(inputs) == prod(shape), "they give a weight of another shape")
     else:
-        unit_change(formula, torch.empty(shape, device="meta"), parts)
+        unit_change(formula, torch.empty(shape, dtype=torch.float32, device="meta"), parts)
 
 
 def _factor(formula: Formula, parts: Parts) -> Tensor | float:

@@ -11,9 +11,11 @@ from pathlib import Path
 from ..errors import CheckpointError, HubError, naming
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights import hub
+from ..weights.checkpoint import open_files
 from ..weights.component import Component, check_components
-from ..weights.container import TensorFile, Weights, entries, open_shards, read_json
+from ..weights.container import TensorFile, Weights
 from ..weights.diffusers_config import read_vision
+from ..weights.folder import entries, read_json
 from ..weights.hashes import file_hash, model_hash
 from ..weights.reference_rows import VISUAL, infer_vision, is_vision, vision_rows
 from ..weights.weight_files import weight_files
@@ -91,12 +93,8 @@ def read_image_encoder(path: Path) -> Component:
 
 def _files(folder: Path) -> list[TensorFile]:
     names = entries(folder)
-    for stem in _STEMS:
-        if chosen := weight_files(names, stem, None):
-            first = folder / chosen[0]
-            return open_shards(first) if first.suffix == ".json" else [TensorFile(first)]
-    pickled = ", and pickles are not read" if any(name.endswith((".bin", ".pt")) for name in names) else ""
-    raise CheckpointError(f"{folder} has no model.safetensors{pickled}; give the folder of an image encoder")
+    stem = next((each for each in _STEMS if weight_files(names, each, None)), _STEMS[0])
+    return open_files(folder, stem, None)
 
 
 def _stated(path: Path, layout: str) -> VisionConfig | None:

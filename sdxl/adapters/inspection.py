@@ -42,17 +42,21 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     file = _adapter_file(where)
     if file is None:
         return audit.inspect(path, variant)
-    opened = TensorFile(file)
-    for first, second in EMBEDDINGS:
-        if first in opened.shapes and second in opened.shapes:
-            shapes = {key: opened.shapes[key] for key in (first, second)}
-            widths = {key: shape[-1] for key, shape in shapes.items() if shape}
-            count = shapes[second][0] if len(shapes[second]) > 1 else 1
-            return EmbeddingReport(file, "textual inversion of SDXL", composed(file.stem), count, widths)
-    return report_adapter(read_adapter(file))
+    if pair := _embedding_keys(file.shapes):
+        shapes = {key: file.shapes[key] for key in pair}
+        widths = {key: shape[-1] for key, shape in shapes.items() if shape}
+        second = shapes[pair[1]]
+        count = second[0] if len(second) > 1 else 1
+        return EmbeddingReport(file.path, "textual inversion of SDXL", composed(file.path.stem), count, widths)
+    return report_adapter(read_adapter(file.path))
 
 
-def _adapter_file(path: Path) -> Path | None:
+def _embedding_keys(shapes: identify.Shapes) -> tuple[str, str] | None:
+    """The keys of the vectors in a file of textual inversion; None for any other file."""
+    return next((pair for pair in EMBEDDINGS if all(key in shapes for key in pair)), None)
+
+
+def _adapter_file(path: Path) -> TensorFile | None:
     """The file, or a folder's only file, if it holds an adapter and no model."""
     if os.path.isdir(path):
         if (path / "model_index.json").exists() or (path / "config.json").exists():
@@ -64,10 +68,9 @@ def _adapter_file(path: Path) -> Path | None:
     elif not os.path.isfile(path):
         return None
     try:
-        shapes = TensorFile(path).shapes
+        file = TensorFile(path)
     except CheckpointError:
         return None
-    if identify.contents(shapes)[0] != "unknown" or is_control(shapes):
+    if identify.contents(file.shapes)[0] != "unknown" or is_control(file.shapes):
         return None
-    is_embedding = any(first in shapes and second in shapes for first, second in EMBEDDINGS)
-    return path if is_embedding or split(shapes)[0] else None
+    return file if _embedding_keys(file.shapes) or split(file.shapes)[0] else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError, naming
@@ -12,15 +11,14 @@ from ..models.vision_config import IPAdapterConfig
 from ..weights import identify
 from ..weights.component import Component, check_components
 from ..weights.container import TensorFile, Weights
+from ..weights.identify import Shapes
 from ..weights.reference_rows import infer_ip_adapter, ip_adapter_rows, is_ip_adapter, is_vision, place_key
-from .family import alien
+from .family import foreign
 
 NAME = "ip_adapter"
 _FIT = "give ip-adapter_sdxl_vit-h or ip-adapter-plus_sdxl_vit-h of h94/IP-Adapter"
 _FACES = "give ip-adapter-plus-face_sdxl_vit-h of h94/IP-Adapter, which sees faces without it"
 _FACE_WIDTH, _KOLORS_WIDTH = 512, 2048  # of InsightFace's embedding, and of the latents in Kolors' resampler
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def open_ip_adapter(path: Path) -> Component:
@@ -33,8 +31,8 @@ def open_ip_adapter(path: Path) -> Component:
 def read_ip_adapter(file: TensorFile) -> Component:
     """As `open_ip_adapter`, without checking the keys of the file."""
     weights = Weights([file], canonical_key)
-    if refusal := refuse(weights):
-        name, advice = refusal
+    if (found := refusal(weights)) is not None:
+        name, advice = found
         raise CheckpointError(f"{file.path} is {name}; {advice}")
     with naming(file.path):
         config = infer_ip_adapter(weights)
@@ -46,7 +44,7 @@ def canonical_key(key: str) -> str:
     return f"ip_adapter.{key.removeprefix('adapter_modules.')}" if key.startswith("adapter_modules.") else key
 
 
-def refuse(shapes: Shapes) -> tuple[str, str] | None:
+def refusal(shapes: Shapes) -> tuple[str, str] | None:
     """What a file is that is no IP-Adapter for SDXL, and what to give in its place; None if it may be one."""
     if not is_ip_adapter(shapes):
         return _stranger(shapes)
@@ -56,24 +54,27 @@ def refuse(shapes: Shapes) -> tuple[str, str] | None:
         if "image_proj.proj.3.weight" in shapes:
             return "IP-Adapter full-face, whose tokens are those of Stable Diffusion 1.5", _FACES
         return "IP-Adapter FaceID, which needs the face recognition of InsightFace", _FACES
-    width = shapes.get("image_proj.latents", (0,))[-1]
+    width = _width(shapes, "image_proj.latents")
     if width == _KOLORS_WIDTH:
         return "an IP-Adapter of Kolors", _FIT
-    if width and shapes.get("image_proj.proj_in.weight", (0,))[-1] == _FACE_WIDTH:
+    if width and _width(shapes, "image_proj.proj_in.weight") == _FACE_WIDTH:
         return "the IP-Adapter of InstantID, which needs the face recognition of InsightFace", _FACES
-    context = shapes.get(place_key(0, "k"), (0,))[-1]
+    context = _width(shapes, place_key(0, "k"))
     if context in (768, 1024):
-        return (
-            f"an IP-Adapter of Stable Diffusion {'1.5' if context == 768 else '2'}, with a context of {context}",
-            _FIT,
-        )
+        family = "1.5" if context == 768 else "2"
+        return f"an IP-Adapter of Stable Diffusion {family}, with a context of {context}", _FIT
     return None
+
+
+def _width(shapes: Shapes, key: str) -> int:
+    """The last side of a tensor; 0 where it is missing, or a single number."""
+    return (shapes.get(key) or (0,))[-1]
 
 
 def _stranger(shapes: Shapes) -> tuple[str, str]:
     if is_vision(shapes):
         return "an image encoder and no IP-Adapter", "give it as encoder="
-    found = alien(shapes)
+    found = foreign(shapes)
     name = identify.foreign(shapes) or (found[0] if found else "no IP-Adapter")
     return (name if name.startswith("no ") else f"{name} and no IP-Adapter"), _FIT
 

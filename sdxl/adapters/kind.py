@@ -12,10 +12,11 @@ from typing import Literal
 
 from ..errors import CheckpointError
 from ..weights import control_kinds, identify
-from ..weights.container import WEIGHTS, TensorFile, Weights
+from ..weights.container import TensorFile, Weights
 from ..weights.control_kinds import UNION, kind_of, prefix_of
+from ..weights.folder import WEIGHTS
 from ..weights.reference_rows import is_ip_adapter
-from .family import alien, context_widths
+from .family import context_widths, foreign
 from .keys import EMBEDDINGS, split
 
 Name = Literal["lora", "embedding", "control", "reference"]
@@ -70,16 +71,16 @@ def _name(file: TensorFile) -> Name | None:
 
 
 def _is_reference(file: TensorFile) -> bool:
-    from .ip_adapter import canonical_key, refuse
+    from .ip_adapter import canonical_key, refusal
 
-    return refuse(Weights([file], canonical_key)) is None
+    return refusal(Weights([file], canonical_key)) is None
 
 
 def _is_lora(file: TensorFile) -> bool:
     shapes = file.shapes
     if identify.contents(shapes)[0] != "unknown" or identify.foreign(shapes) not in (None, *_LORAS):
         return False
-    return bool(split(shapes)[0]) and alien(shapes) is None and not context_widths(shapes) & _OTHER_WIDTHS
+    return bool(split(shapes)[0]) and foreign(shapes) is None and not context_widths(shapes) & _OTHER_WIDTHS
 
 
 def _types(shapes: identify.Shapes) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import hub
-from ..weights.container import WEIGHTS, TensorFile
+from ..weights.container import TensorFile
+from ..weights.folder import WEIGHTS
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
@@ -126,6 +127,7 @@ def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
 
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
     """A file with a hash: one that was hashed before, or one in the folders."""
+    sha256 = sha256.lower()  # sites show capitals
     known = (path for path in find_paths(sha256) if path.is_file())
     candidates = (path for path in adapter_files(folders) if has_hash(path, sha256))
     return next(known, None) or next(candidates, None)

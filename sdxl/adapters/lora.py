@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, is_number
+from .statement import check_texts, from_object
 
 MOST_LORAS = 64
 """Of a request: each changes all weights of the networks, which takes seconds."""
@@ -33,11 +33,10 @@ class LoRA:
             value = getattr(self, name)
             if value is None and name == "text_weight":
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if not is_number(value):
                 raise ArgumentError(f"the {name} of LoRA {self.file} is {brief(value)}; expected a number such as 0.8")
             object.__setattr__(self, name, float(value))
-        if self.hash is not None and not isinstance(self.hash, str):
-            raise ArgumentError(f"the hash of LoRA {self.file} is {brief(self.hash)}; expected hexadecimal digits")
+        check_texts(self, f"LoRA {self.file}", ("hash",))
 
     def strength(self, component: str) -> float:
         """The factor of its changes of a component."""
@@ -58,12 +57,7 @@ def read_lora(value: Any) -> LoRA:
     if isinstance(value, (str, Path)):
         return LoRA(value)
     if isinstance(value, Mapping):
-        names = [each.name for each in fields(LoRA)]
-        if unknown := [key for key in value if key not in names]:
-            raise ArgumentError(f"a LoRA has no {brief(unknown[0])}; its values are {', '.join(names)}")
-        if "file" not in value:
-            raise ArgumentError(f"{brief(dict(value))} names no file; give a LoRA as {{'file': ..., 'weight': ...}}")
-        return LoRA(**value)
+        return from_object(value, LoRA, "LoRA")
     if isinstance(value, Sequence) and len(value) == 2:
         return LoRA(value[0], value[1])
     raise ArgumentError(f"{brief(value)} is no LoRA; expected a path, (path, weight) or sdxl.LoRA(...)")

@@ -9,7 +9,7 @@ from ..errors import CheckpointError, warn
 from ..weights.component import Component
 from ..weights.keymap import UNET, summarize
 from .adapter import Adapter, Module
-from .family import alien, context_family, stated
+from .family import context_family, foreign, stated
 from .names import NameTable, Target, names_text
 
 
@@ -60,7 +60,7 @@ def match(adapter: Adapter, hosts: Sequence[Host]) -> Match:
     """The host that a file is for, with its pairs. Keys without a meaning are a warning. Raises `CheckpointError`
     where it is for none.
     """
-    if found := alien(adapter.file.shapes):
+    if found := foreign(adapter.file.shapes):
         raise _refusal(adapter, *found)
     attempts = [_Attempt(adapter, host) for host in hosts]
     best = max(attempts, key=lambda each: each.score)

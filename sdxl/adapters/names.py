@@ -21,9 +21,11 @@ _PREFIXES = {
     "unet_": UNET,
     "": UNET,
     "lora_te1_": TEXT,
+    "clip_l_": TEXT,
     "text_encoder_": TEXT,
     "text_encoders_clip_l_transformer_": TEXT,
     "lora_te2_": TEXT_2,
+    "clip_g_": TEXT_2,
     "text_encoder_2_": TEXT_2,
     "text_encoders_clip_g_transformer_": TEXT_2,
 }
@@ -70,7 +72,7 @@ class NameTable:
 
 def names_text(module: str) -> bool:
     """Whether a name of a file is that of a text encoder's module, of whatever model."""
-    return module.replace(".", "_").startswith(("lora_te", "text_encoder"))
+    return module.replace(".", "_").startswith(("lora_te", "text_encoder", "clip_l", "clip_g"))
 
 
 def _names(component: str, rows: list[Row]) -> Iterator[tuple[str, Target]]:

@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, is_number
+from .statement import check_texts, checked_numbers, read_values
 
 Only = str | tuple[str, ...] | Mapping[str, float]
 PRESETS = {"style": "up.0.attn.1", "layout": "down.2.attn.1"}
@@ -21,6 +21,7 @@ PRESETS = {"style": "up.0.attn.1", "layout": "down.2.attn.1"}
 _DIFFUSERS = {"down_blocks.": "down.", "up_blocks.": "up.", "mid_block": "mid", "attentions": "attn"}
 DEFAULT_SCALE = 0.6
 _MOST_SCALE = 10.0
+_NUMBERS = {"scale": (-_MOST_SCALE, _MOST_SCALE), "start": (0.0, 1.0), "end": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -53,31 +54,12 @@ class Reference:
         if not isinstance(self.adapter, (str, Path)) or not str(self.adapter):
             raise ArgumentError(f"the adapter of a reference is {brief(self.adapter)}; expected a path or a hub file")
         checked: dict[str, Any] = {"image": _images(self.image, self.adapter), "only": self._only()}
-        checked |= {name: self._number(name, *limits) for name, limits in _NUMBERS.items()}
-        if self.start >= self.end:
-            raise ArgumentError(
-                f"reference {self.adapter} acts from {self.start:g} to {self.end:g} of the steps; give a start below "
-                "the end"
-            )
+        checked |= checked_numbers(self, f"reference {self.adapter}", _NUMBERS)
         if self.encoder is not None and (not isinstance(self.encoder, (str, Path)) or not str(self.encoder)):
             raise ArgumentError(f"the encoder of reference {self.adapter} is {brief(self.encoder)}; expected a path")
-        for name in ("encoder_hash", "hash", "image_hash"):
-            if not isinstance(getattr(self, name), (str, type(None))):
-                raise ArgumentError(
-                    f"the {name} of reference {self.adapter} is {brief(getattr(self, name))}; expected a text"
-                )
+        check_texts(self, f"reference {self.adapter}", ("encoder_hash", "hash", "image_hash"))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-
-    def _number(self, name: str, least: float, most: float) -> float:
-        value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not least <= value <= most:
-            raise ArgumentError(
-                f"the {name} of reference {self.adapter} is {brief(value)}; expected a number from {least:g} to "
-                f"{most:g}"
-            )
-        return float(value)
 
     def _only(self) -> Only | None:
         """Names, or names with scales. Raises `ArgumentError`."""
@@ -89,7 +71,7 @@ class Reference:
         if isinstance(only, Mapping):
             numbers = {str(name): value for name, value in only.items()}
             for name, value in numbers.items():
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST_SCALE:
+                if not is_number(value) or abs(value) > _MOST_SCALE:
                     raise ArgumentError(
                         f"only of reference {self.adapter} has {brief(value)} for {brief(name)}; expected a scale such "
                         "as 0.6"
@@ -159,34 +141,9 @@ class Reference:
         return record | {"scale": self.scale}
 
 
-_NUMBERS = {"scale": (-_MOST_SCALE, _MOST_SCALE), "start": (0.0, 1.0), "end": (0.0, 1.0)}
-
-
 def read_references(values: Any) -> tuple[Reference, ...]:
     """A list of references, or one: themselves, or objects of JSON. Raises `ArgumentError`."""
-    if isinstance(values, (Reference, Mapping)):
-        return (_read(values),)
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise ArgumentError(
-            f"reference is {brief(values)}; expected a list such as [sdxl.Reference('a.safetensors', 'image.png')]"
-        )
-    return tuple(map(_read, values))
-
-
-def _read(value: Any) -> Reference:
-    if isinstance(value, Reference):
-        return value
-    if not isinstance(value, Mapping):
-        raise ArgumentError(
-            f"{brief(value)} is no reference; expected sdxl.Reference(adapter, image) or an object such as "
-            "{'adapter': ..., 'image': ...}"
-        )
-    names = [each.name for each in fields(Reference)]
-    if unknown := [key for key in value if key not in names]:
-        raise ArgumentError(f"a reference has no {brief(unknown[0])}; its values are {', '.join(names)}")
-    if lost := [name for name in ("adapter", "image") if name not in value]:
-        raise ArgumentError(f"{brief(dict(value))} names no {lost[0]}; give {{'adapter': ..., 'image': ...}}")
-    return Reference(**value)
+    return read_values(values, Reference, "reference")
 
 
 def _from_text(text: str) -> Any:

@@ -12,7 +12,7 @@ from ..weights.component import Component
 from ..weights.container import TensorFile, Weights
 from ..weights.reference_rows import is_ip_adapter, is_vision
 from .image_encoder import is_encoder_folder, published_name, read_image_encoder, wanted
-from .ip_adapter import canonical_key, read_ip_adapter, refuse
+from .ip_adapter import canonical_key, read_ip_adapter, refusal
 
 
 def report_reference(path: Path) -> Report | None:
@@ -25,8 +25,8 @@ def report_reference(path: Path) -> Report | None:
         return None
     weights = Weights([file], canonical_key)
     if is_ip_adapter(weights):
-        if refusal := refuse(weights):
-            return Report(path, f"{refusal[0]}: not supported", {"all": count_tensors(weights, weights)})
+        if (found := refusal(weights)) is not None:
+            return Report(path, f"{found[0]}: not supported", {"all": count_tensors(weights, weights)})
         adapter = read_ip_adapter(file)
         return report_components(path, _adapter_kind(adapter), {adapter.name: adapter})
     return _encoder(path) if is_vision(weights) else None

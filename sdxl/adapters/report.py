@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ..models.published import BASE, REFINER
 from ..sampling.presets import Family
-from ..weights.keymap import component_rows
+from ..weights.keymap import TEXT, component_rows
 from ..weights.recognise import by_header, by_name
 from .adapter import Adapter, trigger_words
-from .family import WIDTHS, context_widths, stated
+from .family import WIDTHS, context_widths, foreign, stated
 from .keys import BUNDLED
 from .names import NameTable
 
@@ -87,9 +87,12 @@ def _components(adapter: Adapter) -> tuple[dict[str, int], list[str]]:
 
 
 def _family(adapter: Adapter, modules: Mapping[str, int]) -> str:
-    """The model it is for, by its context, else by what its header states, else by its names."""
-    for width in sorted(context_widths(adapter.file.shapes) & WIDTHS.keys()):
-        return WIDTHS[width].removeprefix("a ")
+    """The model it is for, by names that another model has, else by its context, else by what its header states."""
+    # a text encoder may fit: Flux has one of SDXL's
+    if modules.keys() <= {TEXT} and (other := foreign(adapter.file.shapes)) is not None:
+        return other[0].removeprefix("a ")
+    if widths := context_widths(adapter.file.shapes) & WIDTHS.keys():
+        return WIDTHS[min(widths)].removeprefix("a ")
     name, _ = stated(adapter.file.metadata) or ("a LoRA of SDXL" if modules else "an unknown adapter", "")
     return name.partition(" ")[2]
 

@@ -14,6 +14,7 @@ from ..pipeline.groups import SOURCES, WITH_IMAGE
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import Request
 from ..pipeline.request_checks import MOST_IMAGES
+from . import interrupts
 from .console import UNPRINTED, as_json, note, show
 from .options import model_request, open_pipeline, read_file
 from .progress import count, reporting
@@ -111,7 +112,7 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
                 failed |= more
         except KeyboardInterrupt:
             note("interrupted; the same command resumes the job")
-            return 130
+            return interrupts.status()
         rest = f"; {len(failed)} line{'s' * (len(failed) > 1)} failed" if failed else ""
         summary = f"{folder.count_done()} of {len(job.files)} images are in {folder.path}{rest}"
     if options.json:

@@ -107,5 +107,5 @@ def _abandon(stream: TextIO | None) -> None:
     """Let nothing more be written to a stream that failed: Python would try again at its end."""
     if stream is None:
         return
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())

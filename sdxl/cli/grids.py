@@ -84,7 +84,7 @@ def generate_table(options: argparse.Namespace, given: dict[str, Any], model: di
     seed = _seed(options.output_dir, given.pop("seed", None))
     job = _job(options, absolute_defaults(given), model, seed, x, y)
     status = run_job(options, job, model, seed, "the grid")
-    return status if status == 130 else max(status, _write_table(options, x, y))
+    return status if status > 128 else max(status, _write_table(options, x, y))  # it was interrupted
 
 
 def _job(

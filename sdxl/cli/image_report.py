@@ -23,7 +23,7 @@ def image_report(path: Path, in_json: bool) -> list[str]:
     recorded = read_parameters(path)
     if in_json:
         return as_json(recorded | _foreign(recorded), indent=2).split("\n")
-    version = recorded.get("version", "sdxl")
+    version = str(recorded.get("version", "sdxl"))
     tool = version if recorded.is_record or recorded.tool in version else f"{recorded.tool} {version}"
     facts = [*_facts(recorded["request"]), *_facts(recorded["model"])]
     sources = {name: f"{identity or 'not named'}, not in the file" for name, identity in recorded.sources.items()}

@@ -20,6 +20,7 @@ from .checkpoints import convert_parser, inspect_parser
 from .console import UNPRINTED, note, printable, show
 from .generate import generate_parser
 from .hints import unknown_command
+from .interrupts import status
 from .parser import Parser
 from .preprocess import preprocess_parser
 from .serve import serve_parser
@@ -69,7 +70,9 @@ exit status:
   3    all is done, but not all could be printed
   4    --verify: the same within a few of 255
   5    --verify: another image
+  129  the terminal was closed
   130  interrupted by Ctrl-C
+  143  ended by SIGTERM as process 1 of a container
 
 sdxl COMMAND --help shows the flags of a command."""
 
@@ -87,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         name, rest = _command(given)
         options = COMMANDS[name]().read(rest)
-        return _run(options)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
     except ArgumentError as error:
         note(f"error: {error}")
         return 2
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         note("interrupted")
-        return 130
+        return status()
 
 
 def _versions() -> str:
@@ -123,11 +127,6 @@ def _print_presets() -> None:
     log = logging.getLogger("sdxl.preset")
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [_Notes()], False
-
-
-def _run(options: argparse.Namespace) -> int:
-    status: int = options.run(options)
-    return status
 
 
 def _command(given: Sequence[str]) -> tuple[str, Sequence[str]]:

@@ -84,7 +84,7 @@ def add_flag(group: Any, each: Field[Any]) -> None:
     flag: Option = each.metadata["option"]
     if flag.flag is None:
         return
-    default = f" (default: {each.default})" if _shows(each.default) else ""
+    default = f" (default: {each.default})" if type(each.default) in (int, float) else ""
     details: dict[str, Any] = {"help": flag.help + default, "default": argparse.SUPPRESS}
     if flag.type is bool:
         details["action"] = "store_true"
@@ -93,10 +93,6 @@ def add_flag(group: Any, each: Field[Any]) -> None:
     if flag.choices is not None:
         details |= {"choices": flag.choices, "metavar": None}
     group.add_argument(f"--{flag.flag or each.name}".replace("_", "-"), dest=each.name, **details)
-
-
-def _shows(default: Any) -> bool:
-    return isinstance(default, (int, float)) and not isinstance(default, bool)
 
 
 def _reader(flag: Option) -> Callable[[str], Any]:

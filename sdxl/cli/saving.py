@@ -13,6 +13,7 @@ from ..errors import ArgumentError, OutputError
 from ..images.output import numbered
 from ..pipeline.groups import SOURCES, TEXTS
 from ..pipeline.request import Request
+from . import interrupts
 from .console import UNPRINTED, as_json, note, show, show_bytes
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def save(result: Result, outputs: Sequence[Path], seconds: float, in_json: bool)
         except KeyboardInterrupt:
             show(*lines)
             note(f"interrupted; not saved: {_seeds([*lost, *result.seeds[n:]])}")
-            return 130
+            return interrupts.status()
     done = show(*lines)
     if failure is not None:
         raise OutputError(f"{failure}; not saved: {_seeds(lost)}") from failure

@@ -14,6 +14,7 @@ from ..errors import ArgumentError
 from ..pipeline.model_request import DEFAULT_MODEL, ModelRequest
 from .batch import read_batch_size
 from .console import note
+from .interrupts import on_hangup
 from .options import add_flag, default_model, given_model, model_request
 from .parser import Parser, command
 
@@ -27,7 +28,7 @@ environment:
   SDXL_API_KEY, SDXL_AUTH  --api-key and --auth, which would be seen in the list of processes
 
 exit status:
-  0   ended by SIGTERM or Ctrl-C
+  0   ended by SIGTERM, by Ctrl-C, or because the terminal was closed
   1   an error: the model, the address
   2   wrong arguments
   70  a GPU has failed; start it again"""
@@ -114,6 +115,7 @@ def _serve(options: argparse.Namespace) -> int:
     process = Process(make_service(settings, catalog), listener)
     for number in (signal.SIGINT, signal.SIGTERM):  # those of uvicorn act while it serves, not before and after it
         signal.signal(number, lambda *_: process.close())
+    on_hangup(process.close)
     return process.run()
 
 

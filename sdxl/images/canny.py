@@ -59,8 +59,7 @@ def _maxima(norm: np.ndarray, dx: np.ndarray, dy: np.ndarray, low: int) -> np.nd
     value, before, after = flat[places], flat[places - step], flat[places + step]
     # of two equal neighbours the first is the edge, but on diagonals neither is
     above = np.where(flat_edge | steep_edge, value >= after, value > after)
-    kept: np.ndarray = places[(value > before) & above]
-    return kept
+    return places[(value > before) & above]
 
 
 def _connected(shape: tuple[int, ...], places: np.ndarray, strong: np.ndarray) -> np.ndarray:
@@ -75,8 +74,7 @@ def _connected(shape: tuple[int, ...], places: np.ndarray, strong: np.ndarray) -
     root = _components(len(places), first, second)
     reached = np.zeros(len(places), bool)
     reached[root[strong]] = True
-    connected: np.ndarray = reached[root]
-    return connected
+    return reached[root]
 
 
 def _components(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import ArgumentError, OutputError
+from ..errors import ArgumentError, OutputError, brief
 from .image import MOST_PIXELS
 from .output import image_format
 
@@ -41,6 +41,8 @@ def grid(
     """
     if not any(images):
         raise ArgumentError("there are no images; a grid needs one at least")
+    if columns is not None and (type(columns) is not int or columns < 1):
+        raise ArgumentError(f"columns is {brief(columns)}; expected a whole number of at least 1")
     columns = columns or len(x_labels or ()) or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     for name, texts, count in (

@@ -31,7 +31,7 @@ def image_format(path: Path) -> str:
 
 
 def _refuse_folder(path: Path) -> None:
-    if os.path.isdir(path):
+    if os.path.isdir(os.path.expanduser(path)):
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
 
 
@@ -61,7 +61,7 @@ def resolve_output(path: Path) -> Path:
     does not exist. Raises `OutputError` for what must not be replaced.
     """
     try:
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(os.path.expanduser(path)))
     except ValueError as error:  # a null byte
         raise OutputError(f"{path} cannot be written: {error}; choose another path") from error
     _refuse_folder(path)

@@ -26,8 +26,8 @@ class Unmapped(NamedTuple):
 
 @dataclass(frozen=True)
 class Origin:
-    """Which `tool` has written parameters, what of them could not be `unmapped`, and which `sources` the image was made
-    from, by argument: what identifies each, or None.
+    """Which `tool` has written parameters, what of them stays `unmapped`, and which `sources` the image was made from,
+    by argument: what identifies each, or None.
     """
 
     tool: str = "sdxl"

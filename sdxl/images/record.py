@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def read_parameters(path: str | Path) -> Parameters:
     An image (PNG, JPEG, WebP), or a text file with AUTOMATIC1111's parameters or ComfyUI's graph. Raises
     `ArgumentError`.
     """
-    return parameters_in(find_texts(Path(path)), path)
+    return parameters_in(find_texts(Path(os.path.expanduser(path))), path)
 
 
 def parameters_in(texts: Texts, path: str | Path) -> Parameters:
@@ -97,13 +98,20 @@ def parameters_in(texts: Texts, path: str | Path) -> Parameters:
     if texts.own is not None:
         return _own_record(path, texts.own)
     failures: list[str] = []
+    unknown: Parameters | None = None
     for read, text in ((read_graph, texts.prompt), (read_graph, texts.workflow), (read_infotext, texts.parameters)):
         if text is None:
             continue
         try:
-            return read(text)
+            found = read(text)
         except ValueError as error:
             failures.append(str(error))
+            continue
+        if found.request.get("prompt") or text is texts.parameters:
+            return found
+        unknown = unknown or found  # a text beside it may have the prompt that another node made
+    if unknown is not None:
+        return unknown
     if texts.tool is not None:
         raise ArgumentError(
             f"{path} was written by {texts.tool}, whose parameters are not read; give its prompt and settings as "

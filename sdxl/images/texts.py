@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from ..errors import ArgumentError, brief
 from .exif import unpack_comment, unpack_note, unpack_texts
 from .image import MOST_PIXELS, open_header
-from .unread import unread_tool
+from .unread import unread_json, unread_tool
 
 OWN_CHUNK = "sdxl"
 """The PNG text chunk with our JSON, beside AUTOMATIC1111's `parameters`."""
@@ -86,7 +86,11 @@ def _of_chunks(chunks: Mapping[Any, Any]) -> Texts:
     names = (OWN_CHUNK, "parameters", "prompt", "workflow")
     unread = tuple(str(name) for name, text in chunks.items() if name not in names and isinstance(text, str))
     own, parameters, prompt, workflow = (text if isinstance(text := chunks.get(name), str) else None for name in names)
-    return Texts(own, parameters, prompt, workflow, unread, unread_tool(chunks))
+    tool = unread_tool(chunks)
+    for text in (parameters, chunks.get("Comment"), chunks.get("Description")):
+        if tool is None and isinstance(text, str) and text.lstrip().startswith("{"):
+            tool = unread_json(text)
+    return Texts(own, parameters, prompt, workflow, unread, tool)
 
 
 def _of_exif(image: Image.Image) -> Texts:
@@ -102,7 +106,7 @@ def _of_exif(image: Image.Image) -> Texts:
     }
     comment = unpack_comment(exif)
     if comment is not None and comment.lstrip().startswith("{"):
-        return replace(_of_json(comment), tool=unread_tool({"parameters": comment}))
+        return _of_json(comment)
     return Texts(None, comment or None, graphs.get("prompt"), graphs.get("workflow"))
 
 
@@ -120,4 +124,4 @@ def _plain(file: Path | bytes) -> Texts | None:
 
 
 def _of_json(text: str) -> Texts:
-    return Texts(prompt=text)
+    return Texts(prompt=text, tool=unread_json(text))

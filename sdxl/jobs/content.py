@@ -94,31 +94,29 @@ def _image(image: Any, root: Path) -> str:
 
 def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
     """The controls of one of `count` images, each with its own image."""
-    own = []
-    for record in records:
-        images = record["image"]
-        is_list = isinstance(images, list)
-        if is_list and count % len(images):
-            raise ArgumentError(
-                f"the image of control {record['net']} has {len(images)} entries for {count} images; give one for "
-                "each, one for each prompt, or one"
-            )
-        own.append({**record, "image": images[number * len(images) // count] if is_list else images})
-    return own
+    lists = [each["image"] if isinstance(each["image"], list) else [each["image"]] for each in records]
+    return [
+        {**each, "image": _entry(images, number, count, f"control {each['net']}")}
+        for each, images in zip(records, lists, strict=True)
+    ]
 
 
 def references_of(value: Any, number: int, count: int) -> list[dict[str, Any]]:
     """The records of image `number` of the `count` images of a line. Raises `ArgumentError`."""
-    records = []
-    for reference in read_references(value):
-        entries = reference.images
-        if count % len(entries):
-            raise ArgumentError(
-                f"reference {reference.adapter} has {len(entries)} images for {count} to generate; give one for each, "
-                "or one"
-            )
-        records.append(replace(reference, image=entries[number * len(entries) // count]).record())
-    return records
+    return [
+        replace(each, image=_entry(each.images, number, count, f"reference {each.adapter}")).record()
+        for each in read_references(value)
+    ]
+
+
+def _entry(entries: Sequence[Any], number: int, count: int, what: str) -> Any:
+    """The entry of image `number` of `count`, which the entries go evenly into."""
+    if count % len(entries):
+        raise ArgumentError(
+            f"the image of {what} has {len(entries)} entries for {count} images; give one for each, one for each "
+            "prompt, or one"
+        )
+    return entries[number * len(entries) // count]
 
 
 def with_requested(arguments: Mapping[str, Any], folders: Folders) -> dict[str, Any]:

@@ -108,19 +108,22 @@ def local(pipe: Pipeline, sizes: BatchSizes | None = None, overlap: bool | None 
 
     def overlapping(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
         encoding: list[tuple[Batch, Future[Outcome]]] = []  # at most one
+        results = ((batch, timed(batch)) for batch in batches)
         with ThreadPoolExecutor(1) as thread:
-            for batch in batches:
+            while True:
                 try:
-                    result = timed(batch)
+                    made = next(results, None)
                 except BaseException:  # such as an interrupt: what is generated is not lost
                     yield from _done(encoding)
                     raise
                 yield from _done(encoding)
+                if made is None:
+                    return
+                batch, result = made
                 if isinstance(result, SDXLError):  # at once, before another batch of this size is begun
                     yield batch, result
                 else:
                     encoding.append((batch, thread.submit(_encoded, result)))
-            yield from _done(encoding)
 
     return overlapping if overlaps else one_by_one
 

@@ -20,7 +20,7 @@ from ..pipeline.aliases import advice
 from ..pipeline.groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
 from ..pipeline.hires import read_hires
 from ..pipeline.profiles import Place, for_one, record_compat
-from ..pipeline.request import Request
+from ..pipeline.request import Request, seeds_of
 from ..pipeline.tags import requested_loras
 from .claims import Range
 from .content import (
@@ -283,12 +283,13 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
     name = _file_name(arguments.pop("output", name))
     later = ("latents", *((*SOURCES, *WITH_IMAGE) if "image" in arguments else ()))
     checked = Request(**{key: value for key, value in arguments.items() if key not in later})
-    count = len(checked.prompts) * checked.num_images
-    is_one = checked.conventions.generators == "batch"
-    seeds = _seeds(checked.seed, count, advance=not checked.varies and not is_one)
+    count, is_one = checked.count, checked.conventions.generators == "batch"
+    seeds = None  # the job assigns them
+    if checked.seed is not None:
+        seeds = list(seeds_of(checked.seed, count, advance=not checked.varies and not is_one))
     if checked.varies and checked.variation_seed is None:
         raise ArgumentError("variation_strength is given without variation_seed; in a job give both")
-    others = _seeds(checked.variation_seed, count, "variation_seed")
+    others = None if checked.variation_seed is None else seeds_of(checked.variation_seed, count, "variation_seed")
     files = [name] if count == 1 else [f"{name.removesuffix('.png')}-{n + 1}.png" for n in range(count)]
     if "latents" in arguments or str(arguments.get("image")).endswith(".safetensors"):
         yield WorkItem(line, tuple(files), arguments | ({} if seeds is None else {"seed": seeds}), first, alone=True)
@@ -304,17 +305,6 @@ def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Itera
         own |= {"control": control_of(arguments["control"], n, count)} if arguments.get("control") else {}
         own |= {"reference": references_of(arguments["reference"], n, count)} if arguments.get("reference") else {}
         yield WorkItem(line, (file,), arguments | own, first if checked.varies else first + n)
-
-
-def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> list[int] | None:
-    """The seeds of a line's images; None if the job assigns them."""
-    if seed is None:
-        return None
-    if isinstance(seed, int):
-        return [seed + n if advance else seed for n in range(count)]
-    if len(seed) != count:
-        raise ArgumentError(f"{name} has {len(seed)} entries for {count} images; give one for each, or one")
-    return list(seed)
 
 
 def _compat(request: Request, arguments: Mapping[str, Any], number: int, seeds: Sequence[int]) -> dict[str, Any]:

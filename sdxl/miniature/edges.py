@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
 from ..images.preprocess import canny
-from .scenes import Scene, draw, random_scene
+from .scenes import Scene, draw, random_scene, to_image
 
 _APART = ("white", "orange")  # of two things on black: their edges show where they touch
 _MARGIN = 0.02  # of the window, around the things
@@ -37,5 +36,4 @@ def edges(scene: Scene, size: tuple[int, int] = (128, 128), crop: tuple[int, int
     """The outlines of the things, white on black, at `size` (height, width); without colours, ground and pattern."""
     colours = _APART[: len(scene.things)]
     things = tuple(replace(thing, colour=colour) for thing, colour in zip(scene.things, colours, strict=True))
-    plain = draw(replace(scene, ground="black", pattern="", things=things), size, crop)
-    return canny(Image.fromarray((plain * 255).round().astype(np.uint8)))
+    return canny(to_image(draw(replace(scene, ground="black", pattern="", things=things), size, crop)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..pipeline.pipeline import Pipeline
 from .judge import View, agrees, look
-from .scenes import HEART, SHAPES, Pixels, Scene, caption, draw, held_out, random_scene
+from .scenes import HEART, SHAPES, Pixels, Scene, caption, draw, held_out, random_scene, to_image
 
 
 def make_scenes(
@@ -44,7 +44,7 @@ def make_changes(count: int, seed: int) -> list[tuple[Scene, Scene]]:
 
 def make_picture(scene: Scene) -> Image.Image:
     """The drawn scene."""
-    return Image.fromarray((draw(scene) * 255).round().astype(np.uint8))
+    return to_image(draw(scene))
 
 
 def make_mask(scene: Scene, side: int = 128) -> Image.Image:

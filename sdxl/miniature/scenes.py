@@ -190,8 +190,12 @@ def draw(
     whole = shown[1] * density, shown[0] * density
     if (width, height) == whole:
         return pixels
-    small = Image.fromarray((pixels * 255).round().astype(np.uint8))
-    return np.asarray(small.resize(whole, Image.Resampling.BICUBIC), np.float32) / 255
+    return np.asarray(to_image(pixels).resize(whole, Image.Resampling.BICUBIC), np.float32) / 255
+
+
+def to_image(pixels: Pixels) -> Image.Image:
+    """An image in 8 bits."""
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))
 
 
 def _render(scene: Scene, x: Grid, y: Grid, size: tuple[int, int], pixel: float) -> Pixels:

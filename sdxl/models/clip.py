@@ -90,6 +90,6 @@ class TextEncoder(nn.Module):
         eos = self.config.eos_id
         # argmax of the ids: the end token has the highest id, and argmax finds the first
         at = ids.argmax(dim=1) if eos is None else (ids == eos).int().argmax(dim=1)
-        x = self.norm_out(x[torch.arange(len(ids), device=ids.device), at])
+        x = self.norm_out(x[torch.arange(len(ids), dtype=torch.long, device=ids.device), at])
         assert self.projection is not None
         return self.projection(x)

@@ -30,10 +30,11 @@ class TransformerConfig(Protocol):
 
 
 def check_transformer(name: str, config: TransformerConfig) -> None:
-    """Raise `ConfigError` for a transformer that cannot be; `name` is what it is of."""
+    """Raise `ConfigError` for a transformer that cannot be; `name` says whose it is."""
     if config.activation not in ACTIVATIONS:
         raise ConfigError(f"the {name}'s hidden_act is {config.activation!r}; supported: {', '.join(ACTIVATIONS)}")
     bound(f"layers of the {name}", [config.layers], MOST_LAYERS)
+    bound(f"heads of the {name}", [config.heads], MOST_WIDTH)
     projection = [] if config.projection_dim is None else [config.projection_dim]
     bound(f"widths of the {name}", (config.dim, config.ff_dim, *projection), MOST_WIDTH)
     bound(f"the {name}'s layer_norm_eps", [config.norm_eps], 1, least=0)

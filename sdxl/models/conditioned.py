@@ -111,9 +111,9 @@ class ConditionedUNet:
 
 @dataclass(frozen=True)
 class Steer:
-    """A ControlNet for the batch of a UNet: it runs for those of the UNet's branches on which it `acts`, of which
-    `conditioned` is. `hint` is what it sees of the control images, (rows or 1, C, h, w). Its residuals are multiplied
-    by `factors`: one for each skip connection, and a last one for the middle block.
+    """A ControlNet for the batch of a UNet. It runs for the branches for which `acts` is true; `conditioned` has these
+    alone. `hint` is what it sees of the control images, (rows or 1, C, h, w). Its residuals are multiplied by
+    `factors`: one for each skip connection, and a last one for the middle block.
     """
 
     net: ControlNet

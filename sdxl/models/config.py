@@ -148,6 +148,11 @@ class ModelConfig:
             raise ConfigError(f"the sizes are embedded in {self.unet.size_dim} numbers; they must be an even number")
         latent = self.vae.latent_channels
         inputs = (latent,) if self.size_count == 5 else (latent, 2 * latent + 1)
+        if self.unet.in_channels == 2 * latent:
+            raise ConfigError(
+                f"the UNet takes {2 * latent} channels, as models that edit by instruction do (CosXL Edit, "
+                "InstructPix2Pix), which are not supported; give a base, inpainting or refiner model"
+            )
         if self.unet.in_channels not in inputs or self.unet.out_channels != latent:
             raise ConfigError(
                 f"the UNet makes {self.unet.out_channels} channels of {self.unet.in_channels}, and the VAE's latents "

@@ -32,8 +32,7 @@ class HintEncoder(nn.Module):
         *convs, last = self.convs
         for conv in convs:
             x = F.silu(conv(x))
-        h: Tensor = last(x)
-        return h
+        return last(x)
 
 
 class FuserAttention(nn.Module):
@@ -45,8 +44,7 @@ class FuserAttention(nn.Module):
         self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.out(self.v(x))
-        return h
+        return self.out(self.v(x))
 
 
 class FuserBlock(nn.Module):
@@ -65,8 +63,7 @@ class FuserBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
         h = self.up(self.norm2(x))
-        y: Tensor = x + self.down(h * torch.sigmoid(1.702 * h))  # the quick GELU
-        return y
+        return x + self.down(h * torch.sigmoid(1.702 * h))  # the quick GELU
 
 
 class Union(nn.Module):
@@ -115,7 +112,7 @@ class ControlNet(Contracting):
     def with_types(self, vector: Tensor, types: Sequence[int]) -> Tensor:
         """The vector (B, V) of a union with these types of control images at once."""
         config = self.control_config
-        flags = torch.zeros(config.types, device=vector.device)
+        flags = torch.zeros(config.types, dtype=torch.float32, device=vector.device)
         flags[list(types)] = 1
         embedded = sinusoidal(flags, config.type_dim).flatten().to(vector.dtype)
         return torch.cat([vector, embedded.expand(len(vector), -1)], dim=1)

@@ -24,8 +24,7 @@ class ImageProjection(nn.Module):
         self.norm = nn.LayerNorm(config.context_dim)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        x: Tensor = self.norm(self.proj(embedding).unflatten(1, (self.tokens, -1)))
-        return x
+        return self.norm(self.proj(embedding).unflatten(1, (self.tokens, -1)))
 
 
 class ResamplerLayer(nn.Module):
@@ -69,8 +68,7 @@ class Resampler(nn.Module):
         latents = self.latents().to(image.dtype).expand(len(image), -1, -1)
         for layer in self.layers:
             latents = layer(latents, image)
-        x: Tensor = self.norm_out(self.proj_out(latents))
-        return x
+        return self.norm_out(self.proj_out(latents))
 
 
 class KeyValue(nn.Module):

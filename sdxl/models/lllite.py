@@ -31,15 +31,14 @@ class Place(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """An image (B, 3, H, W) in -1..1 to a feature for each token (B, L, C), the same in all steps."""
-        for n, conv in enumerate([*self.encoder]):
+        for n, conv in enumerate(self.encoder):
             x = conv(F.relu(x) if n else x)
         return rearrange(x, "b c h w -> b (h w) c")
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         """What is added to x (B, L, dim), whose rows are branch by branch those of the features (1 or b, L, C)."""
         features = features.repeat(len(x) // len(features), 1, 1)
-        h: Tensor = self.up(F.relu(self.mid(torch.cat([features, F.relu(self.down(x))], dim=-1))))
-        return h
+        return self.up(F.relu(self.mid(torch.cat([features, F.relu(self.down(x))], dim=-1))))
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class Shift:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, L, dim) and what is added to it."""
-        h: Tensor = self.place(x, self.features)
-        return x + h * self.scale
+        return x + self.place(x, self.features) * self.scale
 
 
 class LLLite(nn.Module):

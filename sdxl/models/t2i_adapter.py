@@ -24,8 +24,7 @@ class AdapterBlock(nn.Module):
         self.conv2 = Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = x + self.conv2(F.relu(self.conv1(x)))
-        return h
+        return x + self.conv2(F.relu(self.conv1(x)))
 
 
 class AdapterLevel(nn.Module):

@@ -156,8 +156,7 @@ class SpatialTransformer(nn.Module):
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """From the feature map to the tokens of the first block."""
-        h: Tensor = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
-        return h
+        return self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
 
     def to_map(self, h: Tensor, x: Tensor) -> Tensor:
         """From the tokens of the last block back to the feature map."""

@@ -64,6 +64,7 @@ class UNetConfig:
             bound("the width of the embedded guidance scale", [self.guidance_dim], MOST_WIDTH, least=4)
         bound("transformer layers of the UNet", [sum(depths), min(depths)], MOST_DEPTH, least=0)
         bound("channels and widths of the UNet", (*self.channels, *widths), MOST_WIDTH)
+        bound("heads and norm groups of the UNet", (*self.heads, self.norm_groups), MOST_WIDTH)
         bound("the UNet's norm_eps", [self.norm_eps], 1, least=0)
         bound("the UNet's sample_size", self.sample_size, MOST_SIDE)
         if self.channels[0] % 2:

@@ -23,7 +23,7 @@ from ..text.chunks import Reading, unknown_names, words_of
 from ..text.tokenizer import Tokenizer
 from ..weights.checkpoint import Checkpoint
 from ..weights.hashes import tensor_hash
-from ..weights.keymap import TEXT, TEXT_2
+from ..weights.keymap import TEXT_2
 from .loading import PREFIXES, Changes, Embeddings
 
 _LOG = logging.getLogger("sdxl")
@@ -160,9 +160,7 @@ class Adapters:
 
     @property
     def _widths(self) -> dict[str, int]:
-        config = self._checkpoints[0].info.config
-        first = {} if config.text_encoder is None else {TEXT: config.text_encoder.dim}
-        return first | {TEXT_2: config.text_encoder_2.dim}
+        return {name: config.dim for name, config in self._checkpoints[0].info.encoders.items()}
 
     def open_embeddings(self, embeddings: Sequence[Embedding]) -> tuple[ActiveEmbedding, ...]:
         """Embeddings with the hashes of their files, which are opened, and before them those of the folders. Raises
@@ -206,9 +204,11 @@ class Adapters:
         """
         bundled = [lora for lora in loras if self._match(lora).adapter.bundled]
         key = ([each.embedding for each in embeddings], bundled)
-        if self._words[0] != key:
-            self._words = key, self._vectors(embeddings, bundled)
-        return self._words[1]
+        known, vectors = self._words  # which another thread may replace meanwhile
+        if known != key:
+            vectors = self._vectors(embeddings, bundled)
+            self._words = key, vectors
+        return vectors
 
     def _vectors(self, embeddings: Iterable[ActiveEmbedding], loras: Iterable[LoRA]) -> Embeddings:
         of_loras = [each for lora in loras for each in read_bundled(self._match(lora).adapter.file, self._widths)]
@@ -225,7 +225,7 @@ class Adapters:
     def used(
         self, embeddings: Sequence[ActiveEmbedding], loras: Sequence[LoRA], texts: Sequence[str], reading: Reading
     ) -> tuple[Embedding, ...]:
-        """Those whose words are in the texts of a prompt. Warns of names that are no words, of LoRAs neither."""
+        """Those whose words are in the texts of a prompt. Warns of `embedding:NAME` where no word has that name."""
         info = self._checkpoints[0].info
         self._tokenizer = self._tokenizer or Tokenizer(info.tokenizers[TEXT_2], info.config.text_encoder_2.positions)
         counts = self.counts(embeddings, loras)

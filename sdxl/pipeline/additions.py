@@ -100,8 +100,9 @@ def adapter_folders(request: ModelRequest) -> dict[str, list[Path]]:
 def open_additions(
     request: ModelRequest, loader: Loader, variant: str | None, folders: Mapping[str, list[Path]]
 ) -> Additions:
-    """The LoRAs and embeddings that a request of a model names, for its opened checkpoints, whose files are of a
-    `variant`, and what finds more in the `folders`. Raises `ArgumentError`, `CheckpointError` and `HubError`.
+    """The LoRAs and embeddings that a request of a model names, opened for its checkpoints, and what opens the networks
+    of later requests: by name in the `folders`, the files of a `variant`. Raises `ArgumentError`, `CheckpointError` and
+    `HubError`.
     """
     base, nets = loader.checkpoints[0], folders["control_dir"]
     adapters = Adapters(loader.checkpoints, folders["lora_dir"], folders["embedding_dir"])

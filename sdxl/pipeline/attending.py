@@ -125,7 +125,7 @@ def _encode_one(network: Lazy[nn.Module], image: Image | None, at: Placement) ->
     """An image by itself, so that what it gives depends on no other one; None is zeros behind the normalisation."""
     encoder = cast("VisionEncoder", network())
     side = encoder.config.image_size
-    pixels = torch.zeros(1, 3, side, side) if image is None else clip_pixels(image, side)
+    pixels = torch.zeros(1, 3, side, side, dtype=torch.float32) if image is None else clip_pixels(image, side)
     hidden, embedding = encoder(pixels.to(at.device, at.arithmetic))
     check_finite(hidden, "the image encoder", at)
     check_finite(embedding, "the image encoder", at)

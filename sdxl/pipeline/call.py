@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -48,9 +48,12 @@ class Call:
             self.prepare()
             self.residency.fit(self.plan)
             outcome = self.residency.retry(lambda model: self._generate(model, output, progress, callback))
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, Result):
+            return outcome
+        try:
             raise outcome
-        return outcome
+        finally:
+            del outcome  # else it would keep this frame, and so the model, which has it
 
     def steps(self) -> Iterator[PipelineStep]:
         """The steps with their results, none at the same time as another thread's; `OutOfMemoryError` for all of
@@ -73,7 +76,7 @@ class Call:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise self.residency.shortage(error) from error
+                raise self.residency.shortage(str(error)) from error
             if step is None:
                 return
             yield self._with_result(step)
@@ -91,14 +94,12 @@ class Call:
 
     def _generate(self, model: Model, output: Output, progress: bool, callback: Callback | None) -> Result | Exception:
         """The result; or an exception of the callback, which is no reason to try again with less in memory."""
-        from tqdm.auto import tqdm
-
         if self.generators is not None:
             self.generators.rewind()
         steps, revision = self._run(model), self.residency.revision
-        with closing(steps), tqdm(total=self.plan.total_steps, disable=not progress, unit="step") as bar:
+        with closing(steps), _bar(self.plan.total_steps if progress else None) as advance:
             for step in steps:
-                bar.update(step.total > 0)
+                advance(int(step.total > 0))
                 try:
                     if callback is not None and stops(callback(self._with_result(step))):
                         break
@@ -150,3 +151,17 @@ class Call:
         sizes = {canvas.result_size for canvas in self.plan.canvases if self.plan.pastes}
         if output == "tensor" and len(sizes) > 1:
             raise ArgumentError(f"images of different sizes {sorted(sizes)} are no tensor; use output='pil'")
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
+    """What counts steps on the terminal; nothing for None. tqdm makes a lock for all processes even where it shows
+    nothing, of which Python then warns in the workers of a pool.
+    """
+    if total is None:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit="step") as bar:
+        yield bar.update

@@ -34,8 +34,8 @@ _WHAT = "ControlNet"
 
 @dataclass(frozen=True)
 class ActiveControl:
-    """A control of a plan: what its network is, and that network, what it was given, and its images at the size of the
-    work, one for each image to generate.
+    """A control of a plan. `opened` says what its network is. `given` are the images as they came, `images` the same at
+    the size of the work, one for each image to generate.
     """
 
     control: Control
@@ -73,8 +73,8 @@ class ActiveControl:
 
 
 class Controls:
-    """Opens the networks of controls, each once, for a model with this UNet, whose weights `base` has. Names are looked
-    for in `folders`; of the files of a folder those of a `variant` are taken.
+    """Opens the networks of controls, each once, for a model with this UNet; `base` has its weights. Names are looked
+    for in `folders`. Of a network's folder the files of a `variant` are taken.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class Expert:
             return contexts, pooled
         kept = [bool(one or two) for one, two in zip(texts.prompts, texts.prompts_2, strict=True)]
         contexts = [context * is_kept for context, is_kept in zip(contexts, kept, strict=True)]
-        return contexts, pooled * torch.tensor(kept, device=pooled.device)[:, None]
+        return contexts, pooled * torch.tensor(kept, dtype=torch.bool, device=pooled.device)[:, None]
 
     def _with_sizes(
         self, contexts: Sequence[Tensor], pooled: Tensor, sizes: Sequence[Sizes], is_zero: bool

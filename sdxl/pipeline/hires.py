@@ -4,13 +4,12 @@ torch.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, checked_number
 from ..images.upscalers import read_upscaler
 from ..sampling.names import read_sampler, read_schedule
 
@@ -44,11 +43,11 @@ class Hires:
         size = self._size()
         if size is not None and self.scale is not None:
             raise ArgumentError("hires has a scale and a size; give one of them")
-        scale = _number("scale", _SCALE if self.scale is None else self.scale, 1, _MOST_SCALE)
-        strength = _number("strength", self.strength, 0, 1)
+        scale = checked_number("scale of hires", _SCALE if self.scale is None else self.scale, 1, _MOST_SCALE)
+        strength = checked_number("strength of hires", self.strength, 0, 1)
         if not strength:
             raise ArgumentError("strength of hires is 0, which leaves the second pass no step. Try 0.5")
-        steps = None if self.steps is None else _number("steps", self.steps, 0, _MOST_STEPS)
+        steps = None if self.steps is None else checked_number("steps of hires", self.steps, 0, _MOST_STEPS)
         if steps is not None and steps != int(steps):
             raise ArgumentError(f"steps of hires is {brief(self.steps)}; expected a whole number")
         for name in ("prompt", "negative_prompt", "sampler", "schedule"):
@@ -110,13 +109,6 @@ class Hires:
 def _down(size: tuple[int, int], factor: int) -> tuple[int, int]:
     height, width = (max(side // factor, 1) * factor for side in size)
     return height, width
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not least <= value <= most:
-        raise ArgumentError(f"{name} of hires is {brief(value)}; expected a number from {least} to {most}")
-    return float(value)
 
 
 def read_hires(value: Any) -> Hires:

@@ -13,32 +13,16 @@ from .request import Request
 if TYPE_CHECKING:
     from .plan import Plan
 
-_NEGATIVE = (
-    "negative_prompt",
-    "negative_prompt_2",
-    "negative_original_size",
-    "negative_crop_top_left",
-    "negative_target_size",
-    "negative_aesthetic_score",
-    "guidance_rescale",
-)
 _SIZES_OF_NEGATIVE = ("negative_original_size", "negative_crop_top_left", "negative_target_size")
+_NEGATIVE = (
+    *("negative_prompt", "negative_prompt_2", *_SIZES_OF_NEGATIVE),
+    *("negative_aesthetic_score", "guidance_rescale"),
+)
 _SIZES = ("original_size", "crop_top_left", "target_size")
 _STEPS = (
-    *_NEGATIVE,
-    *_SIZES,
-    "guidance_interval",
-    "guider",
-    "control",
-    "reference",
-    "prompt_2",
-    "emphasis",
-    "clip_skip",
-    "eta",
-    "latents",
-    "variation_seed",
-    "variation_strength",
-    "aesthetic_score",
+    *(*_NEGATIVE, *_SIZES),
+    *("guidance_interval", "guider", "control", "reference", "prompt_2", "emphasis", "clip_skip", "eta", "latents"),
+    *("variation_seed", "variation_strength", "aesthetic_score"),
 )
 _SCORES = ("aesthetic_score", "negative_aesthetic_score")
 _DEFAULTS = {each.name: each.default for each in fields(Request)}

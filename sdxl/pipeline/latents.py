@@ -31,7 +31,7 @@ class Latents:
         """A sample of the posterior of each image (3, H, W) with its `noise`, or without that the mean, (B, 4, h, w);
         one that several share is encoded once.
         """
-        latents: list[Tensor] = [torch.empty(0)] * len(images)
+        latents: list[Tensor] = [torch.empty(0, dtype=torch.float32)] * len(images)
         with self.model.using(self.model.vae):
             for image in {id(image): image for image in images}.values():
                 rows = [i for i, each in enumerate(images) if each is image]

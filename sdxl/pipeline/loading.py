@@ -23,7 +23,6 @@ from ..runtime.placement import Placement, choose_placement, text_placement, vae
 from ..runtime.precision import Precision
 from ..runtime.streamed import Change
 from ..text.encode import TextCache, TextStage, with_tokens
-from ..text.tokenizer import Tokenizer
 from ..weights import hub
 from ..weights.checkpoint import Checkpoint, check_folder, open_checkpoint, open_component, open_preview
 from ..weights.component import Component
@@ -37,6 +36,7 @@ from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
 from .recorded_model import SOURCES, RecordedModel
+from .tokens import tokenizers_of
 from .weight_changes import Both, own_changes
 
 Embeddings = Mapping[str, Mapping[str, Tensor]]
@@ -88,26 +88,21 @@ class Loader:
         return at if name == UNET else text_placement(at, offload)
 
     def _expert(self, number: int, offload: str, cache: TextCache | None) -> Expert:
-        components, info = self.checkpoints[number].components, self.checkpoints[number].info
+        info = self.checkpoints[number].info
 
         def load_text() -> list[TextStage]:
             info.check_ids()
-            names = [name for name in (TEXT, TEXT_2) if name in components]
-            encoders = [cast(TextEncoder, self._load(name, number, offload)()) for name in names]
-            return self.stages(number, encoders)
+            return self.stages(number, [cast(TextEncoder, self._load(n, number, offload)()) for n in info.encoders])
 
         load_unet, at = self._load(UNET, number, offload), self.placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
     def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
         """The text encoders of a checkpoint with their tokenizers and learned words."""
-        components, tokenizers = self.checkpoints[number].components, self.checkpoints[number].info.tokenizers
-        names = [name for name in (TEXT, TEXT_2) if name in components]
+        info = self.checkpoints[number].info
         return [
-            with_tokens(
-                TextStage(Tokenizer(tokenizers[name], encoder.config.positions), encoder), self.embeddings.get(name, {})
-            )
-            for name, encoder in zip(names, encoders, strict=True)
+            with_tokens(TextStage(tokenizer, encoder), self.embeddings.get(name, {}))
+            for (name, tokenizer), encoder in zip(tokenizers_of(info).items(), encoders, strict=True)
         ]
 
     def _load(self, name: str, number: int, offload: str) -> Callable[[], nn.Module]:
@@ -218,8 +213,7 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
         _check_refiner(request.refiner, checkpoints[1].info, checkpoint.info)
     arithmetic = None if precision is None else DTYPES[precision.arithmetic]
     loader = Loader(checkpoints, device, dtype, request.int8, request.fp8, trainable=trainable, arithmetic=arithmetic)
-    loader = replace(loader, preview=preview)
-    return replace(loader, hashes=_start_hashing(request, paths, variant)), variant
+    return replace(loader, preview=preview, hashes=_start_hashing(request, paths, variant)), variant
 
 
 def idle_sources(model: AnyPath, revision: str | None, variant: str | None) -> Iterator[tuple[str, str]]:
@@ -258,7 +252,6 @@ def choose(loader: Loader, request: ModelRequest) -> tuple[Loader, str]:
     """The way to keep the model in memory; and the loader, with a dtype of half the size if "auto" finds too little
     memory for float32 and nobody has asked for it.
     """
-
     offload = loader.choose_offload(request.offload, request.max_memory)
     is_free = request.dtype is None and loader.arithmetic is None
     if is_free and offload == "block" != request.offload and loader.dtype is torch.float32:

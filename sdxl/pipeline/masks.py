@@ -14,7 +14,7 @@ from .request import spread
 
 
 def latent_masks(plan: Plan, factor: int, device: torch.device) -> Tensor:
-    """The masks (B, 1, h, w) of all images: 0 is kept, 1 repainted. What values between mean, the conventions say."""
+    """The masks (B, 1, h, w) of all images: 0 is kept, 1 repainted. The conventions say what lies between."""
     return torch.stack([_reduced(plan, i, factor) for i in range(len(plan.seeds))]).to(device)
 
 

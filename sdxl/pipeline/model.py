@@ -79,6 +79,12 @@ class Model:
                 expert.load()
             self.vae()
 
+    def forget_texts(self) -> None:
+        """Have every text encoded again: what encodes them has changed."""
+        for expert in self.experts:
+            if expert.cache is not None:
+                expert.cache.clear()
+
     @contextmanager
     def using(self, *components: Lazy[Any]) -> Iterator[None]:
         """Release components when the work inside is done, or fails, unless they stay in memory."""

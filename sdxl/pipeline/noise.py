@@ -52,7 +52,9 @@ class TorchSource:
 
     def seed(self) -> int:
         """A seed for other noise, which it draws."""
-        return int(torch.randint(2**63 - 1, (), generator=self.generator, device=self.generator.device))
+        return int(
+            torch.randint(2**63 - 1, (), generator=self.generator, dtype=torch.long, device=self.generator.device)
+        )
 
 
 @dataclass(frozen=True)

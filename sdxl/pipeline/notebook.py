@@ -32,9 +32,15 @@ def html(images: Sequence[Image.Image], captions: Sequence[str]) -> str:
 
 def strip(images: Sequence[Image.Image]) -> Image.Image:
     """Small images of one size side by side, enlarged by a whole number so that they can be seen."""
+    whole = side_by_side(images)
+    times = -(-_LEAST // whole.height)
+    return whole.resize((whole.width * times, whole.height * times), Image.Resampling.NEAREST)
+
+
+def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one size as one."""
     width, height = images[0].size
-    times = -(-_LEAST // height)
     whole = Image.new("RGB", (len(images) * width, height))
     for number, image in enumerate(images):
         whole.paste(image, (number * width, 0))
-    return whole.resize((whole.width * times, whole.height * times), Image.Resampling.NEAREST)
+    return whole

@@ -33,8 +33,7 @@ def check_networks(info: Any, unet: Any, vae: Any, text: Any) -> None:
             if hasattr(value, "_orig_mod"):
                 hint = ", which torch.compile has wrapped. Try its blocks, compiled in place by block.compile()"
             raise ArgumentError(f"{name} is a {type(value).__name__}; expected a {wanted[0].__name__}{hint}")
-    count = sum(each is not None for each in (info.config.text_encoder, info.config.text_encoder_2))
-    kinds = [type(each) for each in text] if isinstance(text, Sequence) else []
+    count, kinds = len(info.encoders), [type(each) for each in text] if isinstance(text, Sequence) else []
     if len(kinds) != count or any(not issubclass(kind, TextStage) for kind in kinds):
         given = f"[{', '.join(kind.__name__ for kind in kinds)}]" if kinds else f"a {type(text).__name__}"
         raise ArgumentError(f"text is {given}; expected a list of TextStage, {count} for this model. Try pipe.text")

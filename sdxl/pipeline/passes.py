@@ -82,7 +82,7 @@ def _second_request(request: Request, hires: Hires, first: Plan, vae: AnyVAEConf
         raise ArgumentError(f"the image is {width} x {height}; expected at most {MOST_PIXELS} pixels, give less")
     shape = (1, vae.latent_channels, height // vae.factor, width // vae.factor)
     own: dict[str, Any] = {
-        "image": torch.zeros(shape),
+        "image": torch.zeros(shape, dtype=torch.float32),
         "strength": hires.strength,
         "steps": hires.steps or first.request.steps,
         "seed": first.request.seed,

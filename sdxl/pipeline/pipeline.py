@@ -227,7 +227,7 @@ class Pipeline(DiffusersNames):
 
     def most_images(self, request: Request, most: int = MOST) -> int:
         """How many images like those of a request fit into memory at once beside the present model, by an estimate:
-        `most`, or half as often as it takes; at least 1. Raises `ArgumentError` for a request that does not fit the
+        `most`, halved as often as it takes, at least 1. Raises `ArgumentError` for a request that does not fit the
         model.
         """
         plan = self.plan(request)
@@ -388,7 +388,6 @@ class Pipeline(DiffusersNames):
                 raise ArgumentError("generator and seed are both given; give one of them")
             request = replace(request, seed=generators.seeds)
         plan, prepare = self._planned(request)
-
         return Call(plan, self.residency, lambda: self.source | self.hashes.record(), prepare, self._lock, generators)
 
     def plan(self, request: Request) -> Plan:

@@ -30,7 +30,7 @@ from .extras import Extra
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
 from .referencing import ActiveReference
-from .request import Request, Size
+from .request import Request, Size, seeds_of
 from .scales import check_guider, make_guidance, most_guidance, step_scales
 from .sizing import check_latents, make_canvases, negative_sizes, size_conditioning, work_size
 from .sources import Sources, read_sources
@@ -180,8 +180,8 @@ def make_plan(
     warn_of_eta(request, sampler, eta)
     refine_at = request.refine_at if refiner is None or request.refine_at is not None else REFINE_AT
     is_one = rules.generators == "batch"
-    seeds = _seeds(request.seed, count, advance=not request.varies and not is_one)
-    variation_seeds = _seeds(request.variation_seed, count, "variation_seed") if request.varies else ()
+    seeds = seeds_of(_drawn(request.seed), count, advance=not request.varies and not is_one)
+    variation_seeds = seeds_of(_drawn(request.variation_seed), count, "variation_seed") if request.varies else ()
     resolved = replace(
         request,
         height=size[0] if request.image is None else request.height,
@@ -277,13 +277,6 @@ def _check_clip_skip(request: Request, configs: Sequence[ModelConfig]) -> None:
         )
 
 
-def _seeds(seed: int | Sequence[int] | None, count: int, name: str = "seed", advance: bool = True) -> tuple[int, ...]:
-    """The seed of each image: the given ones, or the numbers from the first one on, or that one for all."""
-    if isinstance(seed, Sequence):
-        if len(seed) != count:
-            raise ArgumentError(
-                f"{name} has {len(seed)} entries for {count} images; give one for each, or a single one"
-            )
-        return tuple(seed)
-    first = secrets.randbelow(2**32) if seed is None else seed
-    return tuple(first + i if advance else first for i in range(count))
+def _drawn(seed: int | Sequence[int] | None) -> int | Sequence[int]:
+    """A seed, by lot where none is given."""
+    return secrets.randbelow(2**32) if seed is None else seed

@@ -40,15 +40,15 @@ def find_recorded(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> Iter
     `CheckpointError` if it is not found.
     """
     hashes: Any = recorded.get("sha256")
-    for field_ in SOURCES if isinstance(hashes, Mapping) else ():
-        name, sha256 = recorded.get(field_), hashes.get(field_)
-        if field_ in given or not isinstance(name, str) or not isinstance(sha256, str):
+    for part in SOURCES if isinstance(hashes, Mapping) else ():
+        name, sha256 = recorded.get(part), hashes.get(part)
+        if part in given or not isinstance(name, str) or not isinstance(sha256, str):
             continue
         if _SHA256.fullmatch(sha256):
-            yield field_, RecordedModel(name, sha256, _find(field_, name, sha256))
+            yield part, RecordedModel(name, sha256, _find(part, name, sha256))
 
 
-def _find(field_: str, name: str, sha256: str) -> Path | None:
+def _find(part: str, name: str, sha256: str) -> Path | None:
     """Where a model is that is not where its name says; None if it is, or if the hub may have it."""
     if os.path.exists(hub.local(name)):
         return None
@@ -57,7 +57,7 @@ def _find(field_: str, name: str, sha256: str) -> Path | None:
     found = library.find_by_hash(sha256, PureWindowsPath(name).name, thorough=not may_be_on_hub)
     if found is None and not may_be_on_hub:
         raise CheckpointError(
-            f"{name} does not exist, and no other file with its hash {sha256[:10]} is known; give the {field_} with "
-            f"--{field_}, or set {library.VARIABLE} to the folder of your models"
+            f"{name} does not exist, and no other file with its hash {sha256[:10]} is known; give the {part} with "
+            f"--{part}, or set {library.VARIABLE} to the folder of your models"
         )
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..adapters.control import Control
 from ..adapters.lora import LoRA
 from ..adapters.reference import Reference
+from ..errors import ArgumentError
 from ..images.upscalers import UPSCALERS
 from ..sampling.guiders import NamedGuider
 from ..sampling.presets import PRESETS
@@ -267,3 +268,14 @@ class Request:
 def spread(entries: Sequence[T], count: int) -> list[T]:
     """`count` entries from one for all, or from one for each group of equal size."""
     return [entry for entry in entries for _ in range(count // len(entries))]
+
+
+def seeds_of(seed: int | Sequence[int], count: int, name: str = "seed", advance: bool = True) -> tuple[int, ...]:
+    """The seed of each image: the given ones, or the numbers from the first one on, or that one for all. Raises
+    `ArgumentError`; `name` is the argument.
+    """
+    if isinstance(seed, int):
+        return tuple(seed + i if advance else seed for i in range(count))
+    if len(seed) != count:
+        raise ArgumentError(f"{name} has {len(seed)} entries for {count} images; give one for each, or a single one")
+    return tuple(seed)

@@ -17,7 +17,7 @@ from ..runtime.device import choose_dtype
 from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory, trim, used, vae_bytes
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
-from ..weights.keymap import TEXT, TEXT_2, UNET, VAE
+from ..weights.keymap import UNET, VAE
 from .extras import Extra
 from .loading import Changes, Loader
 from .model import Model
@@ -94,8 +94,8 @@ class Residency:
             self._replace(self.smaller)
 
     def most_images(self, plan: Plan, most: int) -> int:
-        """How many images like those of a plan fit at once beside the present model: `most`, or half as often as it
-        takes; at least 1.
+        """How many images like those of a plan fit at once beside the present model: `most`, halved as often as it
+        takes, at least 1.
         """
         while most > 1:
             try:
@@ -131,7 +131,7 @@ class Residency:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                shortage = self.shortage(error)
+                reason = str(error)  # not an error, which would keep this frame when it is raised, and so the model
             # here nothing holds intermediate results any more
             graphs = self.model.graphs
             if graphs is not None and graphs.recordings() and not self.model.is_compiled:  # nobody has asked for them
@@ -143,12 +143,12 @@ class Residency:
                 continue
             smaller = self.smaller
             if not self.may_shrink or smaller is None:
-                raise shortage
+                raise self.shortage(reason)
             self._warn(f"memory ran out with offload {self.model.offload}")
 
-    def shortage(self, error: Exception) -> OutOfMemoryError:
-        """The error for a user where memory has run out."""
-        reason = str(error).strip().splitlines()[0] if str(error) else "no more is given"
+    def shortage(self, reason: str) -> OutOfMemoryError:
+        """The error for a user where memory has run out, for a reason that torch gives."""
+        reason = reason.strip().splitlines()[0] if reason.strip() else "no more is given"
         advice = f"offload {self.smaller}, " if self.smaller else ""
         return OutOfMemoryError(
             f"memory ran out with offload {self.model.offload} ({reason}); try {advice}a smaller size or fewer images "
@@ -213,9 +213,7 @@ class Residency:
                 offload = loader.choose_offload("auto" if self.may_shrink else offload, self.max_memory)
             self.revision += 1
             self._exchange(offload, loader)
-            for expert in self.model.experts:
-                if expert.cache is not None:
-                    expert.cache.clear()
+            self.model.forget_texts()
             self.retry(lambda model: model.load())
             return
         self.revision += 1
@@ -238,9 +236,7 @@ class Residency:
         if not weights and not has_other_words:
             return
         self.revision += 1
-        for expert in self.model.experts:
-            if expert.cache is not None:
-                expert.cache.clear()
+        self.model.forget_texts()
         try:
             self._reload(weights)
         except BaseException:
@@ -272,8 +268,7 @@ class Residency:
             if (stages := old.text.loaded) is not None:
                 encoders = [stage.encoder for stage in stages]
                 new.text.adopt(loader.stages(number, encoders))
-                names = (TEXT, TEXT_2)[-len(encoders) :]
-                for name, encoder in zip(names, encoders, strict=True):
+                for name, encoder in zip(new.info.encoders, encoders, strict=True):
                     loader.load_again(name, number, encoder, model.offload, weights)
         if (vae := loaded.vae.loaded) is not None:
             model.vae.adopt(vae)

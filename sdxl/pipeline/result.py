@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..images.output import image_format, numbered
 from ..images.pixels import to_pil
 from ..images.record import save_image
 from ..models.config import AnyVAEConfig
+from ..runtime.locks import without_modes
 from .notebook import html, png, strip
 from .profiles import conventions_of
 
@@ -45,8 +47,9 @@ class Result:
         images = self._as_pil()
         if images is None:
             raise ArgumentError("output is 'latent', and latents are no images; expected output='pil' or 'tensor'")
-        image_format(Path(path))  # an error before anything is written
-        paths = numbered(Path(path), len(images))
+        path = Path(os.path.expanduser(path))
+        image_format(path)  # an error before anything is written
+        paths = numbered(path, len(images))
         for image, file, parameters in zip(images, paths, self.parameters, strict=True):
             save_image(image, file, parameters)
         return paths
@@ -138,8 +141,9 @@ class PipelineStep:
         if colours is None:
             return []
         z = self.denoised.float().cpu()
-        matrix, bias = torch.tensor(colours, device=z.device).split([len(colours) - 1, 1])
-        pixels = torch.einsum("bchw,cr->brhw", z, matrix) + bias[0, :, None, None]
+        matrix, bias = torch.tensor(colours, dtype=z.dtype, device=z.device).split([len(colours) - 1, 1])
+        with without_modes():
+            pixels = torch.einsum("bchw,cr->brhw", z, matrix) + bias[0, :, None, None]
         return to_pil((pixels / 2 + 0.5).clamp(0, 1))
 
     def _repr_png_(self) -> bytes | None:

@@ -49,10 +49,13 @@ def missing_loras(request: Request) -> tuple[LoRA, ...]:
 
 
 def untagged_loras(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The LoRAs of an image's recorded request without those that its prompt asked for: of another prompt."""
+    """The LoRAs of an image's recorded request without those that its prompt asked for: of another prompt. Raises
+    `ArgumentError` for a record that is damaged.
+    """
     if not record.get("loras"):
         return None
-    left = _difference(read_loras(record["loras"]), requested_loras(record))
+    own = {name: record[name] for name in ("prompt_syntax", "compat", *_TEXTS) if name in record}
+    left = _difference(read_loras(record["loras"]), tagged_loras(Request(**{"prompt": "", **own})))
     return [lora.record() for lora in left] or None
 
 

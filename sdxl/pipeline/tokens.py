@@ -10,7 +10,6 @@ from ..text.chunks import Chunk, Reading, make_chunks
 from ..text.editing import split_and, split_tags, stretches
 from ..text.tokenizer import Tokenizer
 from ..weights.info import ModelInfo
-from ..weights.keymap import TEXT, TEXT_2
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,7 @@ def tokenize(
 
 def tokenizers_of(info: ModelInfo) -> dict[str, Tokenizer]:
     """The tokenizers of a model's text encoders."""
-    encoders = {TEXT: info.config.text_encoder, TEXT_2: info.config.text_encoder_2}
-    return {name: Tokenizer(info.tokenizers[name], config.positions) for name, config in encoders.items() if config}
+    return {name: Tokenizer(info.tokenizers[name], config.positions) for name, config in info.encoders.items()}
 
 
 def _tokens(name: str, tokenizer: Tokenizer, text: str, reading: Reading, counts: Mapping[str, int]) -> Tokens:

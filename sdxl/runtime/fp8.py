@@ -25,7 +25,7 @@ FP8 = torch.float8_e4m3fn
 def has_fp8(device: torch.device) -> bool:
     """Whether a device can keep and cast float8_e4m3fn."""
     try:
-        return bool(torch.ones(2, device=device).to(FP8).float().sum() == 2)
+        return bool(torch.ones(2, dtype=torch.float32, device=device).to(FP8).float().sum() == 2)
     except (RuntimeError, TypeError):  # Apple's GPU has no such type
         return False
 
@@ -36,7 +36,7 @@ def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     if weight.dtype is FP8:
         is_bad = (weight.view(torch.uint8) << 1).amax(1) == 0xFE
-        return weight, torch.ones(len(weight), device=weight.device).masked_fill(is_bad, torch.nan)
+        return weight, torch.ones(len(weight), dtype=torch.float32, device=weight.device).masked_fill(is_bad, torch.nan)
     result = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     rows = max(1, PIECE // weight.shape[1]) if weight.device.type == "cpu" else len(weight)
     scales = []

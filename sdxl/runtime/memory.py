@@ -32,6 +32,8 @@ def available(device: torch.device) -> float:
         return unclaimed + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":  # what Metal recommends to take at most, of memory that the processor has too
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    if device.type == "xpu":  # what other programs take is not known: `mem_get_info` fails on many (pytorch#157989)
+        return torch.xpu.get_device_properties(device).total_memory - torch.xpu.memory_allocated(device)
     return system_memory.free() + _kept()
 
 
@@ -39,6 +41,8 @@ def used(device: torch.device) -> int:
     """Bytes that this process holds on a device; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
+    if device.type == "xpu":
+        return torch.xpu.memory_reserved(device)
     return torch.mps.driver_allocated_memory() if device.type == "mps" else system_memory.resident()
 
 
@@ -162,6 +166,8 @@ def trim() -> None:
     """Give memory that was freed back to the system: glibc keeps what it had in small pieces, and tcmalloc more."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
     _call("MallocExtension_ReleaseFreeMemory") or _call("malloc_trim", 0)

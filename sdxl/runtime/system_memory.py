@@ -6,10 +6,10 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
+
+from .control_groups import memory_rooms, table
 
 
 def free() -> float:
@@ -20,8 +20,8 @@ def free() -> float:
         return _windows_free()
     if sys.platform == "darwin":
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") - resident())
-    available = [1024.0 * int(value.split()[0]) for value in _table("/proc/meminfo", "MemAvailable:")]
-    return min([math.inf, *available, *_group_rooms()])
+    available = [1024.0 * int(value.split()[0]) for value in table("/proc/meminfo", "MemAvailable:")]
+    return min([math.inf, *available, *memory_rooms()])
 
 
 def resident() -> int:
@@ -30,32 +30,7 @@ def resident() -> int:
         return _windows_resident()
     if sys.platform == "darwin":
         return _mac_footprint()
-    return sum(int(value.split()[0]) * 1024 for value in _table("/proc/self/status", "VmRSS:"))
-
-
-def _group_rooms() -> Iterator[float]:
-    """What the limits of Linux' control groups, such as a container's, leave."""
-    root = Path("/sys/fs/cgroup")
-    for name in _table("/proc/self/cgroup", "0::/"):
-        for folder in (root / name, *(root / name).parents):
-            limit = next(_table(folder / "memory.max", ""), "max")
-            if limit != "max":
-                taken = sum(int(value) for value in _table(folder / "memory.current", ""))
-                cached = [
-                    *_table(folder / "memory.stat", "inactive_file "),
-                    *_table(folder / "memory.stat", "active_file "),
-                ]
-                yield int(limit) - taken + sum(map(int, cached))
-            if folder == root:
-                return
-
-
-def _table(path: str | Path, start: str) -> Iterator[str]:
-    """The rest of the lines of a system file that begin with `start`; nothing if there is no such file."""
-    with suppress(OSError):
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            if line.startswith(start):
-                yield line.removeprefix(start)
+    return sum(int(value.split()[0]) * 1024 for value in table("/proc/self/status", "VmRSS:"))
 
 
 class _MemoryStatus(ctypes.Structure):

@@ -73,4 +73,6 @@ class BrownianPath:
 
 
 def _cpu_randn(seed: int, shape: Sequence[int]) -> Tensor:
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        tuple(shape), generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32, device="cpu"
+    )

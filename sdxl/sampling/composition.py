@@ -73,6 +73,6 @@ class Composition:
             return positives[0]
         total = torch.zeros_like(positives[0]) if negative is None else negative
         for output, (_, own) in zip(positives, self.parts, strict=True):
-            weight = torch.tensor(own).to(output).reshape(-1, 1, 1, 1)
+            weight = torch.tensor(own, dtype=torch.float32).to(output).reshape(-1, 1, 1, 1)
             total = total + weight * (output if negative is None else output - negative)
         return total

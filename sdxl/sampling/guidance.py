@@ -68,8 +68,8 @@ class Guidance:
 
     Outside of `interval`, from the lowest sigma to the highest, it is off too (Kynkaanniemi et al. 2024, arXiv
     2404.07724). `rescale` is phi of Lin et al. 2023 (arXiv 2305.08891, equations 15 and 16). `guider` is APG in place
-    of CFG, or PAG beside it. Other conventions are guidance below 1 too, unless it is `off_below_1`, and a `rescale`
-    of v whatever the network predicts.
+    of CFG, or PAG beside it. For other tools' conventions: unless it is `off_below_1`, a scale below 1 guides too;
+    `rescales_v` lets `rescale` act on v, whatever the network predicts.
     """
 
     scale: float | Scales = 1.0

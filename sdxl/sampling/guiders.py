@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, checked_number
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,8 @@ NamedGuider = APG | PAG
 
 def _check_numbers(guider: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
     for name, (least, most) in ranges.items():
-        value = getattr(guider, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not least <= value <= most:
-            raise ArgumentError(f"{name} of {guider.name} is {brief(value)}; expected a number from {least} to {most}")
-        object.__setattr__(guider, name, float(value))
+        value = checked_number(f"{name} of {guider.name}", getattr(guider, name), least, most)
+        object.__setattr__(guider, name, value)
 
 
 def read_guider(value: Any) -> NamedGuider:

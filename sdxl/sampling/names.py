@@ -32,7 +32,6 @@ MISSING = {
     "dpmpp_2s_ancestral_cfg_pp": "euler_ancestral_cfg_pp",
     "res_multistep_cfg_pp": "euler_cfg_pp",
     "DDIM CFG++": "euler_cfg_pp",
-    "HeunPP2": "heun",
     "PNDMScheduler": "lms",
     "DEISMultistepScheduler": "uni_pc_bh2",
     "SASolverScheduler": "dpmpp_2m_sde",
@@ -62,9 +61,12 @@ def read_sampler(name: str) -> tuple[str, str | None]:
     if (missing := _missing(MISSING, own)) is not None:
         raise ArgumentError(f"sampler is {brief(name)}, which is left out on purpose. Try {missing}, the nearest one")
     for ending, schedule in _endings():
-        if own.endswith(ending) and (front := own.removesuffix(ending)) in known:
+        if not own.endswith(ending):
+            continue
+        front = own.removesuffix(ending)
+        if front in known:
             return known[front], schedule
-        if own.endswith(ending) and (missing := _missing(MISSING, front)) is not None:
+        if (missing := _missing(MISSING, front)) is not None:
             raise ArgumentError(
                 f"sampler is {brief(name)}, which is left out on purpose. Try {missing} with schedule {schedule}"
             )
@@ -110,10 +112,10 @@ def _others(record: Any) -> Iterator[str]:
     yield from record.names
 
 
-def _endings() -> Iterator[tuple[str, str]]:
+def _endings() -> list[tuple[str, str]]:
     """How the names of samplers may end, and the schedule that it stands for; the longest first."""
     endings = {**_known(SCHEDULES), "ka": "karras"}
-    return iter(sorted(endings.items(), key=lambda each: -len(each[0])))
+    return sorted(endings.items(), key=lambda each: -len(each[0]))
 
 
 def _missing(table: Mapping[str, str], key: str) -> str | None:

@@ -81,43 +81,35 @@ def _one(timestep: int) -> dict[str, Any]:
     return {"sampler": "lcm", "steps": 1, "timesteps": [timestep], "guidance_scale": 0.0}
 
 
-def _lightning(steps: int) -> Preset:
+def _of_steps(
+    title: str,
+    pattern: str,
+    steps: int,
+    sampler: str,
+    guidance: float = 0.0,
+    most_guidance: float = 1,
+    prediction: str | None = None,
+) -> Preset:
+    """A network for one number of steps, which its title and its file's name state."""
     return Preset(
-        f"SDXL-Lightning of {steps} steps",
-        _distilled("euler", "trailing", steps),
-        rf"lightning_{steps}_?steps?",
-        steps=(steps, steps),
-        most_guidance=1,
-        schedules=FROM_THE_TOP,
-        prediction="sample" if steps == 1 else None,
+        title.format(steps),
+        _distilled(sampler, "trailing", steps, guidance),
+        pattern.format(steps),
+        (steps, steps),
+        most_guidance,
+        FROM_THE_TOP,
+        prediction,
     )
 
 
-def _hyper(steps: int) -> Preset:
-    return Preset(
-        f"Hyper-SD of {steps} steps",
-        _distilled("ddim", "trailing", steps),
-        rf"hyper_?(sd_?)?(sd)?xl_{steps}_?steps?(_|$)(?!cfg)",
-        steps=(steps, steps),
-        most_guidance=1,
-        schedules=FROM_THE_TOP,
-    )
-
-
-def _hyper_cfg(steps: int) -> Preset:
-    return Preset(
-        f"Hyper-SD of {steps} steps with guidance",
-        _distilled("ddim", "trailing", steps, 5.0),
-        rf"hyper_?(sd_?)?(sd)?xl_{steps}_?steps?_?cfg",
-        steps=(steps, steps),
-        most_guidance=8,
-        schedules=FROM_THE_TOP,
-    )
-
+_LIGHTNING = "SDXL-Lightning of {} steps", "lightning_{}_?steps?"
+_HYPER = "Hyper-SD of {} steps", "hyper_?(sd_?)?(sd)?xl_{}_?steps?(_|$)(?!cfg)"
+_HYPER_CFG = "Hyper-SD of {} steps with guidance", "hyper_?(sd_?)?(sd)?xl_{}_?steps?_?cfg"
 
 PRESETS: dict[str, Preset] = {
     # ByteDance/SDXL-Lightning (Lin et al. 2024, arXiv 2402.13929)
-    **{f"lightning_{steps}": _lightning(steps) for steps in (1, 2, 4, 8)},
+    "lightning_1": _of_steps(*_LIGHTNING, 1, "euler", prediction="sample"),
+    **{f"lightning_{steps}": _of_steps(*_LIGHTNING, steps, "euler") for steps in (2, 4, 8)},
     # ByteDance/Hyper-SD (Ren et al. 2024, arXiv 2404.13686)
     "hyper_unet_1": Preset("Hyper-SD's UNet of one step", _one(800), "hyper_?(sd)?xl_1_?steps?_unet", (1, 1), 1),
     "hyper_unified": Preset(
@@ -128,8 +120,8 @@ PRESETS: dict[str, Preset] = {
         1,
         ("lcm", "trailing"),
     ),
-    **{f"hyper_{steps}": _hyper(steps) for steps in (2, 4, 8)},
-    **{f"hyper_cfg_{steps}": _hyper_cfg(steps) for steps in (8, 12)},
+    **{f"hyper_{steps}": _of_steps(*_HYPER, steps, "ddim") for steps in (2, 4, 8)},
+    **{f"hyper_cfg_{steps}": _of_steps(*_HYPER_CFG, steps, "ddim", 5.0, 8) for steps in (8, 12)},
     # tianweiy/DMD2 (Yin et al. 2024, arXiv 2405.14867)
     "dmd2_1": Preset("DMD2 of one step", _one(399), "dmd2_sdxl_1_?step", (1, 1), 1),
     "dmd2_4": Preset(

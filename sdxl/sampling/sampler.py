@@ -66,6 +66,10 @@ class Scheduler:
     schedule: str | None = None
 
 
+SDXL_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+"""The defaults of those classes of diffusers that were made for latents."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A sampler, callable as its generator function.

@@ -27,9 +27,10 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
-    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one. By its
-    `rounding` the network gets at any noise level a `fractional` timestep, the `nearest` in log sigma, or that of the
-    nearest sigma, at which the network is then `quantized`.
+    space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one.
+
+    `rounding` says which timestep the network gets at a noise level: a `fractional` one, the `nearest` in log sigma, or
+    with `quantized` that of the nearest sigma, which also takes the place of the noise level.
     """
 
     sigmas: Array = field(repr=False, compare=False)
@@ -68,8 +69,8 @@ class NoiseTable:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise. A last
-    level above 0 `scales_end`.
+    """The n+1 noise levels of n steps, the UNet's timestep at the first n, and the scale of the start noise. If it
+    `scales_end`, a last level above 0 scales the last x down.
     """
 
     sigmas: tuple[float, ...]

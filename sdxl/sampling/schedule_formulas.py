@@ -36,27 +36,28 @@ def _log_linear(table: NoiseTable, timesteps: Tensor) -> list[float]:
     """Sigmas at float32 timesteps, between the logarithms of the table's."""
     logs = torch.from_numpy(np.log(table.sigmas)).float()
     low, high, part = timesteps.floor().long(), timesteps.ceil().long(), timesteps.frac()
-    found: list[float] = ((1 - part) * logs[low] + part * logs[high]).exp().tolist()
-    return found
+    return ((1 - part) * logs[low] + part * logs[high]).exp().tolist()
 
 
 def _every(table: NoiseTable, steps: int) -> list[float]:
     """Every (N // steps)-th timestep from 1 on, falling: more than `steps` where they do not divide N."""
     sigmas = _floats(table).tolist()
-    found: list[float] = sigmas[1 :: max(len(sigmas) // steps, 1)]
-    return found[::-1]
+    return sigmas[1 :: max(len(sigmas) // steps, 1)][::-1]
 
 
 def _karras(low: float, high: float, steps: int, rho: float) -> list[float]:
-    ramp = torch.linspace(0, 1, steps)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float32)
     top, bottom = high ** (1 / rho), low ** (1 / rho)
-    found: list[float] = ((top + ramp * (bottom - top)) ** rho).tolist()
-    return found
+    return ((top + ramp * (bottom - top)) ** rho).tolist()
 
 
 def _exponential(low: float, high: float, steps: int) -> list[float]:
-    found: list[float] = torch.linspace(math.log(high), math.log(low), steps).exp().tolist()
-    return found
+    return torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float32).exp().tolist()
+
+
+def _beta(shares: Array, options: Mapping[str, Any]) -> Array:
+    """The quantiles of the beta distribution that the options choose."""
+    return beta_quantiles(shares, float(options.get("alpha", 0.6)), float(options.get("beta", 0.6)))
 
 
 def _k_diffusion(table: NoiseTable, name: str, steps: int, options: Mapping[str, Any]) -> list[float] | None:
@@ -68,9 +69,9 @@ def _k_diffusion(table: NoiseTable, name: str, steps: int, options: Mapping[str,
     if name == "exponential":
         return _exponential(low, high, steps)
     if name == "linspace":
-        return _log_linear(table, torch.linspace(last, 0, steps))
+        return _log_linear(table, torch.linspace(last, 0, steps, dtype=torch.float32))
     if name == "sgm_uniform":
-        return _log_linear(table, torch.linspace(last, 0, steps + 1)[:-1])
+        return _log_linear(table, torch.linspace(last, 0, steps + 1, dtype=torch.float32)[:-1])
     if name == "leading":
         return _every(table, steps)
     if name == "simple":
@@ -84,13 +85,12 @@ def comfyui(
     """ComfyUI's sigmas."""
     sigmas = _k_diffusion(table, name, steps, options)
     if name == "beta":
-        alpha, beta = (float(options.get(each, 0.6)) for each in ("alpha", "beta"))
         shares = 1 - np.linspace(0, 1, steps, endpoint=False)
-        places = np.rint(beta_quantiles(shares, alpha, beta) * (len(table.sigmas) - 1))
+        places = np.rint(_beta(shares, options) * (len(table.sigmas) - 1))
         sigmas = [float(_floats(table)[int(place)]) for place in dict.fromkeys(places)]
     elif name == "kl_optimal":
         low, high = (math.atan(float(sigma)) for sigma in _floats(table)[[0, -1]])
-        part = torch.arange(steps, dtype=torch.float) / (steps - 1)
+        part = torch.arange(steps, dtype=torch.float) / max(steps - 1, 1)  # ComfyUI's one step is NaN
         sigmas = (part * low + (1 - part) * high).tan().tolist()
     return None if sigmas is None else ([*sigmas, 0.0], None)
 
@@ -106,8 +106,7 @@ def a1111(
     sigmas = _k_diffusion(table, name, steps, options)
     low, high = float(_floats(table)[0]), float(_floats(table)[-1])
     if name == "beta":
-        alpha, beta = (float(options.get(each, 0.6)) for each in ("alpha", "beta"))
-        sigmas = (low + beta_quantiles(1 - np.linspace(0, 1, steps), alpha, beta) * (high - low)).tolist()
+        sigmas = (low + _beta(1 - np.linspace(0, 1, steps), options) * (high - low)).tolist()
     elif name == "align_your_steps":
         places = np.linspace(0, len(_AYS) - 1, steps)
         sigmas = np.exp(np.interp(places, np.arange(len(_AYS)), np.log(_AYS))).tolist()
@@ -144,8 +143,7 @@ def diffusers(
     elif name == "exponential":
         sigmas = np.exp(np.log(high) + ramp * (np.log(low) - np.log(high)))
     elif name == "beta":
-        alpha, beta = (float(options.get(each, 0.6)) for each in ("alpha", "beta"))
-        sigmas = low + beta_quantiles(1 - ramp, alpha, beta) * (high - low)
+        sigmas = low + _beta(1 - ramp, options) * (high - low)
     else:
         return None
     timesteps = table.timestep(sigmas)

@@ -211,7 +211,7 @@ SCHEDULES = ScheduleTable(
     sgm_uniform=SigmaSchedule(_sgm_uniform, a1111="SGM Uniform"),
     simple=SigmaSchedule(_simple, a1111="Simple"),
     beta=SigmaSchedule(_beta, a1111="Beta", options={"alpha": 0.6, "beta": 0.6}),
-    align_your_steps=SigmaSchedule(_align_your_steps, a1111="Align Your Steps", names=("ays",)),
+    align_your_steps=SigmaSchedule(_align_your_steps, a1111="Align Your Steps", names=("ays", "AYS SDXL")),
     kl_optimal=SigmaSchedule(_kl_optimal, a1111="KL Optimal"),
     lcm=SigmaSchedule(_lcm, most=lambda levels: _LCM_STEPS),
 )

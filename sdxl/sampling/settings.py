@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 
-from ..errors import ArgumentError, brief, warn
+from ..errors import ArgumentError, brief, is_number, warn
 from .samplers import SAMPLERS
 from .schedules import SCHEDULES
 
@@ -42,10 +41,10 @@ class Setting:
         """Whether a value is in the range."""
         if self.words:
             return value in self.words
-        if not isinstance(value, Real) or isinstance(value, bool):
+        if not is_number(value):
             return False
         number = float(value)
-        return math.isfinite(number) and self.least <= number <= self.most and not (self.whole and number % 1)
+        return self.least <= number <= self.most and not (self.whole and number % 1)
 
 
 SETTINGS = {

@@ -24,13 +24,13 @@ from .body import is_form, read_form, read_json
 from .catalog import STRANGER
 from .events import HEADERS, events
 from .job import Job
-from .job_body import decoded, read_job
+from .job_body import read_job
 from .openapi import ENDPOINTS, describe
 from .problems import refuse
 from .refusals import UnknownError
 from .service import Service
 from .skin import Skin
-from .uploads import Upload
+from .uploads import Upload, decoded
 from .views import job_view
 
 _OWN = ("batches", "model", "session")  # what a job has beside the fields of Request

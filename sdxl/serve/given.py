@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from ..errors import ArgumentError, brief
 
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _DIGITS = 25  # of a number in a text
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,36 +61,29 @@ class Given:
         value = self.fields.get(name)
         if value is None:
             return default
-        known = _WORDS.get(value.lower() if isinstance(value, str) else str(value).lower())
+        known = _WORDS.get(str(value).lower())
         if known is None:
             raise ArgumentError(f"{name} is {brief(value)}; expected true or false")
         return known
 
     def text(self, name: str, default: str = "") -> str:
         """A text."""
-        value = self.fields.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise ArgumentError(f"{name} is {brief(value)}; expected a text")
-        return value
+        return self._of_type(name, str, "a text", default)
 
     def items(self, name: str) -> list[Any]:
         """A list."""
-        value = self.fields.get(name)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise ArgumentError(f"{name} is {brief(value)}; expected a list")
-        return value
+        return self._of_type(name, list, "a list", [])
 
     def mapping(self, name: str) -> dict[str, Any]:
         """An object of JSON."""
+        return self._of_type(name, dict, "an object", {})
+
+    def _of_type(self, name: str, kind: type[T], what: str, default: T) -> T:
         value = self.fields.get(name)
         if value is None:
-            return {}
-        if not isinstance(value, dict):
-            raise ArgumentError(f"{name} is {brief(value)}; expected an object")
+            return default
+        if not isinstance(value, kind):
+            raise ArgumentError(f"{name} is {brief(value)}; expected {what}")
         return value
 
 

@@ -26,8 +26,8 @@ from .problems import Problem, problem_of, refuse, type_of
 from .refusals import BusyError, TooLargeError
 from .settings import MIB, Settings
 
-OPEN = ("/health",)
-"""The routes that need no log-in."""
+OPEN = ("/health", "/ready")
+"""The routes that need no log-in and no known name: those of probes, which ask by address and cannot keep a secret."""
 _LOG = logging.getLogger("sdxl.serve.requests")
 _GONE = 499  # nginx's status for a client that has gone away
 _MOST_BODIES = 16  # of the largest size, which requests may hold together
@@ -89,9 +89,8 @@ class Guard:
         asks = method == "OPTIONS" and "access-control-request-method" in headers
         if asks and is_own_host(headers.get("host", ""), self._settings) and exchange.origin is not None:
             return _preflight(headers)
-        if path in OPEN:
-            return None
-        check_access(headers, self._settings)
+        if path not in OPEN:
+            check_access(headers, self._settings)
         return None
 
     async def _answer(self, error: Exception, scope: Scope, receive: Receive, exchange: _Exchange) -> None:

@@ -11,7 +11,7 @@ from ..errors import ArgumentError, brief
 from .body import MOST_PARTS, is_form, parse_json, read_form, read_json
 from .problems import refuse
 from .service import Service
-from .uploads import from_base64
+from .uploads import decoded, from_base64
 
 _IMAGES = ("image", "mask")
 _STEERING = ("control", "reference")  # fields whose entries have images of their own
@@ -85,9 +85,3 @@ async def _uploaded(service: Service, value: Any, name: str, depth: int = 2) -> 
         return await service.upload(from_base64(value, name), name)
     service.check_count(name, value)
     return [await _uploaded(service, each, name, depth - 1) for each in value]
-
-
-def decoded(value: Any, name: str) -> list[bytes]:
-    """An image in base64, or a list of these; none of null. Raises `ArgumentError`."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    return [from_base64(each, name) for each in values]

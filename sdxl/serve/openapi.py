@@ -10,6 +10,7 @@ from typing import Any
 from ..pipeline.groups import SOURCES
 from ..pipeline.request import Request
 from ..version import __version__
+from .guard import OPEN
 
 Schema = dict[str, Any]
 
@@ -32,7 +33,14 @@ class Endpoint:
 
 ENDPOINTS = (
     Endpoint("GET", "/health", "health", "Whether the process is alive; needs no log-in", "Health"),
-    Endpoint("GET", "/ready", "ready", "Whether a model is loaded and work is taken", "Health", errors=(503,)),
+    Endpoint(
+        "GET",
+        "/ready",
+        "ready",
+        "Whether a model is loaded and work is taken; needs no log-in",
+        "Health",
+        errors=(503,),
+    ),
     Endpoint("GET", "/metrics", "metrics", "Counters in Prometheus' text format", "text/plain"),
     Endpoint("POST", "/api/jobs", "create_job", "Put a job into the queue", "Job", 202, "JobRequest", (429, 503)),
     Endpoint("GET", "/api/jobs", "list_jobs", "The jobs of a session, or those of none", "Jobs"),
@@ -103,7 +111,7 @@ def _operation(each: Endpoint) -> Schema:
     operation["responses"] = {str(each.status): answer, "default": problem}
     for status in each.errors:
         operation["responses"][str(status)] = answer if each.name == "ready" else problem
-    if each.path == "/health":
+    if each.path in OPEN:
         operation["security"] = []
     return operation
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL import Image as Pillow
+    from PIL.Image import Image
 
     from ..pipeline.result import PipelineStep
 
@@ -37,18 +37,14 @@ def progress(step: PipelineStep, pace: Pace, now: float, batches_left: int = 0) 
     return changes
 
 
-def strip_of(images: Sequence[Pillow.Image]) -> bytes | None:
+def strip_of(images: Sequence[Image]) -> bytes | None:
     """Guesses of images side by side, small, as a JPEG."""
-    from PIL import Image as Pillow
-
     if not images:
         return None
+    from ..pipeline.notebook import side_by_side
+
     for image in images:
         image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
-    width, height = images[0].size
-    strip = Pillow.new("RGB", (len(images) * width, height))
-    for number, image in enumerate(images):
-        strip.paste(image, (number * width, 0))
     data = io.BytesIO()
-    strip.save(data, format="JPEG", quality=80)
+    side_by_side(images).save(data, format="JPEG", quality=80)
     return data.getvalue()

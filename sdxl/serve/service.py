@@ -93,11 +93,11 @@ class Service:
         async with self._decoders:
             return await asyncio.to_thread(call, *args, **kwargs)
 
-    def switch(self, model: str, origin: str = "api", session: str | None = None) -> Job:
+    def switch(self, model: str, origin: str = "api") -> Job:
         """A job that loads a model, which is from now on that of requests that name none, unless the job fails or is
         cancelled. Raises `UnknownError`.
         """
-        job = self.engine.submit(Work((), self.catalog.model(model), origin, session))
+        job = self.engine.submit(Work((), self.catalog.model(model), origin))
         lasting = self._lasting_switches()
         done = [number for number, each in enumerate(lasting) if each.state.status == "done"]
         self._switches = [*lasting[max(done, default=0) :], job]

@@ -74,3 +74,9 @@ def from_base64(value: object, name: str) -> bytes:
         raise ArgumentError(f"{name} is no valid base64; send an image file in base64, bare or as a data URL") from (
             error
         )
+
+
+def decoded(value: object, name: str) -> list[bytes]:
+    """An image in base64, or a list of these; none of null. Raises `ArgumentError`."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [from_base64(each, name) for each in values]

@@ -141,16 +141,16 @@ def _opened(value: Any) -> Any:
 
 
 def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    known = {each.name: each for each in fields(Request)}
+    known, taken = {each.name for each in fields(Request)}, _taken()
     arguments = {}
     for name, value in given.items():
         if name not in known:
-            raise ArgumentError(f"{name[:_LETTERS]} is not an argument; {advice(name[:_LETTERS], _taken())}")
+            raise ArgumentError(f"{name[:_LETTERS]} is not an argument; {advice(name[:_LETTERS], taken)}")
         if value is None:
             continue
         if name in _READERS:
             arguments[name] = _READERS[name](name, value, catalog)
-        elif name in _taken():
+        elif name in taken:
             arguments[name] = value
         else:
             raise ArgumentError(f"{name} names a file, which this service does not take from clients; leave it out")
@@ -161,11 +161,7 @@ def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
 
 def _taken() -> list[str]:
     """The fields that clients can give."""
-    return [each.name for each in fields(Request) if each.name in _READERS or _is_plain(each.metadata["option"].type)]
-
-
-def _is_plain(kind: type) -> bool:
-    return kind in _PLAIN
+    return [each.name for each in fields(Request) if each.name in _READERS or each.metadata["option"].type in _PLAIN]
 
 
 def _uploads(name: str, value: Any, catalog: Catalog) -> list[Upload]:
@@ -256,12 +252,8 @@ def _drawn(seed: Any) -> Any:
 
 def _shown(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields without images."""
-    shown = {name: value for name, value in given.items() if value is not None and not _has_upload(value)}
+    shown = {name: value for name, value in given.items() if value is not None and not any(_uploaded(value))}
     return shown if sum(len(str(each)) for each in shown.values()) <= _SHOWN else {}
-
-
-def _has_upload(value: Any) -> bool:
-    return any(True for _ in _uploaded(value))
 
 
 def _uploaded(value: Any) -> Iterator[Upload]:

@@ -99,8 +99,7 @@ def unknown_names(text: str, reading: Reading, words: Words) -> list[str]:
     """The names of ComfyUI's `embedding:name` in a prompt that are no learned words."""
     if reading.syntax != "comfyui":
         return []
-    texts = [span.text for span in _GRAMMARS[reading.syntax](text)]
-    names = [match[1].rstrip(",") for each in texts for match in _NAME.finditer(each)]
+    names = [match[1].rstrip(",") for span in comfyui_spans(text) for match in _NAME.finditer(span.text)]
     return [name for name in names if _word_of(name, words) is None]
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBER = r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*"
+from .grammars import NUMBER
+
 _INNER = r"[^\[\]()]*"
 
 
@@ -29,7 +30,9 @@ _BOTH = ("a1111", "comfyui")
 _CONSTRUCTS = (
     Construct(re.compile(r"\([^()]*:\s*[+-]?(?:\d?\.\d+|\d\.|(?<!\d:)\d)\s*\)"), _BOTH),  # not (9:30), (16:9)
     Construct(re.compile(r"(?<!\()\(\(+[^()]+\)\)"), _BOTH),
-    Construct(re.compile(rf"\[{_INNER}(?:\([^()]*\)[^\[\]()]*)*:{_NUMBER}\]|\[[^\[\]()|]*\|[^\[\]]*\]"), ("a1111",)),
+    Construct(
+        re.compile(rf"\[{_INNER}(?:\([^()]*\)[^\[\]()]*)*:\s*{NUMBER}\s*\]|\[[^\[\]()|]*\|[^\[\]]*\]"), ("a1111",)
+    ),
     Construct(re.compile(r"(?<!\[)\[\[+[^\[\]]+\]\]"), ("a1111",)),
     Construct(re.compile(r"(?<!\[)\[[^\[\]:|]+\](?!\])"), ("a1111",), common=True),
     Construct(re.compile(r"\bBREAK\b"), ("a1111",), shouted=True),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from ..errors import ArgumentError, brief
+from .grammars import NUMBER
 
-_NUMBER = re.compile(r"\s*([+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?)\s*")
-_WEIGHT = re.compile(r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*")
+_NUMBER = re.compile(rf"\s*({NUMBER}(?:[eE][+-]?\d+)?)\s*")
+_WEIGHT = re.compile(rf"\s*{NUMBER}\s*")
 _MOST_PARTS = 32  # of a prompt with ANDs: each is a pass of the network
 _MANY = 1e6  # more steps than there are
 _DEEPEST = 50  # brackets within brackets
@@ -83,7 +84,7 @@ def stretches(text: str, steps: int, before: int = 0) -> list[Stretch]:
 
 @dataclass(frozen=True)
 class _Pass:
-    """Step number `step`, from 1, of the `steps` of a pass, `before` which the first pass had so many."""
+    """Step number `step`, from 1, of the `steps` of a pass; of a second pass, `before` are the steps of the first."""
 
     step: int
     steps: int

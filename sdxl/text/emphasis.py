@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .grammars import NUMBER
+
 STEP = 1.1  # of a bracket without a number
 DEEPEST = 50  # brackets within brackets of one kind; more are text
 
@@ -28,7 +30,7 @@ def plain_spans(text: str) -> list[Span]:
 # ---- AUTOMATIC1111
 
 _TOKEN = re.compile(
-    r"\\(?P<escaped>[()\[\]\\])|(?P<open>[(\[])|(?P<weight>:\s*(?P<number>[+-]?(\d+(\.\d*)?|\.\d+))\s*\))"
+    rf"\\(?P<escaped>[()\[\]\\])|(?P<open>[(\[])|(?P<weight>:\s*(?P<number>{NUMBER})\s*\))"
     r"|(?P<close>[)\]])|\\|(?P<text>[^\\()\[\]:]+|:)"
 )
 _BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")  # the blanks from their first one on: else n of them take n^2 steps

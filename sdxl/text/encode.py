@@ -68,7 +68,7 @@ class TextStage:
         return contexts, pooled if pooled is None or len(rows) == len(prompts) else pooled[firsts]
 
     def _encode(self, rows: Sequence[Chunk], clip_skip: int) -> tuple[Tensor, Tensor | None]:
-        ids = torch.tensor([row.ids for row in rows], device=self.encoder.token_embed.weight.device)
+        ids = torch.tensor([row.ids for row in rows], dtype=torch.long, device=self.encoder.token_embed.weight.device)
         inserts = [
             Insert(number, start, self.embeddings[word][:count])
             for number, row in enumerate(rows)
@@ -79,7 +79,7 @@ class TextStage:
 
     def _weighted(self, context: Tensor, rows: Sequence[Chunk], clip_skip: int, emphasis: str) -> Tensor:
         """The contexts (N, 77, D) of chunks, with each token's weight in effect."""
-        weights = torch.tensor([row.weights for row in rows]).to(context)[..., None]
+        weights = torch.tensor([row.weights for row in rows], dtype=torch.float32).to(context)[..., None]
         if emphasis == "comfyui":  # towards and away from the empty prompt
             empty, _ = self._encode(self.chunks("", Reading()), clip_skip)
             return torch.where(weights == 1, context, empty + weights * (context - empty))
@@ -116,8 +116,8 @@ def encode_prompts(
 
     The contexts of both encoders are concatenated along D; the pooled embedding is the last encoder's. With two
     encoders the second encodes `prompts_2`; the shorter of both has empty chunks at its end. With one (the refiner)
-    that encodes `prompts`, and `prompts_2` is not used. `clip_skip` is that of all encoders, or of the first and of the
-    second, which the refiner's is.
+    that encodes `prompts`, and `prompts_2` is not used. `clip_skip` is one number for all encoders, or a pair for the
+    first and the second; the refiner's encoder is the second.
     """
     texts = [prompts, prompts_2][: len(stages)]
     chunks = [[stage.chunks(text, reading) for text in own] for stage, own in zip(stages, texts, strict=True)]

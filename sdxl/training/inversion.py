@@ -28,7 +28,7 @@ class WordEncoder(nn.Module):
         if not len(word):
             raise ArgumentError("word has no tokens; expected their ids. Try tokenizer.ids('sks')")
         self.encoder, self.word = encoder.requires_grad_(False), tuple(word)
-        ids = torch.tensor(word, device=encoder.token_embed.weight.device)
+        ids = torch.tensor(word, dtype=torch.long, device=encoder.token_embed.weight.device)
         self.vectors = nn.Parameter(encoder.token_embed(ids).float().clone())
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -39,7 +39,9 @@ class WordEncoder(nn.Module):
         """The rows and positions of the word, none of which overlap, from the left, as in use."""
         windows = ids.unfold(1, len(self.word), 1)
         end = 0, 0
-        for row, start in (windows == torch.tensor(self.word, device=ids.device)).all(dim=2).nonzero().tolist():
+        for row, start in (
+            (windows == torch.tensor(self.word, dtype=torch.long, device=ids.device)).all(dim=2).nonzero().tolist()
+        ):
             if (row, start) >= end:
                 yield row, start
                 end = row, start + len(self.word)

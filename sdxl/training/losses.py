@@ -33,7 +33,9 @@ def autoencoder_loss(vae: VAE, x: Tensor, noise: Tensor, l1_weight: float, kl_we
 
 def stratified_timesteps(count: int, low: int, high: int, generator: torch.Generator) -> Tensor:
     """`count` whole timesteps of [low, high), one from each of `count` equal parts: uniform, with less variance."""
-    positions = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    positions = (
+        torch.arange(count, dtype=torch.float32) + torch.rand(count, generator=generator, dtype=torch.float32)
+    ) / count
     return (low + positions * (high - low)).long().clamp(max=high - 1)
 
 
@@ -41,7 +43,10 @@ def offset_noise(noise: Tensor, strength: float, generator: torch.Generator) -> 
     """Noise (B, C, H, W) plus a random constant for each channel, which teaches the model brightness (SDXL paper,
     section 2.5: 0.05).
     """
-    return noise + strength * torch.randn(noise.shape[:2], generator=generator).to(noise)[:, :, None, None]
+    return (
+        noise
+        + strength * torch.randn(noise.shape[:2], generator=generator, dtype=torch.float32).to(noise)[:, :, None, None]
+    )
 
 
 def denoising_loss(

@@ -9,22 +9,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import CheckpointError, naming
+from ..errors import naming
 from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
-from . import hub, identify
+from . import hub, identify, quantized
 from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
-from .container import WEIGHTS, TensorFile, Weights
-from .control import read_controlnet, read_files, read_t2i_adapter
-from .control_kinds import CONTROL_LORA, LLLITE, NAME, T2I_ADAPTER, is_control, kind_of, refusal
+from .container import TensorFile, Weights
+from .control import read_control, read_files
+from .control_kinds import CONTROL_LORA, NAME, is_control, kind_of, refusal
+from .folder import WEIGHTS
 from .info import ModelInfo
 from .keymap import VAE
-from .lllite import read_lllite
 from .recognise import recognise
 from .tiny_vae import component_of_folder, component_of_tiny, has_decoder, is_named_otherwise, is_tiny, is_tiny_folder
 from .weight_files import STEMS
@@ -81,18 +81,11 @@ def _control(path: Path, variant: str | None) -> Report | None:
     if (found := refusal(weights)) is not None:
         return Report(path, found[0], {"all": count_tensors(weights, weights)})
     kind = kind_of(weights)
+    assert kind is not None
     if kind == CONTROL_LORA:
         return Report(path, f"{kind} of SDXL, rank {_rank(weights)}", {"all": count_tensors(weights, weights)})
     with naming(path):
-        try:
-            if kind == LLLITE:
-                read = read_lllite(weights, BASE.unet)
-            elif kind == T2I_ADAPTER:
-                read = read_t2i_adapter(weights, data)
-            else:
-                read = read_controlnet(weights, data, BASE.unet)
-        except (KeyError, IndexError, ValueError) as error:
-            raise CheckpointError(f"the {kind} is incomplete ({error}); download it again") from error
+        read = read_control(kind, weights, data, BASE.unet)
     return report_components(path, f"{kind} of SDXL, {_size(read.config)}", {NAME: read})
 
 
@@ -120,6 +113,7 @@ def _inspect_file(file: TensorFile) -> Report:
     weights = Weights([file])
     if other := identify.foreign(weights):
         return Report(file.path, other, {"all": count_tensors(weights, weights)})
+    quantized.refuse(weights, file.path)
     if is_tiny(weights):
         return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
     component, layout = identify.contents(weights)

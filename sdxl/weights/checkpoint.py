@@ -12,9 +12,11 @@ from ..errors import CheckpointError, ConfigError, brief, naming
 from ..models.config import ModelConfig, VAEConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
-from . import diffusers_config, identify, tiny_vae, tokenizer_files
+from ..sampling.presets import Family
+from . import diffusers_config, identify, quantized, tiny_vae, tokenizer_files
 from .component import Component, check_components
-from .container import WEIGHTS, TensorFile, Weights, entries, list_some, open_shards, read_json
+from .container import TensorFile, Weights, open_shards
+from .folder import WEIGHTS, entries, list_some, read_json
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
 from .recognise import recognise
@@ -43,14 +45,12 @@ class Checkpoint:
         schedule = old if new.prediction is None else old.of_network(*new.prediction)
         with naming(new.weights.where):
             info = replace(self.info, config=replace(self.info.config, **changed), schedule=schedule)
-        changed_model = replace(self, info=info, components={**self.components, new.name: new})
-        if new.name != UNET:
-            return changed_model
-        # a file's own schedule says nothing about a UNet that replaces its own
-        unstated = replace(info, schedule=replace(schedule, schedule_is_stated=False, sampler="euler"))
-        file = new.weights.files[0]
-        found = _of_family(replace(changed_model, info=unstated), file.path, file.metadata)
-        return replace(changed_model, info=replace(info, family=found.info.family))
+        if new.name == UNET:
+            # a file's own schedule says nothing about a UNet that replaces its own
+            unstated = replace(info, schedule=replace(schedule, schedule_is_stated=False, sampler="euler"))
+            file = new.weights.files[0]
+            info = replace(info, family=_family(unstated, file.path, file.metadata))
+        return replace(self, info=info, components={**self.components, new.name: new})
 
 
 def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
@@ -64,17 +64,18 @@ def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = Tr
 
 def read_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
     """As `open_checkpoint`, without checking the keys of the files."""
+    metadata: Mapping[str, str] = {}
     if os.path.isdir(path):  # unlike Path.is_dir, False if access is denied
-        return _of_family(_read_folder(path, variant), path)
-    file = TensorFile(path)
-    return _of_family(_read_single(file, needs_vae), path, file.metadata)
+        checkpoint = _read_folder(path, variant)
+    else:
+        file = TensorFile(path)
+        checkpoint, metadata = _read_single(file, needs_vae), file.metadata
+    return replace(checkpoint, info=replace(checkpoint.info, family=_family(checkpoint.info, path, metadata)))
 
 
-def _of_family(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str] | None = None) -> Checkpoint:
-    """The same with the family of the files that it was read from, or that its UNet was read from."""
-    info = checkpoint.info
-    family = recognise(info.config.unet, info.schedule, path, metadata) if info.config.kind != "refiner" else None
-    return replace(checkpoint, info=replace(info, family=family))
+def _family(info: ModelInfo, path: Path, metadata: Mapping[str, str]) -> Family | None:
+    """The family of the files that a model, or its UNet, was read from."""
+    return None if info.config.kind == "refiner" else recognise(info.config.unet, info.schedule, path, metadata)
 
 
 def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
@@ -83,6 +84,7 @@ def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
         raise CheckpointError(
             f"{file.path} is {other}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
         )
+    quantized.refuse(weights, file.path)
     contents = identify.contents(weights)
     has_vae = "VAE" not in identify.lacking(weights)
     if contents[0] != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
@@ -221,6 +223,7 @@ def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], 
     files = open_files(path, STEMS[name], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
+    quantized.refuse(weights, path)
     others = frozenset({"text_projection.weight"} if name == TEXT else ())
     return Component(name, config, rows, "folder", weights, others=others)
 
@@ -257,6 +260,7 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
     weights = Weights([file])
     if other := identify.foreign(weights):
         raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
+    quantized.refuse(weights, file.path)
     if name == UNET and identify.edm(weights) is not None:
         raise _foreign_noise(file.path)
     if tiny_vae.is_tiny(weights):
@@ -322,7 +326,7 @@ def _read_config(path: Path, name: str) -> UNetConfig | VAEConfig:
     return read(read_json(path), str(path))
 
 
-def _infer_config(shapes: Mapping[str, tuple[int, ...]], name: str, layout: str, like: ModelConfig) -> Any:
+def _infer_config(shapes: identify.Shapes, name: str, layout: str, like: ModelConfig) -> Any:
     if name == VAE:
         old = like.vae
         assert isinstance(old, VAEConfig)  # no model comes with a tiny one

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,11 @@ from ..models.controlnet import ControlNet
 from ..models.ip_adapter import IPAdapter
 from ..models.lllite import LLLite
 from ..models.t2i_adapter import T2IAdapter
-from ..models.tiny_vae import make_vae
+from ..models.tiny_vae import TinyVAE
 from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig
+from ..models.vae import VAE
 from ..models.vision import VisionEncoder
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from .container import Weights
@@ -175,26 +177,25 @@ class Component:
         """The tensors of the network, with zeros for those that SDXL never reads."""
         state = dict(self.tensors())
         unread = {row.ours for row in self.rows if row.ours not in state and self.is_unread(row)}
-        return state | {name: torch.zeros(self.own_shapes()[name]) for name in unread}
+        return state | {name: torch.zeros(self.own_shapes()[name], dtype=torch.float32) for name in unread}
+
+
+_NETWORKS: dict[type, Callable[[Any], nn.Module]] = {
+    UNetConfig: UNet,
+    VAEConfig: VAE,
+    TinyVAEConfig: TinyVAE,
+    TextConfig: TextEncoder,
+    ControlNetConfig: ControlNet,
+    T2IAdapterConfig: T2IAdapter,
+    LLLiteConfig: LLLite,
+    VisionConfig: VisionEncoder,
+    IPAdapterConfig: IPAdapter,
+}
 
 
 def _build(config: Config) -> nn.Module:
     with torch.device("meta"):
-        if isinstance(config, UNetConfig):
-            return UNet(config)
-        if isinstance(config, ControlNetConfig):
-            return ControlNet(config)
-        if isinstance(config, T2IAdapterConfig):
-            return T2IAdapter(config)
-        if isinstance(config, LLLiteConfig):
-            return LLLite(config)
-        if isinstance(config, VisionConfig):
-            return VisionEncoder(config)
-        if isinstance(config, IPAdapterConfig):
-            return IPAdapter(config)
-        if isinstance(config, (VAEConfig, TinyVAEConfig)):
-            return make_vae(config)
-        return TextEncoder(config)
+        return _NETWORKS[type(config)](config)
 
 
 @lru_cache(maxsize=16)  # a model is checked, loaded, and asked again for each LoRA

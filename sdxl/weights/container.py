@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import mmap
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief, unread_advice
+from . import quantized
+from .folder import MOST_JSON, load_json, read_json
 from .part import open_part, put_in_place
 
 if TYPE_CHECKING:
@@ -38,17 +39,10 @@ _DTYPES = {
 }
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")  # their first bytes, with or without an archive
-# Limits of a header or JSON file: its bytes, its lists and objects. The official header has 0.35 million and 7,500, a
-# full-size tokenizer.json 4 million and 49,000. The worst JSON within the limits takes less than 1 s and 160 MB.
-MOST_JSON = 6 * 2**20
-_MOST_NESTED = 400_000
 _MOST_NAME = 1000  # characters
-_MOST_SHOWN = 200  # characters
 _MOST_DIMENSIONS = 16
 _MOST_SHARDS = 1000
-_MOST_LISTED = 6  # names in an error message
 _NUMBERS = 2**63  # torch counts in 64 bits
-WEIGHTS = "[!.]*.safetensors"  # of the names in a folder: hidden files are none, which macOS makes beside others
 _NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which many versions of Python do not define
 _NO_PAGES = (8, 1455)  # Windows' errors for memory that its paging file could not hold, which it promises to all maps
 _ENTRY = {"dtype", "shape", "data_offsets"}
@@ -72,7 +66,7 @@ class TensorFile:
             with path.open("rb") as file:
                 self._written = os.fstat(file.fileno()).st_mtime_ns
                 file.seek(8)
-                header = _loads(file.read(length).decode(), _unique)
+                header = load_json(file.read(length).decode(), _unique)
             self.metadata = self._metadata(header.pop("__metadata__", None))
             self._index(header, 8 + length)
         except (OSError, ValueError, RecursionError) as error:
@@ -213,12 +207,6 @@ def _measure(path: Path) -> tuple[int, int]:
     return size, length
 
 
-def _loads(text: str, make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None) -> Any:
-    if text.count("[") + text.count("{") > _MOST_NESTED:
-        raise ValueError(f"it has more than {_MOST_NESTED} lists and objects")
-    return json.loads(text, object_pairs_hook=make_object)
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys must be unique: of two tensors of one name, neither is the right one."""
     table = dict(pairs)
@@ -256,13 +244,21 @@ def _are_numbers(values: Any) -> bool:
 
 
 class Weights(Mapping[str, tuple[int, ...]]):
-    """The tensors of one or several files (shards) under canonical keys: a mapping from key to shape."""
+    """The tensors of one or several files (shards) under canonical keys: a mapping from key to shape. A weight in
+    float8 with a scale is one tensor, which is read as their product.
+    """
 
     def __init__(self, files: list[TensorFile], rename: Callable[[str], str] = str) -> None:
         self.files = files
         self._sources: dict[str, tuple[TensorFile, str]] = {}
+        self._scales: dict[str, tuple[TensorFile, str]] = {}
         for file in files:
+            scales = quantized.scales(file.shapes, file.dtypes)
+            hidden = quantized.beside(file.shapes, file.dtypes)
+            self._scales |= {rename(key): (file, scale) for key, scale in scales.items()}
             for key in file.shapes:
+                if key in hidden:
+                    continue
                 name = rename(key)
                 if name in self._sources:
                     raise CheckpointError(
@@ -296,9 +292,15 @@ class Weights(Mapping[str, tuple[int, ...]]):
         return file.dtypes[name]
 
     def read(self, key: str) -> Tensor:
-        """The tensor, a view of the mapped file."""
+        """The tensor, a view of the mapped file; one with a scale in memory of its own, in float16."""
         file, name = self._sources[key]
-        return file.read(name)
+        tensor = file.read(name)
+        if key not in self._scales:
+            return tensor
+        other, scale = self._scales[key]
+        product = quantized.scaled(tensor, other.read(scale))
+        file.forget(tensor)
+        return product
 
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all."""
@@ -309,59 +311,6 @@ class Weights(Mapping[str, tuple[int, ...]]):
         """Release the mappings."""
         for file in self.files:
             file.close()
-
-
-def entries(folder: Path) -> list[str]:
-    """The names in a model's folder, in order, without hidden files: macOS puts one beside each file on other disks."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be read: {error.strerror}; check the path and its permissions"
-        ) from error
-
-
-def read_text(path: Path) -> str:
-    """A text file of a model: UTF-8, of at most `MOST_JSON` bytes."""
-    if not os.path.isfile(path):
-        raise CheckpointError(f"{path} is missing; download the model again")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_JSON + 1)
-        if len(data) > MOST_JSON:
-            raise CheckpointError(f"{path} has more than {MOST_JSON} bytes and is not read; download it again")
-        return data.decode("utf-8-sig")  # editors on Windows put a mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        advice = unread_advice(error, "download it again")
-        raise CheckpointError(f"{path} cannot be read ({error}); {advice}") from error
-
-
-def parse_json(text: str, where: object) -> dict[str, Any]:
-    """A JSON object; `where` names it in errors."""
-    try:
-        data = _loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} cannot be read as JSON ({error}); download it again") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{where} is not a JSON object; download it again")
-    return data
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    return parse_json(read_text(path), path)
-
-
-def list_some(names: Sequence[str]) -> str:
-    """Names for an error message, with the number of those left out."""
-    shown = ", ".join(map(printable, names[:_MOST_LISTED]))
-    more = len(names) - _MOST_LISTED
-    return shown if more <= 0 else f"{shown} and {more} more"
-
-
-def printable(name: str) -> str:
-    """A file's name for an error message."""
-    return name if name.isprintable() and len(name) <= _MOST_SHOWN else brief(name)
 
 
 def open_shards(index: Path) -> list[TensorFile]:

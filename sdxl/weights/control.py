@@ -19,7 +19,7 @@ from ..models.unet_config import UNetConfig
 from . import diffusers_config
 from .checkpoint import open_files
 from .component import Component, check_components
-from .container import TensorFile, Weights, read_json
+from .container import TensorFile, Weights
 from .control_keys import controlnet_rows, t2i_adapter_rows
 from .control_kinds import (
     CONTROL_LORA,
@@ -36,11 +36,12 @@ from .control_kinds import (
     refusal,
     t2i_layout,
 )
-from .identify import strip
-from .keymap import PREFIXES, Row
+from .folder import read_json
+from .identify import complete, strip
+from .keymap import PREFIXES, UNET, Row
 from .lllite import check_lllite, read_lllite
+from .weight_files import STEMS
 
-_STEM = "diffusion_pytorch_model"
 _FACTORS = ("up", "down")
 
 
@@ -87,19 +88,11 @@ def open_control(
     kind = kind_of(weights)
     assert kind is not None
     with naming(path):
-        try:
-            if kind == T2I_ADAPTER:
-                opened = OpenedControl(kind, read_t2i_adapter(weights, config))
-            elif kind == LLLITE:
-                opened = OpenedControl(kind, read_lllite(weights, like))
-            elif kind == CONTROL_LORA:
+        if kind == CONTROL_LORA:
+            with complete(kind):
                 opened = _control_lora(weights, like, base)
-            else:
-                opened = OpenedControl(kind, read_controlnet(weights, config, like))
-        except (KeyError, IndexError, ValueError) as error:
-            raise CheckpointError(
-                f"the {kind} is incomplete, {error} is missing or has the wrong shape; download it again"
-            ) from error
+        else:
+            opened = OpenedControl(kind, read_control(kind, weights, config, like))
         check_components([opened.component])
         _check_fit(opened, like)
     return opened
@@ -118,7 +111,7 @@ def read_files(path: Path, variant: str | None) -> tuple[Weights, Mapping[str, A
             f"{path} holds a {brief(name)}; expected ControlNetModel, ControlNetUnionModel or T2IAdapter. Try one for "
             "SDXL"
         )
-    return Weights(open_files(path, _STEM, variant)), config
+    return Weights(open_files(path, STEMS[UNET], variant)), config
 
 
 def _is_instant_id(path: Path) -> bool:
@@ -127,8 +120,17 @@ def _is_instant_id(path: Path) -> bool:
     return folder.name == "ControlNetModel" and os.path.isfile(folder.parent / "ip-adapter.bin")
 
 
-def read_controlnet(weights: Weights, data: Mapping[str, Any], like: UNetConfig) -> Component:
-    """The component of a ControlNet, whose keys are not checked. Raises `KeyError` and `IndexError`."""
+def read_control(kind: str, weights: Weights, data: Mapping[str, Any], like: UNetConfig) -> Component:
+    """The component of a network of a kind, but a Control-LoRA, whose keys are not checked; `data` is its config.json.
+    Raises `CheckpointError`.
+    """
+    with complete(kind):
+        if kind == LLLITE:
+            return read_lllite(weights, like)
+        return _t2i_adapter(weights, data) if kind == T2I_ADAPTER else _controlnet(weights, data, like)
+
+
+def _controlnet(weights: Weights, data: Mapping[str, Any], like: UNetConfig) -> Component:
     prefix = prefix_of(weights)
     bare = strip(weights, prefix)
     layout = layout_of(bare)
@@ -161,8 +163,7 @@ def _with_stated(config: ControlNetConfig, data: Mapping[str, Any]) -> ControlNe
     return replace(config, trunk=replace(config.trunk, **own), is_bgr=order == "bgr")
 
 
-def read_t2i_adapter(weights: Weights, data: Mapping[str, Any]) -> Component:
-    """The component of a T2I-Adapter, whose keys are not checked. Raises `KeyError` and `IndexError`."""
+def _t2i_adapter(weights: Weights, data: Mapping[str, Any]) -> Component:
     kind = data.get("adapter_type", "full_adapter_xl")
     if kind != "full_adapter_xl":
         raise ConfigError(f"config.json: adapter_type is {brief(kind)}; expected full_adapter_xl, that of SDXL")
@@ -215,8 +216,8 @@ def _check_factors(component: Component, changes: Mapping[str, LowRank]) -> None
             continue
         name, want = changes[row.ours].name, shapes[row.ours]
         up, down = (component.weights[f"{name}.{each}"] for each in _FACTORS)
-        rank = math.prod(up[1:])
-        if (*up[:1], *down[:1], math.prod(down[1:])) != (want[0], rank, math.prod(want[1:])):
+        sizes = want[0], math.prod(up[1:]), math.prod(want[1:])
+        if min(len(up), len(down)) < 2 or (up[0], down[0], math.prod(down[1:])) != sizes:
             raise CheckpointError(
                 f"{name}.up {list(up)} and {name}.down {list(down)} do not change a weight of shape {list(want)}; give "
                 "one for this model"

@@ -12,19 +12,17 @@ from typing import Any
 
 from ..errors import ArgumentError, CheckpointError, HubError, warn
 from . import builtin, library
-from .container import WEIGHTS, list_some, read_json
 from .download import check_space, receive
+from .folder import WEIGHTS, list_some, read_json
 from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
+from .keymap import COMPONENTS, UNET
 from .nearby import hint_of
-from .weight_files import variant_hint, weight_files
+from .weight_files import STEMS, variant_hint, weight_files
 
 _ID = re.compile(r"(?![.~])[\w.-]+/[\w.-]+(?<!\.safetensors)")
 _FILE = re.compile(r"(?![.~])[\w.-]+/[\w.-]+/.+\.safetensors")
 _SMALL = ("model_index.json", "*/config.json", "*/scheduler_config.json", "tokenizer*/*.json", "tokenizer*/*.txt")
-_COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-
-
 Check = Callable[[Path], object]
 
 
@@ -206,7 +204,7 @@ def _component_folder(snapshot: Path, component: str | None) -> Path:
 
 def _components(index: Path) -> list[str]:
     names = read_json(index)
-    entries = {component: names.get(component) for component in _COMPONENTS}
+    entries = {component: names.get(component) for component in COMPONENTS}
     # opening the folder reports an invalid entry
     return [
         component for component, entry in entries.items() if isinstance(entry, list) and entry[-1:] not in ([], [None])
@@ -235,7 +233,7 @@ def _some(name: str, files: Iterable[str], component: str, variant: str | None) 
 
 
 def _stem(component: str) -> str:
-    return "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+    return STEMS[component or UNET]  # a repository of one component holds a UNet or a VAE
 
 
 def _listing(hub: Any, name: str, revision: str | None) -> tuple[str, dict[str, int]]:

@@ -62,6 +62,8 @@ def trouble(error: BaseException) -> str:
         return "the hub does not answer in time; check the network and HF_ENDPOINT, and try again"
     if name == "TooManyRedirects":
         return "the hub's address redirects in a circle; check HF_ENDPOINT and the network's proxy"
+    if isinstance(error, RuntimeError) and "home directory" in reason:  # pathlib's words, of a user without an entry
+        return "this user has no home, where the hub's cache would be; set HF_HOME to a folder"
     if status or isinstance(error, ValueError):
         return reason
     return f"the hub cannot be reached ({reason or name}); check the network and HF_ENDPOINT, and try again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from math import gcd
@@ -25,6 +26,19 @@ Levels = list[list[tuple[str, str]]]  # per level, the prefixes of (residual blo
 def strip(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
     """The entries under a prefix, without it."""
     return {key[len(prefix) :]: shapes[key] for key in shapes if key.startswith(prefix)}
+
+
+@contextmanager
+def complete(what: str) -> Iterator[None]:
+    """Raise `CheckpointError` where a network's tensor is missing, or has too few dimensions."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"the {what} is incomplete, {error} is missing; download it again") from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"the {what} is incomplete, or a tensor has a wrong shape ({error}); download it again"
+        ) from error
 
 
 def _has(shapes: Shapes, prefix: str) -> bool:
@@ -86,6 +100,8 @@ def _other_model(shapes: Shapes) -> str | None:
         return "a ControlNet"
     if "adapter.conv_in.weight" in shapes or "body.0.block1.weight" in shapes:
         return "a T2I-Adapter"
+    if "encoder_hid_proj.weight" in shapes:
+        return "Kolors"
     if any("joint_blocks." in key for key in keys):
         return "Stable Diffusion 3"
     if any("double_blocks." in key or "single_transformer_blocks." in key for key in keys):
@@ -141,7 +157,7 @@ def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
     """A UNet's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
     conv1, conv_in, conv_out, vector, guidance = _UNET_NAMES[layout]
     down, up = single_levels(shapes) if layout == "single" else folder_levels(shapes)
-    try:
+    with complete("UNet"):
         channels = tuple(shapes[f"{level[0][0]}.{conv1}.weight"][0] for level in down)
         return UNetConfig(
             in_channels=shapes[f"{conv_in}.weight"][1],
@@ -156,10 +172,6 @@ def infer_unet(shapes: Shapes, layout: str) -> UNetConfig:
             vector_dim=shapes[f"{vector}.weight"][1],
             guidance_dim=shapes[f"{guidance}.weight"][1] if f"{guidance}.weight" in shapes else None,
         )
-    except (KeyError, IndexError) as error:
-        raise CheckpointError(
-            f"the UNet is incomplete, {error} is missing or has the wrong shape; download it again"
-        ) from error
 
 
 def _context_dim(shapes: Shapes) -> int:
@@ -217,16 +229,12 @@ def depth_of(shapes: Shapes, transformer: str) -> int | None:
 
 def middle_of(shapes: Shapes, layout: str) -> int | None:
     """The depth of the middle block; -1 if it is a residual block alone, None if there is none."""
-    first, transformer = (
-        ("middle_block.0.in_layers.2", "middle_block.1")
-        if layout == "single"
-        else (
-            "mid_block.resnets.0.conv1",
-            "mid_block.attentions.0",
-        )
-    )
+    if layout == "single":
+        first, transformer = "middle_block.0.in_layers.2.weight", "middle_block.1"
+    else:
+        first, transformer = "mid_block.resnets.0.conv1.weight", "mid_block.attentions.0"
     depth = depth_of(shapes, transformer)
-    return -1 if depth is None and f"{first}.weight" in shapes else depth
+    return -1 if depth is None and first in shapes else depth
 
 
 def count_of(shapes: Shapes, pattern: str) -> int:
@@ -237,7 +245,7 @@ def count_of(shapes: Shapes, pattern: str) -> int:
 def infer_clip_l(shapes: Shapes) -> TextConfig:
     """CLIP-L's config from a single file's shapes (transformers' names behind `CLIP_L_PREFIX`)."""
     encoder = strip(shapes, CLIP_L_PREFIX + "text_model.")
-    try:
+    with complete("first text encoder (CLIP-L)"):
         vocab_size, dim = encoder["embeddings.token_embedding.weight"]
         layers = count_of(encoder, "encoder.layers.{}.mlp.fc1.weight")
         if dim == CLIP_L.dim and layers == CLIP_L.layers - 1:
@@ -250,15 +258,13 @@ def infer_clip_l(shapes: Shapes) -> TextConfig:
             layers=layers,
             heads=max(1, dim // HEAD_DIM),
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"the first text encoder (CLIP-L) is incomplete ({error}); download it again") from error
 
 
 def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
     """bigG's config from a single file's shapes (OpenCLIP's names behind `prefix`)."""
     encoder = strip(shapes, prefix)
     linear = encoder.get("text_projection.weight")  # the form of some tools: the transpose of OpenCLIP's matrix
-    try:
+    with complete("text encoder bigG"):
         vocab_size, dim = encoder["token_embedding.weight"]
         return TextConfig(
             vocab_size=vocab_size,
@@ -270,14 +276,17 @@ def infer_clip_g(shapes: Shapes, prefix: str) -> TextConfig:
             activation="gelu",
             projection_dim=encoder["text_projection"][1] if linear is None else linear[0],
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(f"the text encoder bigG is incomplete ({error}); download it again") from error
 
 
 def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
     """A VAE's config from its shapes, whose keys have a `layout` (`single` or `folder`) and no prefix."""
+    latents = shapes.get("decoder.conv_in.weight", (0, 0))[1:2]
+    if "post_quant_conv.weight" not in shapes and latents not in ((), (0,), (BASE.vae.latent_channels,)):
+        raise CheckpointError(
+            f"the VAE has latents of {latents[0]} channels, as those of Flux and Stable Diffusion 3; give one of SDXL"
+        )
     level, block = ("down.{}.block.0", "block") if layout == "single" else ("down_blocks.{}.resnets.0", "resnets")
-    try:
+    with complete("VAE"):
         levels = count_of(shapes, f"encoder.{level}.conv1.weight")
         first = "encoder.down.0" if layout == "single" else "encoder.down_blocks.0"
         channels = tuple(shapes[f"encoder.{level.format(n)}.conv1.weight"][0] for n in range(levels))
@@ -288,10 +297,6 @@ def infer_vae(shapes: Shapes, layout: str) -> VAEConfig:
             blocks=count_of(shapes, f"{first}.{block}.{{}}.conv1.weight"),
             norm_groups=gcd(NORM_GROUPS, *channels),
         )
-    except (KeyError, IndexError) as error:
-        raise CheckpointError(
-            f"the VAE is incomplete, {error} is missing or has the wrong shape; download it again"
-        ) from error
 
 
 def infer_model(shapes: Shapes) -> ModelConfig:

@@ -15,7 +15,8 @@ from ..sampling.presets import Family
 from ..text import vocabulary
 from ..text.vocabulary import TokenizerConfig
 from . import diffusers_config, identify
-from .container import TensorFile, parse_json
+from .container import TensorFile
+from .folder import parse_json
 from .keymap import TEXT, TEXT_2
 
 METADATA_KEY = "sdxl.model"  # of a single file's metadata: the values that shapes do not show

@@ -77,7 +77,7 @@ _TEXT_LAYER: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def _module(ours: str, single: str, folder: str, leaves: tuple[str, ...] = WEIGHT_BIAS) -> Iterator[Row]:
+def module_rows(ours: str, single: str, folder: str, leaves: tuple[str, ...] = WEIGHT_BIAS) -> Iterator[Row]:
     """The parameters of one module, with the same endings in all three names."""
     for leaf in leaves:
         yield Row(f"{ours}.{leaf}", f"{single}.{leaf}", f"{folder}.{leaf}")
@@ -85,7 +85,7 @@ def _module(ours: str, single: str, folder: str, leaves: tuple[str, ...] = WEIGH
 
 def _modules(ours: str, single: str, folder: str, children: Leaves) -> Iterator[Row]:
     for a, b, c in children:
-        yield from _module(f"{ours}.{a}", f"{single}.{b}", f"{folder}.{c}")
+        yield from module_rows(f"{ours}.{a}", f"{single}.{b}", f"{folder}.{c}")
 
 
 def _unet_block(
@@ -94,18 +94,18 @@ def _unet_block(
     """A residual block and its spatial transformer; `ours` and `folder` name (res, attn)."""
     yield from _modules(ours[0], f"{single}.0", folder[0], _UNET_RES)
     if skip:
-        yield from _module(f"{ours[0]}.skip", f"{single}.0.skip_connection", f"{folder[0]}.conv_shortcut")
+        yield from module_rows(f"{ours[0]}.skip", f"{single}.0.skip_connection", f"{folder[0]}.conv_shortcut")
     if depth is not None:
         yield from _transformer(ours[1], f"{single}.1", folder[1], depth)
 
 
 def _transformer(ours: str, single: str, folder: str, depth: int) -> Iterator[Row]:
     for name in ("norm", "proj_in", "proj_out"):
-        yield from _module(f"{ours}.{name}", f"{single}.{name}", f"{folder}.{name}")
+        yield from module_rows(f"{ours}.{name}", f"{single}.{name}", f"{folder}.{name}")
     for n in range(depth):
         theirs = f"transformer_blocks.{n}"
         for a, b, leaves in _TRANSFORMER_BLOCK:
-            yield from _module(f"{ours}.blocks.{n}.{a}", f"{single}.{theirs}.{b}", f"{folder}.{theirs}.{b}", leaves)
+            yield from module_rows(f"{ours}.blocks.{n}.{a}", f"{single}.{theirs}.{b}", f"{folder}.{theirs}.{b}", leaves)
 
 
 def unet_rows(config: UNetConfig) -> Iterator[Row]:
@@ -116,28 +116,23 @@ def unet_rows(config: UNetConfig) -> Iterator[Row]:
 
 def contracting_rows(config: UNetConfig) -> Iterator[Row]:
     """The contracting half of a UNet, with the middle block and the embeddings."""
-    yield from _module("time_embed.fc1", "time_embed.0", "time_embedding.linear_1")
-    yield from _module("time_embed.fc2", "time_embed.2", "time_embedding.linear_2")
+    yield from module_rows("time_embed.fc1", "time_embed.0", "time_embedding.linear_1")
+    yield from module_rows("time_embed.fc2", "time_embed.2", "time_embedding.linear_2")
     if config.guidance_dim is not None:
-        yield from _module("guidance_embed", "time_embed.cond_proj", "time_embedding.cond_proj", ("weight",))
-    yield from _module("vector_embed.fc1", "label_emb.0.0", "add_embedding.linear_1")
-    yield from _module("vector_embed.fc2", "label_emb.0.2", "add_embedding.linear_2")
-    yield from _module("conv_in", "input_blocks.0.0", "conv_in")
+        yield from module_rows("guidance_embed", "time_embed.cond_proj", "time_embedding.cond_proj", ("weight",))
+    yield from module_rows("vector_embed.fc1", "label_emb.0.0", "add_embedding.linear_1")
+    yield from module_rows("vector_embed.fc2", "label_emb.0.2", "add_embedding.linear_2")
+    yield from module_rows("conv_in", "input_blocks.0.0", "conv_in")
     index, last = 1, len(config.channels) - 1
     for i, level in enumerate(config.down_blocks()):
         for j, block in enumerate(level):
-            ours, folder = (
-                (f"down.{i}.res.{j}", f"down.{i}.attn.{j}"),
-                (
-                    f"down_blocks.{i}.resnets.{j}",
-                    f"down_blocks.{i}.attentions.{j}",
-                ),
-            )
+            ours = f"down.{i}.res.{j}", f"down.{i}.attn.{j}"
+            folder = f"down_blocks.{i}.resnets.{j}", f"down_blocks.{i}.attentions.{j}"
             skip = block.in_channels != block.out_channels
             yield from _unet_block(ours, f"input_blocks.{index}", folder, skip, block.depth)
             index += 1
         if i < last:
-            yield from _module(
+            yield from module_rows(
                 f"down.{i}.downsample.conv", f"input_blocks.{index}.0.op", f"down_blocks.{i}.downsamplers.0.conv"
             )
             index += 1
@@ -152,21 +147,16 @@ def _expanding_rows(config: UNetConfig) -> Iterator[Row]:
     index, last = 0, len(config.channels) - 1
     for i, level in enumerate(config.up_blocks()):
         for j, block in enumerate(level):
-            ours, folder = (
-                (f"up.{i}.res.{j}", f"up.{i}.attn.{j}"),
-                (
-                    f"up_blocks.{i}.resnets.{j}",
-                    f"up_blocks.{i}.attentions.{j}",
-                ),
-            )
+            ours = f"up.{i}.res.{j}", f"up.{i}.attn.{j}"
+            folder = f"up_blocks.{i}.resnets.{j}", f"up_blocks.{i}.attentions.{j}"
             skip = block.in_channels != block.out_channels
             yield from _unet_block(ours, f"output_blocks.{index}", folder, skip, block.depth)
             index += 1
         if i < last:  # sgm numbers the upsampler after the attention, if there is any
             single = f"output_blocks.{index - 1}.{1 if level[-1].depth is None else 2}.conv"
-            yield from _module(f"up.{i}.upsample.conv", single, f"up_blocks.{i}.upsamplers.0.conv")
-    yield from _module("norm_out", "out.0", "conv_norm_out")
-    yield from _module("conv_out", "out.2", "conv_out")
+            yield from module_rows(f"up.{i}.upsample.conv", single, f"up_blocks.{i}.upsamplers.0.conv")
+    yield from module_rows("norm_out", "out.0", "conv_norm_out")
+    yield from module_rows("conv_out", "out.2", "conv_out")
 
 
 def text_rows(config: TextConfig) -> Iterator[Row]:
@@ -175,7 +165,7 @@ def text_rows(config: TextConfig) -> Iterator[Row]:
     yield Row("token_embed.weight", "token_embedding.weight", hf + "embeddings.token_embedding.weight")
     yield Row("position_embed.weight", "positional_embedding", hf + "embeddings.position_embedding.weight")
     yield from clip_layer_rows(config, "", hf)
-    yield from _module("norm_out", "ln_final", hf + "final_layer_norm")
+    yield from module_rows("norm_out", "ln_final", hf + "final_layer_norm")
     if config.projection_dim is not None:
         yield Row("projection.weight", "text_projection", "text_projection.weight", Op.TRANSPOSE)
 
@@ -197,8 +187,8 @@ def clip_layer_rows(config: TextConfig | VisionConfig, before: str, model: str) 
 
 def vae_rows(config: VAEConfig) -> Iterator[Row]:
     """The autoencoder: 248 parameters."""
-    yield from _module("quant_conv", "quant_conv", "quant_conv")
-    yield from _module("post_quant_conv", "post_quant_conv", "post_quant_conv")
+    yield from module_rows("quant_conv", "quant_conv", "quant_conv")
+    yield from module_rows("post_quant_conv", "post_quant_conv", "post_quant_conv")
     levels = len(config.channels)
     width = config.channels[0]
     for i, channels in enumerate(config.channels):
@@ -208,7 +198,7 @@ def vae_rows(config: VAEConfig) -> Iterator[Row]:
             width = channels
         if i < levels - 1:
             folder = f"encoder.down_blocks.{i}.downsamplers.0.conv"
-            yield from _module(f"encoder.down.{i}.downsample.conv", f"encoder.down.{i}.downsample.conv", folder)
+            yield from module_rows(f"encoder.down.{i}.downsample.conv", f"encoder.down.{i}.downsample.conv", folder)
     for i, channels in enumerate(reversed(config.channels)):
         single_level = f"decoder.up.{levels - 1 - i}"  # sgm counts from the highest resolution
         for j in range(config.blocks + 1):
@@ -217,26 +207,26 @@ def vae_rows(config: VAEConfig) -> Iterator[Row]:
             width = channels
         if i < levels - 1:
             folder = f"decoder.up_blocks.{i}.upsamplers.0.conv"
-            yield from _module(f"decoder.up.{i}.upsample.conv", f"{single_level}.upsample.conv", folder)
+            yield from module_rows(f"decoder.up.{i}.upsample.conv", f"{single_level}.upsample.conv", folder)
     for half in ("encoder", "decoder"):
-        yield from _module(f"{half}.conv_in", f"{half}.conv_in", f"{half}.conv_in")
+        yield from module_rows(f"{half}.conv_in", f"{half}.conv_in", f"{half}.conv_in")
         for n in (0, 1):
             folder = f"{half}.mid_block.resnets.{n}"
             yield from _vae_res(f"{half}.mid.res.{n}", f"{half}.mid.block_{n + 1}", folder, skip=False)
         yield from _vae_attention(f"{half}.mid.attn", f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0")
-        yield from _module(f"{half}.norm_out", f"{half}.norm_out", f"{half}.conv_norm_out")
-        yield from _module(f"{half}.conv_out", f"{half}.conv_out", f"{half}.conv_out")
+        yield from module_rows(f"{half}.norm_out", f"{half}.norm_out", f"{half}.conv_norm_out")
+        yield from module_rows(f"{half}.conv_out", f"{half}.conv_out", f"{half}.conv_out")
 
 
 def _vae_res(ours: str, single: str, folder: str, skip: bool) -> Iterator[Row]:
     yield from _modules(ours, single, folder, _VAE_RES)
     if skip:
-        yield from _module(f"{ours}.skip", f"{single}.nin_shortcut", f"{folder}.conv_shortcut")
+        yield from module_rows(f"{ours}.skip", f"{single}.nin_shortcut", f"{folder}.conv_shortcut")
 
 
 def _vae_attention(ours: str, single: str, folder: str) -> Iterator[Row]:
     for a, b, c, op in _VAE_ATTENTION:
-        for row in _module(f"{ours}.{a}", f"{single}.{b}", f"{folder}.{c}"):
+        for row in module_rows(f"{ours}.{a}", f"{single}.{b}", f"{folder}.{c}"):
             yield replace(row, op=op if row.ours.endswith("weight") else Op.SAME)
 
 

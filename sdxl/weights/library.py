@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import CheckpointError, warn
-from .container import list_some
+from .folder import list_some
 from .hash_cache import find_paths
 from .hashes import known_model_hash, model_hash
 from .keymap import UNET
@@ -73,6 +73,7 @@ def find_by_hash(sha256: str, name: str = "", thorough: bool = True) -> Path | N
     library whose hash is not known are read once: those with the file name `name`, and if it is `thorough` the others,
     with a warning.
     """
+    sha256 = sha256.lower()  # sites show capitals
     if known := next(iter(find_paths(sha256)), None):
         return known
     candidates = [(path, files) for path in _models() for files in _choices(path)]

@@ -12,16 +12,14 @@ from .component import Component
 from .container import Weights
 from .control_kinds import LLLITE_PREFIX, NAME
 from .identify import Shapes
-from .keymap import WEIGHT_BIAS, Row, unet_rows
+from .keymap import Row, module_rows, unet_rows
 
 _PROJECTIONS = tuple(f".{each}.weight" for each in ("self_attn.q", "self_attn.k", "self_attn.v", "cross_attn.q"))
 _PIXELS = 8  # per latent along one side
 
 
 def read_lllite(weights: Weights, like: UNetConfig) -> Component:
-    """The component of a ControlNet-LLLite for a UNet, whose keys are not checked. Raises `KeyError` and
-    `IndexError`.
-    """
+    """The component of a ControlNet-LLLite for a UNet, whose keys are not checked. Raises `LookupError`."""
     present = {key.partition(".")[0] for key in weights}
     names = {layer: name for layer, name in _names(like) if name in present}
     if not names:
@@ -65,6 +63,4 @@ def _place(shapes: Shapes, layer: str, name: str) -> LLLitePlace:
 def _rows(ours: str, name: str, place: LLLitePlace) -> Iterator[Row]:
     pairs = [(f"encoder.{n}", f"conditioning1.{2 * n}") for n in range(len(place.channels))]
     for own, theirs in (*pairs, *((each, f"{each}.0") for each in ("down", "mid", "up"))):
-        for leaf in WEIGHT_BIAS:
-            key = f"{name}.{theirs}.{leaf}"
-            yield Row(f"{ours}.{own}.{leaf}", key, key)
+        yield from module_rows(f"{ours}.{own}", f"{name}.{theirs}", f"{name}.{theirs}")

@@ -20,11 +20,9 @@ _SHAPES = {"ssd_1b": SSD_1B_UNET, "vega": VEGA_UNET}
 _SAMPLERS = {"lcm": "lcm_lora", "tcd": "tcd_lora"}  # of distilled models alone
 
 
-def recognise(
-    unet: UNetConfig, schedule: ScheduleConfig, path: Path, metadata: Mapping[str, str] | None = None
-) -> Family | None:
+def recognise(unet: UNetConfig, schedule: ScheduleConfig, path: Path, metadata: Mapping[str, str]) -> Family | None:
     """The family of a model, or of its UNet, that was read from `path`; None for SDXL as it was trained."""
-    return by_config(unet, schedule) or by_header(metadata or {}) or by_name(path)
+    return by_config(unet, schedule) or by_header(metadata) or by_name(path)
 
 
 def by_config(unet: UNetConfig, schedule: ScheduleConfig) -> Family | None:
@@ -72,14 +70,18 @@ def by_header(metadata: Mapping[str, str], of_lora: bool = False) -> Family | No
     return None
 
 
+def cached_model(path: Path) -> str:
+    """The name of the model that a path in the hub's cache is of; empty for other paths."""
+    return next((match[1] for part in path.parts if (match := _CACHED.fullmatch(part))), "")
+
+
 def by_name(path: Path, of_lora: bool = False) -> Family | None:
     """The family that the name of a file or folder states, or that of its model in the hub's cache. A file with a
     component's usual name has that of its folder.
     """
-    repository = next((match[1] for part in path.parts if (match := _CACHED.fullmatch(part))), "")
     parts = [path.stem if path.suffix == ".safetensors" else path.name, *(each.name for each in path.parents)]
     own = next((name for name in parts if not _GENERAL.fullmatch(name)), "")
-    for name in (own, repository):
+    for name in (own, cached_model(path)):
         if name and (found := by_text(name, f"the name {name}", of_lora)):
             return found
     return None

@@ -5,16 +5,15 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import count
 from math import isqrt
 
-from ..errors import CheckpointError
 from ..models.vision_config import IPAdapterConfig, VisionConfig
-from .keymap import WEIGHT_BIAS, Row, clip_layer_rows
+from .identify import Shapes, complete, count_of
+from .keymap import WEIGHT_BIAS, Row, clip_layer_rows, module_rows
 from .ops import Op
 
-Shapes = Mapping[str, tuple[int, ...]]
 VISUAL, VISION = "visual.", "vision_model."
 """How the keys of an image encoder begin in OpenCLIP's names, and in transformers'."""
 _HEADS = 16  # of OpenCLIP's ViT-H and ViT-bigG, whatever their width
@@ -39,8 +38,7 @@ def vision_rows(config: VisionConfig) -> Iterator[Row]:
     yield Row("position_embed.weight", f"{VISUAL}positional_embedding", f"{embeddings}position_embedding.weight")
     norms = (("norm_in", "ln_pre", "pre_layrnorm"), ("norm_out", "ln_post", "post_layernorm"))  # transformers' spelling
     for ours, single, folder in norms:
-        for leaf in WEIGHT_BIAS:
-            yield Row(f"{ours}.{leaf}", f"{VISUAL}{single}.{leaf}", f"{VISION}{folder}.{leaf}")
+        yield from module_rows(ours, f"{VISUAL}{single}", f"{VISION}{folder}")
     yield from clip_layer_rows(config, VISUAL, VISION)
     yield Row("projection.weight", f"{VISUAL}proj", "visual_projection.weight", Op.TRANSPOSE)
 
@@ -93,26 +91,23 @@ def infer_vision(shapes: Shapes, layout: str) -> VisionConfig:
     def at(name: str) -> tuple[int, ...]:
         return shapes[rows[name]]
 
-    first = rows["layers.0.norm1.weight"]
-    try:
+    with complete("image encoder"):
         dim, _, patch, _ = at("patch_embed.weight")
         projection = at("projection.weight")
         return VisionConfig(
             dim=dim,
             ff_dim=at("layers.0.ff.up.weight")[0],
-            layers=next(n for n in count() if first.replace(".0.", f".{n}.", 1) not in shapes),
+            layers=count_of(shapes, rows["layers.0.norm1.weight"].replace(".0.", ".{}.", 1)),
             heads=_HEADS,
             patch=patch,
             image_size=patch * isqrt(max(at("position_embed.weight")[0] - 1, 0)),
             projection_dim=projection[1] if layout == "single" else projection[0],
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise _incomplete("image encoder", error) from error
 
 
 def infer_ip_adapter(shapes: Shapes) -> IPAdapterConfig:
     """The config of an IP-Adapter from its shapes."""
-    try:
+    with complete("IP-Adapter"):
         widths = tuple(width for width, _ in _places(shapes))
         context_dim = shapes[place_key(0, "k")][1]
         if "image_proj.latents" not in shapes:
@@ -125,13 +120,11 @@ def infer_ip_adapter(shapes: Shapes) -> IPAdapterConfig:
             context_dim=context_dim,
             widths=widths,
             tokens=tokens,
-            depth=next(n for n in count() if f"image_proj.layers.{n}.0.to_q.weight" not in shapes),
+            depth=count_of(shapes, "image_proj.layers.{}.0.to_q.weight"),
             inner_dim=inner_dim,
             heads_dim=heads_dim,
             ff_dim=ff_dim,
         )
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise _incomplete("IP-Adapter", error) from error
 
 
 def _places(shapes: Shapes) -> Iterator[tuple[int, int]]:
@@ -140,7 +133,3 @@ def _places(shapes: Shapes) -> Iterator[tuple[int, int]]:
             return
         width, context = shapes[key]
         yield width, context
-
-
-def _incomplete(what: str, error: Exception) -> CheckpointError:
-    return CheckpointError(f"the {what} is incomplete, {error} is missing or has the wrong shape; download it again")

@@ -73,13 +73,15 @@ def save_single(path: Path, info: ModelInfo, state: State) -> None:
             if all(row.ours in state[name] for row in group):
                 tensors[key] = to_stored([state[name][row.ours] for row in group], group[0].op)
     dtype = next(iter(state[TEXT_2].values())).dtype
-    tensors[clip_g_prefix(info.config.text_encoder is None) + "logit_scale"] = torch.tensor(100.0).log().to(dtype)
+    tensors[clip_g_prefix(info.config.text_encoder is None) + "logit_scale"] = (
+        torch.tensor(100.0, dtype=torch.float32).log().to(dtype)
+    )
     if info.config.text_encoder:
-        positions = torch.arange(info.config.text_encoder.positions)[None].to(dtype)
+        positions = torch.arange(info.config.text_encoder.positions, dtype=torch.long)[None].to(dtype)
         tensors[CLIP_L_PREFIX + "text_model.embeddings.position_ids"] = positions
     # ComfyUI's marker keys, for tools that do not read our metadata
-    tensors |= {"v_pred": torch.empty(0)} if info.schedule.prediction == "v_prediction" else {}
-    tensors |= {"ztsnr": torch.empty(0)} if info.schedule.zero_terminal_snr else {}
+    tensors |= {"v_pred": torch.empty(0, dtype=torch.float32)} if info.schedule.prediction == "v_prediction" else {}
+    tensors |= {"ztsnr": torch.empty(0, dtype=torch.float32)} if info.schedule.zero_terminal_snr else {}
     tensors |= _edm_keys(info)
     save_tensors(tensors, path, {METADATA_KEY: info.to_json()})
 
@@ -98,8 +100,11 @@ def _edm_keys(info: ModelInfo) -> dict[str, Tensor]:
         return {}
     if info.schedule.prediction == "edm":
         mean, std = vae.latents_mean or (0.0,) * vae.latent_channels, vae.latents_std or (1.0,) * vae.latent_channels
-        return {"edm_mean": torch.tensor(mean), "edm_std": torch.tensor(std)}
-    return {"edm_vpred.sigma_min": torch.tensor(edm.sigma_min), "edm_vpred.sigma_max": torch.tensor(edm.sigma_max)}
+        return {"edm_mean": torch.tensor(mean, dtype=torch.float32), "edm_std": torch.tensor(std, dtype=torch.float32)}
+    return {
+        "edm_vpred.sigma_min": torch.tensor(edm.sigma_min, dtype=torch.float32),
+        "edm_vpred.sigma_max": torch.tensor(edm.sigma_max, dtype=torch.float32),
+    }
 
 
 def save_folder(path: Path, info: ModelInfo, state: State) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -19,18 +19,18 @@ from ..errors import CheckpointError, ConfigError, naming
 from ..models.config import AnyVAEConfig, VAEConfig
 from ..models.tiny_vae_config import TinyVAEConfig
 from .component import Component
-from .container import TensorFile, Weights, read_json
+from .container import TensorFile, Weights
 from .diffusers_config import TINY_CLASS, read_tiny_vae
+from .folder import read_json
+from .identify import Shapes
 from .keymap import VAE, WEIGHT_BIAS, Row
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .recognise import cached_model
 
 _FOLDER = "decoder.layers."
 # (encoder, decoder), as their own files have them, and both in one file
 _SINGLE = (("", ""), ("encoder.", "decoder."), ("taesd_encoder.", "taesd_decoder."))
 _SCALES = ("vae_scale", "vae_shift")  # beside both halves in ComfyUI's files: of the VAE that the latents belong to
 _OTHER = re.compile(r"(?<![a-z])taesd(?![a-z0-9])", re.IGNORECASE)
-_CACHED = re.compile(r"models--.+?--(.+)")  # a model's folder in the hub's cache
 _GENERAL = ("diffusion_pytorch_model", "model", "vae")
 _CONVS = (("conv1", "conv.0"), ("conv2", "conv.2"), ("conv3", "conv.4"))  # of a block: ours, the file's
 SCALING_FACTOR = VAEConfig().scaling_factor
@@ -167,10 +167,9 @@ def is_named_otherwise(path: Path) -> bool:
     """Whether a file or folder has the name of TAESD for Stable Diffusion 1 and 2, whose tensors have the same shapes:
     nothing but the name tells.
     """
-    cached = next((match[1] for part in path.parts if (match := _CACHED.fullmatch(part))), "")
     stem = path.stem if path.suffix == ".safetensors" else path.name
     own = path.parent.name if stem.split(".")[0] in _GENERAL else stem
-    return bool(_OTHER.search(own) or _OTHER.search(cached))
+    return bool(_OTHER.search(own) or _OTHER.search(cached_model(path)))
 
 
 def check_name(path: Path) -> None:
@@ -196,8 +195,13 @@ def _check_scale(file: TensorFile, own: AnyVAEConfig) -> None:
 
 def fitted(config: TinyVAEConfig, own: AnyVAEConfig) -> TinyVAEConfig:
     """The config of a tiny VAE in the place of a model's own VAE: it gets the colours of the latents, and their mean
-    and standard deviation, which a tiny VAE knows nothing of. Raises `ConfigError` where the sizes differ.
+    and standard deviation, which a tiny VAE knows nothing of. Raises `ConfigError` where it decodes other latents.
     """
+    if config.latent_channels != own.latent_channels:
+        raise ConfigError(
+            f"the tiny VAE decodes latents of {config.latent_channels} channels, and the model's have "
+            f"{own.latent_channels}; give one for this model"
+        )
     if config.factor != own.factor:
         raise ConfigError(
             f"the tiny VAE makes {config.factor} pixels of a latent and the model's VAE {own.factor}; give one for "

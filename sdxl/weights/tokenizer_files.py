@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError, brief, naming
 from ..text.vocabulary import CLIP_L, TokenizerConfig, Vocabulary, clip_vocabulary
-from .container import entries, read_json, read_text
+from .folder import entries, read_json, read_text
 
 _NO_LIMIT = 10**6  # transformers writes 1e30 for "no limit"
 

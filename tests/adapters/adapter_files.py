@@ -111,6 +111,12 @@ def generic(layer: Layer) -> str:
     )
 
 
+def short(layer: Layer) -> str:
+    """Single-file names of the UNet, and the text encoders as `clip_l` and `clip_g`."""
+    starts = {"unet": f"unet.{layer.single}", "text_encoder": f"clip_l.{layer.folder}"}
+    return starts.get(layer.component, f"clip_g.{layer.folder}")
+
+
 PLAIN = (".lora_up.weight", ".lora_down.weight")
 PEFT = (".lora_B.weight", ".lora_A.weight")
 # name of the layout -> (module's name, ends of up and down, whether alpha is a key, which components it has)
@@ -133,6 +139,7 @@ LAYOUTS: dict[str, tuple[Callable[[Layer], str], tuple[str, str], bool, str]] = 
     "PEFT on our networks": (lambda layer: f"base_model.model.{own(layer)}", PEFT, False, "unet"),
     "LyCORIS on our networks": (lambda layer: "lycoris_" + own(layer).replace(".", "_"), PLAIN, True, "unet"),
     "our names": (lambda layer: f"{layer.component}.{own(layer)}", PEFT, False, "all"),
+    "short names of text encoders": (short, PLAIN, True, "all"),
     "ComfyUI": (generic, PEFT, True, "all"),
     "ComfyUI, kohya's roles": (generic, PLAIN, True, "all"),
 }

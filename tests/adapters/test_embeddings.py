@@ -16,7 +16,9 @@ from torch import Tensor
 import sdxl
 from sdxl.cli.main import main
 from sdxl.images import read_parameters, save_png
+from sdxl.pipeline.adapting import Adapters
 from sdxl.pipeline.additions import Additions
+from sdxl.weights.checkpoint import open_checkpoint
 
 LATENT: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
 LONG = "a red cat, " * 20 + "photo of a dog, " * 20  # three chunks
@@ -76,6 +78,18 @@ def test_a_call_that_waits_for_its_turn_keeps_its_words(
             pipe.set_embeddings([file])
         assert torch.equal(waiting.result(60), without)
     assert not torch.equal(latents(pipe, prompt), without)
+
+
+def test_a_thread_gets_the_words_that_it_asks_for(pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+    """The last ones are kept, and another thread may replace them at any moment."""
+
+    class Shared(Adapters):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, ([], {}) if name == "_words" else value)
+
+    pipe.set_embeddings([spell("clip_l", vectors(pipe, "cat"), tmp_path)])
+    shared = Shared([open_checkpoint(Path(pipe.source["model"]))])
+    assert "mecha" in shared.words(pipe._additions.embeddings, ())["text_encoder"]
 
 
 @pytest.mark.parametrize("layout", ["clip_l", "text_encoders", "two files", "two files, exchanged"])

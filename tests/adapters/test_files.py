@@ -189,6 +189,29 @@ def test_inspect_other_files(tiny_pipe: sdxl.Pipeline, tiny_folder: Path, tmp_pa
     assert sdxl.inspect(tiny_folder).kind.startswith("SDXL base")
 
 
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("lora_unet_single_blocks_0_linear1", "LoRA of Flux"),
+        ("transformer.transformer_blocks.0.attn.to_q", "LoRA of Stable Diffusion 3"),
+        ("diffusion_model.blocks.0.cross_attn.q", "LoRA of Wan or Qwen-Image"),
+        ("diffusion_model.layers.0.attention.to_q", "unknown adapter"),
+    ],
+)
+def test_inspect_names_loras_of_other_models(name: str, family: str, tmp_path: Path) -> None:
+    """Also beside a text encoder that fits, which Flux has, and by the names of Qwen-Image that SD 3 has too."""
+    text = {
+        f"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_{side}.weight": torch.ones(4, 4) for side in ("up", "down")
+    }
+    state = {f"{name}.lora_{side}.weight": torch.ones(4, 4) for side in ("up", "down")}
+    assert sdxl.inspect(save(state, tmp_path / "a.safetensors")).kind == family
+    if family != "unknown adapter":
+        assert sdxl.inspect(save(state | text, tmp_path / "b.safetensors")).kind == family
+    if "3" in family:
+        more = {key.replace("attn.to_q", "img_mlp.net.2"): value for key, value in state.items()}
+        assert sdxl.inspect(save(state | more, tmp_path / "c.safetensors")).kind == "LoRA of Wan or Qwen-Image"
+
+
 def test_a_model_is_written_with_its_loras(
     lora: Path, tiny_folder: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from adapter_files import Layer, kohya, layers, pair, save, save_layout
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import sdxl
 from sdxl.adapters import LoRA
-from sdxl.adapters.lookup import adapter_files, checked_hash, find_file, find_named
+from sdxl.adapters.lookup import adapter_files, checked_hash, find_again, find_file, find_named
 from sdxl.images import read_parameters, save_png
 from sdxl.pipeline import loading
 from sdxl.runtime.int8 import can_quantize
@@ -309,6 +310,14 @@ def test_a_folder_of_loras(tiny_folder: Path, tmp_path: Path) -> None:
 def test_a_hash_in_capitals(tmp_path: Path) -> None:
     file = save({"lora_unet_out_2.diff_b": torch.ones(4)}, tmp_path / "x.safetensors")
     assert checked_hash(file, file_hash(file)[:12].upper()) == file_hash(file)
+    assert find_again("gone", file_hash(file)[:12].upper(), [tmp_path], "LoRA") == file
+
+
+def test_numbers_of_numpy() -> None:
+    weight = np.float32(0.5)
+    assert sdxl.LoRA("a", weight) == sdxl.LoRA("a", 0.5)  # type: ignore[arg-type]
+    assert sdxl.Control("a", "b", scale=weight) == sdxl.Control("a", "b", scale=0.5)  # type: ignore[arg-type]
+    assert sdxl.APG(eta=weight) == sdxl.APG(eta=0.5)  # type: ignore[arg-type]
 
 
 def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
@@ -319,6 +328,8 @@ def test_wrong_arguments(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
         (("ink", 0.5), r"loras is \('ink', 0.5\); expected a list. Try \[\('ink', 0.5\)\]"),
         ([(file, "much")], "the weight of LoRA .* is 'much'; expected a number such as 0.8"),
         ([(file, float("nan"))], "the weight of LoRA .* is nan"),
+        ([(file, 10**400)], "the weight of LoRA .* is 1000.*; expected a number such as 0.8"),
+        ([{"file": str(file), "hash": ""}], "the hash of LoRA .* is ''; expected a text"),
         ([{"file": str(file), "wieght": 1}], "a LoRA has no 'wieght'; its values are file, weight, text_weight, hash"),
         ([{"weight": 1}], "names no file"),
         ([[file], [file]], "loras has a list for each prompt.*--batch FILE"),
@@ -390,6 +401,8 @@ NONE: list[tuple[str, dict[str, Tensor], str]] = [
     ("infinite", lora(Q, 64, 64) | {f"{Q}.{UP}": torch.full((64, 2), float("inf"))}, "has NaN or infinite numbers"),
     ("alphas", lora(Q, 64, 64) | {f"{Q}.alpha": torch.ones(2)}, r"alpha has shape \[2\]; expected one number"),
     ("no numbers", lora(Q, 64, 64, rank=0), "is empty"),
+    ("no matrix", {f"{Q}.{UP}": torch.tensor(1.0), f"{Q}.{DOWN}": torch.tensor(1.0)}, r"shape \[\]; expected a matrix"),
+    ("a line", {f"{Q}.hada_w{n}": torch.ones(4) for n in ("1_a", "1_b", "2_a", "2_b")}, "expected a matrix"),
     ("bias", {f"{K}.diff_b": torch.zeros(64)}, "changes a bias of shape .* has no bias; it cannot be used"),
     (
         "two spellings",

@@ -65,6 +65,8 @@ def generate(pipe: sdxl.Pipeline, reference: Any, **more: Any) -> torch.Tensor:
         ({"only": "style:much"}, "only is 'style:much'"),
         ({"encoder": 3}, "the encoder of reference a is 3"),
         ({"hash": 3}, "the hash of reference a is 3"),
+        ({"hash": ""}, "the hash of reference a is ''; expected a text"),
+        ({"only": {"style": 10**400}}, "only of reference a has 1000.* for 'style'; expected a scale"),
     ],
 )
 def test_wrong_values(arguments: dict[str, Any], message: str) -> None:
@@ -134,6 +136,7 @@ REFUSED = {
     "is an image encoder and no IP-Adapter; give it as encoder=": {"visual.conv1.weight": torch.zeros(2, 3, 1, 1)},
     "is no IP-Adapter; give ip-adapter_sdxl_vit-h or": {"weight": torch.zeros(2)},
     "IP-Adapter is incomplete, 'image_proj.proj.weight' is missing": shapes(),
+    "IP-Adapter is incomplete, or a tensor has a wrong shape": shapes(image_proj__latents=()),
 }
 
 
@@ -399,7 +402,7 @@ def test_jobs(adapter: Path, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     made = job(tmp_path, lines)
     assert [*made.faults] == [4, 5]
     assert "the IP-Adapter absent does not exist" in str(made.faults[4])
-    assert "has 2 images for 3 to generate" in str(made.faults[5])
+    assert "has 2 entries for 3 images" in str(made.faults[5])
     assert finish(made, tiny_pipe, tmp_path / "out") == 4
     own = sdxl.Reference(adapter, (tmp_path / "image.png", tmp_path / "other.png"), scale=0.7)
     wanted = tiny_pipe("a dog", seed=2, steps=2, reference=own, progress=False).images[0]

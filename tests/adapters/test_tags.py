@@ -15,9 +15,10 @@ from torch import Tensor
 import sdxl
 from sdxl.adapters import LoRA
 from sdxl.cli.main import main
+from sdxl.errors import ArgumentError
 from sdxl.images import parameters_text, read_parameters, save_png
 from sdxl.jobs import read_job
-from sdxl.pipeline.tags import tagged_loras
+from sdxl.pipeline.tags import tagged_loras, untagged_loras
 
 Draw = Callable[..., Tensor]
 
@@ -121,6 +122,16 @@ def test_record_and_replay(pipe: sdxl.Pipeline, tiny_folder: Path, folder: Path,
         assert [(each["file"], each["weight"]) for each in again["loras"]] == expected
         if not more:
             assert output.read_bytes()[-4000:] == (tmp_path / "a.png").read_bytes()[-4000:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"prompt": ["a", "b"], "prompt_2": ["c"]}, {"prompt": []}, {"prompt": 5}, {"prompt": [5]}, {"compat": 5}],
+)
+def test_a_damaged_record_is_one_error(damage: dict[str, Any]) -> None:
+    """Also where another prompt replaces its own, whose LoRAs are left out."""
+    with pytest.raises(ArgumentError):
+        untagged_loras({"prompt": "a", "prompt_syntax": "a1111", "loras": [{"file": "a.safetensors"}], **damage})
 
 
 def test_errors(pipe: sdxl.Pipeline, draw: Draw, tiny_pipe: sdxl.Pipeline, folder: Path, tmp_path: Path) -> None:

@@ -223,6 +223,10 @@ def test_inspect_shows_the_parameters_of_an_image(tiny_folder: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert shown.startswith("other.png: an image of AUTOMATIC1111\n")
     assert re.search("prompt +a dog\n", shown) and re.search("sampler +euler_ancestral\n", shown)
+    info.add_text("sdxl", json.dumps({"version": 5, "request": {}, "model": {}}))
+    Image.new("RGB", (8, 8)).save("damaged.png", pnginfo=info)
+    assert run(["inspect", "damaged.png"]) == 0
+    assert capsys.readouterr().out.startswith("damaged.png: an image of 5\n")
     Image.new("RGB", (8, 8)).save("none.png")
     assert run(["inspect", "none.png"]) == 2
     capsys.readouterr()

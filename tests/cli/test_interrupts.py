@@ -1,20 +1,27 @@
-"""Ctrl-C: no import swallows it, the exit status is 130, and nothing is half written. `make proof-interrupt` tries 80
-moments.
+"""Ctrl-C and a closed terminal: no import swallows them, the exit status is 130 or 129, and nothing is half written.
+`make proof-interrupt` tries 80 moments.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sdxl
+from sdxl.cli import interrupts
 from sdxl.weights import save
+
+SIGNALS = [name for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+with_terminals = pytest.mark.skipif("SIGHUP" not in SIGNALS, reason="this system closes no terminals by a signal")
 
 # a module whose import swallows an interrupt, as torch's does, and is interrupted
 SWALLOWS = """
@@ -76,15 +83,16 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.parametrize("name", SIGNALS)
 @pytest.mark.parametrize(
     ("code", "shown"),
     [(RUN, "acted on True\n"), (IN_DEL, "acted on\n"), (IN_WRITE, "acted on b'whole'\n")],
     ids=["import", "del", "write"],
 )
-def test_an_interrupt_waits_and_is_acted_on(code: str, shown: str, tmp_path: Path) -> None:
-    (tmp_path / "swallows.py").write_text(SWALLOWS)
+def test_an_interrupt_waits_and_is_acted_on(code: str, shown: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "swallows.py").write_text(SWALLOWS.replace("SIGINT", name))
     path = os.pathsep.join([str(Path(sdxl.__file__).parents[1]), str(tmp_path)])
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code.replace("SIGINT", name)]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True
     )
@@ -100,16 +108,91 @@ def test_the_command_line_ends_with_130_and_leaves_nothing(moment: float) -> Non
     assert outcome.errors.endswith("interrupted\n")
 
 
-def test_an_ignored_interrupt_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `nohup` and a shell's & set it."""
-    from sdxl.cli import interrupts
+@pytest.fixture
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What handles signals is the same afterwards."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(interrupts, "_last", signal.SIGINT)
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        interrupts.install()
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+@pytest.mark.usefixtures("handlers")
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    """As `nohup` and a shell's & set it."""
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    interrupts.install()
+    interrupts.on_hangup(lambda: pytest.fail("it is acted on"))
+    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * len(numbers)
+
+
+@with_terminals
+@pytest.mark.usefixtures("handlers")
+def test_a_terminal_is_closed_once() -> None:
+    """Shells send SIGHUP again at their end: it must not end what the first one has begun."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupts.install()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)
+    assert interrupts.status() == 129
+    calls = list[int]()
+    interrupts.on_hangup(lambda: calls.append(1))
+    signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)
+    assert calls == [1]
+
+
+@pytest.mark.slow
+@with_terminals
+def test_a_job_whose_terminal_is_closed_keeps_its_images(tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    lines = [{"prompt": "a red circle", "steps": 2, "seed": 1}, {"prompt": "a red circle", "steps": 900, "seed": 2}]
+    (tmp_path / "job.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "sdxl", "generate", "--model", "miniature", "--batch", str(tmp_path / "job.jsonl")]
+    process = subprocess.Popen(
+        [*command, "--output-dir", str(tmp_path / "out")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    journal = tmp_path / "out/job/done.jsonl"
+    while not journal.exists() or not journal.read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.close(main)
+    assert process.wait(60) == 129
+    assert sorted(os.listdir(tmp_path / "out")) == ["00001.png", "job"]
+    assert len(journal.read_text().splitlines()) == 1
+    assert sorted(os.listdir(tmp_path / "out/job")) == ["claims", "done.jsonl", "plan.json"]
+    assert sdxl.read_parameters(tmp_path / "out/00001.png")["request"]["seed"] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such first process")
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("process", [1, 2])
+def test_sigterm_interrupts_the_first_process_of_a_container(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system does nothing there by default. Any other process it ends."""
+    monkeypatch.setattr(os, "getpid", lambda: process)
+    interrupts.install()
+    if process == 1:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupts.status() == 143
+    interrupts.uninstall()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("target", ["folder", "single.safetensors"])

@@ -135,7 +135,11 @@ CASES = [
         graph({"scheduler": "ddim_uniform", "sampler_name": "ddim"}),
         {"schedule": "leading", "sampler": "ddim"},
     ),
-    Case("on the card", graph({"sampler_name": "dpmpp_2m_sde_gpu"}), {"sampler": "dpmpp_2m_sde"}),
+    Case(
+        "on the card",
+        graph({"sampler_name": "dpmpp_2m_sde_gpu"}),
+        {"sampler": "dpmpp_2m_sde", "compat": {"profile": "comfyui", "tree_noise": "philox"}},
+    ),
     Case(
         "a sampler that is missing", graph({"sampler_name": "seeds_2"}), {"sampler": None}, {"KSampler 3: sampler_name"}
     ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BASE = {"prompt_syntax": "a1111", "compat": "a1111", "preset": "none"}
+COMFYUI = {"prompt_syntax": "comfyui", "compat": "comfyui", "preset": "none"}
 HASH = "0123456789"
 
 
@@ -422,7 +423,70 @@ CASES = [
             version="ComfyUI",
         ),
         of("euler", "linspace", loras=[{"file": "Ink v2", "weight": 0.8}]),
+        tool="ComfyUI",
+        base=COMFYUI,
         loras=[{"file": "Ink v2", "weight": 0.8}],
         unmapped={"Civitai resources: Bad v1"},
+    ),
+    # ---- other tools, and nodes of ComfyUI, that write this text
+    Case(
+        "nodes of ComfyUI that save it",
+        text("Sampler: DPM++ 2M", "Clip skip: 3", version="ComfyUI"),
+        of("dpmpp_2m", "linspace", clip_skip=1),
+        tool="ComfyUI",
+        base=COMFYUI,
+    ),
+    Case(
+        "a name of ComfyUI with its schedule",
+        text("Sampler: dpmpp_2m_sde_gpu_karras", version="ComfyUI"),
+        of("dpmpp_2m_sde", "karras"),
+        tool="ComfyUI",
+        base=COMFYUI,
+    ),
+    Case("the schedule's other name", text("Sampler: DPM++ 2M, Scheduler: Karras"), of("dpmpp_2m", "karras")),
+    Case(
+        "a model by its title",
+        text(EULER).replace(f"Model hash: {HASH}, Model: base_v1", f"Model: SDXL\\base_v1 [{HASH}]"),
+        of("euler", "linspace"),
+    ),
+    Case(
+        "Fooocus",
+        text(
+            "Sampler: DPM++ 2M SDE Karras, Scheduler: karras, VAE: Default (model), Sharpness: 2",
+            'ADM Guidance: "(1.5, 0.8, 0.3)", Lora hashes: "ink: 4852686128", Lora weights: "ink: 0.1"',
+            version="Fooocus v2.5.5",
+        ),
+        of("dpmpp_2m_sde", "karras", loras=[{"file": "ink", "weight": 0.1}]),
+        tool="Fooocus",
+        loras=[{"file": "ink", "weight": 0.1, "hash": "4852686128"}],
+        unmapped={"ADM Guidance", "Sharpness"},
+    ),
+    Case(
+        "SD.Next's rescale",
+        text(f"{EULER}, CFG rescale: 0.7, App: SD.Next, Pipeline: StableDiffusionXLPipeline", version="8b73cb6"),
+        of("euler", "linspace", guidance_rescale=0.7),
+        tool="SD.Next",
+    ),
+    Case(
+        "stable-diffusion.cpp",
+        text("Eta: 0.000000, RNG: cuda, Sampler: euler_a karras", version="stable-diffusion.cpp"),
+        of("euler_ancestral", "karras"),
+        tool="stable-diffusion.cpp",
+    ),
+    Case(
+        "fields in two lines without a comma",
+        f"a lighthouse\nSteps: 20, Sampler: Euler\nSchedule type: Uniform, CFG scale: 7, Seed: 12, Size: 1024x1024, {END}",
+        of("euler", "linspace"),
+    ),
+    Case(
+        "a comma before the second line",
+        f"a lighthouse\nSteps: 20, {EULER}, CFG scale: 7, Seed: 12, Size: 1024x1024\n, {END}",
+        of("euler", "linspace"),
+    ),
+    Case(
+        "line breaks as exiftool prints them",
+        f"Parameters                      : a lighthouse.Negative prompt: fog.Steps: 20, {EULER}, CFG scale: 7, Seed: 12,"
+        f" Size: 1024x1024, {END}",
+        of("euler", "linspace", prompt="a lighthouse.", negative_prompt="fog"),
     ),
 ]

@@ -100,6 +100,33 @@ def test_tools_that_are_not_read_are_named(tool: str, tmp_path: Path) -> None:
             sdxl.read_parameters(file)
 
 
+JSON = {
+    "SwarmUI": {"sui_image_params": {"prompt": "a cat", "seed": 1}},
+    "Fooocus": {"base_model": "x", "full_prompt": ["a cat"], "metadata_scheme": "fooocus"},
+    "InvokeAI": {"generation_mode": "sdxl_txt2img", "model": {"name": "x"}, "positive_prompt": "a cat"},
+    "NovelAI": {"prompt": "a cat", "uc": "fog", "sampler": "k_euler", "scale": 5, "seed": 1, "steps": 28},
+    "Draw Things": {"c": "a cat", "uc": "fog", "model": "x.ckpt", "sampler": "DPM++ 2M", "scale": 7, "seed": 1},
+    "Easy Diffusion": {"prompt": "a cat", "use_stable_diffusion_model": "x", "seed": 1},
+}
+
+
+@pytest.mark.parametrize("tool", JSON)
+def test_json_of_tools_that_are_not_read_is_named(tool: str, tmp_path: Path) -> None:
+    """Beside an image, in EXIF, and in the comment of a PNG."""
+    content = json.dumps(JSON[tool])
+    (tmp_path / "a.json").write_text(content)
+    files = [tmp_path / "a.json", save_exif(tmp_path / "a.jpg", b"UNICODE\0" + content.encode("utf-16-be"))]
+    for file in [*files, save_png(tmp_path / "a.png", Comment=content)]:
+        with pytest.raises(ArgumentError, match=f"was written by {tool}, whose parameters are not read"):
+            sdxl.read_parameters(file)
+
+
+def test_json_of_no_tool_that_is_known(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"cat": "red", "dogs": 2}))
+    with pytest.raises(ArgumentError, match="it is JSON of a tool that is not read"):
+        sdxl.read_parameters(tmp_path / "a.json")
+
+
 def test_fooocus_in_automatic1111s_form_is_read(tmp_path: Path) -> None:
     assert is_plain(sdxl.read_parameters(save_png(tmp_path / "a.png", parameters=PLAIN, fooocus_scheme="a1111")))
 
@@ -118,9 +145,9 @@ def test_comfyui_in_every_file(tmp_path: Path) -> None:
 
 def test_a_graph_that_is_not_plain_leaves_the_text(tmp_path: Path) -> None:
     """Nodes that save AUTOMATIC1111's text beside a graph of other samplers."""
-    other = json.dumps({"1": node("SamplerCustomAdvanced", noise=["2", 0]), "2": node("RandomNoise", noise_seed=1)})
+    other = json.dumps({"1": node("TiledSampler", noise=["2", 0]), "2": node("RandomNoise", noise_seed=1)})
     assert is_plain(sdxl.read_parameters(save_png(tmp_path / "a.png", prompt=other, parameters=PLAIN)))
-    with pytest.raises(ArgumentError, match="SamplerCustomAdvanced"):
+    with pytest.raises(ArgumentError, match="TiledSampler"):
         sdxl.read_parameters(save_png(tmp_path / "b.png", prompt=other))
 
 

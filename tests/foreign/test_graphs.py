@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import BASE, CASES, Case
+from graphs import BASE, Case
+from graphs import CASES as OWN
+from pack_graphs import CASES as PACKS
 from PIL import Image
 
 import sdxl
@@ -24,7 +26,7 @@ def read(nodes: Any, folder: Path) -> Parameters:
     return sdxl.read_parameters(file)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*OWN, *PACKS], ids=lambda case: case.name)
 def test_a_graph_is_the_right_request(case: Case, tmp_path: Path) -> None:
     found = read(case.nodes, tmp_path)
     assert found.request == BASE | case.expected

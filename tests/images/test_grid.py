@@ -70,6 +70,8 @@ def test_a_grid_that_is_too_large_is_made_smaller() -> None:
     [
         ({"labels": ["a"]}, "labels has 1 texts; expected 2"),
         ({"x_labels": ["a", "b"], "columns": 1}, "x_labels has 2 texts; expected 1"),
+        ({"columns": -1}, "columns is -1; expected a whole number of at least 1"),
+        ({"columns": 1.5}, "columns is 1.5; expected"),
         ({"y_labels": ["a", "b"], "columns": 2}, "y_labels has 2 texts; expected 1"),
     ],
 )

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
+from safetensors.torch import save_file
 
 import sdxl
 from sdxl.errors import ArgumentError, OutputError
 from sdxl.images import encode_image, open_picture, read_parameters, save_image, save_png
 from sdxl.images.a1111 import parameters_text
 from sdxl.images.exif import pack_exif
+from sdxl.images.image import open_latents
 
 SUFFIXES = [".png", ".jpg", ".JPEG", ".webp"]
 EXIF_IFD, MAKER_NOTE, USER_COMMENT = 0x8769, 0x927C, 0x9286
@@ -299,3 +302,21 @@ def test_foreign_or_damaged_exif_is_an_error(exif: bytes, tmp_path: Path) -> Non
     picture().save(tmp_path / "image.webp", exif=exif)
     with pytest.raises(ArgumentError, match=r"has no recorded parameters|its EXIF ends too early"):
         read_parameters(tmp_path / "image.webp")
+
+
+def test_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ~ in every path of Python too; no folder of that name is made."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    save_image(picture(), "~/a.png", parameters())
+    save_png(picture(), "~/b.png", parameters())
+    (tmp_path / "c.txt").write_text(parameters_text(parameters(), (24, 16)))
+    save_file({"x": torch.ones(1, 4, 2, 2)}, tmp_path / "d.safetensors")
+    for name in ("a.png", "b.png", "c.txt"):
+        assert read_parameters(f"~/{name}").request["prompt"] == "a cat"
+    assert open_latents("~/d.safetensors", "latents").shape == (1, 4, 2, 2)
+    with pytest.raises(OutputError, match=r"~ is a folder; give a file name such as ~.picture\.png"):
+        save_image(picture(), "~", parameters())
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -303,7 +303,8 @@ def test_an_image_that_fits_nowhere_fails_alone(
         assert error.__context__ is None
 
 
-def test_an_interrupt_loses_no_image_that_is_generated(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["while it is generated", "while its sources are opened"])
+def test_an_interrupt_loses_no_image_that_is_generated(moment: str, tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
     job = job_of(*[{"prompt": each, "steps": 1, "width": 64, "height": 64} for each in "abc"])
     engine, begun = local(tiny_pipe, overlap=True), 0
 
@@ -313,8 +314,14 @@ def test_an_interrupt_loses_no_image_that_is_generated(tiny_pipe: sdxl.Pipeline,
         if begun == 3:
             raise KeyboardInterrupt
 
+    def opened(batch: Batch) -> Batch:
+        if moment == "while its sources are opened":
+            interrupted(batch)
+            return batch
+        return replace(batch, arguments=batch.arguments | {"callback": interrupted})
+
     def with_callback(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Outcome]]:
-        return engine(replace(each, arguments=each.arguments | {"callback": interrupted}) for each in batches)
+        return engine(map(opened, batches))
 
     with open_folder(tmp_path, job, 7) as folder:
         with pytest.raises(KeyboardInterrupt):

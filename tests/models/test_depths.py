@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdxl.errors import ConfigError
-from sdxl.models import UNet, UNetConfig
+from sdxl.models import TextConfig, UNet, UNetConfig, VisionConfig
 from sdxl.models.unet import NoTransformer, SpatialTransformer
 from sdxl.text import embed_sizes
 from sdxl.weights.diffusers_config import read_unet, write_unet
@@ -74,6 +74,19 @@ def test_such_networks_agree_with_diffusers(change: dict[str, Any], error: Any) 
     added = {"text_embeds": pooled, "time_ids": sizes}
     reference = theirs(x, t, context, added_cond_kwargs=added, return_dict=False)[0]
     assert error(unet(x, t, context, vector), reference) < 1e-5
+
+
+@pytest.mark.parametrize("count", [0, -32])
+def test_no_heads_and_no_groups(count: int) -> None:
+    """By 0 nothing divides, and by a negative number all does."""
+    for make, name in (
+        (lambda: replace(CONFIG, heads=(1, count)), "heads and norm groups of the UNet"),
+        (lambda: replace(CONFIG, norm_groups=count), "heads and norm groups of the UNet"),
+        (lambda: TextConfig(heads=count), "heads of the text encoder"),
+        (lambda: VisionConfig(heads=count), "heads of the image encoder"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}: {count} is not in 1 to 65536"):
+            make()
 
 
 def test_a_level_of_both_kinds_is_no_diffusers_config() -> None:

@@ -13,7 +13,8 @@ from sdxl.pipeline.loaded import load as load_network
 from sdxl.runtime.placement import Placement
 from sdxl.weights import diffusers_config as folder
 from sdxl.weights.component import Component
-from sdxl.weights.container import TensorFile, Weights, read_json
+from sdxl.weights.container import TensorFile, Weights
+from sdxl.weights.folder import read_json
 from sdxl.weights.keymap import text_rows, unet_rows, vae_rows
 
 F32, CPU = torch.float32, torch.device("cpu")

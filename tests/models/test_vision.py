@@ -81,7 +81,9 @@ def test_what_is_no_image_encoder(tmp_path: Path) -> None:
         open_image_encoder(tmp_path / "a.safetensors")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/pytorch_model.bin").touch()
-    with pytest.raises(sdxl.CheckpointError, match=r"has no model\.safetensors, and pickles are not read"):
+    with pytest.raises(
+        sdxl.CheckpointError, match=r"model\.safetensors is missing; download it, the pickle in its place is not read"
+    ):
         open_image_encoder(tmp_path / "empty")
     state = dict(tiny.vision("ViT-H").state_dict())
     state["vision_model.extra"] = torch.ones(2)

@@ -90,6 +90,12 @@ def test_schedules_to_the_last_bit(schedule: str, steps: int, tiny_pipe: sdxl.Pi
         assert list(plan.schedule.timesteps) == [table.network_timestep(sigma) for sigma in expected[:-1]]
 
 
+def test_one_step_of_kl_optimal_is_a_number(tiny_pipe: sdxl.Pipeline) -> None:
+    """ComfyUI divides by the steps but one, and its only step is NaN."""
+    schedule = tiny_pipe.plan(sdxl.Request("a", steps=1, schedule="kl_optimal", compat="comfyui")).schedule
+    assert schedule.sigmas == pytest.approx((float(schedule.table.sigmas[-1]), 0.0))
+
+
 @pytest.mark.parametrize("schedule", quick(comfyui.SCHEDULES, "normal"))
 def test_schedules(schedule: str, tiny_pipe: sdxl.Pipeline, model: comfyui.Model, error: Any) -> None:
     """Whole timesteps, the nearest in log sigma; the scale of the first noise."""

@@ -278,11 +278,15 @@ def test_what_cannot_be(
     [
         ({"net": ""}, "the net of a control is ''"),
         ({"image": None}, "the image of control a is None"),
+        ({"image": [[]]}, r"the image of control a is \[\[\]\]"),
         ({"scale": -1}, "the scale of control a is -1; expected a number from 0 to 100"),
         ({"scale": float("nan")}, "the scale of control a is nan"),
+        ({"scale": 10**400}, "the scale of control a is 1000.*; expected a number from 0 to 100"),
+        ({"hash": " "}, "the hash of control a is ' '; expected a text"),
         ({"start": 0.5, "end": 0.5}, "acts from 0.5 to 0.5 of the steps"),
         ({"end": 1.5}, "the end of control a is 1.5; expected a number from 0 to 1"),
         ({"type": "cany"}, "the type of control a is 'cany'; expected a number, or openpose"),
+        ({"type": ["canny"]}, r"the type of control a is \['canny'\]; expected a number, or openpose"),
         ({"guess": "maybe"}, "the guess of control a is 'maybe'"),
         ({"preprocess": 3}, "the preprocess of control a is 3"),
     ],
@@ -292,9 +296,18 @@ def test_wrong_values(arguments: dict[str, Any], message: str) -> None:
         Control(**({"net": "a", "image": "b"} | arguments))
 
 
-@pytest.mark.parametrize("value", ["canny", 3, [3], [{"net": "a"}], [{"net": "a", "image": "b", "weight": 1}]])
-def test_no_controls(value: Any) -> None:
-    with pytest.raises(sdxl.ArgumentError, match="control"):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("canny", r"control is 'canny'; expected a list such as \[sdxl.Control\(net, image\)\]"),
+        (3, "control is 3; expected a list"),
+        ([3], r"3 is no control; expected sdxl.Control\(net, image\) or an object such as {'net': ..., 'image': ...}"),
+        ([{"net": "a"}], "the control {'net': 'a'} names no image; give {'net': ..., 'image': ...}"),
+        ([{"net": "a", "image": "b", "weight": 1}], "a control has no 'weight'; its values are net, image, scale"),
+    ],
+)
+def test_no_controls(value: Any, message: str) -> None:
+    with pytest.raises(sdxl.ArgumentError, match=message):
         sdxl.Request("a", control=value)
 
 

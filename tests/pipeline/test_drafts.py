@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_vae_files import SMALL, reference, save_all
 
 import sdxl
@@ -298,3 +299,13 @@ def test_previews_of_a_service(files: tuple[Any, dict[str, Path]]) -> None:
 def test_a_whole_vae_is_too_slow_for_previews(tiny_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is a whole VAE, too slow for previews"):
         opened(None, tiny_folder, preview_vae=tiny_folder / "vae")
+
+
+def test_a_preview_vae_of_other_latents_is_refused(
+    files: tuple[Any, dict[str, Path]], tiny_folder: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(files[1]["decoder"])
+    wide = torch.zeros(len(tensors["1.weight"]), 16, 3, 3)
+    save_file(tensors | {"1.weight": wide}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: .* latents of 16 channels, and the model's have 4"):
+        opened(None, tiny_folder, preview_vae=tmp_path / "other.safetensors")

@@ -330,6 +330,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"strength": 0}, "strength of hires is 0"),
     ({"strength": float("nan")}, "strength of hires is nan"),
     ({"strength": True}, "strength of hires is True"),
+    ({"scale": 10**400}, "scale of hires is 1000.*; expected a number from 1 to 16"),
     ({"prompt": ["a"]}, "prompt of hires is"),
     ({"upscaler": "4x-UltraSharp"}, "upscaler is '4x-UltraSharp'; it must be one of latent"),
     ({"sampler": "eulerr"}, "sampler is 'eulerr'"),

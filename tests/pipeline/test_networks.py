@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 import re
@@ -351,7 +352,7 @@ def test_a_change_that_raises_leaves_the_model_as_it_was(tiny_folder: Path, tiny
         pipe.change_weights([fails])  # type: ignore[arg-type]
 
 
-# ---- autocast and default device -------------------------------------------------------------------------------------
+# ---- autocast, default device and default dtype ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trainable", [False, True])
@@ -366,7 +367,10 @@ def test_autocast_of_the_caller_changes_nothing(trainable: bool, tiny_folder: Pa
         assert torch.equal(pipe.decode(expected), pixels) and torch.equal(pipe.encode(pixels), z)
         *_, last = pipe.steps("a red cat", steps=2, seed=1)
         assert torch.equal(last.latents, expected)
+        coloured = replace(last, vae=replace(pipe.info.config.vae, latent_rgb=((0.1, 0.2, 0.3),) * 5))
+        preview = coloured.preview()[0].tobytes()
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16, "it acts again outside"
+    assert coloured.preview()[0].tobytes() == preview
 
 
 def test_a_default_device_of_the_caller_changes_nothing(tiny_folder: Path) -> None:
@@ -385,6 +389,56 @@ def test_a_default_device_of_the_caller_changes_nothing(tiny_folder: Path) -> No
         coloured = replace(last, vae=replace(pipe.info.config.vae, latent_rgb=((0.1, 0.2, 0.3),) * 5))
         assert coloured.preview()[0].size == (8, 8)
         assert torch.ones(2).is_meta, "it acts again outside"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_default_dtype_of_the_caller_changes_nothing(dtype: torch.dtype, tiny_folder: Path) -> None:
+    image = Image.new("RGB", (64, 64), "red")
+    ways: list[dict[str, Any]] = [
+        {"prompt_syntax": "a1111", "prompt": "a (red:1.3) cat AND a dog :0.5"},
+        {"image": image, "mask": image.split()[0], "mask_padding": 8, "strength": 0.9},
+        {"compat": "comfyui", "sampler": "dpmpp_2m_sde", "schedule": "karras"},
+        {"hires": {"scale": 2, "steps": 2}},
+    ]
+
+    def generated() -> list[torch.Tensor]:
+        pipe = sdxl.Pipeline.from_pretrained(tiny_folder, **CPU)
+        images = [pipe(**{"prompt": "a red cat", **LATENT, **way}).images for way in ways]
+        *_, last = pipe.steps("a red cat", steps=2, seed=1)
+        pixels = last.result("tensor").images
+        coloured = replace(last, vae=replace(pipe.info.config.vae, latent_rgb=((0.1, 0.2, 0.3),) * 5))
+        assert isinstance(pixels, torch.Tensor)
+        preview = torch.tensor(list(coloured.preview()[0].tobytes()), dtype=torch.uint8)
+        text = pipe.encode_prompt("a red cat").context
+        return [*images, pixels, preview, text, pipe.encode(pixels), pipe.decode(last.latents)]  # type: ignore[list-item]
+
+    expected = generated()
+    torch.set_default_dtype(dtype)
+    try:
+        for ours, theirs in zip(generated(), expected, strict=True):
+            assert ours.dtype is theirs.dtype and torch.equal(ours, theirs)
+        assert torch.get_default_dtype() is dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+_FACTORIES = (
+    "arange asarray as_tensor empty eye full linspace logspace ones rand randint randn scalar_tensor tensor zeros"
+)
+
+
+def test_every_new_tensor_has_a_dtype_of_its_own() -> None:
+    """Not the default, which is the caller's: but for weights of networks, and on the command line."""
+    package = Path(sdxl.__file__).parent
+    for path in package.rglob("*.py"):
+        if "cli" in path.relative_to(package).parts or path.match("models/layers.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {
+                f"torch.{name}" for name in _FACTORIES.split()
+            }:
+                names = {each.arg for each in node.keywords}
+                assert "dtype" in names, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.skipif(not torch.amp.is_autocast_available("mps"), reason="older versions of torch have none")

@@ -374,3 +374,21 @@ def test_what_has_no_effect_is_said(
     said = [str(each.message) for each in caught if each.category is SDXLWarning]
     assert len(said) == (sentence is not None)
     assert all(sentence is not None and sentence in each for each in said)
+
+
+def test_progress_is_shown_only_where_it_is_asked_for(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tqdm makes a semaphore, which Python reports as leaked by the workers of a pool."""
+    from tqdm import auto
+
+    bars: list[Any] = []
+
+    class Bar(auto.tqdm):  # type: ignore[misc]
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            bars.append(self)
+
+    monkeypatch.setattr(auto, "tqdm", Bar)
+    tiny_pipe("cat", seed=1, steps=3, progress=False)
+    assert not bars
+    tiny_pipe("cat", seed=1, steps=3)
+    assert [(bar.n, bar.total) for bar in bars] == [(3, 3)]

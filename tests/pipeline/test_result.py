@@ -71,10 +71,15 @@ def test_save_writes_the_parameters(suffix: str, result: sdxl.Result, tmp_path: 
         assert sdxl.read_parameters(str(path))["request"]["prompt"] == "a red cat"
 
 
-def test_one_image_gets_no_number_and_tensors_are_saved_too(tiny_pipe: sdxl.Pipeline, tmp_path: Path) -> None:
+def test_one_image_gets_no_number_and_tensors_are_saved_too(
+    tiny_pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = tiny_pipe("cat", **QUICK)
     tensor = tiny_pipe("cat", output="tensor", **QUICK)
     assert image.save(str(tmp_path / "a.png")) == [tmp_path / "a.png"]
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert image.save("~/home.png") == [tmp_path / "home.png"] and (tmp_path / "home.png").exists()
     tensor.save(tmp_path / "b.png")
     with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
         assert a.tobytes() == b.tobytes() == image[0].tobytes()

@@ -122,6 +122,7 @@ def test_rho_belongs_to_the_schedule(tiny_pipe: sdxl.Pipeline) -> None:
         ({"sampler": "ddim", "sampler_options": {"r": 1}}, "ddim with leading has no options; leave it out"),
         ({"sampler_options": {"s_churn": -1}}, "s_churn is -1 in sampler_options; expected a number, 0 to 1e+06"),
         ({"sampler_options": {"s_churn": True}}, "s_churn is True in sampler_options"),
+        ({"sampler_options": {"s_churn": 10**400}}, "0000 in sampler_options; expected a number"),
         ({"sampler_options": {"s_tmax": float("inf")}}, "s_tmax is inf in sampler_options"),
         ({"sampler_options": {"s_churn": "much"}}, "s_churn is 'much' in sampler_options; expected a number"),
         ({"sampler_options": ["s_churn"]}, "sampler_options is ['s_churn']; expected names with numbers or words"),

@@ -77,6 +77,21 @@ def test_apples_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert emptied == [True]
 
 
+def test_intels_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 6 GB in a machine with 64 was taken for one of 64: the whole model went to it."""
+    arc = torch.device("xpu", 0)
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: SimpleNamespace(total_memory=6 * GIB))
+    monkeypatch.setattr(torch.xpu, "memory_allocated", lambda device: GIB)
+    monkeypatch.setattr(torch.xpu, "memory_reserved", lambda device: 2 * GIB)
+    assert (memory.available(arc), memory.used(arc)) == (5 * GIB, 2 * GIB)
+    assert memory.choose_offload("auto", [5 * GIB, 2 * GIB, GIB], 2 * GIB, arc) == "block"
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
+    monkeypatch.setattr(torch.xpu, "empty_cache", lambda: emptied.append(True))
+    memory.trim()
+    assert emptied == [True]
+
+
 def test_apples_words_for_too_little_memory() -> None:
     for words in ("MPS backend out of memory (MPS allocated: 9.06 GiB)", "Invalid buffer size: 19.38 GiB"):
         assert memory.is_out_of_memory(RuntimeError(words))

@@ -250,6 +250,7 @@ def test_a_guider_as_text_and_as_json(text: str, value: APG | PAG) -> None:
         ("apg,eta=x", "eta of apg is 'x'; expected a number from 0 to 1"),
         ("pag,scale=-1", "scale of pag is -1.0; expected a number from 0 to 1000"),
         ({"name": "pag", "layers": []}, "layers of pag is"),
+        ({"name": "pag", "scale": 10**400}, "scale of pag is 1000.*; expected a number from 0 to 1000"),
         ({"eta": 0}, "its name must be"),
         (3, "guider is 3"),
         (math.nan, "guider is nan"),

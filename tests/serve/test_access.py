@@ -52,6 +52,13 @@ def basic(text: str) -> str:
     return "Basic " + b64encode(text.encode()).decode()
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes_know_neither_key_nor_name(path: str, anybody: Client) -> None:
+    """Kubernetes asks by the address of the pod, and a load balancer by that of the machine."""
+    until(lambda: anybody.get(path, host="10.1.2.3:7860").status == 200)
+    assert anybody.get("/metrics", host="10.1.2.3:7860").status == 421
+
+
 def test_keys_and_passwords(anybody: Client) -> None:
     good: list[dict[str, str]] = [
         {"authorization": f"Bearer {KEY}"},

@@ -103,6 +103,20 @@ def test_a_second_signal_does_not_wait_for_the_image() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system closes no terminals by a signal")
+def test_a_closed_terminal_ends_it_as_sigterm_does() -> None:
+    with started() as (process, client, _):
+        until(lambda: client.get("/ready").status == 200, 60)
+        job = client.job(prompt="a", steps=150, width=256, height=256)
+        until(lambda: client.get(f"/api/jobs/{job['id']}").json["step"])
+        for _ in range(2):  # the shell sends another one at its end, which does not cancel the image
+            process.send_signal(signal.SIGHUP)
+            until(lambda: client.get("/ready").json == {"status": "closing"})
+        assert client.events(job["id"])[-1][0] == "done"
+        assert process.wait(30) == 0
+
+
+@pytest.mark.slow
 def test_who_has_just_connected_is_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_LAST_SECONDS", 3.0)
     with serving([ModelRequest("one")], loader(FakePipe())) as running:
@@ -130,10 +144,10 @@ from sdxl.cli.main import main
 from sdxl.serve.run import Process
 run = Process.run
 def run_between_signals(self):
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         os.kill(os.getpid(), number)
     status = run(self)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         os.kill(os.getpid(), number)
     return status
 Process.run = run_between_signals

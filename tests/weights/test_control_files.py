@@ -263,6 +263,13 @@ def test_a_control_lora_is_the_controlnet_that_it_stands_for(
     ("change", "message"),
     [
         ({"input_blocks.1.0.in_layers.2.up": (32, 3, 1, 1)}, "do not change a weight of shape"),
+        (
+            {
+                f"input_blocks.1.0.in_layers.0.{name}": size
+                for name, size in (("weight", None), ("up", 32), ("down", 1))
+            },
+            r"up \[32\] and .*down \[1\] do not change a weight of shape \[32\]",
+        ),
         ({"time_embed.0.down": None}, "is incomplete, .*time_embed.0.down"),
         ({"input_blocks.0.0.bias": None}, "is incomplete, .*input_blocks.0.0.bias"),
         ({"more.up": (3, 3)}, "do not belong to this SDXL model: more.up"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -181,6 +182,14 @@ DPM = {"_class_name": "DPMSolverMultistepScheduler"}
 
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 UNIPC = {"_class_name": "UniPCMultistepScheduler"}
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DDPM", "PNDM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep"])
+def test_a_spacing_that_is_left_out_is_that_of_the_class(name: str) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    default = inspect.signature(getattr(diffusers, f"{name}Scheduler")).parameters["timestep_spacing"].default
+    data = {key: value for key, value in SCHEDULER.items() if key != "timestep_spacing"}
+    assert folder.read_scheduler(data | {"_class_name": f"{name}Scheduler"}, "s").schedule == default
 
 
 @pytest.mark.parametrize(

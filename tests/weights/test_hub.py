@@ -376,6 +376,11 @@ def test_a_cache_that_cannot_be_written(setting: str, folder: str, resolve: Any,
     assert f"cannot be saved in the hub's cache {tmp_path}/{folder}: it cannot be written" in error
 
 
+def test_a_user_without_a_home(resolve: Any) -> None:
+    error = resolve(HF_HOME="~no-such-user")
+    assert "this user has no home, where the hub's cache would be; set HF_HOME to a folder" in error
+
+
 def test_a_leftover_that_is_too_long(small: Hub, resolve: Any, tmp_path: Path) -> None:
     name = hashlib.sha256((small.folder / BIG).read_bytes()).hexdigest() + ".incomplete"
     blobs = tmp_path / "cache/hub/models--owner--faulty/blobs"

@@ -182,6 +182,37 @@ def test_wrong_shape(single: Path, tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+def test_models_of_other_tasks_and_families_are_named(single: Path, tmp_path: Path) -> None:
+    bare = {"format": "pt"}  # without our description
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+
+    def edits(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[key] = torch.zeros(tensors[key].shape[0], 8, 3, 3)
+
+    with pytest.raises(CheckpointError, match=r"e.safetensors: .* takes 8 channels, as models that edit by instruct"):
+        open_checkpoint(edit(single, tmp_path / "e.safetensors", edits, bare))
+
+    def unet(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            if not name.startswith("model."):
+                del tensors[name]
+        tensors["encoder_hid_proj.weight"] = torch.zeros(2, 2)
+
+    assert sdxl.inspect(edit(single, tmp_path / "k.safetensors", unet, bare)).kind == "Kolors"
+
+    def vae(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            if not name.startswith("first_stage_model.") or "quant_conv" in name:
+                del tensors[name]
+        conv = tensors["first_stage_model.decoder.conv_in.weight"]
+        tensors["first_stage_model.decoder.conv_in.weight"] = torch.zeros(conv.shape[0], 16, 3, 3)
+
+    path = edit(single, tmp_path / "v.safetensors", vae, bare)
+    with pytest.raises(CheckpointError, match=r"v.safetensors: the VAE has latents of 16 channels, as those") as found:
+        sdxl.inspect(path)
+    assert str(found.value).count("v.safetensors") == 1
+
+
 def test_clip_l_without_its_last_layer(single: Path, tmp_path: Path, tiny_pipe: sdxl.Pipeline) -> None:
     prefix = "conditioner.embedders.0.transformer.text_model."
 

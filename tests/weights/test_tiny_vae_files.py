@@ -102,7 +102,7 @@ def given(**changed: torch.Tensor) -> Callable[[Tensors], Tensors]:
         ("decoder", given(extra__weight=torch.ones(2)), r"1 tensors do not belong to this SDXL model: extra\.weight"),
         ("decoder", {"3.conv.2.weight": torch.ones(16, 8, 3, 3)}, r"3\.conv\.2\.weight has shape \[16, 8, 3, 3\]"),
         ("decoder", {"1.weight": torch.ones(16)}, r"1\.weight has shape \[16\]; expected a convolution"),
-        ("decoder", {"1.weight": torch.ones(16, 16, 3, 3)}, "latents have 16; UNet and VAE are not of the same model"),
+        ("decoder", {"1.weight": torch.ones(16, 16, 3, 3)}, r"latents of 16 channels, and the model's have 4"),
         ("decoder", {"1.bias": torch.ones(16, dtype=torch.int8)}, "has dtype 'I8'"),
         ("file", without("encoder.layers.0.weight"), r"are missing: encoder\.layers\.0\.weight"),
     ],

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...errors import is_number
 from .fields import Fields, listed, tidy
 from .infotext import pairs
 
@@ -72,5 +73,4 @@ def _name(resource: Mapping[str, Any]) -> str:
 
 def _weight(resource: Mapping[str, Any]) -> float:
     weight = resource.get("weight", 1.0)
-    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and abs(weight) < 1e6
-    return tidy(float(weight)) if is_number else 1.0
+    return tidy(float(weight)) if is_number(weight) and abs(weight) < 1e6 else 1.0

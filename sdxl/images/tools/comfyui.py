@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..parameters import Origin, Parameters
+from .comfyui_latents import read_latents
 from .comfyui_later import read_later
-from .comfyui_passes import Pass, Reading, chain, last_sampler, passes_before
+from .comfyui_passes import Reading, last_sampler, passes_before
+from .comfyui_reasons import reason_of
 from .comfyui_sampler import read_prompt, read_sampling
-from .fields import Fields
-from .graph import Node, origin, parse_graph
+from .fields import Fields, file_name
+from .graph import Node, chain, origin
+from .graph_text import parse_graph
 
 _EMBEDDING = re.compile(r"(?<!\S)embedding:([^\s,()]+)")
 
@@ -24,8 +27,7 @@ def read_graph(text: str) -> Parameters:
     passes = list(passes_before(reading, last))[::-1]
     request: dict[str, Any] = {}
     first = passes[0]
-    if first.source is not None:
-        request |= _latents(reading, first)
+    request |= read_latents(reading, first)
     request |= read_sampling(reading, first.sampler, is_first=True)
     loras = _model(reading, first.sampler, decoder)
     request |= _prompts(reading, first.sampler, request, loras)
@@ -42,77 +44,10 @@ def read_graph(text: str) -> Parameters:
     return Parameters(record, Origin("ComfyUI", reading.fields.unmapped, reading.sources))
 
 
-def _latents(reading: Reading, own: Pass) -> dict[str, Any]:
-    """The size and the number of images, or what an image to image was made from."""
-    found: dict[str, Any] = {}
-    assert own.source is not None
-    if own.source.kind == "EmptyLatentImage":
-        for ours, name in (("width", "width"), ("height", "height"), ("num_images", "batch_size")):
-            value = reading.number(own.source, name)
-            if value is not None and (ours, value) != ("num_images", 1):
-                found[ours] = value
-    else:
-        found |= _image(reading, own)
-    for node in own.steps:
-        if node.kind == "RepeatLatentBatch":
-            found["num_images"] = (found.get("num_images") or 1) * (reading.number(node, "amount") or 1)
-        elif node.kind == "LatentFromBatch":
-            found["num_images"] = _part_of_batch(reading, node, found.get("num_images") or 1)
-        elif node.kind == "SetLatentNoiseMask":
-            _mask(reading, node)
-        elif node.kind in ("VAEEncodeForInpaint", "InpaintModelConditioning"):
-            _mask(reading, node)
-            if node.kind == "VAEEncodeForInpaint":
-                reading.compat |= {"hole": "grey", "grow_mask": reading.number(node, "grow_mask_by") or 0}
-            elif reading.value(node, "noise_mask") is False:
-                reading.compat["known_9"] = False
-        elif node.kind not in ("EmptyLatentImage", "LoadImage", "VAEEncode", "VAEEncodeTiled", "ImageScale"):
-            reading.refuse(node, "nothing here does that with an image or its latents")
-    return {name: value for name, value in found.items() if (name, value) != ("num_images", 1)}
-
-
-def _part_of_batch(reading: Reading, node: Node, size: float) -> float:
-    """How many images a node leaves of a batch of that size."""
-    start, count = reading.number(node, "batch_index") or 0, reading.number(node, "length") or 1
-    if start and count == 1 and start < size and "image" not in reading.sources:
-        reading.compat["batch"] = [start, size, 1]
-    elif start:
-        reading.refuse(node, "the noise of the images before it in the batch is not drawn", "batch_index")
-    return count
-
-
-def _image(reading: Reading, own: Pass) -> dict[str, Any]:
-    """The image that the latents are made from."""
-    nodes = [*own.steps]
-    if own.source is not None and own.source not in nodes:
-        nodes.append(own.source)
-    loader = next((node for node in nodes if node.kind == "LoadImage"), None)
-    name = None if loader is None else reading.value(loader, "image")
-    reading.sources["image"] = name if isinstance(name, str) else None
-    scale = next((node for node in nodes if node.kind == "ImageScale"), None)
-    if scale is None:
-        return {}
-    if reading.value(scale, "upscale_method") != "lanczos":
-        reading.refuse(scale, "images are resized with lanczos", "upscale_method")
-    return {name: value for name in ("width", "height") if (value := reading.number(scale, name)) is not None}
-
-
-def _mask(reading: Reading, node: Node) -> None:
-    """What the mask of a node was loaded from."""
-    found = origin(reading.graph, node.inputs.get("mask"))
-    name = None if found is None else reading.value(found[0], "image")
-    reading.sources.setdefault("image", None)
-    reading.sources["mask"] = name if isinstance(name, str) else None
-    if found is not None and found[0].kind == "LoadImage":
-        reading.refuse(found[0], "the mask is its alpha: give a mask that is white where it is transparent", "image")
-    elif found is not None and found[0].kind != "LoadImageMask":
-        reading.refuse(found[0], "the mask was made by the graph: give it as an image")
-
-
 def _model(reading: Reading, sampler: Node, decoder: Node | None) -> dict[str, dict[str, Any]]:
     """The files of the model; and the LoRAs on the way to it by their nodes, the first one first."""
     loras: dict[str, dict[str, Any]] = {}
-    for node, _ in chain(reading, sampler.inputs.get("model"), ("model",)):
+    for node, _ in chain(reading.graph, sampler.inputs.get("model"), ("model",)):
         if node.kind in ("LoraLoader", "LoraLoaderModelOnly"):
             loras[node.id] = _lora(reading, node)
         elif node.kind in ("CheckpointLoaderSimple", "CheckpointLoader"):
@@ -126,7 +61,7 @@ def _model(reading: Reading, sampler: Node, decoder: Node | None) -> dict[str, d
         elif node.kind == "ModelSamplingDiscrete" and reading.value(node, "sampling") in ("eps", "v_prediction"):
             reading.refuse(node, "whether the model predicts noise or v is what its file says")
         else:
-            reading.refuse(node, "nothing here does that with a model")
+            reading.refuse(node, reason_of(node, "a model"))
     found = None if decoder is None else origin(reading.graph, decoder.inputs.get("vae"))
     if found is not None and found[0].kind == "VAELoader":
         _file(reading, found[0], "vae_name", "vae")
@@ -138,13 +73,13 @@ def _model(reading: Reading, sampler: Node, decoder: Node | None) -> dict[str, d
 def _file(reading: Reading, node: Node, name: str, part: str) -> None:
     value = reading.value(node, name)
     if isinstance(value, str) and value:
-        reading.model[part] = value.replace("\\", "/").rpartition("/")[2]
+        reading.model[part] = file_name(value)
 
 
 def _lora(reading: Reading, node: Node) -> dict[str, Any]:
     """The LoRA of a node, as it acts on the UNet; the way of the text encoders adds its other weight."""
     name = reading.value(node, "lora_name")
-    file = name.replace("\\", "/").rpartition("/")[2] if isinstance(name, str) and name else f"node {node.id}"
+    file = file_name(name) if isinstance(name, str) and name else f"node {node.id}"
     weight = reading.number(node, "strength_model")
     return {"file": file, "weight": 1 if weight is None else weight, "text_weight": 0}
 
@@ -169,7 +104,7 @@ def _prompts(
         sizes = negative.sizes or (own if negative.prompt is not None else {})
         found |= {f"negative_{name}": list(value) for name, value in sizes.items() if list(value) != found.get(name)}
     for name, weight in positive.loras.items():
-        loras[name] = {**loras.get(name, {"weight": 0, **_named(reading, name)}), "text_weight": weight}
+        loras[name] = {**loras.get(name, {**_lora(reading, reading.graph[name]), "weight": 0}), "text_weight": weight}
     for each in loras.values():
         if each["text_weight"] == each["weight"]:
             del each["text_weight"]
@@ -183,10 +118,6 @@ def _prompts(
     if negative.prompt is not None and (negative.layer, negative.loras) != (positive.layer, positive.loras):
         reading.fields.refuse("clip of the negative prompt", negative.layer, "both prompts have the same text encoders")
     return found
-
-
-def _named(reading: Reading, id: str) -> dict[str, Any]:
-    return {"file": _lora(reading, reading.graph[id])["file"]}
 
 
 def _embeddings(request: Mapping[str, Any]) -> list[dict[str, Any]]:

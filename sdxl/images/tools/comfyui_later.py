@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .comfyui_passes import Pass, Reading, chain
+from .comfyui_passes import Pass, Reading
 from .comfyui_sampler import read_prompt, read_sampling
-from .fields import tidy
-from .graph import Node, origin
+from .fields import file_name, tidy
+from .graph import Node, chain, origin
 
 _UPSCALERS = {"bilinear": "latent", "nearest-exact": "latent_nearest_exact", "bicubic": "latent_bicubic"}
 
@@ -35,13 +35,13 @@ def _refiner(reading: Reading, base: Node, node: Node, start: float) -> dict[str
     steps = reading.number(base, "steps")
     names = [
         reading.value(found, "ckpt_name")
-        for found, _ in chain(reading, node.inputs.get("model"), ("model",))
+        for found, _ in chain(reading.graph, node.inputs.get("model"), ("model",))
         if found.kind == "CheckpointLoaderSimple"
     ]
     if not names or not isinstance(names[0], str) or names[0] == reading.model.get("model") or not steps:
         reading.refuse(node, "a further pass with the same model is not generated")
         return {}
-    reading.model["refiner"] = names[0].replace("\\", "/").rpartition("/")[2]
+    reading.model["refiner"] = file_name(names[0])
     # the base runs the first ceil(steps * refine_at) steps; a quotient may round up
     part = start / steps if math.ceil(steps * (start / steps)) == start else (start - 0.5) / steps
     found: dict[str, Any] = {"refine_at": min(tidy(part), 1)}

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from .empty_latents import is_empty
 from .fields import Fields, tidy
-from .graph import Graph, Link, Node, literal, origin
+from .graph import Graph, Link, Node, chain, literal, origin
 
 _SAMPLERS = ("KSampler", "KSamplerAdvanced")
 _SINKS = ("SaveImage", "PreviewImage", "SaveAnimatedWEBP", "SaveImageWebsocket")
+_SOURCES = ("EmptyLatentImage", "LoadImage", "LoadLatent")
 _MOST_SAMPLERS = 20  # that are looked at; a plain graph has two or three
 
 
@@ -34,8 +36,14 @@ class Reading:
     compat: dict[str, Any] = field(default_factory=dict)
 
     def value(self, node: Node, name: str) -> Any:
-        """A value of a node."""
-        return literal(self.graph, node.inputs.get(name))
+        """A value of a node. One that another node computes stays unmapped."""
+        given = node.inputs.get(name)
+        value = literal(self.graph, given)
+        found = origin(self.graph, given) if value is None else None
+        if found is not None:
+            reason = f"it comes from the node {found[0].kind} {found[0].id}, which is not read; give it as an argument"
+            self.fields.refuse(f"{node.kind} {node.id}: {name}", None, reason)
+        return value
 
     def number(self, node: Node, name: str) -> float | None:
         """A number of a node; another value stays unmapped."""
@@ -54,7 +62,9 @@ class Reading:
 def last_sampler(reading: Reading) -> tuple[Node | None, Node]:
     """The sampler of the image that is saved, and the node that decodes it. Of several the one behind most others."""
     graph = reading.graph
-    sinks = [node for kind in _SINKS for node in graph.values() if node.kind == kind] or [
+    sinks = [node for kind in _SINKS for node in graph.values() if node.kind == kind]
+    sinks += [node for node in graph.values() if node.kind not in _SINKS and _saves(node)]
+    sinks = sinks or [
         Node("", "", {"images": Link(node.id, 0)}) for node in graph.values() if node.kind.startswith("VAEDecode")
     ]
     found: dict[str, tuple[Node | None, Node]] = {}
@@ -79,30 +89,23 @@ def last_sampler(reading: Reading) -> tuple[Node | None, Node]:
     return found[best]
 
 
+def _saves(node: Node) -> bool:
+    """Whether it is a node of a pack that saves an image."""
+    return "save" in node.kind.lower() and any(isinstance(node.inputs.get(name), Link) for name in ("images", "image"))
+
+
 def _decoder(reading: Reading, sink: Node) -> Node | None:
     """The node that decodes what a sink saves, before what is done with the pixels."""
     value = sink.inputs.get("images", sink.inputs.get("image"))
-    for node, _ in chain(reading, value, ("image", "images", "pixels")):
+    for node, _ in chain(reading.graph, value, ("image", "images", "pixels")):
         if node.kind in ("VAEDecode", "VAEDecodeTiled"):
             return node
         reading.refuse(node, "the pixels are saved as they are decoded")
     return None
 
 
-def chain(reading: Reading, value: Any, names: tuple[str, ...]) -> Iterator[tuple[Node, int]]:
-    """The nodes from a link backwards, along the inputs of these names. Each is met once, also in a graph with a
-    cycle.
-    """
-    seen: set[str] = set()
-    while (found := origin(reading.graph, value)) is not None and found[0].id not in seen:
-        node = found[0]
-        seen.add(node.id)
-        yield found
-        value = next((node.inputs[name] for name in names if isinstance(node.inputs.get(name), Link)), None)
-
-
 def _sampler_before(reading: Reading, value: Any) -> Node | None:
-    nodes = (node for node, _ in chain(reading, value, ("samples", "latent_image", "latent")))
+    nodes = (node for node, _ in chain(reading.graph, value, ("samples", "latent_image", "latent")))
     return next((node for node in nodes if node.kind in _SAMPLERS), None)
 
 
@@ -115,16 +118,17 @@ def passes_before(reading: Reading, last: Node, is_quiet: bool = False) -> Itera
         own = Pass(sampler)
         names = ("samples", "latent_image", "latent", "pixels", "image", "images")
         sampler = None
-        for node, slot in chain(reading, own.sampler.inputs.get("latent_image"), names):
+        for node, slot in chain(reading.graph, own.sampler.inputs.get("latent_image"), names):
             if node.kind in _SAMPLERS:
                 sampler = node
                 break
-            is_source = node.kind in ("EmptyLatentImage", "LoadImage", "LoadLatent")
+            is_source = node.kind in _SOURCES or is_empty(reading.graph, node)
             if is_source or (node.kind == "InpaintModelConditioning" and slot == 2):
                 own.source = node
                 if node.kind != "InpaintModelConditioning":
                     break
             own.steps.append(node)
-        if not is_quiet and sampler is None and own.source is None:
+        is_encoded = any(node.kind.startswith("VAEEncode") for node in own.steps)
+        if not is_quiet and sampler is None and own.source is None and not is_encoded:
             reading.refuse(own.sampler, "where its latents come from is not known", "latent_image")
         yield own

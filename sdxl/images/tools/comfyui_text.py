@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from ..parameters import Unmapped
 from .fields import Fields, tidy
-from .graph import Graph, Link, Node, literal, origin
+from .graph import Graph, Node, chain, literal
+from .strings import read_string
 
 _ENCODERS = ("CLIPTextEncode", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXLRefiner")
 _LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader")
@@ -15,7 +16,8 @@ _LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader")
 @dataclass
 class Text:
     """A prompt, None for zeros in its place, and another one for the second encoder. `layer` is the hidden state as
-    ComfyUI counts it, `loras` are weights by node, and `others` nodes that are not understood.
+    ComfyUI counts it, `loras` are weights by node, `others` nodes that are not understood, and `unread` the inputs
+    whose text is not known, or not all of it.
     """
 
     prompt: str | None
@@ -24,24 +26,22 @@ class Text:
     layer: int | None = None
     loras: dict[str, float] = field(default_factory=dict)
     others: list[Node] = field(default_factory=list)
+    unread: dict[str, Unmapped] = field(default_factory=dict)
 
 
 def read_text(graph: Graph, node: Node) -> Text | None:
     """The text of a node that encodes one; None for another node."""
     if node.kind not in _ENCODERS:
         return None
+    found = {name: read_string(graph, node.inputs.get(name)) for name in ("text", "text_l", "text_g")}
     if node.kind == "CLIPTextEncodeSDXL":
-        first, second = _string(graph, node, "text_l"), _string(graph, node, "text_g")
+        first, second = found["text_l"].value, found["text_g"].value
         text = Text(first, None if first == second else second, _sizes(graph, node))
     else:
-        text = Text(_string(graph, node, "text"))
+        text = Text(found["text"].value)
+    text.unread.update({name: each for name, each in found.items() if each.reason})
     _read_encoder(graph, node, text)
     return text
-
-
-def _string(graph: Graph, node: Node, name: str) -> str:
-    value = literal(graph, node.inputs.get(name))
-    return value if isinstance(value, str) else ""
 
 
 def _sizes(graph: Graph, node: Node) -> dict[str, tuple[int, int] | list[int]]:
@@ -61,11 +61,7 @@ def _sizes(graph: Graph, node: Node) -> dict[str, tuple[int, int] | list[int]]:
 
 def _read_encoder(graph: Graph, node: Node, text: Text) -> None:
     """The way from a text back to the file of its encoders."""
-    value: Any = node.inputs.get("clip")
-    seen: set[str] = set()
-    while (found := origin(graph, value)) is not None and found[0].id not in seen:
-        own = found[0]
-        seen.add(own.id)
+    for own, _ in chain(graph, node.inputs.get("clip"), ("clip",)):
         fields = Fields({name: literal(graph, each) for name, each in own.inputs.items()})
         if own.kind == "CLIPSetLastLayer":
             layer = fields.number("stop_at_clip_layer")
@@ -75,4 +71,3 @@ def _read_encoder(graph: Graph, node: Node, text: Text) -> None:
             text.loras[own.id] = 1 if weight is None else tidy(weight)
         elif own.kind not in _LOADERS:
             text.others.append(own)
-        value = own.inputs.get("clip") if isinstance(own.inputs.get("clip"), Link) else None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
+from ...errors import ArgumentError
 from ..parameters import Unmapped
+
+T = TypeVar("T")
 
 _SIZE = re.compile(r"\s*(\d{1,7})\s*[xX]\s*(\d{1,7})\s*")
 _LONGEST_NUMBER = 40  # characters
@@ -64,6 +67,14 @@ class Fields:
         self.refuse(name, text, "a size such as 1024x1024 was expected")
         return None
 
+    def convert(self, name: str, value: Any, read: Callable[[Any], T]) -> T | None:
+        """What `read` makes of a value; None where it raises `ArgumentError`, whose text is the reason."""
+        try:
+            return read(value)
+        except ArgumentError as error:
+            self.refuse(name, value, str(error))
+            return None
+
     def refuse(self, name: str, value: Any, reason: str) -> None:
         """Note that a value has no counterpart here."""
         self.unmapped[name] = Unmapped(value, reason)
@@ -84,6 +95,11 @@ class Fields:
 def tidy(number: float) -> int | float:
     """A whole number as an integer, as records have it."""
     return int(number) if number == int(number) else number
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def listed(value: Any) -> list[dict[str, Any]]:

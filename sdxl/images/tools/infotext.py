@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _NEGATIVE = "Negative prompt:"
-_LABEL = re.compile(r"\s*parameters:\s*", re.IGNORECASE)  # the name of the PNG's text, in front of it
+_LABEL = re.compile(r"\s*parameters\s*:\s*", re.IGNORECASE)  # the name of the PNG's text, in front of it
 _BEGINNING = re.compile(rf"(?:{_NEGATIVE})?\s*Steps:")
-_STEPS = re.compile(r"\sSteps:\s*\d+\s*,\s*\w")
+_STEPS = re.compile(r"[\s.]Steps:\s*\d+\s*,\s*\w")  # exiftool prints a line break as a dot
 _OTHER_FIELDS = re.compile(r"\b(?:Sampler|CFG scale|Seed|Size):")
 _NAME = re.compile(r"\s*(\w[\w \-/+.]{0,99}?):\s*")
 _LEAST, _LEAST_OF_STEPS = 3, 2  # fields of a line of them, as AUTOMATIC1111 counts; of one that begins with the steps
@@ -61,11 +61,17 @@ def _lines(text: str) -> list[str]:
         lines = [part for line in lines for part in _broken(line)]
     joined: list[list[str]] = []
     for line in lines:
-        if joined and joined[-1][-1].endswith(",") and _begins_with_steps(joined[-1][0]):  # no tool ends its fields so
-            joined[-1].append(line.strip())
+        if joined and _begins_with_steps(joined[-1][0]) and _goes_on(joined[-1][-1], line):
+            joined[-1][-1] = joined[-1][-1].removesuffix(",") + ","
+            joined[-1].append(line.strip().removeprefix(","))
         else:
             joined.append([line.rstrip()])
     return [" ".join(parts) for parts in joined]
+
+
+def _goes_on(before: str, line: str) -> bool:
+    """Whether a line has more fields of the line before: no tool ends its fields with a comma, or begins with one."""
+    return before.endswith(",") or line.lstrip().startswith(",") or len(_OTHER_FIELDS.findall(line)) > 1
 
 
 def _begins_with_steps(line: str) -> bool:
@@ -78,7 +84,7 @@ def _broken(line: str) -> list[str]:
     if match is None or _OTHER_FIELDS.search(line, 0, match.start()):
         return [line]
     prompt, negative, rest = line[: match.start()].partition(_NEGATIVE)
-    return [*filter(None, [prompt.strip(), f"{negative}{rest}"]), line[match.start() :].strip()]
+    return [*filter(None, [prompt.strip(), f"{negative}{rest}"]), line[match.start() + 1 :].strip()]
 
 
 def _find_fields(lines: list[str]) -> tuple[int, dict[str, Any]]:

@@ -15,7 +15,7 @@ from ...text.tags import LORAS, read_tag
 from ..a1111 import OPTIONS
 from ..parameters import Origin, Parameters
 from .civitai import Resources, read_resources
-from .fields import Fields, tidy
+from .fields import Fields, file_name, tidy
 from .infotext import Infotext, pairs, split_infotext
 from .webui_compat import number_of, read_compat
 from .webui_hires import read_hires
@@ -24,7 +24,8 @@ from .webui_reasons import DEFAULT_REASON, NO_EFFECT, REASONS
 _NEW_SCHEDULES = (1, 9)  # a version of AUTOMATIC1111
 _HEX = re.compile(r"[0-9a-fA-F]{8,64}")
 _TITLED = re.compile(r"(.*?)\s*\[([0-9a-fA-F]{8,64})\]")
-_NO_FILE = {"none", "automatic", "baked vae", "baked in vae"}
+_NO_FILE = {"none", "automatic", "baked vae", "baked in vae", "default", "default (model)"}
+_CPP = "stable-diffusion.cpp"
 _PADDING = 32  # AUTOMATIC1111's default around a mask
 _EMPHASES = {"original": "original", "no norm": "no_norm", "ignore": "none"}
 
@@ -47,7 +48,8 @@ def read_infotext(text: str) -> Parameters:
     if embeddings := _embeddings(fields, resources):
         model["embeddings"] = embeddings
     if tool != "sdxl":
-        request |= {"compat": read_compat(fields, request, tool, version), "preset": "none"}
+        compat = "comfyui" if tool == "ComfyUI" else read_compat(fields, request, tool, version)
+        request |= {"compat": compat, "preset": "none"}
     fields.refuse_all(REASONS, DEFAULT_REASON)
     if parts.rest:
         fields.refuse("text behind the parameters", parts.rest, "no tool defines what stands there")
@@ -68,6 +70,10 @@ def _tool(version: str, fields: Fields, resources: Resources) -> str:
         return "Forge"
     if not version and resources.is_civitai:
         return "Civitai"
+    if version.lower() == "comfyui":  # of nodes that save this text
+        return "ComfyUI"
+    if version.startswith(_CPP):
+        return _CPP
     named = re.match(r"([A-Za-z][\w.]{2,})\s+v?\d", version)
     return named[1] if named else "AUTOMATIC1111"
 
@@ -85,7 +91,7 @@ def _prompts(parts: Infotext, fields: Fields, tool: str) -> dict[str, Any]:
     emphasis = fields.take("Emphasis")
     if emphasis == "None":
         return request
-    request["prompt_syntax"] = "a1111"
+    request["prompt_syntax"] = "comfyui" if tool == "ComfyUI" else "a1111"
     if emphasis is not None and emphasis.lower() not in _EMPHASES:
         fields.refuse("Emphasis", emphasis, "there is no such way to weight words")
     elif emphasis is not None and (ours := _EMPHASES[emphasis.lower()]) != "original":
@@ -93,12 +99,18 @@ def _prompts(parts: Infotext, fields: Fields, tool: str) -> dict[str, Any]:
     return request
 
 
+_SCALES = (
+    *(("CFG scale", "guidance_scale"), ("CFG Scale", "guidance_scale")),
+    *(("CFG Rescale phi", "guidance_rescale"), ("CFG rescale", "guidance_rescale")),
+)
+
+
 def _numbers(fields: Fields) -> dict[str, Any]:
     """The fields that are numbers here too."""
     found: dict[str, Any] = {"steps": fields.whole("Steps"), "seed": fields.whole("Seed")}
-    for name, ours in (("CFG scale", "guidance_scale"), ("CFG Rescale phi", "guidance_rescale")):
-        value = fields.number(name)
-        found[ours] = None if value is None else tidy(value)
+    for name, ours in _SCALES:
+        if (value := fields.number(name)) is not None:
+            found[ours] = tidy(value)
     found["width"], found["height"] = fields.size("Size") or (None, None)
     seed, strength = fields.whole("Variation seed"), fields.number("Variation seed strength")
     if strength:
@@ -114,7 +126,9 @@ def _sampling(fields: Fields, tool: str, version: str) -> dict[str, Any]:
         schedule = "leading"  # AUTOMATIC1111's DDIM has timesteps of its own, whatever schedule is chosen
     found: dict[str, Any] = {"sampler": sampler, "schedule": schedule}
     eta, eta_ddim = fields.number("Eta"), fields.number("Eta DDIM")
-    eta = eta_ddim if sampler == "ddim" else eta
+    eta = eta_ddim if sampler == "ddim" and tool != _CPP else eta
+    if tool == _CPP and sampler not in ("ddim", "tcd"):  # it writes 0 for all of them
+        eta = None
     found["eta"] = None if eta is None else tidy(eta)
     options: dict[str, Any] = {}
     for ours, name in OPTIONS.items():
@@ -140,7 +154,9 @@ def _sampling(fields: Fields, tool: str, version: str) -> dict[str, Any]:
 def _has_old_names(tool: str, version: str) -> bool:
     """Whether a sampler's name without a schedule means the uniform one: before 1.9, and for Civitai."""
     number = number_of(version)
-    return tool == "Civitai" or (tool in ("AUTOMATIC1111", "Forge") and number is not None and number < _NEW_SCHEDULES)
+    return tool in ("Civitai", "ComfyUI") or (
+        tool in ("AUTOMATIC1111", "Forge") and number is not None and number < _NEW_SCHEDULES
+    )
 
 
 def _options_of(schedule: str | None) -> Mapping[str, Any]:
@@ -153,20 +169,14 @@ def read_names(
     """Our names of a sampler and a schedule; names that are unknown stay unmapped."""
     sampler = schedule = own = None
     if name := fields.take(sampler_field):
-        try:
-            sampler, own = read_sampler(name)
-        except ArgumentError as error:
-            fields.refuse(sampler_field, name, str(error))
-    kind = fields.take(schedule_field)
+        sampler, own = fields.convert(sampler_field, name, read_sampler) or (None, None)
+    kind = fields.take(schedule_field) or (fields.take("Scheduler") if schedule_field == "Schedule type" else None)
     if kind is None and sampler is not None and own is None:
         kind = "Uniform" if is_old else "Automatic"
     if own is not None and kind in (None, "Automatic"):
         return sampler, own
     if kind:
-        try:
-            schedule = read_schedule(kind, sampler)
-        except ArgumentError as error:
-            fields.refuse(schedule_field, kind, str(error))
+        schedule = fields.convert(schedule_field, kind, lambda name: read_schedule(name, sampler))
     return sampler, schedule
 
 
@@ -190,11 +200,13 @@ def _sources(fields: Fields, request: dict[str, Any]) -> dict[str, str | None]:
 
 def _model(fields: Fields, resources: Resources) -> dict[str, Any]:
     """The files of the model, by field of `ModelRequest`, and their hashes."""
-    names = {"model": fields.take("Model"), "vae": fields.take("VAE"), "refiner": None}
-    hashes = {"model": fields.take("Model hash"), "vae": fields.take("VAE hash")}
-    if refiner := fields.take("Refiner"):
-        match = _TITLED.fullmatch(refiner)
-        names["refiner"], hashes["refiner"] = (match[1], match[2]) if match else (refiner, None)
+    names: dict[str, str | None] = {}
+    hashes = {"model": fields.take("Model hash") or fields.take("Model Hash"), "vae": fields.take("VAE hash")}
+    for name, field in (("model", "Model"), ("vae", "VAE"), ("refiner", "Refiner"), ("unet", "Unet")):
+        title = fields.take(field) or ""
+        match = _TITLED.fullmatch(title)
+        names[name] = file_name(match[1] if match else title) or None
+        hashes[name] = hashes.get(name) or (match[2] if match else None)
     modules = [name for name in fields.left if re.fullmatch(r"Module \d+", name)]
     for name in modules:
         module = fields.take(name)
@@ -214,20 +226,26 @@ def _model(fields: Fields, resources: Resources) -> dict[str, Any]:
 def _loras(prompt: str, fields: Fields, resources: Resources) -> list[dict[str, Any]]:
     """The LoRAs of the prompt's tags, then those of Civitai's list, with the hashes that are known."""
     hashes = pairs(fields.left.pop("Lora hashes", None))
+    weights = pairs(fields.left.pop("Lora weights", None))
     known = {name.lower(): value for name, value in {**resources.hashes_of("lora"), **hashes}.items()}
     found: list[dict[str, Any]] = []
     for tag in split_tags(prompt)[1]:
         if tag.kind in LORAS:
+            label, values = f"<{tag.kind}:{tag.name}>", ":".join(tag.values)
             try:
                 read = read_tag(tag)
             except ArgumentError as error:
-                fields.refuse(f"<{tag.kind}:{tag.name}>", ":".join(tag.values), str(error))
+                fields.refuse(label, values, str(error))
                 continue
             for reason in read.ignored:
-                fields.refuse(f"<{tag.kind}:{tag.name}>", ":".join(tag.values), reason)
+                fields.refuse(label, values, reason)
             found.append(_lora(read.name, read.weight, read.text_weight))
     if not found:
         found = [_lora(name, weight, weight) for name, weight in resources.loras]
+    tagged = {each["file"] for each in found}
+    for name, text in weights.items():
+        if name not in tagged and (weight := Fields({name: text}).number(name)) is not None:
+            found.append(_lora(name, tidy(weight), tidy(weight)))
     for each in found:
         if value := known.pop(each["file"].lower(), None):
             each["hash"] = value.lower()

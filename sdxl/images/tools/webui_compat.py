@@ -25,7 +25,7 @@ def read_compat(fields: Fields, request: Mapping[str, Any], tool: str, version: 
     source = fields.take("RNG")
     if source == "CPU":
         changed |= {"noise": "cpu", "tree_noise": "cpu"}
-    elif source not in (None, "GPU", "NV"):
+    elif source not in (None, "GPU", "NV", "cuda"):  # the last one is stable-diffusion.cpp's
         fields.left["RNG"] = source
     if delta := fields.whole("ENSD"):
         changed["ensd"] = delta

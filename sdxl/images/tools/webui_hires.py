@@ -68,15 +68,12 @@ def _names(fields: Fields) -> dict[str, str]:
     """The sampler and the schedule of the second pass, where they are others."""
     found: dict[str, str] = {}
     sampler, own = fields.take("Hires sampler"), None
-    if sampler and sampler.lower() not in _SAME:
-        try:
-            found["sampler"], own = read_sampler(sampler)
-        except ArgumentError as error:
-            fields.refuse("Hires sampler", sampler, str(error))
+    is_other = sampler is not None and sampler.lower() not in _SAME
+    if is_other and (names := fields.convert("Hires sampler", sampler, read_sampler)):
+        found["sampler"], own = names
     schedule = fields.take("Hires schedule type") or own
     if schedule and schedule.lower() not in _SAME:
-        try:
-            found["schedule"] = read_schedule(schedule, found.get("sampler")) or schedule
-        except ArgumentError as error:
-            fields.refuse("Hires schedule type", schedule, str(error))
+        first = found.get("sampler")
+        name = fields.convert("Hires schedule type", schedule, lambda name: read_schedule(name, first) or name)
+        found |= {} if name is None else {"schedule": name}
     return found

@@ -6,6 +6,7 @@ Made for a guidance of 0 to 2. Where guidance is off these are the samplers with
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ def _euler_cfg_pp(
     eta: float = 0.0,
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """First order, deterministic at `eta` 0."""
+    """First order, deterministic at `eta` 0. The share `eta` of the noise is drawn again at each step."""
     for sigma, to in pairwise(sigmas):
         denoised, negative = denoise.pair(x, sigma)
         down, up = split(sigma, to, eta)
@@ -34,20 +35,6 @@ def _euler_cfg_pp(
 
 
 euler_cfg_pp = Sampler(_euler_cfg_pp, a1111="Euler CFG++", with_pair=True)
-
-
-def _ancestral(
-    denoise: PairDenoiser,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: Noise,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-) -> Iterator[Step]:
-    """As ancestral sampling: the share `eta` of the noise is drawn again."""
-    return _euler_cfg_pp(denoise, x, sigmas, noise, eta, s_noise)
-
-
 euler_ancestral_cfg_pp = Sampler(
-    _ancestral, a1111="Euler a CFG++", options={"eta": 1.0, "s_noise": 1.0}, with_pair=True
+    partial(_euler_cfg_pp, eta=1.0), a1111="Euler a CFG++", options={"eta": 1.0, "s_noise": 1.0}, with_pair=True
 )

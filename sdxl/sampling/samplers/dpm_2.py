@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn, split
+from ..sampler import CHURN, SDXL_BETAS, Denoiser, Noise, Sampler, Scheduler, Step, churn, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def _dpm_2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, 
 dpm_2 = Sampler(
     _dpm_2,
     a1111="DPM2",
-    diffusers=Scheduler("KDPM2DiscreteScheduler", defaults={"beta_start": 0.00085, "beta_end": 0.012}),
+    diffusers=Scheduler("KDPM2DiscreteScheduler", defaults=SDXL_BETAS),
     options=CHURN,
     starts_at_sigma=("linspace", "trailing"),
     calls=2,
@@ -70,7 +70,7 @@ def _dpm_2_ancestral(
 dpm_2_ancestral = Sampler(
     _dpm_2_ancestral,
     a1111="DPM2 a",
-    diffusers=Scheduler("KDPM2AncestralDiscreteScheduler", defaults={"beta_start": 0.00085, "beta_end": 0.012}),
+    diffusers=Scheduler("KDPM2AncestralDiscreteScheduler", defaults=SDXL_BETAS),
     options={"eta": 1.0, "s_noise": 1.0},
     starts_at_sigma=("linspace", "trailing"),
     calls=2,

@@ -30,21 +30,27 @@ def _dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Nois
         yield Step(x, denoised, to)
 
 
-dpmpp_2m = Sampler(
-    _dpmpp_2m,
-    a1111="DPM++ 2M",
-    diffusers=Scheduler(
+def multistep(algorithm_type: str, solver_type: str) -> Scheduler:
+    """diffusers' class for all multistep solvers of second order."""
+    return Scheduler(
         "DPMSolverMultistepScheduler",
         fixed={
-            "algorithm_type": "dpmsolver++",
+            "algorithm_type": algorithm_type,
             "final_sigmas_type": "zero",
             "lambda_min_clipped": -math.inf,
             "solver_order": 2,
-            "solver_type": "midpoint",
+            "solver_type": solver_type,
             "thresholding": False,
             "variance_type": None,
         },
-    ),
+        defaults={"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
+    )
+
+
+dpmpp_2m = Sampler(
+    _dpmpp_2m,
+    a1111="DPM++ 2M",
+    diffusers=multistep("dpmsolver++", "midpoint"),
     names=("k_dpmpp_2m",),
     automatic="karras",
 )

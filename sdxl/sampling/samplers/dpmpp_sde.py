@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..sampler import Denoiser, Noise, Sampler, Scheduler, Step
+from ..sampler import Denoiser, Noise, Sampler, Step
+from .dpmpp import multistep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,32 +39,12 @@ def _dpmpp_2m_sde(
     noise: Noise,
     eta: float = 1.0,
     s_noise: float = 1.0,
-) -> Iterator[Step]:
-    """Second order at `eta` 0, with the midpoint's weight of the last guess but one."""
-    return _two_steps(denoise, x, sigmas, noise, eta, s_noise, lambda a, share: share / 2)
-
-
-def _dpmpp_2m_sde_heun(
-    denoise: Denoiser,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: Noise,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-) -> Iterator[Step]:
-    """The same with Heun's weight."""
-    return _two_steps(denoise, x, sigmas, noise, eta, s_noise, lambda a, share: 1 - share / a)
-
-
-def _two_steps(
-    denoise: Denoiser,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: Noise,
-    eta: float,
-    s_noise: float,
+    *,
     weigh: Callable[[float, float], float],
 ) -> Iterator[Step]:
+    """Second order at `eta` 0. `weigh` gives the weight of the last guess but one, of the step's length h (1 + eta) and
+    the share of the last guess.
+    """
     previous: tuple[Tensor, float] | None = None  # the last guess and the length of its step in log sigma
     for sigma, to in pairwise(sigmas):
         denoised = denoise(x, sigma)
@@ -78,29 +60,20 @@ def _two_steps(
         yield Step(x, denoised, to)
 
 
-_FIXED = {
-    "algorithm_type": "sde-dpmsolver++",
-    "final_sigmas_type": "zero",
-    "lambda_min_clipped": -math.inf,
-    "solver_order": 2,
-    "thresholding": False,
-    "variance_type": None,
-}
-_DEFAULTS = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 _OPTIONS: dict[str, float | str] = {"eta": 1.0, "s_noise": 1.0, "noise": "tree"}
 
 dpmpp_2m_sde = Sampler(
-    _dpmpp_2m_sde,
+    partial(_dpmpp_2m_sde, weigh=lambda a, share: share / 2),
     a1111="DPM++ 2M SDE",
-    diffusers=Scheduler("DPMSolverMultistepScheduler", {**_FIXED, "solver_type": "midpoint"}, _DEFAULTS),
+    diffusers=multistep("sde-dpmsolver++", "midpoint"),
     options=_OPTIONS,
     names=("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde"),
     automatic="exponential",
 )
 dpmpp_2m_sde_heun = Sampler(
-    _dpmpp_2m_sde_heun,
+    partial(_dpmpp_2m_sde, weigh=lambda a, share: 1 - share / a),
     a1111="DPM++ 2M SDE Heun",
-    diffusers=Scheduler("DPMSolverMultistepScheduler", {**_FIXED, "solver_type": "heun"}, _DEFAULTS),
+    diffusers=multistep("sde-dpmsolver++", "heun"),
     options=_OPTIONS,
     names=("dpmpp_2m_sde_heun_gpu", "k_dpmpp_2m_sde_heun"),
     automatic="exponential",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..sampler import Denoiser, Noise, Sampler, Scheduler, Step, split
+from ..sampler import SDXL_BETAS, Denoiser, Noise, Sampler, Scheduler, Step, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def _dpmpp_sde(
 dpmpp_sde = Sampler(
     _dpmpp_sde,
     a1111="DPM++ SDE",
-    diffusers=Scheduler("DPMSolverSDEScheduler", defaults={"beta_start": 0.00085, "beta_end": 0.012}),
+    diffusers=Scheduler("DPMSolverSDEScheduler", defaults=SDXL_BETAS),
     options={"eta": 1.0, "s_noise": 1.0, "r": 0.5, "noise": "tree"},
     starts_at_sigma=("linspace", "trailing"),
     calls=2,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ..sampler import CHURN, Denoiser, Noise, Sampler, Scheduler, Step, churn
+from ..sampler import CHURN, SDXL_BETAS, Denoiser, Noise, Sampler, Scheduler, Step, churn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +29,7 @@ def _heun(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, *
 heun = Sampler(
     _heun,
     a1111="Heun",
-    diffusers=Scheduler(
-        "HeunDiscreteScheduler",
-        fixed={"clip_sample": False},
-        defaults={"beta_start": 0.00085, "beta_end": 0.012},
-    ),
+    diffusers=Scheduler("HeunDiscreteScheduler", fixed={"clip_sample": False}, defaults=SDXL_BETAS),
     options=CHURN,
     names=("k_heun",),
     starts_at_sigma=("linspace", "trailing"),

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ...errors import ArgumentError
-from ..sampler import Denoiser, Noise, Sampler, Scheduler, Step
+from ..sampler import SDXL_BETAS, Denoiser, Noise, Sampler, Scheduler, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,13 +24,15 @@ def _lcm(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, s_
         yield Step(x, denoised, to)
 
 
+_FIXED = {"clip_sample": False, "original_inference_steps": 50, "thresholding": False}
+
 lcm = Sampler(
     _lcm,
     a1111="LCM",
     diffusers=Scheduler(
         "LCMScheduler",
-        fixed={"clip_sample": False, "original_inference_steps": 50, "thresholding": False},
-        defaults={"beta_start": 0.00085, "beta_end": 0.012, "original_inference_steps": 50},
+        fixed=_FIXED,
+        defaults={**SDXL_BETAS, "original_inference_steps": 50},
         schedule="lcm",
     ),
     options={"s_noise": 1.0},
@@ -66,13 +68,8 @@ tcd = Sampler(
     a1111="TCD",
     diffusers=Scheduler(
         "TCDScheduler",
-        fixed={"clip_sample": False, "original_inference_steps": 50, "thresholding": False},
-        defaults={
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "original_inference_steps": 50,
-            "set_alpha_to_one": True,
-        },
+        fixed=_FIXED,
+        defaults={**SDXL_BETAS, "original_inference_steps": 50, "set_alpha_to_one": True},
         schedule="lcm",
     ),
     options={"eta": 0.3},

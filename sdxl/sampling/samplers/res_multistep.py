@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..sampler import Denoiser, Noise, Sampler, Scheduler, Step, euler_step, split
+from ..sampler import Denoiser, Noise, Sampler, Step, euler_step, split
+from .dpmpp import multistep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +23,9 @@ def _res_multistep(
     eta: float = 0.0,
     s_noise: float = 1.0,
 ) -> Iterator[Step]:
-    """Second order at `eta` 0, where it is dpmpp_2m_sde_heun; the first step and the one to sigma 0 are Euler's."""
+    """Second order at `eta` 0, where it is dpmpp_2m_sde_heun; the first step and the one to sigma 0 are Euler's. The
+    share `eta` of the noise is drawn again at each step.
+    """
     previous: tuple[Tensor, float] | None = None  # the last guess and the length of its step down in log sigma
     for sigma, to in pairwise(sigmas):
         denoised = denoise(x, sigma)
@@ -42,33 +46,7 @@ def _res_multistep(
 res_multistep = Sampler(
     _res_multistep,
     a1111="Res Multistep",
-    diffusers=Scheduler(
-        "DPMSolverMultistepScheduler",
-        fixed={
-            "algorithm_type": "dpmsolver++",
-            "final_sigmas_type": "zero",
-            "lambda_min_clipped": -math.inf,
-            "solver_order": 2,
-            "solver_type": "heun",
-            "thresholding": False,
-            "variance_type": None,
-        },
-        defaults={"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"},
-    ),
+    diffusers=multistep("dpmsolver++", "heun"),
     options={"eta": 0.0, "s_noise": 1.0},
 )
-
-
-def _ancestral(
-    denoise: Denoiser,
-    x: Tensor,
-    sigmas: Sequence[float],
-    noise: Noise,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-) -> Iterator[Step]:
-    """The share `eta` of the noise is drawn again at each step."""
-    return _res_multistep(denoise, x, sigmas, noise, eta, s_noise)
-
-
-res_multistep_ancestral = Sampler(_ancestral, options={"eta": 1.0, "s_noise": 1.0})
+res_multistep_ancestral = Sampler(partial(_res_multistep, eta=1.0), options={"eta": 1.0, "s_noise": 1.0})

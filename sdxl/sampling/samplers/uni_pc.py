@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ def _uni_pc(
 ) -> Iterator[Step]:
     """Of an `order` of 1 to 4, deterministic, lower in the first steps and in the last ones before sigma 0. x is
     corrected when the guess at its level is made, so the last one is the prediction. With an `end` above 0, that is the
-    last sigma in place of 0, and the order is lower in the last steps of every list.
+    last sigma in place of 0, and the order is lower in the last steps of every list. `bh2` takes the paper's second
+    choice of B(h).
     """
     lowers = end > 0 or sigmas[-1] == 0
     sigmas = [*sigmas[:-1], sigmas[-1] or end]
@@ -72,11 +74,6 @@ def _uni_pc(
         used = min(i + 1, order, len(sigmas) - 1 - i if lowers else order)
         before, x = x, denoised if to == 0 else _step(x, guesses[:used], to, bh2)
         yield Step(x, denoised, to)
-
-
-def _uni_pc_bh2(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], noise: Noise, order: int = 2) -> Iterator[Step]:
-    """The same with the paper's second choice of B(h)."""
-    return _uni_pc(denoise, x, sigmas, noise, order, bh2=True)
 
 
 _FIXED = {
@@ -97,7 +94,7 @@ _DEFAULTS = {
 }
 
 uni_pc_bh2 = Sampler(
-    _uni_pc_bh2,
+    partial(_uni_pc, bh2=True),
     diffusers=Scheduler("UniPCMultistepScheduler", {**_FIXED, "solver_type": "bh2"}, _DEFAULTS),
     options={"order": 2},
 )

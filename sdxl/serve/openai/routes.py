@@ -18,7 +18,7 @@ from ..events import HEADERS
 from ..given import Given
 from ..service import Service
 from ..skin import Skin, finished
-from ..uploads import from_base64
+from ..uploads import decoded
 from .answer import check_images, error_body, events, make_answer
 from .edits import read_sources
 from .request import Asked, read_request
@@ -55,12 +55,8 @@ async def _read(service: Service, request: Request) -> tuple[Given, dict[str, li
         form = await read_form(request, service.settings.max_body)
         return Given({name: values[-1] for name, values in form.texts.items()}), form.files
     body = await read_json(request)
-    files = {name: _decoded(body[name], name) for name in _IMAGES if body.get(name) is not None}
+    files = {name: decoded(body[name], name) for name in _IMAGES if body.get(name) is not None}
     return Given(body), files
-
-
-def _decoded(value: Any, name: str) -> list[bytes]:
-    return [from_base64(each, name) for each in (value if isinstance(value, list) else [value])]
 
 
 async def _answer(service: Service, request: Request, asked: Asked) -> Response:

@@ -113,14 +113,9 @@ def _system_memory() -> dict[str, Any]:
         total, unused = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return {"error": "the system does not say"}
-    free = min(_available(unused), total)
+    known = system_memory.free()  # also what the cache of files takes, and no more than a container may
+    free = min(unused if known == math.inf else int(known), total)
     return {"free": free, "used": total - free, "total": total}
-
-
-def _available(unused: int) -> int:
-    """What programs can have: also what the cache of files takes, and no more than a container may."""
-    free = system_memory.free()
-    return unused if free == math.inf else int(free)
 
 
 def _gpu_memory() -> dict[str, Any]:

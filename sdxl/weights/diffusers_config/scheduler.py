@@ -11,7 +11,7 @@ from ...models.schedule_config import EDM, ScheduleConfig
 from ...sampling.sampler import Scheduler
 from ...sampling.samplers import SAMPLERS
 from ...sampling.schedules import SCHEDULES
-from .values import Json, make, number, require, unsupported, whole, word
+from .values import Json, is_whole, make, number, require, unsupported, whole, word
 
 # of a scheduler: what the network predicts, at which noise levels
 _NOISE_FIXED: dict[str, tuple[object, object]] = {
@@ -39,6 +39,7 @@ _EDM_FIXED: dict[str, tuple[object, object]] = {
     "thresholding": (False, False),
 }
 _OTHER_NOISE = ("FlowMatch", "CosineDPMSolver")  # how the names of schedulers of other models begin
+_LEADING = ("DDIM", "DDPM", "LCM", "PNDM", "TCD")  # whose classes have another spacing by default
 _SCHEDULER_DEFAULTS: dict[str, object] = {"beta_start": 0.0001, "beta_end": 0.02, "timestep_spacing": "linspace"}
 
 
@@ -52,11 +53,12 @@ def read_scheduler(data: Json, where: str = "scheduler/scheduler_config.json") -
     if name in _EDM:
         return _read_edm(data, name, where)
     sampler, scheduler = _nearest(data, name)
-    data = _SCHEDULER_DEFAULTS | dict(scheduler.defaults if scheduler else {}) | dict(data)
+    defaults = _SCHEDULER_DEFAULTS | ({"timestep_spacing": "leading"} if name.startswith(_LEADING) else {})
+    data = defaults | dict(scheduler.defaults if scheduler else {}) | dict(data)
     require(data, _NOISE_FIXED, where)
     schedule = (scheduler and scheduler.schedule) or _schedule(data)
     offset = data.get("steps_offset", 0)
-    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+    if not is_whole(offset, 0):
         raise ConfigError(f"{where}: steps_offset is {brief(offset)}; it must be a whole number of at least 0")
     return make(
         ScheduleConfig,

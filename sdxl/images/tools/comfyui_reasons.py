@@ -1,0 +1,21 @@
+"""Why nodes of ComfyUI's graph have no counterpart in a request."""
+
+from __future__ import annotations
+
+from .graph import Node
+
+_REASONS = {
+    "controlnet": "a control image is in no file of parameters; give --control NET=IMAGE",
+    "cnetstack": "a control image is in no file of parameters; give --control NET=IMAGE",
+    "controllllite": "a control image is in no file of parameters; give --control NET=IMAGE",
+    "t2iadapter": "a control image is in no file of parameters; give --control NET=IMAGE",
+    "ipadapter": "a reference image is in no file of parameters; give --reference ADAPTER=IMAGE",
+    "perturbedattention": "guidance is not read; give --guider pag",
+}
+
+
+def reason_of(node: Node, what: str) -> str:
+    """Why a node that does something with `what` is not read."""
+    own = "".join(filter(str.isalnum, node.kind.lower()))
+    known = next((reason for name, reason in _REASONS.items() if name in own), None)
+    return known or f"nothing here does that with {what}"

@@ -1,0 +1,78 @@
+"""Weights in 8 bits with a scale beside them, as ComfyUI writes them, and kinds of quantization that are not read.
+
+A weight in float8 times its scale is the weight. `scale_weight` is the older name, with a marker `scaled_fp8`;
+`weight_scale` the newer one, with `comfy_quant`, a text of JSON as bytes, or a table in the header. The scales of a
+layer's input concern arithmetic in 8 bits alone. Source: ComfyUI's QUANTIZATION.md and comfy/utils.py (2025-12).
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_FLOATS = ("F32", "F16", "BF16")  # of scales
+_SCALES = (".scale_weight", ".weight_scale")
+_BESIDE = (".scale_input", ".input_scale", ".comfy_quant")
+_MARKER = re.compile(r"(?:.*\.)?scaled_fp8")
+_UNREAD = (
+    (re.compile(r".*\.quant_state\.bitsandbytes__(\w+)"), "{} of bitsandbytes"),
+    (re.compile(r".*\.(?:quant_map|absmax|SCB|weight_format)"), "8 or 4 bits of bitsandbytes"),
+    (re.compile(r".*\.(?:weight_scale_2|pre_quant_scale)"), "4 bits with two scales (NVFP4)"),
+    (re.compile(r".*\.(?:qweight|qzeros|g_idx)"), "4 bits of GPTQ or AWQ"),
+    (re.compile(r".*\.(?:svdq\w*|proj_down|smooth_factor|wscales)"), "4 bits of Nunchaku"),
+    (re.compile(r".*\.(?:weight_scale|scale_weight|comfy_quant)"), "whole numbers, or with scales of blocks"),
+)
+
+
+def scales(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> dict[str, str]:
+    """The key of the scale by the key of its weight, for weights in float8: a number, or one for each row."""
+    found: dict[str, str] = {}
+    for key in shapes:
+        for ending in _SCALES:
+            weight = key.removesuffix(ending) + ".weight"
+            if not key.endswith(ending) or dtypes.get(weight) not in _FLOAT8 or dtypes[key] not in _FLOATS:
+                continue
+            shape, rows = shapes[key], shapes[weight][0] if shapes[weight] else 1
+            if shape in ((), (1,)) or (shape and shape[0] == rows and set(shape[1:]) <= {1}):
+                found[weight] = key
+    return found
+
+
+def beside(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> set[str]:
+    """The keys that belong to weights with scales, and are no weights of a network."""
+    known = scales(shapes, dtypes)
+    modules = {key.removesuffix(".weight") for key in known}
+    others = {
+        key for key in shapes for ending in _BESIDE if key.endswith(ending) and key.removesuffix(ending) in modules
+    }
+    markers = {key for key in shapes if _MARKER.fullmatch(key)} if known else set()
+    return {*known.values(), *others, *markers}
+
+
+def scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """The weight in float16, as ComfyUI computes SDXL, or in float32 where it is out of its range."""
+    import torch
+
+    rows = scale.float().reshape(-1, *[1] * (weight.ndim - 1)) if scale.numel() > 1 else scale.float().reshape(())
+    product = weight.float().mul_(rows)
+    largest = torch.finfo(torch.float16).max
+    return product.half() if bool((product.abs() <= largest).all()) else product
+
+
+def refuse(keys: Mapping[str, tuple[int, ...]], where: object) -> None:
+    """Raise `CheckpointError` for a file whose layers are quantized in a way that is not read."""
+    for pattern, name in _UNREAD:
+        for key in keys:
+            if match := pattern.fullmatch(key):
+                raise CheckpointError(
+                    f"{where} has layers that are quantized as {name.format(*match.groups())}, such as {key}; give the "
+                    "model in float16, or in float8 with or without scales"
+                )
