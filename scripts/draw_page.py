@@ -46,6 +46,7 @@ def main() -> None:
         tab.stroke((0.38, 0.4), (0.62, 0.4), (0.62, 0.58), (0.38, 0.62), (0.36, 0.4))
         tab.fill(prompt="a yellow star on a blue background", seed=2)
         tab.generate()
+        tab.at("#form").evaluate("form => form.scrollTo(0, 0)")
         box = tab["mask"].bounding_box()
         tab.page.mouse.move(box["x"] + 0.72 * box["width"], box["y"] + 0.66 * box["height"])
         tab.page.wait_for_timeout(500)  # until what moves has come to rest

@@ -15,13 +15,15 @@ from starlette.routing import Route
 from ..adapters.control import type_names
 from ..adapters.kind import Name
 from ..errors import ArgumentError, brief
+from ..images.parameters import Parameters
+from ..images.upscalers import UPSCALERS
 from ..sampling.presets import PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..version import __version__
+from .again import again
 from .answers import NO_STORE, json_answer
 from .body import is_form, read_form, read_json
-from .catalog import STRANGER
 from .events import HEADERS, events
 from .job import Job
 from .job_body import read_job
@@ -182,7 +184,9 @@ async def _controls(service: Service, request: Request) -> Response:
 async def _samplers(service: Service, request: Request) -> Response:
     samplers = [{"name": name, "a1111": each.a1111, "options": dict(each.options)} for name, each in SAMPLERS.items()]
     schedules = [{"name": name, "a1111": each.a1111} for name, each in SCHEDULES.items()]
-    return json_answer({"samplers": samplers, "schedules": schedules, "presets": list(PRESETS)})
+    upscalers = [{"name": name, "a1111": each.a1111} for name, each in UPSCALERS.items()]
+    presets = list(PRESETS)
+    return json_answer({"samplers": samplers, "schedules": schedules, "upscalers": upscalers, "presets": presets})
 
 
 async def _server(service: Service, request: Request) -> Response:
@@ -203,12 +207,12 @@ async def _parameters(service: Service, request: Request) -> Response:
     upload = await service.upload(files[0], "image")
     recorded = await asyncio.to_thread(_recorded, upload)
     try:
-        return json_answer(STRANGER.public(recorded))
+        return json_answer(await asyncio.to_thread(again, recorded, service.catalog))
     except (TypeError, ValueError, LookupError, RecursionError) as error:
         raise ArgumentError("image has damaged parameters; give another image of sdxl") from error
 
 
-def _recorded(upload: Upload) -> dict[str, Any]:
+def _recorded(upload: Upload) -> Parameters:
     """The parameters in an image."""
     from ..images.record import parameters_in
     from ..images.texts import find_texts

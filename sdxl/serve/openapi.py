@@ -66,7 +66,9 @@ ENDPOINTS = (
     Endpoint("GET", "/api/embeddings", "list_embeddings", "The words with learned vectors", "Embeddings"),
     Endpoint("GET", "/api/controls", "list_controls", "Networks for control images, and preprocessors", "Controls"),
     Endpoint("GET", "/api/references", "list_references", "The IP-Adapters", "References"),
-    Endpoint("GET", "/api/samplers", "list_samplers", "Samplers, schedules and presets", "Samplers"),
+    Endpoint(
+        "GET", "/api/samplers", "list_samplers", "Samplers, schedules, upscalers of hires fix and presets", "Samplers"
+    ),
     Endpoint("GET", "/api/server", "server", "Version, limits, and the length of the queue", "Server"),
     Endpoint("POST", "/api/parameters", "read_parameters", "The parameters in an image", "Parameters", 200, "Image"),
     Endpoint("GET", "/api/openapi.json", "openapi", "This description", "application/json"),
@@ -205,12 +207,19 @@ def _schemas() -> Schema:
             {
                 "samplers": _list(_object({**sampler, "options": _ANY_OBJECT})),
                 "schedules": _list(_object(sampler)),
+                "upscalers": _list(_object(sampler)),
                 "presets": _list(_TEXT),
             }
         ),
         "Server": _object(server),
         "Image": _object({"image": _BASE64}),
-        "Parameters": _object({"model": _ANY_OBJECT, "request": _ANY_OBJECT}),
+        "Parameters": _object(
+            {
+                **dict.fromkeys(("model", "request", "arguments"), _ANY_OBJECT),
+                "sources": _list(_TEXT),
+                "missing": _list(_TEXT),
+            }
+        ),
     }
 
 

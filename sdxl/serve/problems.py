@@ -70,7 +70,10 @@ def status_of(type: str) -> int:
 
 
 def argument_of(error: SDXLError) -> str | None:
-    """The argument that an error is about: messages begin with its name."""
+    """The argument that an error is about: messages begin with its name. A part of hires has a dot: hires.scale."""
     named: Any = getattr(error, "argument", None)
-    first = str(error).partition(" ")[0].rstrip(":").removeprefix("--").replace("-", "_")
-    return named or (first if first in _NAMES else None)
+    message = str(error)
+    first = message.partition(" ")[0].rstrip(":").removeprefix("--").replace("-", "_")
+    if named or message.startswith(f"{first} of hires"):
+        return named or f"hires.{first}"
+    return "hires" if message.startswith("in the second pass of hires") else first if first in _NAMES else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -116,15 +117,31 @@ def _check_hires(hires: Hires, request: Request, settings: Settings) -> None:
     size: tuple[int | None, int | None] = (None, None)
     if hires.size is not None or (request.height is not None and request.width is not None):
         size = hires.enlarged((request.height or 1, request.width or 1), 1)[1]
-    check_limits(hires.steps, None, *size, settings)
+    with _second_pass():
+        check_limits(hires.steps, None, *size, settings)
+
+
+@contextmanager
+def _second_pass() -> Iterator[None]:
+    try:
+        yield
+    except ArgumentError as error:
+        raise ArgumentError(f"in the second pass of hires {error}") from error
 
 
 def check_plan(plan: Plan, settings: Settings) -> None:
     """The same for what the model's defaults and the images of a request make of it."""
-    for each in plan.passes:
-        check_limits(each.request.steps, each.sigmas, *each.size, settings)
-        for canvas in each.canvases:
-            check_limits(None, None, *canvas.result_size, settings)
+    first, *second = plan.passes
+    _check_pass(first, settings)
+    for each in second:
+        with _second_pass():
+            _check_pass(each, settings)
+
+
+def _check_pass(plan: Plan, settings: Settings) -> None:
+    check_limits(plan.request.steps, plan.sigmas, *plan.size, settings)
+    for canvas in plan.canvases:
+        check_limits(None, None, *canvas.result_size, settings)
 
 
 def opened(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +158,7 @@ def _opened(value: Any) -> Any:
 
 
 def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
-    known, taken = {each.name for each in fields(Request)}, _taken()
+    known, taken = {each.name for each in fields(Request)}, takes()
     arguments = {}
     for name, value in given.items():
         if name not in known:
@@ -159,7 +176,7 @@ def _arguments(given: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     return arguments
 
 
-def _taken() -> list[str]:
+def takes() -> list[str]:
     """The fields that clients can give."""
     return [each.name for each in fields(Request) if each.name in _READERS or each.metadata["option"].type in _PLAIN]
 

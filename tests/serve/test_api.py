@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 from serving import (
     ADAPTERS,
     LIMITS,
@@ -195,6 +195,79 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
     assert "tmp" not in plain.error["message"]
 
 
+def recorded(client: Client, request: dict[str, Any], model: str = "miniature") -> Any:
+    """What the service reads in an image of this record."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("sdxl", json.dumps({"version": "sdxl 0", "model": {"model": model}, "request": request}))
+    answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def test_a_record_gives_the_arguments_of_a_job(client: Client, miniature: Any) -> None:
+    """Without what would be so anyway, and with the names of this service."""
+    hires = {"scale": 2, "strength": 0.5}
+    made = miniature(**SMALL, hires=hires, loras=[ADAPTERS / "heart.safetensors"], progress=False)
+    own = SMALL | {"prompt_syntax": "plain", "guidance_rescale": 0}
+    model = {"guidance_scale": 5, "sampler": "euler", "schedule": "leading", "model": "miniature"}
+    found = recorded(client, made.parameters[0]["request"])
+    assert found["missing"] == []
+    arguments = found["arguments"]
+    assert arguments.pop("loras") == [{"file": "heart", "weight": 1}]
+    assert arguments.pop("hires") == hires | {"upscaler": "latent"}
+    assert arguments == own | model
+    job = client.done(client.job(**{**found["arguments"], "hires": hires, "loras": ["heart"]})["id"])
+    assert same(client.image(job["images"][0]), made.images[0])
+
+
+def test_a_record_says_what_is_missing(client: Client) -> None:
+    request = {"prompt": "a <lora:heart:0.5>", "prompt_syntax": "a1111", "num_images": 3, "aesthetic_score": 6.0}
+    control = {"net": "/nets/edges.safetensors", "scale": 0.5, "image": "x", "mask": "y", "hash": "z"}
+    more = {"loras": [{"file": "heart", "weight": 0.5, "hash": "9"}], "control": [control], "sigmas": [1.0, 0.0]}
+    found = recorded(client, request | more | {"unheard": 1, "eta": 0.0}, "another")
+    assert found["missing"] == ["unheard", "the mask of edges.safetensors", "the model another"]
+    assert found["arguments"] == {
+        "prompt": "a <lora:heart:0.5>",
+        "prompt_syntax": "a1111",  # whose tags bring the LoRA
+        "batches": 3,
+        "sigmas": [1.0, 0.0],
+        "control": [{"net": "edges.safetensors", "scale": 0.5}],
+    }
+    assert recorded(client, {"prompt": "", "image": {"sha256": "0"}})["sources"] == ["image"]
+    assert recorded(client, {"prompt": ""})["arguments"] == {
+        "prompt": "",
+        "prompt_syntax": "plain",
+        "model": "miniature",
+    }
+
+
+def test_what_of_another_tool_has_no_counterpart(client: Client) -> None:
+    info = PngImagePlugin.PngInfo()
+    text = "a cat\nSteps: 9, Seed: 5, Size: 64x64, Hires upscale: 2, Hires upscaler: 4x-UltraSharp"
+    info.add_text("parameters", text)
+    answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
+    (reason,) = answer.json["missing"]
+    assert reason.startswith("Hires upscaler '4x-UltraSharp' (networks that enlarge are not read")
+
+
+@pytest.mark.parametrize(
+    ("given", "argument", "message"),
+    [
+        ({"scale": 0.5}, "hires.scale", "scale of hires is 0.5"),
+        ({"strength": 2}, "hires.strength", "strength of hires is 2"),
+        ({"steps": 41}, "hires", "in the second pass of hires steps is 41"),
+        ({"scale": 5}, "hires", "in the second pass of hires width is 320 and height is 320"),
+    ],
+)
+def test_an_error_of_hires_fix_names_its_part(client: Client, given: Any, argument: str, message: str) -> None:
+    """Not a field of the first pass, which has the same name."""
+    answer = client.post("/api/jobs", {**SMALL, "hires": given})
+    assert (answer.status, answer.error["argument"]) == (400, argument)
+    assert answer.error["message"].startswith(message)
+    job = client.done(client.job(prompt="a", steps=2, hires={"scale": 3})["id"])  # of the model's own size
+    assert (job["error"]["argument"], job["error"]["message"][:28]) == ("hires", "in the second pass of hires ")
+
+
 def test_what_can_be_named(client: Client, miniature: Any) -> None:
     assert [each["name"] for each in client.get("/api/loras").json["loras"]] == ["heart", "large", "two-steps"]
     assert client.get("/api/embeddings").json == {"embeddings": []}
@@ -208,6 +281,7 @@ def test_what_can_be_named(client: Client, miniature: Any) -> None:
     assert models[1]["defaults"] is None  # it was never loaded
     names = client.get("/api/samplers").json
     assert {each["name"] for each in names["samplers"]} == sdxl.sampling.SAMPLERS.keys()
+    assert {each["name"]: each["a1111"] for each in names["upscalers"]}["lanczos"] == "Lanczos"
     assert client.get("/api/server").json["limits"]["max_steps"] == 40
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,91 @@ def test_images_come_one_after_the_other_with_the_next_seeds(tab: Tab) -> None:
     assert tab["seed"].input_value() == "8"
 
 
+def test_hires_fix(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK, width=64, height=64)
+    assert not tab.at("[name='hires.scale']").is_visible()
+    tab.at("#hires").check()
+    assert tab.at("#hires-size").inner_text().endswith("128 \u00d7 128")
+    tab.at("[name='hires.scale']").fill("1.5")
+    tab.at("[name='hires.strength']").fill("0.5")
+    tab.at("[name='hires.upscaler']").select_option("lanczos")
+    assert tab.at("#hires-size").inner_text().endswith("96 \u00d7 96")
+    hires = {"scale": 1.5, "strength": 0.5, "upscaler": "lanczos"}
+    expected = generated(running.client, **QUICK, width=64, height=64, hires=hires)
+    assert same(tab.generate()[0], expected)
+    tab.open()  # a reload loses nothing
+    assert tab.at("#hires").is_checked()
+    tab.at("#hires").uncheck()
+    assert same(tab.generate()[0], generated(running.client, **QUICK, width=64, height=64))
+    tab.at("[name='hires.scale']").evaluate("input => (input.value = '')")
+    tab.at("#results button").nth(1).click()
+    tab.at("#again").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    assert tab.at("[name='hires.scale']").input_value() == "1.5"
+    assert tab.at("#more li").count() == 0
+    tab.start_from(png(source()))
+    assert not tab.at("#hires").is_visible()
+    tab.generate()
+
+
+def test_a_part_of_hires_fix_without_a_control(tab: Tab, running: Running) -> None:
+    hires = {"size": "96x64", "steps": 3, "prompt": "a green star on a red background"}
+    job = running.client.done(running.client.job(**QUICK, hires=hires)["id"])
+    tab.drop(running.client.get(job["images"][0]["url"]).body)
+    tab.at("#take").click()
+    tab.at("#more:has-text('hires.size')").wait_for()
+    assert tab.at("#more li").count() == 2
+    assert tab.at("#hires-size").inner_text().endswith("96 \u00d7 64")
+    assert same(tab.generate()[0], running.client.image(job["images"][0]))
+
+
+def test_an_error_of_hires_fix_is_beside_its_control(open_tab: Open) -> None:
+    tab = open_tab()
+    tab.fill(**QUICK)
+    tab.at("#hires").check()
+    tab.at("[name='hires.strength']").fill("2")
+    tab["generate"].click()
+    tab.at("#problem:has-text('strength of hires is 2')").wait_for()
+    assert tab.at("[name='hires.strength']").get_attribute("aria-invalid") == "true"
+    assert tab["strength"].get_attribute("aria-invalid") is None
+
+
+def test_the_gallery_outlives_the_service(tab: Tab, running: Running) -> None:
+    tab.fill(**QUICK)
+    tab.at("#batches").fill("2")
+    first = tab.generate(2)[0]
+    tab.page.wait_for_function("() => document.querySelector('#save').href.startsWith('blob:')")
+    running.service.engine._jobs.clear()  # as after an hour, or a new start
+    tab.open()
+    tab.at("#results img").nth(1).wait_for()
+    assert tab.at("#results img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    with tab.page.expect_download() as download:
+        tab.at("#save").click()
+    assert same(Image.open(download.value.path()), first)
+    tab.fill(seed=1)
+    tab.at("#again").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    assert tab["seed"].input_value() == "8"
+    tab.at("#start").click()
+    tab["mask"].wait_for()
+    with tab.context.expect_page() as opened:
+        tab.at("#frame").click()  # at its own size
+    opened.value.close()
+    assert tab.generate()[0].size == (128, 128)
+    assert tab.at("#results img").count() == 3
+
+
+def test_each_tab_has_its_own_words(tab: Tab, open_tab: Open) -> None:
+    tab.fill(**QUICK)
+    other = Tab(tab.url, tab.context)
+    other.fill(prompt="a green star", steps=2)
+    other.generate()
+    tab.open()
+    assert tab["prompt"].input_value() == PROMPT
+    assert tab.at("#results img").count() == 1, "the gallery is one"
+    other.page.close()
+
+
 def test_a_seed_of_64_bits_is_exact(tab: Tab) -> None:
     tab.fill(**{**QUICK, "seed": 2**64 - 2})
     assert json.loads(str(tab.generate()[0].info["sdxl"]))["request"]["seed"] == 2**64 - 2
@@ -165,9 +251,12 @@ def test_jobs_wait_in_a_queue(tab: Tab, running: Running) -> None:
     tab.at(".pending .icon:visible").first.click()
     tab.at(".pending").nth(2).wait_for(state="detached")
     assert len(running.service.engine.waiting) == 1
-    for left in (1, 0):
-        tab["stop"].click()
-        tab.at(".pending").nth(left).wait_for(state="detached")
+    tab["generate"].click()
+    tab.at("#drain:has-text('Drop 2')").click()
+    tab.at(".pending").nth(1).wait_for(state="detached")
+    assert not running.service.engine.waiting
+    tab["stop"].click()
+    tab.at(".pending").wait_for(state="detached")
 
 
 def test_image_to_image(tab: Tab, running: Running) -> None:
@@ -372,7 +461,7 @@ def test_parameters_of_a_dropped_image(tab: Tab, running: Running) -> None:
     assert tab["seed"].input_value() == "7"
     assert tab.at("[name=sampler]").input_value() == "dpmpp_2m"
     assert tab.at("#added span").inner_text() == "heart"
-    assert tab.at("#more li").count() == 3  # eta, as the record has it, is the sampler's own
+    assert tab.at("#more li").count() == 1  # eta, as the record has it, is the sampler's own
     assert same(tab.generate()[0], running.client.image(first["images"][0]))
     tab.at("#more button").first.click()
     assert not same(tab.generate()[0], running.client.image(first["images"][0]))
@@ -390,6 +479,33 @@ def test_parameters_of_another_tool(tab: Tab) -> None:
     names = {"sampler": "dpmpp_2m", "schedule": "karras", "prompt_syntax": "a1111", "guidance_scale": "7"}
     assert {name: tab.at(f"[name={name}]").input_value() for name in names} == names
     tab.generate()
+
+
+def test_parameters_that_cannot_be_read_are_not_passed_over(open_tab: Open) -> None:
+    tab = open_tab()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", json.dumps({"3": {"class_type": "Nothing", "inputs": {}}}))
+    tab.drop(png(source(), pnginfo=info))
+    tab.at("#offer:has-text('cannot be read')").wait_for()
+    assert not tab.at("#take").is_visible()
+    tab.at("#remove").click()
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "a holiday")
+    tab.drop(png(source(), pnginfo=info))
+    tab["mask"].wait_for()
+    tab.page.wait_for_timeout(300)
+    assert not tab.at("#offer").is_visible(), "a comment is no lost work"
+
+
+def test_what_of_another_tool_has_no_counterpart_is_named(tab: Tab) -> None:
+    info = PngImagePlugin.PngInfo()
+    text = "a cat\nSteps: 9, Seed: 5, Size: 64x96, Hires upscale: 2, Hires upscaler: 4x-UltraSharp"
+    info.add_text("parameters", text)
+    tab.drop(png(source(), pnginfo=info))
+    tab.at("#take").click()
+    tab.at("#problem:has-text('4x-UltraSharp')").wait_for()
+    assert tab.at("#hires").is_checked()
+    assert tab.at("[name='hires.upscaler']").input_value() == "lanczos"
 
 
 def test_what_is_missing_is_named(tab: Tab, running: Running) -> None:
@@ -522,7 +638,8 @@ def test_a_union_asks_for_the_type(open_tab: Open) -> None:
     tab.open()
     assert card(tab, "union").get_by_label("type").input_value() == "tile"
     tab["generate"].click()
-    tab.at("#problem:has-text('edges has no image')").wait_for()
+    tab.at("#problem:has-text('Image of edges is missing')").wait_for()
+    assert card(tab, "edges").locator(".file").get_attribute("aria-invalid") == "true"
 
 
 def test_an_image_is_dropped_or_pasted_on_a_control(tab: Tab) -> None:
@@ -568,7 +685,7 @@ def test_controls_of_an_image_come_back(tab: Tab, running: Running) -> None:
     tab.at("#problem:has-text('the image of edges')").wait_for()
     assert card(tab, "edges").locator("img").count() == 0
     tab["generate"].click()
-    tab.at("#problem:has-text('edges has no image')").wait_for()
+    tab.at("#problem:has-text('Image of edges is missing')").wait_for()
     choose(tab, "edges", edges())
     assert same(tab.generate()[0], first)
 
@@ -600,7 +717,32 @@ def test_a_log_in_is_the_browsers(browser: Any, running: Running, access: dict[s
         tab.context.close()
 
 
+def test_generate_is_always_in_sight(open_tab: Open) -> None:
+    tab = open_tab(viewport={"width": 1366, "height": 500})
+    tab.fill(prompt="masterpiece, (best quality:1.2), " * 150, negative="ugly, " * 300)
+    tab["generate"].click()
+    tab.at("#problem:has-text('shorten it')").wait_for()
+    box = tab["generate"].bounding_box()
+    assert box["y"] + box["height"] <= 500
+    assert tab.page.evaluate("scrollY") == 0
+    tab["steps"].scroll_into_view_if_needed()
+    assert tab["steps"].bounding_box()["y"] < 500
+
+
+def test_the_source_and_the_result_are_beside_each_other(open_tab: Open) -> None:
+    tab = open_tab(viewport={"width": 820, "height": 1180})
+    tab.fill(**QUICK)
+    tab.generate()
+    tab.at("#start").click()
+    tab["mask"].wait_for()
+    boxes = [tab.at(each).bounding_box() for each in (".tools", "#viewport", ".under", "#frame", "#about")]
+    for above, below in pairwise(boxes):
+        assert above["y"] + above["height"] <= below["y"]
+
+
 def test_sizes(tab: Tab) -> None:
+    labels = [tab.at(f"[name={name}] option").first.inner_text() for name in ("sampler", "schedule")]
+    assert labels == ["Auto: Euler", "Auto: leading"]
     assert tab["width"].get_attribute("placeholder") == "128"
     tab.at("#ratios button:has-text('4:3')").click()
     assert [tab[name].input_value() for name in ("width", "height")] == ["144", "112"]

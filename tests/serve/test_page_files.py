@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fake import FakePipe, loader
 from serving import serving
 
 from sdxl.pipeline import ModelRequest
+from sdxl.pipeline.hires import Hires
 from sdxl.serve.app import PAGE
 
 MOST = 60_000  # bytes, of all files together
@@ -48,7 +50,8 @@ def test_the_page_has_what_its_module_looks_for() -> None:
     assert set(re.findall(r'\$\("([\w-]+)"\)', module)) <= ids
     names = set(re.findall(r'\sname="(\w+)"', page))
     assert set(re.findall(r'control\("(\w+)"\)', module)) <= names
-    icons = set(re.findall(r'data-icon="(\w+)"', page)) | set(re.findall(r'iconButton\("(\w+)"', module))
+    icons = set(re.findall(r'data-icon="(\w+)"', page)) | set(re.findall(r'addIcon\(.*, "(\w+)"\)', module))
+    icons |= set(re.findall(r'id="(\w+)"[^>]* data-icon>', page))  # of the same name
     drawn = re.search(r"const ICONS = {\n(.*?)\n};", module, re.DOTALL)
     assert drawn is not None
     assert icons == set(re.findall(r"^  (\w+):", drawn[1], re.MULTILINE))
@@ -60,6 +63,7 @@ def test_the_controls_are_arguments() -> None:
 
     given = describe()["components"]["schemas"]["JobRequest"]["properties"]
     assert set(re.findall(r'\sname="(\w+)"', text("index.html"))) - {"viewport"} <= set(given)
+    assert set(re.findall(r'\sname="hires\.(\w+)"', text("index.html"))) <= {each.name for each in fields(Hires)}
 
 
 def test_the_files_are_served() -> None:

@@ -5,9 +5,11 @@ const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const box = (element) => element.getBoundingClientRect();
 const listen = (type, act) => document.addEventListener(type, act);
-const controls = all("input[name], select[name], textarea[name]"); // named as in the API
+const controls = all("body [name]"); // named as in the API, parts of an argument with a dot
 const control = (name) => controls.find((each) => each.name === name);
+const clamp = (least, value, most) => Math.max(least, Math.min(value, most));
 const whole = (side) => Math.max(8, Math.round(side / 8) * 8); // the model's networks take multiples of 8
+const down = (side) => Math.max(8, Math.floor(side / 8) * 8); // as the service does
 
 function node(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
@@ -20,9 +22,9 @@ const ICONS = {
   brush: "M20 4 11 14M9 13c-3 0-4 2-4 4s-1 2-2 3c5 1 9 0 9-4 0-2-1-3-3-3Z",
   clear: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   close: "M6 6l12 12M18 6 6 18",
-  dice: "M7 4h10q3 0 3 3v10q0 3-3 3H7q-3 0-3-3V7q0-3 3-3M9 9h.01M15 9h.01M12 12h.01M9 15h.01M15 15h.01",
+  dice: "M4 4h16v16H4ZM9 9h.01M15 9h.01M12 12h.01M9 15h.01M15 15h.01",
   erase: "m9 20-5-5q-1-1 0-2l9-9 7 7-9 9ZM8.5 8.5l7 7M9 20h11",
-  image: "M5 5h14q2 0 2 2v10q0 2-2 2H5q-2 0-2-2V7q0-2 2-2M4 18l6-7 4 5 2-2 4 4M16 9h.01",
+  image: "M3 5h18v14H3ZM4 18l6-7 4 5 2-2 4 4M16 9h.01",
   invert: "M12 4a8 8 0 0 0 0 16ZM12 4a8 8 0 0 1 0 16M8 7v10",
   large: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
   redo: "M15 5l5 5-5 5M20 10H10a6 6 0 0 0 0 11h2",
@@ -38,10 +40,11 @@ function addIcon(element, name) {
   return element;
 }
 
-const iconButton = (name, ariaLabel, onclick) => addIcon(node("button", { type: "button", ariaLabel, onclick }), name);
-for (const each of all("[data-icon]")) addIcon(each, each.dataset.icon);
+const closeButton = (ariaLabel, onclick) => addIcon(node("button", { type: "button", ariaLabel, onclick }), "close");
+for (const each of all("[data-icon]")) addIcon(each, each.dataset.icon || each.id);
 for (const each of all("[id]")) each.dataset.testid = each.id;
 for (const each of all("form button:not(#generate)")) each.type = "button";
+for (const each of all("[min]:not([type])")) each.type = "number";
 
 // ---- the service
 
@@ -51,11 +54,10 @@ const refusal = (message, status = 0, argument) => Object.assign(new Error(messa
 const parse = (text) => JSON.parse(text, (key, value, context) => (/seed$/.test(key) && value > 0 && context?.source) || value);
 
 async function ask(path, body) {
-  const options = body === undefined ? {} : { method: "POST", body };
-  if (typeof body === "string") options.headers = { "Content-Type": "application/json" };
+  const headers = typeof body === "string" ? { "Content-Type": "application/json" } : {};
   let answer, text;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, body && { method: "POST", body, headers });
     text = await answer.text();
   } catch {
     showState("lost");
@@ -72,7 +74,7 @@ function formOf(values) {
   return form;
 }
 
-const service = { models: [], samplers: [], loras: [], controls: [], references: [], preprocessors: [], limits: {} };
+const service = { models: [], loras: [], controls: [], references: [], preprocessors: [], limits: {} };
 
 let asking = 0;
 
@@ -85,14 +87,11 @@ function showState(state) {
 
 async function readServer() {
   try {
-    const { is_ready, limits } = await ask("api/server");
-    service.limits = limits;
+    Object.assign(service, await ask("api/server"));
     const hasDefaults = service.models.some((each) => each.defaults);
-    if ($("state").dataset.state === "lost" || !service.models.length || (is_ready && !hasDefaults)) {
-      await readNames();
-      await readJobs();
-    }
-    showState(is_ready ? "ready" : "loading");
+    if ($("state").dataset.state === "lost" || !service.models.length || (service.is_ready && !hasDefaults)) await readNames();
+    await readJobs();
+    showState(service.is_ready ? "ready" : "loading");
   } catch (error) {
     if (error.status) complain(error); // else it is asked again
   }
@@ -105,19 +104,21 @@ async function readNames() {
   $("model").disabled = service.models.length < 2;
   offer(control("sampler"), service.samplers);
   offer(control("schedule"), service.schedules);
-  offer(control("preset"), service.presets.map((name) => ({ name })));
+  offer(control("hires.upscaler"), service.upscalers);
+  offer(control("preset"), service.presets);
   for (const kind of kinds) offer($(kind), service[ADDED[kind].list]);
   offer($("embedding"), service.embeddings);
-  for (const id of ["add", "embedding"]) $(id).closest(".field").hidden = !$(id).querySelector(".new");
   showLists();
-  refresh();
 }
 
 /** Fill a list. What was chosen stays, also a choice that was kept. */
 function offer(select, list, first = "") {
   const value = kept.fields[select.name] ?? select.value;
   for (const old of select.querySelectorAll(".new")) old.remove();
-  for (const { name, a1111 } of list) select.append(node("option", { value: name, textContent: a1111 ?? name, className: "new" }));
+  for (const each of list) {
+    const { name = each, a1111 } = each;
+    select.append(node("option", { value: name, textContent: a1111 ?? name, className: "new" }));
+  }
   select.value = value;
   if (select.selectedIndex < 0) select.value = first;
 }
@@ -132,19 +133,20 @@ function defaults() {
 
 function read() {
   try {
-    return JSON.parse(localStorage.getItem("sdxl")) ?? {};
+    return JSON.parse(sessionStorage.getItem("sdxl") ?? localStorage.getItem("sdxl")) ?? {}; // each tab has its own first
   } catch {
     return {};
   }
 }
 
-const secret = () => [...crypto.getRandomValues(new Uint8Array(16))].map((each) => each.toString(16).padStart(2, "0")).join("");
-const kept = { session: secret(), fields: {}, loras: [], control: [], reference: [], more: {}, onlyMasked: false, brush: 0, shown: null, ...read() };
+const secret = () => [...crypto.getRandomValues(new Uint32Array(4))].map((each) => each.toString(36)).join("");
+const kept = { session: secret(), fields: {}, loras: [], control: [], reference: [], more: {}, brush: 0, shown: null, ...read() };
+const toggles = all("[type=checkbox]"); // kept by their ids
 
 function keep() {
   for (const each of controls) if (each.tagName !== "SELECT" || service.models.length) kept.fields[each.name] = each.value;
   try {
-    localStorage.setItem("sdxl", JSON.stringify(kept));
+    for (const storage of [sessionStorage, localStorage]) storage.setItem("sdxl", JSON.stringify(kept));
   } catch {
     // storage that is full or forbidden: the page works without
   }
@@ -158,49 +160,49 @@ const settled = (request) => new Promise((done, fail) => {
 const opening = indexedDB.open("sdxl", 1);
 opening.onupgradeneeded = () => opening.result.createObjectStore("files");
 const store = settled(opening);
-const inStore = async (act) => settled(act((await store).transaction("files", "readwrite").objectStore("files")));
-const keepFile = (name, file) => inStore((files) => (file ? files.put(file, name) : files.delete(name))).catch(() => {});
-const keptFile = (name) => inStore((files) => files.get(name)).catch(() => {});
+const inStore = async (act) => settled(act((await store).transaction("files", "readwrite").objectStore("files"))).catch(() => {});
+const keepFile = (name, file) => inStore((files) => (file ? files.put(file, name) : files.delete(name)));
+const keptFile = (name) => inStore((files) => files.get(name));
 
 // ---- the controls
 
 const RATIOS = [["1:1", 1024, 1024], ["4:3", 1152, 896], ["3:2", 1216, 832], ["16:9", 1344, 768], ["21:9", 1536, 640]]; // SDXL's buckets
 const width = control("width"), height = control("height");
 
-// a slider before some numbers: they have the name, and take the keys
+// a slider beside some numbers: they have the name, and take the keys
 for (const number of all("[data-most]")) {
   const { min, step, dataset } = number, range = node("input", { type: "range", min, max: dataset.most, step, tabIndex: -1, ariaHidden: "true" });
-  range.oninput = () => {
-    number.value = range.value;
-    changed();
-  };
-  number.before(range);
+  range.oninput = () => (number.value = range.value);
+  number.after(range);
 }
 
 /** The sides where none are given: those of the source, else the model's. */
 function ownSize() {
   const own = defaults();
-  if (!image || (kept.onlyMasked && hasMask())) return [own.width, own.height];
-  return [image.width, image.height].map((side) => Math.max(8, Math.floor(side / 8) * 8));
+  if (!image || (kept["only-masked"] && hasMask())) return [own.width, own.height];
+  return [image.width, image.height].map(down);
 }
 
 function refresh() {
   const own = defaults(), sides = ownSize();
   const hints = { width: sides[0], height: sides[1], steps: own.steps ?? 30, guidance_scale: own.guidance_scale ?? 5 };
   hints.strength = hasMask() ? 1 : 0.3;
+  hints["hires.steps"] = control("steps").value || hints.steps;
   for (const [name, hint] of Object.entries(hints)) control(name).placeholder = hint;
   for (const name of ["sampler", "schedule"]) {
     const label = [...control(name).options].find((each) => each.value === own[name])?.textContent ?? own[name];
     control(name).options[0].textContent = label ? `Auto: ${label}` : "Auto";
   }
   for (const number of all("[data-most]")) {
-    const range = number.previousElementSibling;
+    const range = number.nextElementSibling;
     range.value = number.value || number.placeholder;
     range.classList.toggle("unset", !number.value);
   }
   showRatios(sides);
-  control("mask_padding").parentNode.hidden = !kept.onlyMasked;
-  $("only-masked").checked = kept.onlyMasked;
+  for (const each of toggles) each.checked = kept[each.id];
+  $("hires-field").hidden = Boolean(image); // which has its size already
+  const grown = [width, height].map((side) => down((side.value || side.placeholder) * (control("hires.scale").value || 2)));
+  $("hires-size").textContent = `Enlarged to ${(kept.more["hires.size"]?.toReversed() ?? grown).join(" × ")}`;
   $("reuse").disabled = !shown();
 }
 
@@ -230,14 +232,10 @@ function changed() {
 }
 
 function showLists() {
-  const row = (name, remove, ...parts) => {
-    const onclick = () => {
-      remove();
-      showLists();
-      keep();
-    };
-    return node("li", {}, ...parts, iconButton("close", `Remove ${name}`, onclick));
-  };
+  const row = (name, remove, ...parts) => node("li", {}, ...parts, closeButton(`Remove ${name}`, () => {
+    remove();
+    showLists();
+  }));
   $("added").replaceChildren(...kinds.flatMap((kind) => kept[kind].map((entry, place) => {
     const remove = () => {
       kept[kind].splice(place, 1);
@@ -249,7 +247,7 @@ function showLists() {
   $("more").replaceChildren(...Object.entries(kept.more).map(([name, value]) =>
     row(name, () => delete kept.more[name], node("code", {}, `${name} ${JSON.stringify(value)}`)),
   ));
-  $("more-field").hidden = !$("more").firstChild;
+  changed();
 }
 
 // ---- LoRAs, controls and references, as the API has them; `picture` is the key of an image
@@ -262,7 +260,6 @@ const ADDED = {
 };
 const kinds = Object.keys(ADDED), pictures = new Map(); // by key: { file, url }
 const nameOf = (kind, entry) => entry[ADDED[kind].name];
-const listed = (kind, file) => service[ADDED[kind].list].find((each) => each.file === file.split("/").pop() || each.name === file);
 const takesPicture = (kind) => kind !== "loras";
 
 function keepPicture(key, file) {
@@ -275,7 +272,8 @@ function keepPicture(key, file) {
 
 function card(kind, entry) {
   const title = nameOf(kind, entry), url = pictures.get(entry.picture)?.url;
-  const knobs = Object.entries(ADDED[kind].knobs(listed(kind, title))).filter(([, value]) => value.length !== 0);
+  const known = service[ADDED[kind].list].find((each) => each.name === title);
+  const knobs = Object.entries(ADDED[kind].knobs(known)).filter(([, value]) => value.length !== 0);
   const labels = knobs.map(([field, value]) => node("label", {}, field, knob(entry, field, value)));
   const group = node("div", { role: "group", ariaLabel: title }, node("span", {}, title), ...labels);
   if (!takesPicture(kind)) return [group];
@@ -288,7 +286,6 @@ function card(kind, entry) {
     keepPicture((entry.picture ??= secret()), read.file);
     delete entry.image_hash; // of the image that a recorded one was made with
     showLists();
-    keep();
   };
   onFile(input, button.pick);
   return [button, group];
@@ -302,10 +299,9 @@ function knob(entry, field, value) {
     : node("input", { type: value === false ? "checkbox" : "number", step: 0.05, placeholder: value, checked: now });
   input.value = now;
   input.oninput = () => {
-    const chosen = input.type === "checkbox" ? input.checked : input.type === "number" ? input.valueAsNumber : input.value;
+    const chosen = { checkbox: input.checked, number: input.valueAsNumber }[input.type] ?? input.value;
     entry[field] = chosen;
     if (!chosen && chosen !== 0) delete entry[field];
-    keep();
   };
   return input;
 }
@@ -319,43 +315,31 @@ function onFile(input, act) {
   };
 }
 
-async function fill(request, model) {
-  service.fields ??= (await ask("api/openapi.json")).components.schemas.JobRequest.properties;
-  const { prompt_syntax: syntax = "plain", num_images: count, image: source, mask, ...rest } = request;
+const readParameters = (file) => ask("api/parameters", formOf({ image: file }));
+
+/** Take the parameters of an image into the controls. */
+function fill({ arguments: { hires, ...given }, sources, missing }) {
+  for (const [part, value] of Object.entries(hires ?? {})) given[`hires.${part}`] = value;
+  Object.assign(kept, { "only-masked": "mask_padding" in given, hires: Boolean(hires) });
   for (const each of controls) {
-    const value = { ...rest, prompt_syntax: syntax }[each.name];
-    const fits = ["string", "number"].includes(typeof value);
-    if (each.name !== "model") each.value = fits ? value : "";
-    if (fits || value == null) delete rest[each.name];
+    const value = given[each.name], fits = ["string", "number"].includes(typeof value);
+    if (fits || each.name !== "model") each.value = fits ? value : "";
+    if (fits) delete given[each.name];
   }
-  control("batches").value = count > 1 ? count : "";
-  kept.onlyMasked = request.mask_padding != null;
-  const isTagged = ({ file }) => syntax === "a1111" && new RegExp(`<(lora|lyco):${file.replace(/\W/g, "\\$&")}[:>]`).test(request.prompt);
-  const missing = [];
   for (const kind of kinds) {
     const old = kept[kind], { name } = ADDED[kind];
-    const given = [rest[kind] ?? []].flat().filter((each) => takesPicture(kind) || !isTagged(each));
-    kept[kind] = given.map(({ image, mask, hash, encoder, ...entry }) => {
-      const file = (entry[name] = listed(kind, entry[name])?.name ?? entry[name]);
-      const place = old.findIndex((each) => each[name] === file && each.picture);
+    kept[kind] = given[kind] ?? [];
+    for (const entry of kept[kind].filter(() => takesPicture(kind))) {
+      const place = old.findIndex((each) => each[name] === entry[name] && each.picture);
       if (place >= 0) entry.picture = old.splice(place, 1)[0].picture;
-      else if (takesPicture(kind)) missing.push(`the image of ${file}`);
-      if (mask !== undefined) missing.push(`the mask of ${file}`);
-      return entry;
-    });
+      else missing.push(`the image of ${entry[name]}`);
+    }
     for (const each of old) keepPicture(each.picture);
-    delete rest[kind];
+    delete given[kind];
   }
-  const options = service.samplers.find((each) => each.name === request.sampler)?.options ?? {};
-  const plain = { eta: options.eta ?? 0, ...(request.compat ? {} : { long_prompt: "chunk" }) }; // which all records have
-  const isPlain = (name, value) => value == null || value === (service.fields[name].default ?? plain[name]);
-  kept.more = Object.fromEntries(Object.entries(rest).filter(([name, value]) => name in service.fields && !isPlain(name, value)));
-  missing.push(...Object.keys(rest).filter((name) => rest[name] != null && !(name in service.fields)));
-  if (source && !image) missing.push("its source image");
-  if (service.models.some((each) => each.name === model)) $("model").value = model;
-  else if (model) missing.push(`the model ${model}`);
+  kept.more = given;
   showLists();
-  changed();
+  if (sources.length && !image) missing.unshift("its source image");
   if (missing.length) complain({ message: `What it was made with is not all here: ${missing.join(", ")}.` });
   else say("The parameters are in the controls.");
 }
@@ -368,25 +352,25 @@ function complain(error) {
   if (error instanceof Error && error.status === undefined) console.error(error);
   $("problem").firstChild.textContent = error.message;
   $("problem").hidden = false;
-  const at = error.argument && controls.find((each) => each.name === error.argument);
-  if (at) {
-    at.ariaInvalid = "true";
-    at.closest("details")?.setAttribute("open", "");
-    at.scrollIntoView({ block: "center" });
-  }
+  const at = error.at ?? control(error.argument) ?? $(error.argument);
+  if (!at) return;
+  at.ariaInvalid = "true";
+  at.closest("details")?.setAttribute("open", "");
+  at.scrollIntoView({ block: "center" });
 }
 
 function calm() {
   $("problem").hidden = true;
-  for (const each of controls) each.ariaInvalid = null;
+  for (const each of all("[aria-invalid]")) each.ariaInvalid = null;
 }
 
 // ---- jobs
 
 const jobs = new Map(); // by id, the oldest first; each with `tile`, its place in the gallery, until it is over
-const images = new Map(); // by name: { image, job, button }
+const images = new Map(); // by name: { image, job, button, url, file }
 const isOver = (job) => !/queued|running/.test(job.status);
 const current = () => [...jobs.values()].find((job) => !isOver(job));
+const waiting = () => [...jobs.values()].filter((job) => !isOver(job)).slice(1);
 const shown = () => images.get(kept.shown);
 let follows = true; // whether the running job is looked at, or an image of the gallery
 let stream = null;
@@ -400,10 +384,16 @@ function request(masked) {
   given.prompt = control("prompt").value;
   if (!image) delete given.strength;
   if (!masked) delete given.feather;
-  if (masked && kept.onlyMasked) given.mask_padding ??= 32;
+  if (masked && kept["only-masked"]) given.mask_padding ??= 32;
   else delete given.mask_padding;
   for (const kind of kinds) if (kept[kind].length) given[kind] = kept[kind].map(({ picture, ...entry }) => entry);
   if (given.seed === "-1") delete given.seed;
+  const hires = {};
+  for (const name of Object.keys(given).filter((each) => each.startsWith("hires."))) {
+    hires[name.slice(6)] = given[name];
+    delete given[name];
+  }
+  if (kept.hires && !image) given.hires = hires;
   const text = JSON.stringify({ ...given, session: kept.session });
   return text.replace(/"(\w*seed)":" *0*(\d+) *"/g, '"$1":$2');
 }
@@ -413,14 +403,12 @@ async function generate() {
   $("generate").disabled = true;
   calm();
   try {
+    const at = $("added").querySelector(".file:not(:has(img))");
+    if (at) throw Object.assign(refusal(`${at.title} is missing. Choose one, or remove it.`), { at });
     const mask = image ? await maskFile() : null;
     const form = formOf({ request: request(mask), ...(image && { image: image.file }), ...(mask && { mask }) });
     for (const kind of kinds.filter(takesPicture)) {
-      for (const entry of kept[kind]) {
-        const picture = pictures.get(entry.picture);
-        if (!picture) throw refusal(`${nameOf(kind, entry)} has no image. Choose one, or remove it.`);
-        form.append(kind, picture.file);
-      }
+      for (const { picture } of kept[kind]) form.append(kind, pictures.get(picture).file);
     }
     addJob(await ask("api/jobs", form));
     say("The job is in the queue.");
@@ -431,28 +419,44 @@ async function generate() {
   $("generate").disabled = false;
 }
 
-function addJob(job) {
+function addJob(job, files) {
   jobs.set(job.id, job);
   if (!isOver(job)) {
     const follow = node("button", { onclick: () => look() });
-    const drop = iconButton("close", "Take this job out of the queue", () => end(job));
+    const drop = closeButton("Drop this job", () => end(job));
     job.tile = node("li", { className: "pending" }, follow, drop);
     $("results").prepend(job.tile);
   }
-  for (const image of job.images) addImage(job, image);
+  job.images.forEach((image, place) => addImage(job, image, files?.[place]));
+  if (isOver(job) && !files) keepJob(job);
 }
 
-function addImage(job, image) {
+function addImage(job, image, file) {
   if (images.has(image.name)) return;
-  const { prompt } = image.request, url = image.url.slice(1);
+  const { prompt } = image.request, url = file ? URL.createObjectURL(file) : image.url.slice(1);
   const label = `${prompt || "an image"}, seed ${image.seed}`;
-  const picture = node("img", { src: url, alt: label, loading: "lazy", width: image.width, height: image.height });
+  const picture = node("img", { src: url, alt: label, loading: "lazy" });
   const button = node("button", { title: label, onclick: () => look(image.name) }, picture);
   const item = node("li", {}, button);
   if (job.tile) job.tile.after(item);
   else $("results").prepend(item);
-  images.set(image.name, { image, job, button, url });
+  images.set(image.name, { image, job, button, url, file });
   if (!job.images.includes(image)) job.images.push(image);
+}
+
+async function loadFile(entry) {
+  const answer = entry.file ?? (await fetch(entry.url));
+  if (answer.ok === false) throw refusal("The service has forgotten this image.");
+  return (entry.file ??= await answer.blob());
+}
+
+/** Keep the images of a job here too, since the service forgets them. */
+async function keepJob({ tile, ...job }) {
+  const entries = job.images.map(({ name }) => images.get(name));
+  const files = await Promise.all(entries.map(loadFile)).catch(() => []);
+  files.forEach((file, place) => (entries[place].url = URL.createObjectURL(file)));
+  if (files.length) keepFile(["gallery", job.created], { job, files });
+  showJobs();
 }
 
 function look(name) {
@@ -480,13 +484,10 @@ function watch() {
   const job = current();
   if (stream?.job === job) return;
   stream?.close();
-  stream = null;
+  stream = job && Object.assign(new EventSource(`api/jobs/${job.id}/events`), { job });
   if (!job) return;
-  const source = (stream = new EventSource(`api/jobs/${job.id}/events`));
-  source.job = job;
-  const on = (name, act) => source.addEventListener(name, (event) => {
-    if (stream !== source) return;
-    act(parse(event.data));
+  const on = (name, act) => stream.addEventListener(name, ({ data }) => {
+    act(parse(data));
     showJobs();
   });
   on("queued", (data) => Object.assign(job, data, { status: "queued" }));
@@ -500,11 +501,11 @@ function watch() {
     keep();
   });
   for (const status of ["done", "failed", "cancelled"]) on(status, (data) => over(job, status, data));
-  source.onerror = () => {
-    if (source.readyState === EventSource.CLOSED) stream = null; // else the browser tries again
+  stream.onerror = () => {
+    if (stream.readyState === EventSource.CLOSED) stream = null; // else the browser tries again
     showState("lost");
   };
-  source.onopen = () => $("state").dataset.state === "lost" && showState("ready");
+  stream.onopen = () => $("state").dataset.state === "lost" && showState("ready");
 }
 
 function over(job, status, { warnings, error }) {
@@ -512,23 +513,23 @@ function over(job, status, { warnings, error }) {
   Object.assign(job, { status, warnings: warnings ?? job.warnings });
   job.tile.remove();
   job.tile = null;
+  keepJob(job);
   if (error) complain(error);
-  const count = job.images.length;
-  say({ done: `Done: ${count} ${count === 1 ? "image" : "images"}.`, cancelled: "Stopped.", failed: "" }[status]);
+  say({ done: `Done. Images: ${job.images.length}.`, cancelled: "Stopped.", failed: "" }[status]);
   if (service.models.some((each) => each.name === job.model && !each.defaults)) readNames().catch(complain);
   showJobs();
   refresh();
 }
 
 function left(seconds) {
-  if (!(seconds >= 0.5)) return "";
-  return seconds < 90 ? `, ${Math.ceil(seconds)} s left` : `, ${Math.ceil(seconds / 60)} min left`;
+  const text = seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} min`;
+  return seconds >= 0.5 ? `, ${text} left` : "";
 }
 
 function progressText(job) {
   if (job.isEnding) return "Stopping";
   if (job.status === "queued") {
-    if ($("state").dataset.state === "loading") return "The model is loading";
+    if (!service.is_ready) return "The model is loading";
     return job.place ? `Waiting, ${job.place} before this` : "Next in the queue";
   }
   if (job.stage === "loading") return `Loading ${job.model}`;
@@ -540,21 +541,26 @@ function progressText(job) {
 function showJobs() {
   watch();
   const job = current(), entry = shown(), isLive = Boolean(job && follows);
-  for (const id of ["progress", "stop", "keep", "skip"]) $(id).hidden = !job;
+  $("progress").hidden = !job; // and the buttons beside it
   if (job) {
     $("progress-text").textContent = progressText(job);
     $("bar").value = job.progress;
     $("skip").hidden = job.batches < 2;
     $("keep").hidden = !job.step;
+    const { length } = waiting();
+    $("drain").hidden = !length;
+    $("drain").textContent = `Drop ${length} waiting`;
     for (const id of ["stop", "keep", "skip"]) $(id).disabled = Boolean(job.isEnding);
   }
-  document.title = job ? `${Math.round(100 * job.progress)} % · sdxl` : "sdxl";
+  const percent = job && `${Math.round(100 * job.progress)} %`;
+  document.title = job ? `${percent} · sdxl` : "sdxl";
   for (const each of jobs.values()) {
     if (!each.tile) continue;
     const button = each.tile.firstChild, isFirst = each === job;
-    button.textContent = isFirst ? `${Math.round(100 * each.progress)} %` : "waiting";
+    button.textContent = isFirst ? percent : "waiting";
     button.ariaLabel = isFirst ? "The running job" : "A job in the queue";
     button.ariaCurrent = isLive && isFirst;
+    button.title = each.request.prompt;
     each.tile.lastChild.hidden = isFirst;
   }
   for (const [name, { button }] of images) button.ariaCurrent = !isLive && name === kept.shown;
@@ -562,7 +568,8 @@ function showJobs() {
   $("frame").hidden = !isLive && !entry;
   $("about").hidden = isLive || !entry;
   $("frame").toggleAttribute("data-preview", isLive && Boolean(job.preview));
-  $("frame").toggleAttribute("data-waits", isLive && !job.preview);
+  $("shown").hidden = isLive && !job.preview;
+  $("frame").removeAttribute("href");
   if (isLive) showImage(job.preview ?? "data:,", "Preview");
   else if (entry) showEntry(entry);
 }
@@ -579,10 +586,12 @@ function showEntry({ image, job, button, url }) {
   const facts = [`seed ${image.seed}`, `${image.width} × ${image.height}`, `${request.steps} steps`];
   facts.push(`${request.sampler} ${request.schedule ?? ""}`, `guidance ${request.guidance_scale}`);
   if (request.image) facts.push(`strength ${request.strength}`);
+  if (request.hires) facts.push(`hires fix ${request.hires.upscaler}`);
   if (service.models.length > 1) facts.push(job.model);
   $("facts").textContent = facts.join(" · ");
   $("warnings").replaceChildren(...(job.warnings ?? []).map((textContent) => node("li", { textContent })));
-  $("save").href = url;
+  $("frame").href = $("save").href = url;
+  $("save").download = image.name;
   button.scrollIntoView({ block: "nearest" });
 }
 
@@ -592,7 +601,6 @@ async function readJobs() {
   const lost = before.filter((job) => !mine.some((each) => each.id === job.id)); // at a new start of the service
   for (const job of lost) over(job, "failed", { error: { message: "The service does not know this job any more." } });
   if (!shown()) kept.shown = [...images.keys()].pop() ?? null;
-  follows = Boolean(current());
   showJobs();
   refresh();
 }
@@ -600,7 +608,6 @@ async function readJobs() {
 // ---- the source image
 
 let image = null; // { file, width, height }
-let offered = null; // the parameters that were found in it
 
 async function decode(file) {
   try {
@@ -615,8 +622,7 @@ async function readImage(file) {
   let bitmap = await decode(file);
   const scale = Math.min(1, 4096 / Math.sqrt(bitmap.width * bitmap.height));
   if (scale < 1 || file.size > 0.9 * service.limits.max_body || !/png|jpeg|webp/.test(file.type)) {
-    const context = canvasOf(Math.floor(bitmap.width * scale), Math.floor(bitmap.height * scale)), { canvas } = context;
-    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    const { canvas } = canvasOf(bitmap, Math.floor(bitmap.width * scale), Math.floor(bitmap.height * scale));
     file = await canvas.convertToBlob(scale < 1 || file.size > 4e6 ? { type: "image/jpeg", quality: 0.95 } : {});
     bitmap = canvas;
   }
@@ -629,19 +635,23 @@ async function open(given, isOwn = false) {
   showSource(read);
   redraw();
   const own = defaults(), grown = Math.sqrt((own.width * own.height) / (image.width * image.height));
-  const isLarge = grown < 0.8; // far beyond what the model was trained on
-  [width.value, height.value] = isLarge ? [whole(image.width * grown), whole(image.height * grown)] : ["", ""];
+  const fitting = (side) => (grown < 0.8 ? whole(side * grown) : ""); // not far beyond what the model was trained on
+  [width.value, height.value] = [image.width, image.height].map(fitting);
   changed();
   if (isOwn || !(await mayHaveParameters(file))) return;
-  const found = await ask("api/parameters", formOf({ image: file })).catch(() => null);
-  if (image?.file !== file) return;
-  offered = found;
-  $("offer").hidden = !offered;
+  const found = await readParameters(file).catch((error) => error);
+  if (image?.file !== file || /file has no /.test(found.message)) return;
+  $("offer").hidden = false;
+  $("offer").firstChild.textContent = found.message ?? "This image has its parameters. ";
+  $("take").hidden = found instanceof Error;
+  $("take").onclick = () => {
+    removeSource();
+    fill(found);
+  };
 }
 
 function showSource({ file, width, height }) {
   image = { file, width, height };
-  offered = null;
   $("offer").hidden = true;
   $("source").src = keepPicture("image", file);
   $("editor").hidden = false;
@@ -656,7 +666,6 @@ function showSource({ file, width, height }) {
 function removeSource() {
   image = null;
   $("editor").hidden = true;
-  enlarge(false);
   keepPicture("image");
   keepFile("mask");
   width.value = height.value = "";
@@ -670,7 +679,7 @@ async function mayHaveParameters(file) {
 }
 
 async function openShown() {
-  await open(await (await fetch(shown().url)).blob(), true);
+  await open(await loadFile(shown()), true);
 }
 
 // ---- the mask: a layer in the image's own pixels, made of operations that can be undone
@@ -682,7 +691,14 @@ const spot = [0, 0]; // of the brush that the keyboard moves, in pixels of the i
 let stroke = null, erases = false, zoom = 1, keeping = 0;
 const hasMask = () => Boolean(image && (mask.done.at(-1) ?? mask.base ?? { kind: "clear" }).kind !== "clear");
 
-const canvasOf = (width = layer.width, height = layer.height) => new OffscreenCanvas(width, height).getContext("2d");
+/** A canvas with an image on it, by default of the mask's size. */
+function canvasOf(drawn, width = layer.width, height = layer.height) {
+  const context = new OffscreenCanvas(width, height).getContext("2d");
+  context.drawImage(drawn, 0, 0, width, height);
+  return context;
+}
+
+const pixelsOf = (context) => context.getImageData(0, 0, layer.width, layer.height);
 
 function flood(context, operation, colour) {
   Object.assign(context, { globalCompositeOperation: operation, fillStyle: colour });
@@ -698,12 +714,8 @@ function apply(operation) {
 /** Draw a part of a stroke: again it is drawn in the same parts, since their soft edges add up. */
 function drawPart({ size, erases }, part) {
   const globalCompositeOperation = erases ? "destination-out" : "source-over";
-  Object.assign(paint, { globalCompositeOperation, lineCap: "round", lineJoin: "round", lineWidth: size, strokeStyle: INK, fillStyle: INK });
+  Object.assign(paint, { globalCompositeOperation, lineCap: "round", lineJoin: "round", lineWidth: size, strokeStyle: INK });
   paint.beginPath();
-  if (part.length === 1) {
-    paint.arc(...part[0], size / 2, 0, 2 * Math.PI);
-    return paint.fill();
-  }
   for (const point of part) paint.lineTo(...point);
   paint.stroke();
 }
@@ -745,31 +757,26 @@ function maskChanged() {
 
 /** The mask, white on black; null where nothing is painted. */
 async function maskFile() {
-  const context = canvasOf(), { canvas } = context;
-  context.drawImage(layer, 0, 0);
-  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-  if (!data.some((value, place) => value && place % 4 === 3)) return null;
+  const context = canvasOf(layer);
+  if (!pixelsOf(context).data.some((value, place) => value && place % 4 === 3)) return null;
   flood(context, "source-in", "#fff");
   flood(context, "destination-over", "#000");
-  return canvas.convertToBlob();
+  return context.canvas.convertToBlob();
 }
 
 /** Take a mask from a file: white is repainted. */
 async function openMask(file) {
-  const bitmap = await decode(file);
-  const context = canvasOf(), { canvas } = context;
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height), { data } = pixels;
+  const context = canvasOf(await decode(file)), pixels = pixelsOf(context), { data } = pixels;
   for (let i = 0; i < data.length; i += 4) {
     data[i + 3] *= (0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]) / 255;
   }
   context.putImageData(pixels, 0, 0);
   flood(context, "source-in", INK);
-  doMask({ image: canvas });
+  doMask({ image: context.canvas });
 }
 
 function setBrush(size) {
-  $("brush-size").value = kept.brush = Math.max(1, Math.min(size, $("brush-size").max));
+  $("brush-size").value = kept.brush = clamp(1, size, $("brush-size").max);
   $("brush-size").title = `${kept.brush} pixels`;
   keep();
 }
@@ -795,21 +802,15 @@ function showZoom() {
 function zoomTo(value, x, y) {
   const before = box(layer);
   const [u, v] = [(x - before.left) / before.width, (y - before.top) / before.height];
-  zoom = Math.max(1, Math.min(value, 32));
+  zoom = clamp(1, value, 32);
   showZoom();
   const now = box(layer);
-  viewport.scrollLeft += now.left + u * now.width - x;
-  viewport.scrollTop += now.top + v * now.height - y;
+  pan(x - now.left - u * now.width, y - now.top - v * now.height);
 }
 
 function zoomBy(factor) {
   const { left, top } = box(viewport);
   zoomTo(zoom * factor, left + viewport.clientWidth / 2, top + viewport.clientHeight / 2);
-}
-
-function enlarge(isLarge) {
-  $("stage").classList.toggle("larger", isLarge);
-  $("large").ariaPressed = isLarge;
 }
 
 function place(event) {
@@ -823,8 +824,8 @@ function showCursor(x, y) {
   $("cursor").hidden = false;
 }
 
-function begin(point) {
-  stroke = { parts: [[point]], size: kept.brush, erases };
+function begin([x, y]) {
+  stroke = { parts: [[[x, y], [x + 0.01, y]]], size: kept.brush, erases };
   apply(stroke);
 }
 
@@ -835,9 +836,13 @@ function extend(points) {
 }
 
 function finish() {
-  const ended = stroke;
+  if (stroke) add(stroke);
   stroke = null;
-  if (ended) add(ended);
+}
+
+function pan(x, y) {
+  viewport.scrollLeft -= x;
+  viewport.scrollTop -= y;
 }
 
 const pointers = new Map();
@@ -871,13 +876,10 @@ viewport.onpointermove = (event) => {
   if (pinch && last && pointers.size === 2) {
     const before = pinch;
     pinch = centre();
-    viewport.scrollLeft -= pinch.x - before.x;
-    viewport.scrollTop -= pinch.y - before.y;
+    pan(pinch.x - before.x, pinch.y - before.y);
     zoomTo((zoom * pinch.far) / before.far, pinch.x, pinch.y);
-  } else if (last && isPanning) {
-    viewport.scrollLeft -= event.clientX - last.clientX;
-    viewport.scrollTop -= event.clientY - last.clientY;
-  } else if (last && stroke) {
+  } else if (last && isPanning) pan(event.clientX - last.clientX, event.clientY - last.clientY);
+  else if (last && stroke) {
     const events = event.getCoalescedEvents?.() ?? [];
     extend((events.length ? events : [event]).map(place));
   }
@@ -903,11 +905,10 @@ layer.onkeydown = (event) => {
   const arrow = ARROWS[event.key];
   if (arrow) {
     const far = event.shiftKey ? kept.brush : Math.max(1, kept.brush / 4);
-    spot[0] = Math.max(0, Math.min(layer.width, spot[0] + arrow[0] * far));
-    spot[1] = Math.max(0, Math.min(layer.height, spot[1] + arrow[1] * far));
+    [layer.width, layer.height].forEach((most, axis) => (spot[axis] = clamp(0, spot[axis] + arrow[axis] * far, most)));
     if (stroke) extend([[...spot]]);
   } else if (event.key === " ") {
-    if (!event.repeat && !stroke) begin([...spot]);
+    if (!event.repeat && !stroke) begin(spot);
   } else if (event.key === "[") setBrush(Math.floor(kept.brush * 0.8));
   else if (event.key === "]") setBrush(Math.ceil(kept.brush * 1.25));
   else if (event.key === "e" && !event.ctrlKey) setErase(!erases);
@@ -937,13 +938,9 @@ const presses = {
   stop: () => end(current()),
   keep: () => end(current(), true),
   skip: () => ask(`api/jobs/${current().id}/skip`, "{}"),
-  again: () => fill(shown().image.request, shown().job.model),
+  drain: () => Promise.all(waiting().map((job) => end(job))),
+  again: async () => fill(await readParameters(await loadFile(shown()))),
   start: openShown,
-  take: async () => {
-    const { request, model } = offered;
-    removeSource();
-    await fill(request, model?.model);
-  },
   remove: removeSource,
   brush: () => setErase(false),
   erase: () => setErase(!erases),
@@ -954,25 +951,21 @@ const presses = {
   in: () => zoomBy(1.5),
   out: () => zoomBy(1 / 1.5),
   fit: () => zoomBy(0),
-  large: () => enlarge(!$("stage").classList.contains("larger")),
+  large: () => ($("large").ariaPressed = $("large").ariaPressed !== "true"),
 };
 for (const [id, act] of Object.entries(presses)) $(id).onclick = () => Promise.resolve(act()).catch(complain);
 $("problem").lastChild.onclick = calm;
-$("brush-size").oninput = (event) => setBrush(Number(event.target.value));
-$("only-masked").onchange = (event) => {
-  kept.onlyMasked = event.target.checked;
-  changed();
-};
+$("brush-size").oninput = ({ target }) => setBrush(target.valueAsNumber);
 listen("input", ({ target }) => {
   target.ariaInvalid = null;
-  if (target.name) changed();
+  if (toggles.includes(target)) kept[target.id] = target.checked;
+  changed();
 });
 $("add").onchange = ({ target }) => {
   const { value, selectedOptions } = target, kind = selectedOptions[0].parentNode.id;
   if (value) kept[kind].push({ [ADDED[kind].name]: value });
   target.value = "";
   showLists();
-  keep();
 };
 $("embedding").onchange = ({ target }) => {
   const area = control("prompt"), at = area.selectionEnd, space = /\S$/.test(area.value.slice(0, at)) ? " " : "";
@@ -993,13 +986,15 @@ $("results").onkeydown = (event) => {
   next?.click();
 };
 
+$("results").onwheel = ({ deltaX, deltaY }) => ($("results").scrollLeft += deltaX ? 0 : deltaY);
+
 listen("keydown", (event) => {
-  const isCommand = event.ctrlKey || event.metaKey;
-  const isText = event.target.matches?.("textarea, input:not([type=range]):not([type=checkbox])");
-  if (event.key === "Enter" && isCommand) generate();
-  else if (isCommand && event.key.toLowerCase() === "z" && image && !isText) event.shiftKey ? redo() : undo();
-  else if (isCommand && event.key === "y" && image && !isText) redo();
-  else return;
+  if (!event.ctrlKey && !event.metaKey) return;
+  const key = event.key.toLowerCase(), isText = event.target.matches?.("textarea, input:not([type=range], [type=checkbox])");
+  if (key === "enter") generate();
+  else if (!image || isText || !/^[yz]$/.test(key)) return;
+  else if (key === "y" || event.shiftKey) redo();
+  else undo();
   event.preventDefault();
 });
 
@@ -1023,6 +1018,12 @@ for (const type of ["drop", "paste"]) {
 
 new ResizeObserver(showZoom).observe(viewport);
 
+async function restoreGallery() {
+  const old = await inStore((files) => files.getAll(IDBKeyRange.bound(["gallery"], ["gallery", []])));
+  for (const { job } of old.splice(0, old.length - 100)) keepFile(["gallery", job.created]);
+  for (const { job, files } of old) addJob(job, files);
+}
+
 async function restoreImages() {
   for (const { picture } of kinds.flatMap((kind) => kept[kind])) {
     const file = picture && (await keptFile(picture));
@@ -1039,8 +1040,6 @@ async function restoreImages() {
 
 for (const each of controls) if (each.name in kept.fields) each.value = kept.fields[each.name];
 showLists();
-refresh();
-keep();
 restoreImages().catch(complain);
 document.onvisibilitychange = () => document.hidden || readServer();
-readServer();
+restoreGallery().finally(readServer);

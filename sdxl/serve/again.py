@@ -1,0 +1,70 @@
+"""What a job of this service takes to make a recorded image again: the page puts it into its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..adapters.kind import Name
+from ..errors import brief
+from ..images.parameters import Parameters
+from ..pipeline.request import Request
+from ..pipeline.tags import untagged_loras
+from ..sampling.samplers import SAMPLERS
+from .catalog import STRANGER, Catalog
+from .refusals import UnknownError
+from .work import takes
+
+_DEFAULTS = {each.name: each.default for each in fields(Request) if each.default not in (None, MISSING)}
+_ALWAYS = ("prompt", "prompt_syntax")
+_ADAPTERS: Mapping[str, tuple[Name, str]] = {
+    "loras": ("lora", "file"),
+    "control": ("control", "net"),
+    "reference": ("reference", "adapter"),
+}
+_OF_FILES = ("image", "mask")  # which a record does not hold
+
+
+def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
+    """The record without paths, and beside it `arguments` of a job, without images and without what is a default.
+    `sources` names the images that it was made from, `missing` says in words what else the arguments lack.
+    """
+    record = STRANGER.public(recorded)
+    stated = {**record["request"], "loras": untagged_loras(record["request"])}
+    given = {name: value for name, value in stated.items() if value is not None and name not in _OF_FILES}
+    taken, plain = takes(), _plain(given)
+    missing = [name for name in given if name not in taken]
+    missing += [f"{name} {brief(value)} ({reason})" for name, (value, reason) in recorded.unmapped.items()]
+    left = {
+        name: each for name, each in given.items() if name in taken and (name in _ALWAYS or each != plain.get(name))
+    }
+    arguments = left if "prompt_syntax" in stated else {"prompt_syntax": "plain"} | left
+    if "num_images" in arguments:
+        arguments["batches"] = arguments.pop("num_images")
+    for name, (kind, key) in _ADAPTERS.items():
+        if entries := arguments.get(name):
+            missing += [f"the mask of {each[key]}" for each in entries if each.get("mask") is not None]
+            arguments[name] = [_entry(each, kind, key, catalog) for each in entries]
+    if model := record["model"].get("model"):
+        try:
+            arguments["model"] = catalog.model(model)
+        except UnknownError:
+            missing.append(f"the model {model}")
+    return record | {"arguments": arguments, "sources": [*recorded.sources], "missing": missing}
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, and what every record states though a job need not."""
+    sampler = SAMPLERS.get(given.get("sampler", ""))
+    stated = {"eta": sampler.options.get("eta", 0.0) if sampler else 0.0}
+    return _DEFAULTS | stated | ({} if "compat" in given else {"long_prompt": "chunk"})
+
+
+def _entry(record: Mapping[str, Any], kind: Name, key: str, catalog: Catalog) -> dict[str, Any]:
+    """An entry for an adapter, by the name that its file has here."""
+    named, file = record[key], PurePosixPath(record[key]).name
+    here = (name for name, each in catalog.files(kind).items() if named == name or file == each.path.name)
+    left = {name: value for name, value in record.items() if name not in (*_OF_FILES, "hash", "encoder")}
+    return left | {key: next(here, named)}
