@@ -129,9 +129,11 @@ def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str
 
     if str(path) != _STDIN:
         return read_job(path, defaults, identity(model, first_seed), *folders)
+    if sys.stdin is None:
+        raise ArgumentError("the standard input cannot be read (it is closed); give JSON lines in UTF-8")
     try:
         text = sys.stdin.buffer.read().decode("utf-8-sig")
-    except (OSError, AttributeError, UnicodeDecodeError) as error:  # it has no buffer, or is None, where it is closed
+    except (OSError, AttributeError, UnicodeDecodeError) as error:  # a program's own text stream has no buffer
         raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
     return parse_job(text, Path(), defaults, identity(model, first_seed), *folders)
 

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ArgumentError
+from .fill import fill, grow_box, unfill
 from .image import MOST_PIXELS, blacken, resize, resize_mask
-from .pixels import to_tensor
+from .pixels import to_pil, to_tensor
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -26,7 +27,8 @@ Box = tuple[int, int, int, int]
 class Canvas:
     """The window `box` of `image` is generated at `size`. With a mask the result is pasted into the image at
     `result_size`: the image's own, or `size` if the caller gave one and the box is the whole image. `threshold` is the
-    darkest grey of the mask (1 to 255) that is repainted in any step; what is darker is black.
+    darkest grey of the mask (1 to 255) that is repainted in any step; what is darker is black. A `filled` window keeps
+    its proportions in the work, as in diffusers; else it is stretched.
     """
 
     image: Image.Image  # RGB
@@ -36,16 +38,24 @@ class Canvas:
     result_size: Size
     threshold: int
     feather: int
+    filled: bool = False
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """The window of an image of the source's size, at the size of the work."""
+        window = image.crop(self.box)
+        return fill(window, self.size) if self.filled else resize(window, self.size)
 
     @cached_property
     def pixels(self) -> Tensor:
         """The window, (3, H, W) in 0..1."""
-        return to_tensor(resize(self.image.crop(self.box), self.size))
+        return to_tensor(self.view(self.image))
 
     @cached_property
     def work_mask(self) -> Tensor:
         """The window's mask, (1, H, W): 0 is kept, 1 repainted, values between are repainted in some of the steps."""
         assert self.mask is not None
+        if self.filled:
+            return to_tensor(blacken(self.view(self.mask), self.threshold))
         return to_tensor(resize_mask(self.mask.crop(self.box), self.size, self.threshold))
 
     @cached_property
@@ -76,8 +86,10 @@ class Canvas:
         left, top, right, bottom = self.box if own_size else (0, 0, self.size[1], self.size[0])
         kept = whole[:, top:bottom, left:right]
         weight, work = self._weight()[:, top:bottom, left:right], result.cpu()  # not every device can resize like this
-        if work.shape != kept.shape:
-            size = list(kept.shape[1:])
+        size = list(kept.shape[1:])
+        if self.filled:
+            work = to_tensor(unfill(to_pil(work[None])[0], (size[0], size[1])))
+        elif work.shape != kept.shape:
             work = F.interpolate(work[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
         whole[:, top:bottom, left:right] = work * weight + kept * (1 - weight)
         return whole.to(result.device)
@@ -87,6 +99,8 @@ class Canvas:
         that many equal steps from the mask's edge inwards. The image's border is not an edge.
         """
         assert self.mask is not None
+        if self.filled and not self.feather:  # diffusers blends by the mask as it is given
+            return to_tensor(self.mask)
         outside = (to_tensor(resize_mask(self.mask, self.result_size, self.threshold)) == 0)[0].numpy()
         # summed-area table (Crow 1984, "Summed-area tables for texture mapping")
         counts = np.pad(outside.cumsum(0, np.int32).cumsum(1), ((1, 0), (1, 0)))
@@ -118,19 +132,22 @@ def make_canvas(
     threshold: int,
     padding: int | None = None,
     feather: int = 0,
+    filled: bool = False,
 ) -> Canvas:
     """The canvas of an RGB image and its mask of the same size.
 
     `requested` is a (height, width); None stands for the side of the image, floored to a multiple of `factor`.
     `threshold` is the darkest grey that is repainted.
     With `padding` the window is the box around the repainted region. It is enlarged by that many pixels on every side,
-    then to the proportions of the size, and None stands for the side of `native`.
+    then to the proportions of the size, and None stands for the side of `native`. It is `filled` as diffusers does it.
     """
     whole = (0, 0, *image.size)
     if padding is not None and mask is not None:
         size = requested[0] or native[0], requested[1] or native[1]
-        box = _window(blacken(mask, threshold).getbbox() or whole, padding, size, whole)
-        return Canvas(image, mask, box, size, (image.height, image.width), threshold, feather)
+        own = image.height, image.width
+        repainted = (mask if filled else blacken(mask, threshold)).getbbox() or whole
+        box = grow_box(repainted, padding, size, own) if filled else _window(repainted, padding, size, whole)
+        return Canvas(image, mask, box, size, own, threshold, feather, filled)
     size = requested[0] or image.height // factor * factor, requested[1] or image.width // factor * factor
     if 0 in size:
         raise ArgumentError(

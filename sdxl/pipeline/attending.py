@@ -198,5 +198,6 @@ class _Masks:
 def _work_mask(mask: Image, canvas: Canvas | None, size: tuple[int, int]) -> Tensor:
     """The mask (1, H, W) over the part of the image that is worked on."""
     if canvas is not None and canvas.box != (0, 0, *canvas.image.size):
-        mask = resize_mask(mask, canvas.original_size, 0).crop(canvas.box)
+        whole = resize_mask(mask, canvas.original_size, 0)
+        mask = canvas.view(whole) if canvas.filled else whole.crop(canvas.box)
     return to_tensor(resize_mask(mask, size, 0))

@@ -15,7 +15,7 @@ from ..adapters.control import Control, read_controls
 from ..errors import ArgumentError, brief, warn
 from ..images.canvas import Canvas
 from ..images.control import LINES, fit_control, warn_of_white_lines
-from ..images.image import fingerprint, open_control, open_picture, resize
+from ..images.image import fingerprint, open_control, open_picture
 from ..images.preprocess import read_preprocessor, repaint
 from .request import Request, spread
 
@@ -83,7 +83,7 @@ def _fit(image: Image.Image, canvas: Canvas | None, plan: Plan, name: str) -> Im
     if canvas is None or plan.request.mask_padding is None:
         return fit_control(image, width, height, stretch=stretch, name=name)
     whole = fit_control(image, canvas.image.width, canvas.image.height, stretch=stretch, name=name)
-    return resize(whole.crop(canvas.box), plan.size)
+    return canvas.view(whole)
 
 
 def _prepared(control: Control, image: Image.Image, canvas: Canvas | None) -> Image.Image:
@@ -110,4 +110,4 @@ def _preprocess(control: Control, image: Image.Image, canvas: Canvas | None) -> 
             f"control {control.net} has preprocess repaint, which needs a mask; give mask, or an image that is black "
             "where it is to be repainted"
         )
-    return repaint(image, resize(canvas.mask.crop(canvas.box), canvas.size))
+    return repaint(image, canvas.view(canvas.mask))

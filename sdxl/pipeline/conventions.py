@@ -99,8 +99,9 @@ class Conventions:
     schedules: str = _rule(
         "whose formula a schedule's name stands for",
         ours="[samplers.md](samplers.md)",
-        diffusers="with Euler's relatives karras, exponential and beta run between the ends of the model's own "
-        "spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by default",
+        diffusers="float32; with Euler's relatives karras, exponential and beta run between the ends of the model's "
+        "own spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by "
+        "default",
         comfyui="float32; linspace, sgm_uniform in log sigma; leading may have more steps than asked for",
         a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI",
     )
@@ -129,6 +130,8 @@ class Conventions:
         "the scale of the first noise, s being the first sigma",
         sampler="s for euler, euler_ancestral, heun, lms, dpm_2, dpm_2_ancestral and dpmpp_sde with linspace and "
         "trailing, else sqrt(1 + s^2)",
+        spacing="the same, but karras, exponential, beta and given levels go by the model's own spacing; of `latents` "
+        "in inpainting, with samplers that are not in that list, s is where the steps begin",
         root="sqrt(1 + s^2)",
         sigma="s (with ddim sqrt(1 + s^2))",
         highest="sqrt(1 + s^2) if s is the model's highest sigma, else s",
@@ -229,6 +232,12 @@ class Conventions:
     )
     known_9: bool = _rule("the same with 9 channels", False)
     hole: str = _rule("the hole of a mask before encoding, with 4 channels", image="the image", grey="grey")
+    mask_window: str = _rule(
+        "the window of `mask_padding`",
+        stretched="stretched to the work's proportions where the image is too small for them; pasted back bicubically",
+        filled="its fractions of a pixel are cut off, and greys count; it keeps its proportions between borders in the "
+        "colours of its edges; pasted back with Lanczos, through greys in part",
+    )
     grow_mask: int = _rule("pixels that a mask grows by", 0)
     paste: bool = _rule("the part that a mask keeps is pasted back, byte for byte", True)
     # ---- refiner, files

@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..images.canvas import Canvas
-from ..images.image import resize
 from ..images.pixels import to_tensor
 from .plan import Plan
 from .request import spread
@@ -45,7 +44,7 @@ def _whole(plan: Plan, number: int) -> Tensor:
 def _pixels(canvas: Canvas) -> Tensor:
     """The mask of a window, its greys as they are."""
     assert canvas.mask is not None
-    return to_tensor(resize(canvas.mask.crop(canvas.box), canvas.size))
+    return to_tensor(canvas.view(canvas.mask))
 
 
 def _reduced(plan: Plan, number: int, factor: int) -> Tensor:

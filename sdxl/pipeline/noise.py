@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 from ..sampling.brownian import BrownianPath
 from ..sampling.philox import Philox
 from ..sampling.sampler import Noise as StepNoise
-from ..sampling.schedule_formulas import float32_levels
+from ..sampling.schedule_formulas import FORMULAS, float32_levels
 from .plan import Plan
 from .profiles import Place, for_one, record_compat
 
@@ -250,6 +250,6 @@ def _philox_randn(seed: int, shape: Sequence[int]) -> Tensor:
 def _levels(plan: Plan, sigmas: Sequence[float]) -> Mapping[float, float]:
     """The noise levels at which another tool's dpmpp_sde asks for noise."""
     tool = plan.request.conventions.schedules
-    if plan.request.sampler != "dpmpp_sde" or tool not in ("comfyui", "a1111"):
+    if plan.request.sampler != "dpmpp_sde" or tool not in FORMULAS:
         return {}
-    return float32_levels(sigmas, float(plan.settings["r"]), round_trip=tool == "a1111")
+    return float32_levels(sigmas, float(plan.settings["r"]), round_trip=tool != "comfyui")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ from .result import Output, PipelineStep, Result
 from .saving import save
 from .target import read_target
 from .tokens import Tokens, tokenize, tokenizers_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Pipeline(DiffusersNames):
@@ -338,6 +341,30 @@ class Pipeline(DiffusersNames):
     def dtype(self) -> torch.dtype:
         """The dtype of the UNet's weights."""
         return self.residency.model.placement.dtype
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        output: Literal["pil"] | None = None,
+        progress: bool = True,
+        callback: Callback | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **arguments: Any,
+    ) -> Result[list[Image]]: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        output: Literal["tensor", "latent"],
+        progress: bool = True,
+        callback: Callback | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        **arguments: Any,
+    ) -> Result[Tensor]: ...
 
     @with_request_arguments
     def __call__(

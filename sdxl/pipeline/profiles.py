@@ -20,6 +20,7 @@ _DIFFUSERS = Conventions(
     padded_sizes="work",
     schedules="diffusers",
     samplers="diffusers",
+    start_scale="spacing",
     end_scale="one",
     generators="batch",
     sde_noise="fresh",
@@ -28,6 +29,7 @@ _DIFFUSERS = Conventions(
     mask_strength=0.9999,
     grey="binary",
     inpaint_start="latents",
+    mask_window="filled",
     paste=False,
 )
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..adapters.control import read_controls
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, is_number
 from ..sampling.guiders import read_guider
 from ..sampling.names import read_sampler, read_schedule
 from ..sampling.presets import NO_PRESET, PRESETS
@@ -276,7 +276,7 @@ def _is_whole(value: Any, least: int, most: int = _MOST) -> bool:
 
 
 def _is_number(value: Any, most: float) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= cast(float, value) <= most
+    return is_number(value) and 0 <= value <= most
 
 
 def _python(value: Any) -> int | float:

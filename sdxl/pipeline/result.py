@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -22,13 +22,19 @@ from .notebook import html, png, strip
 from .profiles import conventions_of
 
 if TYPE_CHECKING:
+    import typing_extensions
     from PIL.Image import Image
+
+    Either = list[Image] | Tensor
+    Images = typing_extensions.TypeVar("Images", bound=Either, default=Either, covariant=True)
+else:
+    Images = TypeVar("Images")  # Python before 3.13 knows no default
 
 Output = Literal["pil", "tensor", "latent"]
 
 
 @dataclass(frozen=True, repr=False)
-class Result:
+class Result(Generic[Images]):
     """`images` as asked for: PIL images, a tensor (B, 3, H, W) in 0..1, or latents (B, 4, H/8, W/8).
 
     `seeds[i]` and `parameters[i]` belong to image i: all that is needed to make it again. The seed of an image from a
@@ -36,7 +42,7 @@ class Result:
     them.
     """
 
-    images: list[Image] | Tensor
+    images: Images
     seeds: list[int | None]
     parameters: list[dict[str, Any]]
 
@@ -122,6 +128,12 @@ class PipelineStep:
     def is_last(self) -> bool:
         """Whether the images are finished."""
         return self.index + 1 >= self.total
+
+    @overload
+    def result(self, output: Literal["pil"] = "pil") -> Result[list[Image]]: ...
+
+    @overload
+    def result(self, output: Literal["tensor", "latent"]) -> Result[Tensor]: ...
 
     def result(self, output: Output = "pil") -> Result:
         """The images of this step, decoded, with the parts that a mask keeps pasted back: after the last step the

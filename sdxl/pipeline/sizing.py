@@ -38,6 +38,7 @@ def make_canvases(request: Request, sources: Sources, config: ModelConfig, steps
             darkest(request, config, steps),
             request.mask_padding,
             request.feather or 0,
+            request.conventions.mask_window == "filled",
         )
         for image, mask in pairs
     ]

@@ -18,7 +18,7 @@ from ..sampling.schedule import (
     schedule_of_sigmas,
     schedule_of_timesteps,
 )
-from ..sampling.schedule_formulas import FORMULAS
+from ..sampling.schedule_formulas import FORMULAS, float32_table
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import CUSTOM
 from ..sampling.variants import sampler_of
@@ -80,7 +80,7 @@ def make_steps(
             schedule, sigmas=(*schedule.sigmas[:-2], schedule.sigmas[-1]), timesteps=schedule.timesteps[:-1]
         )
     first = 0 if left is None else max(len(schedule.timesteps) - left, 0)
-    scale = _start_scale(conventions, schedule, first, sampler)
+    scale = _start_scale(conventions, schedule, first, sampler, name if name in _SPACINGS else _spacing(config))
     return schedule if scale is None else replace(schedule, start_scale=scale), first
 
 
@@ -90,7 +90,8 @@ def _schedule(
     """All noise levels, and the timestep that the UNet is given at each."""
     rules = request.conventions
     rounding = "fractional" if rules.timesteps == "schedule" else rules.timesteps
-    table = replace(noise_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
+    make_table = float32_table if rules.schedules == "diffusers" and config.edm is None else noise_table
+    table = replace(make_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
     if request.sigmas is not None:
         schedule = schedule_of_sigmas(config, request.sigmas, sampler, table)
     elif request.timesteps is not None:
@@ -123,8 +124,7 @@ def _by_formula(
         return None
     if not 1 <= steps <= len(table.sigmas):
         raise ArgumentError(f"steps is {steps}; with the {name} schedule it must be 1 to {len(table.sigmas)}")
-    spacing = config.schedule if config.schedule in _SPACINGS else "leading"
-    found = formula(table, name, steps, sampler, spacing, request.sampler_options or {})
+    found = formula(table, name, steps, sampler, _spacing(config), request.sampler_options or {})
     if found is None:
         return None
     sigmas, timesteps = found
@@ -134,11 +134,21 @@ def _by_formula(
     return Schedule(tuple(map(float, sigmas)), tuple(map(float, timesteps)), scale, table)
 
 
-def _start_scale(conventions: Conventions, schedule: Schedule, first: int, sampler: str) -> float | None:
-    """The scale of the first noise where it is not the sampler's."""
+def _spacing(config: ScheduleConfig) -> str:
+    """The spacing of a model's own config."""
+    return config.schedule if config.schedule in _SPACINGS else "leading"
+
+
+def _start_scale(conventions: Conventions, schedule: Schedule, first: int, sampler: str, spacing: str) -> float | None:
+    """The scale of the first noise where it is not the sampler's. `spacing` is that of the schedule, or of the model's
+    own config under another one.
+    """
     sigma, rule = schedule.sigmas[first], conventions.start_scale
     if rule == "sampler":
         return None
+    if rule == "spacing":  # diffusers' other schedulers scale x by 1 / sqrt(1 + sigma^2), wherever the steps begin
+        record = SAMPLERS[sampler]
+        return record.start_scale(schedule.sigmas[0] if record.starts_at_sigma else sigma, spacing)
     highest = float(schedule.table.sigmas[-1])
     is_highest = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)
     plain = (rule == "sigma" and sampler != "ddim") or (rule == "highest" and not is_highest)

@@ -28,6 +28,7 @@ MISSING = {
     "er_sde": "dpmpp_3m_sde",
     "restart": "heun",
     "gradient_estimation": "dpmpp_2m",
+    "dpm++2mv2": "dpmpp_2m",
     "dpmpp_2m_cfg_pp": "euler_cfg_pp",
     "dpmpp_2s_ancestral_cfg_pp": "euler_ancestral_cfg_pp",
     "res_multistep_cfg_pp": "euler_cfg_pp",

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..models.schedule_config import ScheduleConfig
 from .beta import beta_quantiles
 from .schedule import NoiseTable
 
@@ -150,7 +151,7 @@ def diffusers(
         timesteps = timesteps.round()
     elif multistep:
         timesteps = np.floor(timesteps - 1e-6).clip(0)  # in their float32 the highest falls short of a whole timestep
-    return [*map(float, sigmas), 0.0], [*map(float, timesteps)]
+    return [*map(float, np.asarray(sigmas, np.float32)), 0.0], [*map(float, timesteps)]
 
 
 def _spaced(table: NoiseTable, name: str, steps: int, multistep: bool) -> list[float]:
@@ -163,6 +164,24 @@ def _spaced(table: NoiseTable, name: str, steps: int, multistep: bool) -> list[f
         each = total // points
         return [float((points - 1 - k) * each + table.steps_offset) for k in range(steps)]
     return [float(round(total - k * total / steps) - 1) for k in range(steps)]
+
+
+def float32_table(config: ScheduleConfig, last_alpha: float) -> NoiseTable:
+    """The noise levels that a model was trained on as diffusers computes them, in float32: the lowest ones differ by
+    4e-5.
+    """
+    ends, is_root = (config.beta_start, config.beta_end), config.beta_schedule == "scaled_linear"
+    begin, end = (each**0.5 if is_root else each for each in ends)
+    betas = torch.linspace(begin, end, config.train_steps, dtype=torch.float32)
+    alphas = 1 - (betas**2 if is_root else betas)
+    if config.zero_terminal_snr:
+        root = alphas.cumprod(0).sqrt()
+        shifted = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+        alphas = 1 - (1 - torch.cat([shifted[:1], shifted[1:] / shifted[:-1]]))
+    products = alphas.cumprod(0)
+    if config.zero_terminal_snr:
+        products[-1] = last_alpha
+    return NoiseTable((((1 - products) / products) ** 0.5).double().numpy(), config.steps_offset)
 
 
 def float32_levels(sigmas: Sequence[float], r: float, round_trip: bool) -> dict[float, float]:

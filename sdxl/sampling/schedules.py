@@ -203,7 +203,9 @@ SCHEDULES = ScheduleTable(
     ),
     trailing=SigmaSchedule(_trailing, diffusers={"timestep_spacing": "trailing"}, names=("Turbo",)),
     sgm=SigmaSchedule(_sgm),
-    linspace=SigmaSchedule(_linspace, a1111="Uniform", diffusers={"timestep_spacing": "linspace"}, names=("normal",)),
+    linspace=SigmaSchedule(
+        _linspace, a1111="Uniform", diffusers={"timestep_spacing": "linspace"}, names=("normal", "discrete")
+    ),
     karras=SigmaSchedule(_karras, a1111="Karras", diffusers={"use_karras_sigmas": True}, options={"rho": 7}),
     exponential=SigmaSchedule(
         _exponential, a1111="Exponential", diffusers={"use_exponential_sigmas": True}, names=("Polyexponential",)

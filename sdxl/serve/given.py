@@ -6,12 +6,11 @@ Null and what is missing are the default. Numbers may be texts, as forms have th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, is_number
 
 _WORDS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _DIGITS = 25  # of a number in a text
@@ -39,7 +38,7 @@ class Given:
             return default
         if isinstance(value, str) and len(value) <= _DIGITS:
             value = _number(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+        if not is_number(value):
             raise ArgumentError(f"{name} is {brief(self.fields[name])}; expected a number")
         return value
 
@@ -94,10 +93,3 @@ def _number(text: str) -> int | float | None:
         except ValueError:
             continue
     return None
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond what a float can be
-        return False

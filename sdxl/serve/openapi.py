@@ -37,7 +37,7 @@ ENDPOINTS = (
         "GET",
         "/ready",
         "ready",
-        "Whether a model is loaded and work is taken; needs no log-in",
+        "Whether a model is loaded and work is taken; no log-in",
         "Health",
         errors=(503,),
     ),

@@ -474,6 +474,12 @@ CASES = [
         tool="stable-diffusion.cpp",
     ),
     Case(
+        "stable-diffusion.cpp's name of the uniform schedule",
+        text("RNG: cuda, Sampler: dpm++2m discrete", version="stable-diffusion.cpp"),
+        of("dpmpp_2m", "linspace"),
+        tool="stable-diffusion.cpp",
+    ),
+    Case(
         "fields in two lines without a comma",
         f"a lighthouse\nSteps: 20, Sampler: Euler\nSchedule type: Uniform, CFG scale: 7, Seed: 12, Size: 1024x1024, {END}",
         of("euler", "linspace"),

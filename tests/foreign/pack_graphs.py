@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphs import Case, Nodes, graph, image_to_image, link, node
+from graphs import Case, Nodes, graph, image_to_image, link, node, two_samplers
 
 INK, SILK = "ink.safetensors", "silk.safetensors"
 
@@ -180,6 +180,38 @@ CASES = [
         {"loras": [{"file": INK, "weight": 0.8}]},
     ),
     Case(
+        "LoRAs of a manager",
+        with_loras(
+            node(
+                "Lora Loader (LoraManager)",
+                **{"text": "<lora:ink:0.8:0.5>", "model": link("4"), "clip": link("4", 1)},
+                loras={
+                    "__value__": [
+                        {"name": "ink.safetensors", "strength": "0.80", "clipStrength": "0.50", "active": True},
+                        {"name": "old", "strength": 1, "active": False},
+                        {"name": "silk.safetensors", "strength": 0.3, "active": True},
+                    ]
+                },
+            )
+        ),
+        {"loras": LORAS},
+    ),
+    Case(
+        "LoRAs of a list that is not known",
+        with_loras(
+            node("CR Apply LoRA Stack", model=link("4"), clip=link("4", 1), lora_stack=link("20")),
+            n20=node("SomeLoraStack", number=3),
+        ),
+        {},
+        {"CR Apply LoRA Stack 10"},
+    ),
+    Case(
+        "a pack's text encoder",
+        graph(n6=node("smZ CLIPTextEncode", text="a lighthouse", parser="A1111", text_g="", clip=link("4", 1))),
+        {},
+        {"smZ CLIPTextEncode 6: text"},
+    ),
+    Case(
         "a joined text",
         said(
             node("StringConcatenate", string_a="a", string_b=link("41"), delimiter=" "),
@@ -237,6 +269,14 @@ CASES = [
         {"strength": 0.6, "width": None, "height": None},
         set(),
         {"image": None},
+    ),
+    Case(
+        "a sampler of the second pass that is missing",
+        two_samplers(
+            node("LatentUpscaleBy", samples=link("3"), upscale_method="bilinear", scale_by=1.5), sampler_name="seeds_2"
+        ),
+        {"hires": {"scale": 1.5, "steps": 10, "strength": 0.5, "upscaler": "latent"}},
+        {"KSampler 12: sampler_name"},
     ),
     Case(
         "control and a reference",

@@ -14,6 +14,7 @@ from graphs import graph, node
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from infotexts import CASES, EULER, text
+from pack_graphs import CASES as PACKS
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -141,6 +142,19 @@ def test_comfyui_in_every_file(tmp_path: Path) -> None:
     for file in files:
         found = sdxl.read_parameters(file)
         assert (found.tool, found.request["seed"]) == ("ComfyUI", 42)
+
+
+def test_civitais_graph_has_members_that_are_no_nodes(tmp_path: Path) -> None:
+    """As its generator writes it into the EXIF of a JPEG."""
+    more = {
+        "extra": {"airs": ["urn:air:sdxl:checkpoint:civitai:1@2"]},
+        "extraMetadata": json.dumps({"prompt": "a cat"}),
+    }
+    nodes = graph() | {"4": node("CheckpointLoaderSimple", ckpt_name="urn:air:sdxl:checkpoint:civitai:1@2")}
+    nodes["6"] = node("smZ CLIPTextEncode", text="a lighthouse")
+    comment = json.dumps({**nodes, **more}).encode("utf-16-be")
+    found = sdxl.read_parameters(save_exif(tmp_path / "a.jpg", b"UNICODE\0" + comment))
+    assert (found.tool, found.request["prompt"], found.request["seed"]) == ("ComfyUI", "a lighthouse", 42)
 
 
 def test_a_graph_that_is_not_plain_leaves_the_text(tmp_path: Path) -> None:
@@ -346,7 +360,7 @@ def test_a_directory_that_ends_too_early(tmp_path: Path) -> None:
         sdxl.read_parameters(tmp_path / "a.webp")
 
 
-ALL = [case.text for case in CASES] + [json.dumps(case.nodes) for case in GRAPHS]
+ALL = [case.text for case in CASES] + [json.dumps(case.nodes) for case in (*GRAPHS, *PACKS)]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

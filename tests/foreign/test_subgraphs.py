@@ -140,3 +140,55 @@ def test_a_subgraph_within_itself_ends(tmp_path: Path) -> None:
     data["definitions"]["subgraphs"][0]["nodes"] += [{"id": 100 + n, "type": NAME} for n in range(9)]
     with pytest.raises(ArgumentError, match="subgraphs"):
         read(data, tmp_path)
+
+
+def test_values_of_packs_nodes_have_their_names(tmp_path: Path) -> None:
+    """A loader and a sampler that list their values, with an empty one behind the seed, and a stack of LoRAs."""
+    loader = [
+        "base_v1.safetensors",
+        "Baked VAE",
+        -2,
+        "None",
+        1,
+        1,
+        "a lighthouse",
+        "blur",
+        "none",
+        "comfy",
+        832,
+        1216,
+        1,
+    ]
+    names = ("model", "positive", "negative", "latent_image", "optional_vae")
+    data = {
+        "nodes": [
+            {
+                "id": 1,
+                "type": "Efficient Loader",
+                "inputs": [{"name": "lora_stack", "type": "LORA_STACK", "link": 9}],
+                "widgets_values": loader,
+            },
+            {
+                "id": 2,
+                "type": "KSampler (Efficient)",
+                "inputs": [{"name": name, "type": "*", "link": n} for n, name in enumerate(names)],
+                "widgets_values": [42, None, 20, 7.5, "dpmpp_2m", "karras", 1, "auto", "true"],
+            },
+            {"id": 3, "type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 8}]},
+            {
+                "id": 4,
+                "type": "LoRA Stacker",
+                "inputs": [],
+                "widgets_values": ["simple", 1, "ink.safetensors", 0.8, 1, 1, "old.safetensors", 1, 1, 1],
+            },
+        ],
+        "links": [*([n, 1, n, 2, n, "*"] for n in range(5)), [8, 2, 5, 3, 0, "IMAGE"], [9, 4, 0, 1, 0, "LORA_STACK"]],
+    }
+    found = read(data, tmp_path)
+    request = found.request
+    assert (request["prompt"], request["negative_prompt"], request["seed"], request["steps"]) == (
+        *("a lighthouse", "blur"),
+        *(42, 20),
+    )
+    assert (request["width"], request["loras"]) == (832, [{"file": "ink.safetensors", "weight": 0.8}])
+    assert (found.model.name, found.unmapped) == ("base_v1.safetensors", {})

@@ -392,7 +392,7 @@ def test_a_job_from_the_standard_input(
     )
     monkeypatch.setattr("sys.stdin", None)  # it is closed
     status, printed = run("-")
-    assert (status, "the standard input cannot be read" in printed) == (2, True)
+    assert (status, "the standard input cannot be read (it is closed)" in printed) == (2, True)
 
 
 def test_what_fails_is_printed_in_plain_letters(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,50 @@ def test_a_class_of_one_schedule(
     expected = reference(reference_pipe, which, generators, prompt=PROMPT, num_inference_steps=3, **SIZE, **more)
     own = {"sampler": type(which).__name__, "compat": "diffusers", "steps": 3, "seed": 5, **SIZE, **LATENT, **more}
     assert error(tiny_pipe(PROMPT, **own).images, expected) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def trailing_pipe(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> sdxl.Pipeline:
+    """The tiny model with another spacing in its scheduler's config."""
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("tiny") / "trailing")
+    tiny.scheduler("euler", "trailing").save_pretrained(folder / "scheduler")
+    return sdxl.Pipeline.from_pretrained(folder, dtype="float32", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "levels"),
+    [("euler", "karras"), ("heun", "timesteps"), pytest.param("euler", "sigmas", marks=pytest.mark.slow)],
+)
+def test_the_models_own_spacing_decides_the_first_scale(
+    sampler: str, levels: str, reference_pipe: Any, trailing_pipe: sdxl.Pipeline, error: Any
+) -> None:
+    """That of noise under karras and lists, whose first sigma is small here, where the two scales differ most."""
+    given: dict[str, Any] = {"timesteps": [300, 200, 100]} if levels == "timesteps" else {"sigmas": [0.5, 0.2, 0.0]}
+    config = {"use_karras_sigmas": True} if levels == "karras" else {}
+    theirs = {"num_inference_steps": 3} if levels == "karras" else given
+    own = {"schedule": "karras", "steps": 3} if levels == "karras" else given
+    generators = tiny.generators([5])
+    expected = reference(
+        reference_pipe, tiny.scheduler(sampler, "trailing", **config), generators, prompt=PROMPT, **SIZE, **theirs
+    )
+    own |= {"sampler": sampler, "seed": 5, **SIZE, **LATENT}
+    assert error(trailing_pipe(PROMPT, compat="diffusers", **own).images, expected) < TOLERANCE
+    assert error(trailing_pipe(PROMPT, **own).images, expected) > 10 * TOLERANCE
+
+
+@pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning")  # of torchsde, by a rounding
+@pytest.mark.parametrize("schedule", ["karras", pytest.param("leading", marks=pytest.mark.slow)])
+def test_dpmpp_sde_by_the_seed_of_its_scheduler(
+    schedule: str, reference_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any
+) -> None:
+    """The path of `noise_sampler_seed` is that of our seed, at the same levels to the last bit of float32."""
+    pytest.importorskip("torchsde")
+    diffusers = pytest.importorskip("diffusers")
+    config = {**tiny.SCHEDULER, "use_karras_sigmas": schedule == "karras", "noise_sampler_seed": 5}
+    which, generators = diffusers.DPMSolverSDEScheduler(**config), tiny.generators([5])
+    expected = reference(reference_pipe, which, generators, prompt=PROMPT, num_inference_steps=5, **SIZE)
+    own = {"sampler": "dpmpp_sde", "schedule": schedule, "steps": 5, "seed": 5, **SIZE, **LATENT}
+    assert error(tiny_pipe(PROMPT, compat="diffusers", **own).images, expected) < TOLERANCE / 10
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
@@ -231,6 +276,18 @@ def test_the_refiners_negative_crop(reference_pipe: Any, tiny_folder: Path, refi
     mine = ours(common) | {"seed": 5, "refine_at": 0.6, **SIZE, **LATENT}
     assert error(pipe(**mine, compat="diffusers").images, expected) < TOLERANCE
     assert error(pipe(**mine).images, expected) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", pytest.param("ddim", marks=pytest.mark.slow)])
+def test_given_latents_at_a_lower_level(sampler: str, inpaint_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any) -> None:
+    """The schedulers that keep the variance of their latents have no scale of the whole schedule's first sigma."""
+    arguments: dict[str, Any] = {"image": tiny.picture(1), "mask_image": tiny.mask(1), "strength": 0.5, **SIZE}
+    arguments |= {"latents": torch.randn(1, 4, 8, 8, generator=tiny.generators([1])[0]), "prompt": PROMPT}
+    arguments |= {"num_inference_steps": 6, "guidance_scale": 5.0}
+    which, generators = tiny.scheduler(sampler, "leading"), tiny.generators([5])
+    expected = reference(inpaint_pipe, which, generators, **arguments)
+    mine = ours(arguments) | {"seed": 5, "sampler": sampler, **LATENT}
+    assert error(tiny_pipe(**mine, compat="diffusers").images, expected) < TOLERANCE
 
 
 def test_nothing_is_pasted_back(inpaint_pipe: Any, tiny_pipe: sdxl.Pipeline, error: Any) -> None:

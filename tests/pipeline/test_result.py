@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from typing_extensions import assert_type
 
 import sdxl
 from sdxl.cli.main import main
@@ -280,3 +282,13 @@ def test_an_image_of_networks_in_memory_needs_a_model(
     assert main(flags) == 2
     assert "was made by networks in memory; give the model" in capsys.readouterr().err
     assert main([*flags, "--model", str(tiny_folder)]) == 0
+
+
+def test_the_type_of_images_is_that_of_the_output(tiny_pipe: sdxl.Pipeline) -> None:
+    """Checkers of types see it: mypy reads this file too."""
+    made = tiny_pipe("cat", progress=False, seed=1, steps=1)
+    pixels = tiny_pipe("cat", output="tensor", progress=False, seed=1, steps=1)
+    for step in tiny_pipe.steps("cat", seed=1, steps=1):
+        own, latents = step.result(), step.result("latent")
+    assert all(isinstance(assert_type(each.images, list[Image.Image]), list) for each in (made, own))
+    assert all(isinstance(assert_type(each.images, Tensor), Tensor) for each in (pixels, latents))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ import pytest
 from sdxl.errors import ArgumentError
 from sdxl.models.schedule_config import ScheduleConfig
 from sdxl.sampling.beta import beta_quantiles
-from sdxl.sampling.schedule import make_schedule, schedule_of_sigmas, schedule_of_timesteps
+from sdxl.sampling.schedule import (
+    LAST_ALPHA,
+    make_schedule,
+    noise_table,
+    schedule_of_sigmas,
+    schedule_of_timesteps,
+)
+from sdxl.sampling.schedule_formulas import float32_table
 from sdxl.sampling.schedules import SCHEDULES
 
 CONFIG = ScheduleConfig()
@@ -167,3 +175,16 @@ def test_a_list_of_timesteps() -> None:
 
 def test_every_schedule_is_tested() -> None:
     assert set(SCHEDULES) == {*FORMULAS, "linspace"}
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("betas", ["scaled_linear", "linear"])
+def test_the_table_of_diffusers_to_the_last_bit(zero_snr: bool, betas: str) -> None:
+    """Its Brownian noise depends on that; it computes in float32."""
+    diffusers = pytest.importorskip("diffusers")
+    config: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": betas}
+    reference = diffusers.EulerDiscreteScheduler(**config, rescale_betas_zero_snr=zero_snr)
+    own = float32_table(ScheduleConfig(**config, zero_terminal_snr=zero_snr), LAST_ALPHA).sigmas
+    assert own[::-1].tolist() == reference.sigmas[:-1].double().tolist()
+    exact = noise_table(ScheduleConfig(**config, zero_terminal_snr=zero_snr)).sigmas
+    assert 1e-6 < abs(own / exact - 1).max() < 1e-4

@@ -17,7 +17,7 @@ from sdxl.weights.checkpoint import open_checkpoint
 
 UNET = "model.diffusion_model."
 Tensors = dict[str, torch.Tensor]
-CALL = {"steps": 2, "seed": 3, "output": "latent", "progress": False}
+CALL = {"steps": 1, "seed": 3, "output": "latent", "progress": False}
 
 
 def matrices(tensors: Tensors) -> list[str]:
@@ -60,16 +60,24 @@ def plain(tensors: Tensors, path: Path) -> None:
         tensors[key] = (stored[key].float() * scale).half()
 
 
+def unet(path: Path) -> Tensors:
+    return dict(open_checkpoint(path).components["unet"].tensors())
+
+
 @pytest.mark.parametrize("change", [older, newer, by_rows])
 def test_the_product_is_the_weight(change: Callable[[Tensors], None], single: Path, tmp_path: Path) -> None:
     path = edit(single, tmp_path / "scaled.safetensors", change)
-    assert not sdxl.inspect(path).unexpected  # type: ignore[union-attr]
     same = edit(single, tmp_path / "plain.safetensors", lambda tensors: plain(tensors, path))
-    images = [
-        sdxl.Pipeline.from_pretrained(each, dtype="float32", device="cpu")("a red cat", **CALL).images
-        for each in (path, same)
-    ]
-    assert torch.equal(*images)
+    assert not sdxl.inspect(path).unexpected  # type: ignore[union-attr]
+    expected = unet(same)
+    assert all(torch.equal(weight, expected.pop(name)) for name, weight in unet(path).items()) and not expected
+
+
+def test_an_image_and_a_folder(single: Path, tmp_path: Path) -> None:
+    path = edit(single, tmp_path / "scaled.safetensors", older)
+    same = edit(single, tmp_path / "plain.safetensors", lambda tensors: plain(tensors, path))
+    pipes = [sdxl.Pipeline.from_pretrained(each, dtype="float32", device="cpu") for each in (path, same)]
+    assert torch.equal(*(pipe("a red cat", **CALL).images for pipe in pipes))
     sdxl.convert(path, tmp_path / "folder")
     assert open_checkpoint(tmp_path / "folder")
 

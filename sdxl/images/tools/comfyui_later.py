@@ -59,7 +59,7 @@ def _hires(reading: Reading, own: Pass, enlarging: Node, request: Mapping[str, A
         hires["scale"] = reading.number(enlarging, "scale_by")
     else:
         hires["size"] = [reading.number(enlarging, "height"), reading.number(enlarging, "width")]
-    if enlarging.kind.startswith("Latent") and method in _UPSCALERS:
+    if enlarging.kind.startswith("Latent") and isinstance(method, str) and method in _UPSCALERS:
         hires["upscaler"] = _UPSCALERS[method]
     elif enlarging.kind.startswith("Image") and method == "lanczos":
         hires["upscaler"] = "lanczos"
@@ -68,7 +68,9 @@ def _hires(reading: Reading, own: Pass, enlarging: Node, request: Mapping[str, A
         reading.refuse(enlarging, f"images are not enlarged that way; {hires['upscaler']} takes its place")
     second = read_sampling(reading, own.sampler, is_first=False)
     hires["steps"], hires["strength"] = second.get("steps"), reading.number(own.sampler, "denoise")
-    hires |= {name: second[name] for name in ("sampler", "schedule") if second.get(name) != request.get(name)}
+    hires |= {
+        name: second[name] for name in ("sampler", "schedule") if second.get(name) not in (None, request.get(name))
+    }
     for name in ("seed", "guidance_scale"):
         if second.get(name) != request.get(name):
             label = f"{own.sampler.kind} {own.sampler.id}: {name}"

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from ..parameters import Unmapped
 from .fields import Fields, tidy
-from .graph import Graph, Node, chain, literal
+from .graph import Graph, Link, Node, chain, literal
 from .strings import read_string
 
 _ENCODERS = ("CLIPTextEncode", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXLRefiner")
+_TEXTS = ("populated_text", "text", "prompt")
 _LOADERS = ("CheckpointLoaderSimple", "CheckpointLoader")
 
 
@@ -30,9 +31,9 @@ class Text:
 
 
 def read_text(graph: Graph, node: Node) -> Text | None:
-    """The text of a node that encodes one; None for another node."""
+    """The text of a node that encodes one, as ComfyUI's own read it; None for another node."""
     if node.kind not in _ENCODERS:
-        return None
+        return _read_other(graph, node)
     found = {name: read_string(graph, node.inputs.get(name)) for name in ("text", "text_l", "text_g")}
     if node.kind == "CLIPTextEncodeSDXL":
         first, second = found["text_l"].value, found["text_g"].value
@@ -40,6 +41,19 @@ def read_text(graph: Graph, node: Node) -> Text | None:
     else:
         text = Text(found["text"].value)
     text.unread.update({name: each for name, each in found.items() if each.reason})
+    _read_encoder(graph, node, text)
+    return text
+
+
+def _read_other(graph: Graph, node: Node) -> Text | None:
+    """The text of a pack's node that takes text encoders, or is named as one."""
+    name = next((name for name in _TEXTS if name in node.inputs), None)
+    is_encoder = isinstance(node.inputs.get("clip"), Link) or "textencode" in node.kind.lower()
+    if name is None or not is_encoder or "conditioning" in node.inputs:
+        return None
+    read = read_string(graph, node.inputs[name])
+    reason = read.reason or f"{node.kind} may read brackets and weights in a way of its own"
+    text = Text(read.value, unread={name: Unmapped(read.value, reason)})
     _read_encoder(graph, node, text)
     return text
 

@@ -20,15 +20,15 @@ def size_of(graph: Graph, node: Node) -> dict[str, Any] | None:
         return None
     values = {name: literal(graph, value) for name, value in node.inputs.items()}
     found = [_SIZE.findall(value) for value in values.values() if isinstance(value, str)]
-    sizes: set[tuple[Any, Any]] = {(int(width), int(height)) for each in found for width, height in each}
-    if not sizes and values.keys() <= _PLAIN:
-        sizes = {(values.get("width"), values.get("height"))}
-    if len(sizes) != 1:
+    sizes = {(int(width), int(height)) for each in found for width, height in each}
+    width, height, count = (values.get(name) for name in ("width", "height", "batch_size"))
+    if not sizes and values.keys() <= _PLAIN and type(width) is int and type(height) is int:
+        sizes = {(width, height)}
+    if len(sizes) != 1 or "swap_dimensions" in values:
         return None
-    (width, height), count = sizes.pop(), values.get("batch_size")
-    if type(width) is not int or type(height) is not int or "swap_dimensions" in values:
-        return None
-    return {"width": width, "height": height} | ({"num_images": count} if type(count) is int and count > 1 else {})
+    (size,) = sizes
+    several = {"num_images": count} if type(count) is int and count > 1 else {}
+    return {"width": size[0], "height": size[1], **several}
 
 
 def is_empty(graph: Graph, node: Node) -> bool:

@@ -23,9 +23,10 @@ def parse_graph(text: str) -> Graph:
         data = data["prompt"]  # as it is posted to ComfyUI
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         return plain(from_workflow(data))
-    if not isinstance(data, dict) or not all(isinstance(each, dict) for each in data.values()):
+    members = data.items() if isinstance(data, dict) else ()
+    nodes = {name: each for name, each in members if isinstance(each, dict) and isinstance(each.get("class_type"), str)}
+    if data and not nodes:  # beside its nodes Civitai has other members
         raise ValueError("it is JSON of a tool that is not read")
-    nodes = {name: each for name, each in data.items() if isinstance(each.get("class_type"), str)}
     check_size(len(nodes))
     return plain(
         {name: Node(name, each["class_type"], _linked(each.get("inputs"), nodes)) for name, each in nodes.items()}

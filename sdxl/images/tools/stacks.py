@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 def stack_of(graph: Graph, node: Node) -> list[Entry] | None:
     """The LoRAs of a node that lists some or gets a list of them, the first one next to the model; None for another
-    node.
+    node, and where a list comes from a node that is not known.
     """
     found: list[list[Entry]] = []
     seen: set[str] = set()
@@ -41,16 +41,20 @@ def stack_of(graph: Graph, node: Node) -> list[Entry] | None:
         before = origin(graph, own.inputs.get("lora_stack"))
         entries = _own_entries(graph, own)
         if entries is None and before is None:
-            break
+            return None
         found.append(entries or [])
         own = None if before is None else before[0]
-    return [each for entries in reversed(found) for each in entries][:_MOST] if found else None
+    return [each for entries in reversed(found) for each in entries][:_MOST]
 
 
 def _own_entries(graph: Graph, node: Node) -> list[Entry] | None:
     if node.kind.startswith("Power Lora Loader") or any(map(_is_object, node.inputs.values())):
         return list(_of_objects(node))
+    if (managed := _managed(node)) is not None:
+        return managed
     values = {name: literal(graph, value) for name, value in node.inputs.items()}
+    if values.get("toggle") is False:
+        return []
     is_simple = "simple" in (values.get("input_mode"), values.get("mode"))
     for name, weight, text in _FORMS:
         numbers = _numbers(values, name)
@@ -79,3 +83,15 @@ def _of_objects(node: Node) -> Iterator[Entry]:
             weight = value.get("strength", 1)
             text = value.get("strengthTwo")
             yield Entry(value["lora"], weight, weight if text is None else text)
+
+
+def _managed(node: Node) -> list[Entry] | None:
+    """The list of LoRA Manager, whose numbers may be texts."""
+    value = node.inputs.get("loras")
+    value = value.get("__value__") if isinstance(value, dict) else value
+    if "LoraManager" not in node.kind or not isinstance(value, list):
+        return None
+    on = (each for each in value if isinstance(each, dict) and each.get("name") and each.get("active", True))
+    return [
+        Entry(each["name"], each.get("strength", 1), each.get("clipStrength", each.get("strength", 1))) for each in on
+    ]

@@ -203,10 +203,14 @@ def _efficient(graph: Graph, node: Node) -> Iterator[Node]:
     own = (values.get(name) for name in ("lora_name", "lora_model_strength", "lora_clip_strength"))
     entries = [] if literal(graph, values.get("lora_name")) in (None, *_NO_FILE) else [Entry(*own)]
     stack = origin(graph, values.get("lora_stack"))
-    entries += (stack_of(graph, stack[0]) or []) if stack is not None else []
+    listed = None if stack is None else stack_of(graph, stack[0])
+    entries += listed or []
     loras = Node(f"{node.id}/loras", "")
     yield from _loras(loras, entries, _link(node, "model"), _link(node, "model", 1))
     clip = Link(loras.id, 1)
+    if stack is not None and listed is None:
+        yield _part(node, "lora_stack", stack[0].kind, clip=clip)
+        clip = _link(node, "lora_stack")
     for name, usual in (("token_normalization", "none"), ("weight_interpretation", "comfy"), ("cnet_stack", None)):
         if values.get(name, usual) != usual:
             yield _part(node, name, f"{name} {literal(graph, values[name]) or ''}".strip(), clip=clip)

@@ -49,7 +49,7 @@ def _makes_texts(node: Node) -> bool:
 def _styled(graph: Graph, node: Node, slot: int, depth: int) -> Unmapped | None:
     """Both prompts in a style, whose words are in a file of the pack."""
     names = ("text_positive", "text_negative")
-    if not node.inputs.keys() >= {*names} or slot > 1:
+    if not node.inputs.keys() >= {*names} or slot not in (0, 1):
         return None
     read = read_string(graph, node.inputs[names[slot]], depth + 1)
     style = literal(graph, node.inputs.get("style"))

@@ -67,6 +67,10 @@ PACKS: dict[str, tuple[str, ...]] = {
         *("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
         *("preview_method", "vae_decode"),
     ),
+    "LoRA Stacker": (
+        *("input_mode", "lora_count"),
+        *(f"{name}_{n}" for n in range(1, 51) for name in ("lora_name", "lora_wt", "model_str", "clip_str")),
+    ),
     "Lora Loader Stack (rgthree)": tuple(f"{name}_{n:02}" for n in (1, 2, 3, 4) for name in ("lora", "strength")),
     "SDXLPromptStyler": ("text_positive", "text_negative", "style"),
     "StringConcatenate": ("string_a", "string_b", "delimiter"),
