@@ -191,6 +191,24 @@ def test_the_gallery_outlives_the_service(tab: Tab, running: Running) -> None:
     assert tab.at("#results img").count() == 3
 
 
+def test_an_image_is_removed_for_good(tab: Tab) -> None:
+    tab.fill(**QUICK)
+    tab.at("#batches").fill("2")
+    tab.generate(2)
+    tab.page.wait_for_function("() => document.querySelector('#save').href.startsWith('blob:')")
+    tab.page.once("dialog", lambda dialog: dialog.dismiss())
+    tab.at("#discard").click()
+    assert tab.at("#results img").count() == 2
+    for left in (1, 0):
+        tab.page.once("dialog", lambda dialog: dialog.accept())
+        tab.at("#discard").click()
+        assert tab.at("#results img").count() == left
+        tab.open()  # the service still has both
+        tab.at("#state:has-text('ready')").wait_for()
+        assert tab.at("#results img").count() == left
+        assert tab.at("#empty").is_visible() == (not left)
+
+
 def test_each_tab_has_its_own_words(tab: Tab, open_tab: Open) -> None:
     tab.fill(**QUICK)
     other = Tab(tab.url, tab.context)

@@ -459,6 +459,21 @@ async function keepJob({ tile, ...job }) {
   showJobs();
 }
 
+/** Take the image that is shown out of the gallery. Its job stays, without it: the service may still know the job. */
+function discard() {
+  const { image, job, button } = shown(), item = button.parentNode;
+  if (!confirm("Remove this image from the gallery?")) return;
+  images.delete(image.name);
+  job.images = job.images.filter((each) => each !== image);
+  const files = job.images.map(({ name }) => images.get(name).file);
+  keepFile(["gallery", job.created], { job: { ...job, tile: null }, files });
+  const near = [item.nextElementSibling, item.previousElementSibling].find((each) => each?.querySelector("img"));
+  item.remove();
+  near?.firstChild.focus();
+  near?.firstChild.click();
+  showJobs();
+}
+
 function look(name) {
   kept.shown = name ?? kept.shown;
   follows = !name;
@@ -592,6 +607,7 @@ function showEntry({ image, job, button, url }) {
   $("warnings").replaceChildren(...(job.warnings ?? []).map((textContent) => node("li", { textContent })));
   $("frame").href = $("save").href = url;
   $("save").download = image.name;
+  $("discard").hidden = !isOver(job);
   button.scrollIntoView({ block: "nearest" });
 }
 
@@ -942,6 +958,7 @@ const presses = {
   drain: () => Promise.all(waiting().map((job) => end(job))),
   again: async () => fill(await readParameters(await loadFile(shown()))),
   start: openShown,
+  discard,
   remove: removeSource,
   brush: () => setErase(false),
   erase: () => setErase(!erases),
