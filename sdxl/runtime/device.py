@@ -95,9 +95,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     name = default_device().type if device is None else str(device)
     try:
         chosen = torch.device(name)
-        torch.ones(
-            1, dtype=torch.float32, device=chosen
-        ).item()  # runs a kernel: torch has none for GPUs that are too old or too new for it
+        one = torch.ones(1, dtype=torch.float32, device=chosen)
+        one.item()  # kernels have run: torch has none for GPUs that are too old or too new for it
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(
             f"device {name!r} cannot be used ({_reason(error)}); torch {torch.__version__} finds {_found(name)} here. "

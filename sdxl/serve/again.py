@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..adapters.kind import Name
-from ..errors import brief
+from ..errors import ArgumentError, brief
 from ..images.parameters import Parameters
 from ..pipeline.request import Request
 from ..pipeline.tags import untagged_loras
@@ -32,7 +32,7 @@ def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
     `sources` names the images that it was made from, `missing` says in words what else the arguments lack.
     """
     record = STRANGER.public(recorded)
-    stated = {**record["request"], "loras": untagged_loras(record["request"])}
+    stated = {**record["request"], "loras": _loras(record["request"])}
     given = {name: value for name, value in stated.items() if value is not None and name not in _OF_FILES}
     taken, plain = takes(), _plain(given)
     missing = [name for name in given if name not in taken]
@@ -53,6 +53,14 @@ def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
         except UnknownError:
             missing.append(f"the model {model}")
     return record | {"arguments": arguments, "sources": [*recorded.sources], "missing": missing}
+
+
+def _loras(request: Mapping[str, Any]) -> Any:
+    """Those that the prompt does not ask for itself; all where a value is one that this version does not know."""
+    try:
+        return untagged_loras(request)
+    except ArgumentError:
+        return request.get("loras")
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:

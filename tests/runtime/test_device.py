@@ -122,7 +122,7 @@ def test_a_gpu_that_is_too_old_for_torch(device: str | None, monkeypatch: pytest
     """It has memory, and kernels fail; so it is refused before a model is loaded."""
     words = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"
 
-    def no_kernel(*sizes: int, device: torch.device) -> torch.Tensor:
+    def no_kernel(*sizes: int, **options: Any) -> torch.Tensor:
         raise RuntimeError(words)
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
