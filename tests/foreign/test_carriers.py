@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from graphs import CASES as GRAPHS
-from graphs import graph, node
+from graphs import advanced, graph, node
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from infotexts import CASES, EULER, text
 from pack_graphs import CASES as PACKS
+from pack_graphs import custom
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -283,7 +284,34 @@ def hostile() -> dict[str, str]:
         str(n): node("LoraLoaderModelOnly", lora_name="a", strength_model=1, model=[str(n + 1), 0])
         for n in range(1000, 4000)
     }
+    # ways of nodes that pass on, all leading to a node that holds what the first one gives
+    passing = {str(n): node("Reroute", any=[str(n + 1), 0]) for n in range(1000, 3000)}
+    values = {name: ["1000", 0] for name in ("seed", "steps", "cfg", "sampler_name", "scheduler", "denoise")}
+    round_trip = graph(values) | passing | {"3000": node("PrimitiveInt", value=["1000", 0])}
+    latents = node("EmptySize", size="1024x1024", **{f"a{n}": ["1000", 0] for n in range(20_000)})
+    many_links = graph(n5=latents) | passing | {"3000": node("PrimitiveInt", value=3)}
+    doubled = graph(n6=node("CLIPTextEncode", text=["1018", 0], clip=["4", 1])) | {
+        str(n): node("Join", **{f"text_{letter}": [str(n - 1), 0] for letter in "abcdefgh"}, delimiter=",")
+        for n in range(1000, 1019)
+    }
+    stacks = graph({"model": ["4999", 0]}) | {
+        str(n): node("Stack", model=["4", 0], lora_stack=[str(n - 1), 0], lora_name_1="a", lora_wt_1=1)
+        for n in range(1000, 5000)
+    }
     return {
+        "values in a circle": json.dumps(round_trip),
+        "many links of one way": json.dumps(many_links),
+        "a text joined to itself": json.dumps(doubled),
+        "stacks in a row": json.dumps(stacks),
+        "a huge sigma": json.dumps(custom(node("KarrasScheduler", steps=20, sigma_max=10**400))),
+        "a refiner behind no step": json.dumps(
+            graph(
+                n3=advanced(steps=1e-10),
+                n10=node("CheckpointLoaderSimple", ckpt_name="refiner.safetensors"),
+                n11=advanced(start_at_step=1e308, latent_image=["3", 0], model=["10", 0]),
+                n8=node("VAEDecode", samples=["11", 0], vae=["4", 2]),
+            )
+        ),
         "truncated": whole[:300],
         "deep": "[" * 200_000,
         "deep objects": '{"1":' * 100_000,

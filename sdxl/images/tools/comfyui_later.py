@@ -32,19 +32,20 @@ def read_later(reading: Reading, passes: list[Pass], own: Pass, request: Mapping
 
 
 def _refiner(reading: Reading, base: Node, node: Node, start: float) -> dict[str, Any]:
-    steps = reading.number(base, "steps")
+    steps = reading.number(base, "steps") or 0
     names = [
         reading.value(found, "ckpt_name")
         for found, _ in chain(reading.graph, node.inputs.get("model"), ("model",))
         if found.kind == "CheckpointLoaderSimple"
     ]
-    if not names or not isinstance(names[0], str) or names[0] == reading.model.get("model") or not steps:
+    if not names or not isinstance(names[0], str) or names[0] == reading.model.get("model") or steps < 1:
         reading.refuse(node, "a further pass with the same model is not generated")
         return {}
     reading.model["refiner"] = file_name(names[0])
     # the base runs the first ceil(steps * refine_at) steps; a quotient may round up
+    start = min(start, steps)
     part = start / steps if math.ceil(steps * (start / steps)) == start else (start - 0.5) / steps
-    found: dict[str, Any] = {"refine_at": min(tidy(part), 1)}
+    found: dict[str, Any] = {"refine_at": tidy(part)}
     for side, ours in (("positive", "aesthetic_score"), ("negative", "negative_aesthetic_score")):
         encoder = origin(reading.graph, node.inputs.get(side))
         if encoder is not None and (score := reading.number(encoder[0], "ascore")) is not None:

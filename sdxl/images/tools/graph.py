@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .widgets import WIDGETS
@@ -46,6 +46,25 @@ def resolve(graph: Graph, value: Any) -> Any:
     return value
 
 
+def shortened(graph: Graph) -> Graph:
+    """The same graph with a link past a row of nodes that only pass on at the last of them, so that no way is long."""
+    last: dict[Link, Link] = {}
+    for link in (value for node in graph.values() for value in node.inputs.values()):
+        way: list[Link] = []
+        while isinstance(link, Link) and link not in last and (node := graph.get(link.node)) and node.kind == REROUTE:
+            last[link] = link
+            way.append(link)
+            link = node.inputs.get(f"slot {link.slot}", _only_input(node))
+        if way:
+            end = last.get(link, way[-1]) if isinstance(link, Link) else way[-1]
+            last.update(dict.fromkeys(way, end))
+    return {name: replace(node, inputs=_moved(node.inputs, last)) for name, node in graph.items()}
+
+
+def _moved(inputs: Mapping[str, Any], ends: Mapping[Link, Link]) -> dict[str, Any]:
+    return {name: ends.get(value, value) if isinstance(value, Link) else value for name, value in inputs.items()}
+
+
 def _only_input(node: Node) -> Any:
     """The first input of a node whose inputs have no slots."""
     name, value = next(iter(node.inputs.items()), ("", None))
@@ -72,13 +91,12 @@ def chain(graph: Graph, value: Any, names: tuple[str, ...]) -> Iterator[tuple[No
 
 def literal(graph: Graph, value: Any) -> Any:
     """A value, also where it is the output of a node that holds one. None if it comes from another node."""
-    for _ in range(len(graph) + 1):
-        found = origin(graph, value)
-        if found is None:
-            return resolve(graph, value)
+    seen: set[str] = set()
+    while (found := origin(graph, value)) is not None and found[0].id not in seen:
         node = found[0]
+        seen.add(node.id)
         held = [node.inputs[name] for name in _VALUES if name in node.inputs]
         if len(held) != 1 or (node.kind in WIDGETS and node.kind != "PrimitiveNode"):
             return None
         value = held[0]
-    return None
+    return None if found else resolve(graph, value)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from .graph import Graph, Link, Node
+from .graph import Graph, Link, Node, shortened
 from .stand_ins import plain
 from .workflow import check_size, from_workflow
 
@@ -22,15 +22,19 @@ def parse_graph(text: str) -> Graph:
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]  # as it is posted to ComfyUI
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        return plain(from_workflow(data))
+        return _plain(from_workflow(data))
     members = data.items() if isinstance(data, dict) else ()
     nodes = {name: each for name, each in members if isinstance(each, dict) and isinstance(each.get("class_type"), str)}
     if data and not nodes:  # beside its nodes Civitai has other members
         raise ValueError("it is JSON of a tool that is not read")
     check_size(len(nodes))
-    return plain(
+    return _plain(
         {name: Node(name, each["class_type"], _linked(each.get("inputs"), nodes)) for name, each in nodes.items()}
     )
+
+
+def _plain(graph: Graph) -> Graph:
+    return shortened(plain(shortened(graph)))  # stand-ins pass on too
 
 
 def _linked(inputs: Any, nodes: Iterable[str]) -> dict[str, Any]:

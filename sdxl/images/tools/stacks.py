@@ -10,6 +10,7 @@ from .graph import Graph, Node, literal, origin
 
 _NONE = ("", "None", "none")
 _MOST = 100  # LoRAs in a stack
+_LONGEST = 20  # stacks in a row
 # the names of the file and of its weights for the UNet and for the text encoders, by number
 _FORMS = (
     ("lora_name_{}", "model_weight_{}", "clip_weight_{}"),
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
 
 def stack_of(graph: Graph, node: Node) -> list[Entry] | None:
     """The LoRAs of a node that lists some or gets a list of them, the first one next to the model; None for another
-    node, and where a list comes from a node that is not known.
+    node, and where a list comes from a node that is not known, or through too many.
     """
     found: list[list[Entry]] = []
     seen: set[str] = set()
@@ -40,7 +41,7 @@ def stack_of(graph: Graph, node: Node) -> list[Entry] | None:
         seen.add(own.id)
         before = origin(graph, own.inputs.get("lora_stack"))
         entries = _own_entries(graph, own)
-        if entries is None and before is None:
+        if (entries is None and before is None) or len(found) == _LONGEST:
             return None
         found.append(entries or [])
         own = None if before is None else before[0]

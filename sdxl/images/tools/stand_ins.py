@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...errors import is_number
 from .graph import REROUTE, Graph, Link, Node, literal, origin
 from .stacks import Entry, stack_of
 
@@ -186,7 +187,7 @@ def _sigmas_of(graph: Graph, node: Node, rest: list[str]) -> dict[str, Any]:
 
 
 def _differs(value: Any, usual: float) -> bool:
-    return not isinstance(value, (int, float)) or abs(value - usual) > 1e-3
+    return not is_number(value) or abs(value - usual) > 1e-3
 
 
 # ---- loaders of packs

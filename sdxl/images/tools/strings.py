@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..parameters import Unmapped
@@ -15,30 +16,51 @@ _HELD = ("text", "string", "value", "prompt", "positive", "wildcard_text", "text
 _DELIMITERS = ("delimiter", "separator")
 _PARTS = re.compile(r"(?:text|string)_?([a-z]|\d{1,2})")
 _DEEPEST = 20  # nodes within one another
+_MOST = 200  # nodes on all ways to a text, each as often as it is met: 20 that join a text to itself make a million
 
 
-def read_string(graph: Graph, value: Any, depth: int = 0) -> Unmapped:
+@dataclass(frozen=True)
+class _Place:
+    """How deep a node lies behind the text that is read, and how many nodes may still be met."""
+
+    visits: Iterator[int]
+    depth: int = 0
+
+    def behind(self) -> _Place:
+        """That of the nodes behind it."""
+        return replace(self, depth=self.depth + 1)
+
+    def is_read(self) -> bool:
+        """Whether a node here is read; it is then met."""
+        return self.depth < _DEEPEST and next(self.visits, None) is not None
+
+
+def read_string(graph: Graph, value: Any) -> Unmapped:
     """A text, and if it is not all known, why."""
+    return _read(graph, value, _Place(iter(range(_MOST))))
+
+
+def _read(graph: Graph, value: Any, place: _Place) -> Unmapped:
     if isinstance(known := literal(graph, value), str):
         return Unmapped(known, "")
     found = origin(graph, value)
     if found is None:
         return Unmapped("", "")
     node, slot = found
-    if depth < _DEEPEST:
-        read = next((read for read in _of_node(graph, node, slot, depth) if read is not None), None)
+    if place.is_read():
+        read = next((read for read in _of_node(graph, node, slot, place.behind()) if read is not None), None)
         if read is not None:
             return read
     reason = f"the text comes from the node {node.kind} {node.id}, which is not read; give it as an argument"
     return Unmapped("", reason)
 
 
-def _of_node(graph: Graph, node: Node, slot: int, depth: int) -> Iterator[Unmapped | None]:
+def _of_node(graph: Graph, node: Node, slot: int, place: _Place) -> Iterator[Unmapped | None]:
     yield next((Unmapped(text, "") for name in _RESULTS if isinstance(text := node.inputs.get(name), str)), None)
-    yield _styled(graph, node, slot, depth)
-    yield _joined(graph, node, depth)
+    yield _styled(graph, node, slot, place)
+    yield _joined(graph, node, place)
     held = [value for name in _HELD if isinstance(value := node.inputs.get(name), (str, Link))]
-    yield read_string(graph, held[0], depth + 1) if len(held) == 1 and not _makes_texts(node) else None
+    yield _read(graph, held[0], place) if len(held) == 1 and not _makes_texts(node) else None
 
 
 def _makes_texts(node: Node) -> bool:
@@ -46,24 +68,24 @@ def _makes_texts(node: Node) -> bool:
     return "seed" in node.inputs
 
 
-def _styled(graph: Graph, node: Node, slot: int, depth: int) -> Unmapped | None:
+def _styled(graph: Graph, node: Node, slot: int, place: _Place) -> Unmapped | None:
     """Both prompts in a style, whose words are in a file of the pack."""
     names = ("text_positive", "text_negative")
     if not node.inputs.keys() >= {*names} or slot not in (0, 1):
         return None
-    read = read_string(graph, node.inputs[names[slot]], depth + 1)
+    read = _read(graph, node.inputs[names[slot]], place)
     style = literal(graph, node.inputs.get("style"))
     if style in (None, "base", "None", "No Style"):
         return read
     return Unmapped(read.value, read.reason or f"the words of the style {style!r} are in no file; add them")
 
 
-def _joined(graph: Graph, node: Node, depth: int) -> Unmapped | None:
+def _joined(graph: Graph, node: Node, place: _Place) -> Unmapped | None:
     """Texts with a mark between them."""
     parts = sorted(name for name in node.inputs if _PARTS.fullmatch(name))
     marks = [mark for name in _DELIMITERS if isinstance(mark := literal(graph, node.inputs.get(name)), str)]
     if len(parts) < 2 or len(marks) != 1:
         return None
-    texts = [read_string(graph, node.inputs[name], depth + 1) for name in parts]
+    texts = [_read(graph, node.inputs[name], place) for name in parts]
     joined = marks[0].replace("\\n", "\n").join(each.value for each in texts if each.value)
     return Unmapped(joined, next((each.reason for each in texts if each.reason), ""))
