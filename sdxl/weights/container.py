@@ -251,11 +251,12 @@ class Weights(Mapping[str, tuple[int, ...]]):
     def __init__(self, files: list[TensorFile], rename: Callable[[str], str] = str) -> None:
         self.files = files
         self._sources: dict[str, tuple[TensorFile, str]] = {}
-        self._scales: dict[str, tuple[TensorFile, str]] = {}
+        owners = {key: file for file in files for key in file.shapes}
+        shapes = {key: file.shapes[key] for key, file in owners.items()}
+        scales = quantized.scales(shapes, {key: file.dtypes[key] for key, file in owners.items()})
+        hidden = quantized.beside(shapes, scales)
+        self._scales = {rename(key): (owners[scale], scale) for key, scale in scales.items()}
         for file in files:
-            scales = quantized.scales(file.shapes, file.dtypes)
-            hidden = quantized.beside(file.shapes, file.dtypes)
-            self._scales |= {rename(key): (file, scale) for key, scale in scales.items()}
             for key in file.shapes:
                 if key in hidden:
                     continue

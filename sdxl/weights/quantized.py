@@ -9,7 +9,7 @@ Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
@@ -36,25 +36,24 @@ def scales(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> 
     """The key of the scale by the key of its weight, for weights in float8: a number, or one for each row."""
     found: dict[str, str] = {}
     for key in shapes:
-        for ending in _SCALES:
-            weight = key.removesuffix(ending) + ".weight"
-            if not key.endswith(ending) or dtypes.get(weight) not in _FLOAT8 or dtypes[key] not in _FLOATS:
-                continue
-            shape, rows = shapes[key], shapes[weight][0] if shapes[weight] else 1
-            if shape in ((), (1,)) or (shape and shape[0] == rows and set(shape[1:]) <= {1}):
-                found[weight] = key
+        if not key.endswith(_SCALES) or dtypes[key] not in _FLOATS:
+            continue
+        weight = key.rpartition(".")[0] + ".weight"
+        if dtypes.get(weight) not in _FLOAT8:
+            continue
+        shape, rows = shapes[key], shapes[weight][0] if shapes[weight] else 1
+        if shape in ((), (1,)) or (shape and shape[0] == rows and set(shape[1:]) <= {1}):
+            found[weight] = key
     return found
 
 
-def beside(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]) -> set[str]:
-    """The keys that belong to weights with scales, and are no weights of a network."""
-    known = scales(shapes, dtypes)
+def beside(keys: Collection[str], known: Mapping[str, str]) -> set[str]:
+    """The keys that belong to weights with scales, which are `known`, and are no weights of a network."""
+    if not known:
+        return set()
     modules = {key.removesuffix(".weight") for key in known}
-    others = {
-        key for key in shapes for ending in _BESIDE if key.endswith(ending) and key.removesuffix(ending) in modules
-    }
-    markers = {key for key in shapes if _MARKER.fullmatch(key)} if known else set()
-    return {*known.values(), *others, *markers}
+    others = {key for key in keys if key.endswith(_BESIDE) and key.rpartition(".")[0] in modules}
+    return {*known.values(), *others, *filter(_MARKER.fullmatch, keys)}
 
 
 def scaled(weight: Tensor, scale: Tensor) -> Tensor:

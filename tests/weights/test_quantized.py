@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from editing import edit
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import sdxl
 from sdxl.errors import CheckpointError
 from sdxl.weights.checkpoint import open_checkpoint
+from sdxl.weights.container import TensorFile, Weights
 
 UNET = "model.diffusion_model."
 Tensors = dict[str, torch.Tensor]
@@ -71,6 +72,17 @@ def test_the_product_is_the_weight(change: Callable[[Tensors], None], single: Pa
     assert not sdxl.inspect(path).unexpected  # type: ignore[union-attr]
     expected = unet(same)
     assert all(torch.equal(weight, expected.pop(name)) for name, weight in unet(path).items()) and not expected
+
+
+def test_a_scale_in_another_shard(tmp_path: Path) -> None:
+    weight, scale = quantize(torch.linspace(-2, 3, 12).reshape(3, 4), True)
+    shards = [{"a.weight": weight}, {"a.weight_scale": scale, "b.weight": torch.ones(2)}]
+    paths = [tmp_path / f"{n}.safetensors" for n in (1, 2)]
+    for tensors, path in zip(shards, paths, strict=True):
+        save_file(tensors, path)
+    weights = Weights([TensorFile(path) for path in paths])
+    assert dict(weights) == {"a.weight": (3, 4), "b.weight": (2,)}
+    assert torch.equal(weights.read("a.weight"), (weight.float() * scale).half())
 
 
 def test_an_image_and_a_folder(single: Path, tmp_path: Path) -> None:
