@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from infotexts import CASES, Case
+from infotexts import CASES, EULER, Case, text
 from PIL import Image
 
 import sdxl
@@ -39,6 +39,18 @@ def test_a_text_is_the_right_request(case: Case, tmp_path: Path) -> None:
     assert files == case.files
     sources = {name: PIXELS.convert("L") if name == "mask" else PIXELS for name in found.sources}
     sdxl.Request(**{name: value for name, value in found.request.items() if name in KNOWN}, **sources)
+
+
+def test_a_prompt_that_begins_as_fields_do(tmp_path: Path) -> None:
+    found = read(text(EULER, prompt="Steps: to a lighthouse"), tmp_path)
+    assert (found.request["prompt"], found.unmapped) == ("Steps: to a lighthouse", {})
+
+
+def test_a_line_behind_the_fields_changes_none(tmp_path: Path) -> None:
+    content = text(EULER)
+    found = read(f"{content}\nTemplate: a, Size: 64x64, Seed: 7", tmp_path)
+    assert found.request == read(content, tmp_path).request
+    assert set(found.unmapped) == {"text behind the parameters"}
 
 
 @pytest.mark.parametrize(

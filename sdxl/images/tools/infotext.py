@@ -61,7 +61,7 @@ def _lines(text: str) -> list[str]:
         lines = [part for line in lines for part in _broken(line)]
     joined: list[list[str]] = []
     for line in lines:
-        if joined and _begins_with_steps(joined[-1][0]) and _goes_on(joined[-1][-1], line):
+        if joined and _begins_with_steps(joined[-1][0]) and _goes_on(joined[-1], line):
             joined[-1][-1] = joined[-1][-1].removesuffix(",") + ","
             joined[-1].append(line.strip().removeprefix(","))
         else:
@@ -69,9 +69,14 @@ def _lines(text: str) -> list[str]:
     return [" ".join(parts) for parts in joined]
 
 
-def _goes_on(before: str, line: str) -> bool:
-    """Whether a line has more fields of the line before: no tool ends its fields with a comma, or begins with one."""
-    return before.endswith(",") or line.lstrip().startswith(",") or len(_OTHER_FIELDS.findall(line)) > 1
+def _goes_on(parts: list[str], line: str) -> bool:
+    """Whether a line has more fields of the line before, which has these parts: no tool ends its fields with a comma,
+    or begins with one, and none states a field twice.
+    """
+    if parts[-1].endswith(",") or line.lstrip().startswith(","):
+        return True
+    own = _OTHER_FIELDS.findall(line)
+    return len(own) > 1 and not _begins_with_steps(line) and not {*own} & {*_OTHER_FIELDS.findall(" ".join(parts))}
 
 
 def _begins_with_steps(line: str) -> bool:
