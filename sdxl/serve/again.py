@@ -46,7 +46,8 @@ def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
     for name, (kind, key) in _ADAPTERS.items():
         if entries := arguments.get(name):
             missing += [f"the mask of {each[key]}" for each in entries if each.get("mask") is not None]
-            arguments[name] = [_entry(each, kind, key, catalog) for each in entries]
+            here = _names(kind, catalog)
+            arguments[name] = [_entry(each, key, here) for each in entries]
     if model := record["model"].get("model"):
         try:
             arguments["model"] = catalog.model(model)
@@ -70,9 +71,14 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
     return _DEFAULTS | stated | ({} if "compat" in given else {"long_prompt": "chunk"})
 
 
-def _entry(record: Mapping[str, Any], kind: Name, key: str, catalog: Catalog) -> dict[str, Any]:
+def _names(kind: Name, catalog: Catalog) -> dict[str, str]:
+    """The names that files have here, by these and by the names of the files; the first where several are alike."""
+    files = catalog.files(kind)
+    return {each.path.name: name for name, each in reversed(files.items())} | {name: name for name in files}
+
+
+def _entry(record: Mapping[str, Any], key: str, here: Mapping[str, str]) -> dict[str, Any]:
     """An entry for an adapter, by the name that its file has here."""
-    named, file = record[key], PurePosixPath(record[key]).name
-    here = (name for name, each in catalog.files(kind).items() if named == name or file == each.path.name)
+    named = record[key]
     left = {name: value for name, value in record.items() if name not in (*_OF_FILES, "hash", "encoder")}
-    return left | {key: next(here, named)}
+    return left | {key: here.get(named) or here.get(PurePosixPath(named).name, named)}

@@ -31,6 +31,7 @@ from serving import (
 )
 
 import sdxl
+from sdxl.serve.catalog import Catalog
 from sdxl.serve.openapi import ENDPOINTS, describe
 
 
@@ -239,6 +240,21 @@ def test_a_record_says_what_is_missing(client: Client) -> None:
         "prompt_syntax": "plain",
         "model": "miniature",
     }
+
+
+def test_a_record_of_many_files_reads_the_folder_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[str] = []
+    files = Catalog.files
+
+    def counted(catalog: Catalog, kind: Any) -> Any:
+        walks.append(kind)
+        return files(catalog, kind)
+
+    monkeypatch.setattr(Catalog, "files", counted)
+    loras = [{"file": name, "weight": 0.5} for name in ("heart", "/else/heart.safetensors", "unheard") * 20]
+    found = recorded(client, {"prompt": "", "loras": loras})["arguments"]["loras"]
+    assert [each["file"] for each in found] == ["heart", "heart", "unheard"] * 20
+    assert walks == ["lora"]
 
 
 def test_what_of_another_tool_has_no_counterpart(client: Client) -> None:
