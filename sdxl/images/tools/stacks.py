@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .graph import Graph, Node, literal, origin
 
 _NONE = ("", "None", "none")
-_MOST = 100  # LoRAs in a stack
+_MOST, _LONGEST = 100, 20  # LoRAs in a stack, and stacks in a row
 # the names of the file and of its weights for the UNet and for the text encoders, by number
 _FORMS = (
     ("lora_name_{}", "model_weight_{}", "clip_weight_{}"),
@@ -36,7 +36,7 @@ def stack_of(graph: Graph, node: Node) -> list[Entry] | None:
     found: list[list[Entry]] = []
     seen: set[str] = set()
     own: Node | None = node
-    while own is not None and own.id not in seen:
+    while own is not None and own.id not in seen and len(seen) < _LONGEST:
         seen.add(own.id)
         before = origin(graph, own.inputs.get("lora_stack"))
         entries = _own_entries(graph, own)

@@ -14,7 +14,8 @@ _RESULTS = ("result", "populated_text", "text_0")
 _HELD = ("text", "string", "value", "prompt", "positive", "wildcard_text", "text_multiline")
 _DELIMITERS = ("delimiter", "separator")
 _PARTS = re.compile(r"(?:text|string)_?([a-z]|\d{1,2})")
-_DEEPEST = 20  # nodes within one another
+_DEEPEST = 20  # nodes within one another; one that joins n others counts as n, since the same may be in all of them
+_LONGEST = 100_000  # letters of a text that is joined
 
 
 def read_string(graph: Graph, value: Any, depth: int = 0) -> Unmapped:
@@ -64,6 +65,9 @@ def _joined(graph: Graph, node: Node, depth: int) -> Unmapped | None:
     marks = [mark for name in _DELIMITERS if isinstance(mark := literal(graph, node.inputs.get(name)), str)]
     if len(parts) < 2 or len(marks) != 1:
         return None
-    texts = [read_string(graph, node.inputs[name], depth + 1) for name in parts]
+    linked = sum(isinstance(node.inputs[name], Link) for name in parts)
+    texts = [read_string(graph, node.inputs[name], depth + max(1, linked)) for name in parts]
+    if sum(len(marks[0]) + len(each.value) for each in texts) > _LONGEST:
+        return None
     joined = marks[0].replace("\\n", "\n").join(each.value for each in texts if each.value)
     return Unmapped(joined, next((each.reason for each in texts if each.reason), ""))
