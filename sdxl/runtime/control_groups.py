@@ -31,8 +31,9 @@ def processors() -> float:
     for version, folder in _folders("cpu"):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         parts = [part for name in names for line in table(folder / name, "") for part in line.split()]
-        if len(parts) == 2 and parts[0] not in ("max", "-1"):  # -1 is version 1's word for none
-            quotas.append(int(parts[0]) / int(parts[1]))
+        with suppress(ValueError, ZeroDivisionError):  # max and -1 are the words for none; a sandbox may have others
+            quota, period = map(int, parts)
+            quotas += [quota / period] * (quota > 0)
     return min(quotas)
 
 
@@ -41,7 +42,7 @@ def _folders(controller: str) -> Iterator[tuple[int, Path]]:
     name may be the host's, which has no folder there; the container's own group is the root then.
     """
     for line in table("/proc/self/cgroup", ""):
-        _, controllers, name = line.split(":", 2)
+        _, controllers, name = line.split(":", 2) if line.count(":") > 1 else ("", "none", "")
         if controllers and controller not in controllers.split(","):
             continue
         root = Path(_ROOT, controller) if controllers else Path(_ROOT)

@@ -29,8 +29,8 @@ class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
     space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one.
 
-    `rounding` says which timestep the network gets at a noise level: a `fractional` one, the `nearest` in log sigma, or
-    with `quantized` that of the nearest sigma, which also takes the place of the noise level.
+    `rounding` says which timestep the network gets at a noise level: a `fractional` one, or the `nearest` in log sigma.
+    With `quantized` it is that of the nearest sigma, which also takes the place of the noise level.
     """
 
     sigmas: Array = field(repr=False, compare=False)

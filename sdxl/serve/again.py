@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..adapters.kind import Name
 from ..errors import ArgumentError, brief
 from ..images.parameters import Parameters
+from ..pipeline.recorded_model import SOURCES
 from ..pipeline.request import Request
 from ..pipeline.tags import untagged_loras
 from ..sampling.samplers import SAMPLERS
@@ -46,12 +49,12 @@ def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
     for name, (kind, key) in _ADAPTERS.items():
         if entries := arguments.get(name):
             missing += [f"the mask of {each[key]}" for each in entries if each.get("mask") is not None]
-            arguments[name] = [_entry(each, kind, key, catalog) for each in entries]
-    if model := record["model"].get("model"):
-        try:
-            arguments["model"] = catalog.model(model)
-        except UnknownError:
-            missing.append(f"the model {model}")
+            here = _names(kind, catalog)
+            arguments[name] = [_entry(each, key, here) for each in entries]
+    if record["model"].get("model"):
+        model, lacking = _model(record["model"], catalog)
+        arguments |= {} if model is None else {"model": model}
+        missing += lacking
     return record | {"arguments": arguments, "sources": [*recorded.sources], "missing": missing}
 
 
@@ -70,9 +73,36 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
     return _DEFAULTS | stated | ({} if "compat" in given else {"long_prompt": "chunk"})
 
 
-def _entry(record: Mapping[str, Any], kind: Name, key: str, catalog: Catalog) -> dict[str, Any]:
+def _model(recorded: Mapping[str, Any], catalog: Catalog) -> tuple[str | None, list[str]]:
+    """The name that a recorded model has here, or None, and what this service lacks of it: the model itself, or another
+    file that is loaded into it.
+    """
+    stated = recorded["model"]
+    for name in (stated, _file(stated)):  # that of a command may be a relative path
+        with suppress(UnknownError):
+            model = catalog.model(name)
+            break
+    else:
+        return None, [f"the model {stated}"]
+    own = catalog.models[model]
+    parts = [(part, recorded[part], getattr(own, part)) for part in SOURCES[1:] if recorded.get(part)]
+    return model, [
+        f"the {part} {other}" for part, other, here in parts if here is None or _file(other) != _file(os.fspath(here))
+    ]
+
+
+def _file(name: str) -> str:
+    return PureWindowsPath(name).name  # whose slashes are of either kind
+
+
+def _names(kind: Name, catalog: Catalog) -> dict[str, str]:
+    """The names that files have here, by these and by the names of the files; the first where several are alike."""
+    files = catalog.files(kind)
+    return {each.path.name: name for name, each in reversed(files.items())} | {name: name for name in files}
+
+
+def _entry(record: Mapping[str, Any], key: str, here: Mapping[str, str]) -> dict[str, Any]:
     """An entry for an adapter, by the name that its file has here."""
-    named, file = record[key], PurePosixPath(record[key]).name
-    here = (name for name, each in catalog.files(kind).items() if named == name or file == each.path.name)
+    named = record[key]
     left = {name: value for name, value in record.items() if name not in (*_OF_FILES, "hash", "encoder")}
-    return left | {key: next(here, named)}
+    return left | {key: here.get(named) or here.get(PurePosixPath(named).name, named)}

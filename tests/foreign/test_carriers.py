@@ -294,15 +294,22 @@ def hostile() -> dict[str, str]:
         str(n): node("Join", **{f"text_{letter}": [str(n - 1), 0] for letter in "abcdefgh"}, delimiter=",")
         for n in range(1000, 1019)
     }
-    stacks = graph({"model": ["4999", 0]}) | {
-        str(n): node("Stack", model=["4", 0], lora_stack=[str(n - 1), 0], lora_name_1="a", lora_wt_1=1)
-        for n in range(1000, 5000)
-    }
     return {
         "values in a circle": json.dumps(round_trip),
         "many links of one way": json.dumps(many_links),
         "a text joined to itself": json.dumps(doubled),
-        "stacks in a row": json.dumps(stacks),
+        "a bypassed node of many links": json.dumps(
+            {
+                "nodes": [
+                    *WORKFLOW["nodes"],
+                    {
+                        **{"id": 99, "type": "X", "mode": 4, "outputs": [{"type": "U"}] * 40_000},
+                        "inputs": [{"name": str(n), "type": "T", "link": 1} for n in range(40_000)],
+                    },
+                ],
+                "links": WORKFLOW["links"],
+            }
+        ),
         "a huge sigma": json.dumps(custom(node("KarrasScheduler", steps=20, sigma_max=10**400))),
         "a refiner behind no step": json.dumps(
             graph(

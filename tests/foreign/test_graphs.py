@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import BASE, Case
+from graphs import BASE, Case, graph, link, node
 from graphs import CASES as OWN
 from pack_graphs import CASES as PACKS
 from PIL import Image
@@ -36,3 +36,35 @@ def test_a_graph_is_the_right_request(case: Case, tmp_path: Path) -> None:
     assert {name: value for name, value in found["model"].items() if name != "model"} == case.files
     sources = {name: PIXELS.convert("L") if name == "mask" else PIXELS for name in found.sources}
     sdxl.Request(**{name: value for name, value in found.request.items() if name in KNOWN}, **sources)
+
+
+def joined(levels: int, leaf: str) -> Any:
+    """A prompt of nodes that join the text of the one before three times."""
+    names = [f"j{n}" for n in range(levels)]
+    texts: list[Any] = [*map(link, names[1:]), leaf]
+    parts = [{f"text_{part}": text for part in "abc"} for text in texts]
+    nodes = {name: node("Text Concatenate", delimiter=",", **each) for name, each in zip(names, parts, strict=True)}
+    return graph(n6=node("CLIPTextEncode", text=link("j0"), clip=link("4", 1))) | nodes
+
+
+@pytest.mark.parametrize(("levels", "leaf"), [(20, "x"), (4, 50_000 * "x")])
+def test_texts_that_grow_without_end_are_not_read(levels: int, leaf: str, tmp_path: Path) -> None:
+    found = read(joined(levels, leaf), tmp_path)
+    assert found.request["prompt"] == ""
+    assert "is not read" in found.unmapped["CLIPTextEncode 6: text"].reason
+    assert read(joined(2, "x"), tmp_path).request["prompt"] == ",".join(9 * "x")
+
+
+def test_stacks_of_stacks_without_end_are_not_read(tmp_path: Path) -> None:
+    lora = {"model": link("4"), "lora_name_1": "ink.safetensors", "model_weight_1": 1, "clip_weight_1": 1}
+    stacks = {f"s{n}": node("Stack", lora_stack=link(f"s{n - 1}"), **lora) for n in range(3000)}
+    assert len(read(graph({"model": link("s3")}) | stacks, tmp_path).loras) == 4
+    found = read(graph({"model": link("s2999")}) | stacks, tmp_path)  # none is lost in silence
+    assert (found.loras, set(found.unmapped)) == ([], {"Stack s2999"})
+
+
+def test_stacks_that_stand_for_too_many_nodes_are_refused(tmp_path: Path) -> None:
+    loras = {f"{name}_{n}": value for n in range(100) for name, value in (("lora_name", "a"), ("model_weight", 1))}
+    stacks = {f"s{n}": node("Stack", model=link("4"), **loras) for n in range(60)}
+    with pytest.raises(sdxl.ArgumentError, match="expected 1 to 5000"):
+        read(graph() | stacks, tmp_path)

@@ -66,6 +66,7 @@ def version_2(**limits: str) -> dict[str, str]:
         ("9:memory:/docker/0f3a\n8:cpu:/\n", {"memory": version_1()}, 800_000),  # the host's name for it
         ("9:cpu:/job\n", {"memory/job": version_1()}, FREE),
         ("", {"memory": version_1()}, FREE),
+        ("\n0\n0::/job\n", {"job": version_2(max="2000000\n")}, 800_000),
     ],
 )
 def test_memory_of_a_container(tree: Tree, groups: str, folders: dict[str, dict[str, str]], free: float) -> None:
@@ -83,6 +84,8 @@ def test_memory_of_a_container(tree: Tree, groups: str, folders: dict[str, dict[
         ("3:cpu,cpuacct:/\n", {"cpu": {"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}}, math.inf),
         ("3:cpu,cpuacct:/x\n", {"cpu": {"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}}, 3.0),
         ("3:cpuset:/\n", {"cpu": {"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}}, math.inf),
+        ("none\n\n3:cpu:/\n", {"cpu": {"cpu.cfs_quota_us": "0\n", "cpu.cfs_period_us": "0\n"}}, math.inf),
+        ("0::/\n", {".": {"cpu.max": "unlimited 100000\n"}}, math.inf),  # of a sandbox that is not Linux
     ],
 )
 def test_processors_of_a_container(tree: Tree, groups: str, folders: dict[str, dict[str, str]], count: float) -> None:

@@ -31,6 +31,7 @@ from serving import (
 )
 
 import sdxl
+from sdxl.serve.catalog import Catalog
 from sdxl.serve.openapi import ENDPOINTS, describe
 
 
@@ -195,10 +196,10 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
     assert "tmp" not in plain.error["message"]
 
 
-def recorded(client: Client, request: dict[str, Any], model: str = "miniature") -> Any:
+def recorded(client: Client, request: dict[str, Any], model: str = "miniature", **parts: str) -> Any:
     """What the service reads in an image of this record."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("sdxl", json.dumps({"version": "sdxl 0", "model": {"model": model}, "request": request}))
+    info.add_itxt("sdxl", json.dumps({"version": "sdxl 0", "model": {"model": model, **parts}, "request": request}))
     answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
     assert answer.status == 200, answer.body
     return answer.json
@@ -239,6 +240,37 @@ def test_a_record_says_what_is_missing(client: Client) -> None:
         "prompt_syntax": "plain",
         "model": "miniature",
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "missing"),
+    [
+        ({"model": "models/miniature.safetensors"}, "miniature", []),
+        ({"model": "C:\\models\\miniature"}, "miniature", []),
+        ({"model": "models/another"}, None, ["the model models/another"]),
+        ({"model": "miniature", "vae": "vae/fixed.safetensors"}, "miniature", ["the vae vae/fixed.safetensors"]),
+        ({"model": "miniature", "refiner": "/models/r.safetensors"}, "miniature", ["the refiner r.safetensors"]),
+        ({}, "miniature", []),
+    ],
+)
+def test_a_record_says_what_of_its_model_is_missing(client: Client, model: Any, name: str, missing: list[str]) -> None:
+    found = recorded(client, {"prompt": ""}, **model)
+    assert (found["arguments"].get("model"), found["missing"]) == (name, missing)
+
+
+def test_a_record_of_many_files_reads_the_folder_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[str] = []
+    files = Catalog.files
+
+    def counted(catalog: Catalog, kind: Any) -> Any:
+        walks.append(kind)
+        return files(catalog, kind)
+
+    monkeypatch.setattr(Catalog, "files", counted)
+    loras = [{"file": name, "weight": 0.5} for name in ("heart", "/else/heart.safetensors", "unheard") * 20]
+    found = recorded(client, {"prompt": "", "loras": loras})["arguments"]["loras"]
+    assert [each["file"] for each in found] == ["heart", "heart", "unheard"] * 20
+    assert walks == ["lora"]
 
 
 def test_what_of_another_tool_has_no_counterpart(client: Client) -> None:

@@ -203,10 +203,32 @@ def test_an_image_is_removed_for_good(tab: Tab) -> None:
         tab.page.once("dialog", lambda dialog: dialog.accept())
         tab.at("#discard").click()
         assert tab.at("#results img").count() == left
+        assert tab.at("#reuse").is_disabled() == (not left)
         tab.open()  # the service still has both
         tab.at("#state:has-text('ready')").wait_for()
         assert tab.at("#results img").count() == left
         assert tab.at("#empty").is_visible() == (not left)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "IDBFactory.prototype.open = () => { throw new DOMException('forbidden', 'SecurityError'); }",
+        "const { open } = IDBFactory.prototype;"
+        "IDBFactory.prototype.open = function (name) { open.call(this, name, 9); return open.call(this, name, 1); }",
+        "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError'); }",
+    ],
+    ids=["forbidden", "of another version", "full"],
+)
+def test_a_browser_that_keeps_nothing(browser: Any, running: Running, fault: str) -> None:
+    context = browser.new_context()
+    context.add_init_script(fault)
+    tab = Tab(f"http://127.0.0.1:{running.client.port}/", context)
+    tab.fill(**QUICK)
+    tab.generate()
+    assert not tab.at("#problem").is_visible()
+    assert [each for each in tab.messages if "VersionError" not in each] == []
+    context.close()
 
 
 def test_each_tab_has_its_own_words(tab: Tab, open_tab: Open) -> None:
@@ -524,6 +546,18 @@ def test_what_of_another_tool_has_no_counterpart_is_named(tab: Tab) -> None:
     tab.at("#problem:has-text('4x-UltraSharp')").wait_for()
     assert tab.at("#hires").is_checked()
     assert tab.at("[name='hires.upscaler']").input_value() == "lanczos"
+
+
+@pytest.mark.parametrize("hires", [{"size": 5}, {"size": "large"}, [1, 2], "large"])
+def test_a_damaged_record_does_not_stay(tab: Tab, hires: Any) -> None:
+    info = PngImagePlugin.PngInfo()
+    record = {"version": "sdxl 0", "model": {"model": "miniature"}, "request": {"prompt": PROMPT, "hires": hires}}
+    info.add_itxt("sdxl", json.dumps(record))
+    tab.drop(png(source(), pnginfo=info))
+    tab.at("#take").click()
+    tab.at("#said:has-text('parameters')").wait_for(state="attached")
+    tab.open()
+    assert tab["prompt"].input_value() == PROMPT
 
 
 def test_what_is_missing_is_named(tab: Tab, running: Running) -> None:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from .graph import Graph, Node, literal, origin
 
 _NONE = ("", "None", "none")
-_MOST = 100  # LoRAs in a stack
-_LONGEST = 20  # stacks in a row
+_MOST, _LONGEST = 100, 20  # LoRAs in a stack, and stacks in a row
 # the names of the file and of its weights for the UNet and for the text encoders, by number
 _FORMS = (
     ("lora_name_{}", "model_weight_{}", "clip_weight_{}"),

@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import is_number
 from .graph import REROUTE, Graph, Link, Node, literal, origin
 from .stacks import Entry, stack_of
+from .workflow import check_size
 
 _SAMPLING = {"steps", "cfg", "sampler_name", "scheduler", "latent_image"}
 _OWN = {"KSampler", "KSamplerAdvanced"}
@@ -26,11 +27,12 @@ _DEVICE = {"dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "dpmpp_2m_sde_heun"}  # 
 
 
 def plain(graph: Graph) -> Graph:
-    """The graph with the stand-ins."""
+    """The graph with the stand-ins. Raises `ValueError` where they are too many."""
     found: Graph = {}
     for node in graph.values():
         for each in _stand_ins(graph, node):
             found[each.id] = each
+        check_size(len(found))
     return found
 
 

@@ -185,10 +185,14 @@ def _without_controls(values: list[Any], names: tuple[str, ...]) -> list[Any]:
 
 def _passing(node: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a node that passes on: for each output, by its slot, the first input of its type."""
-    kinds = {str(own.get("name")): own.get("type") for own in listed(node.get("inputs"))}
+    kinds = {str(own.get("name")): str(own.get("type")) for own in listed(node.get("inputs"))}
+    first: dict[str, tuple[int, Any]] = {}  # of each type
+    for n, (name, value) in enumerate(inputs.items()):
+        first.setdefault(kinds[name], (n, value))
     found: dict[str, Any] = {}
     for slot, output in enumerate(listed(node.get("outputs"))):
-        same = [name for name in inputs if kinds.get(name) in (output.get("type"), "*") or output.get("type") == "*"]
+        kind = str(output.get("type"))
+        same = [first[each] for each in (next(iter(first), kind) if kind == "*" else kind, "*") if each in first]
         if same:
-            found[f"slot {slot}"] = inputs[same[0]]
+            found[f"slot {slot}"] = min(same, key=lambda each: each[0])[1]
     return found or {f"slot {n}": value for n, value in enumerate(inputs.values())}

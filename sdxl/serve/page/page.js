@@ -157,10 +157,20 @@ const settled = (request) => new Promise((done, fail) => {
   request.onerror = () => fail(request.error);
 });
 
-const opening = indexedDB.open("sdxl", 1);
-opening.onupgradeneeded = () => opening.result.createObjectStore("files");
-const store = settled(opening);
-const inStore = async (act) => settled(act((await store).transaction("files", "readwrite").objectStore("files"))).catch(() => {});
+async function openStore() {
+  const opening = indexedDB.open("sdxl", 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore("files");
+  return settled(opening);
+}
+
+const store = openStore();
+
+async function inStore(act) {
+  try {
+    return await settled(act((await store).transaction("files", "readwrite").objectStore("files")));
+  } catch {} // as above
+}
+
 const keepFile = (name, file) => inStore((files) => (file ? files.put(file, name) : files.delete(name)));
 const keptFile = (name) => inStore((files) => files.get(name));
 
@@ -202,7 +212,7 @@ function refresh() {
   for (const each of toggles) each.checked = kept[each.id];
   $("hires-field").hidden = Boolean(image); // which has its size already
   const grown = [width, height].map((side) => down((side.value || side.placeholder) * (control("hires.scale").value || 2)));
-  $("hires-size").textContent = `Enlarged to ${(kept.more["hires.size"]?.toReversed() ?? grown).join(" × ")}`;
+  $("hires-size").textContent = `Enlarged to ${(kept.more["hires.size"]?.toReversed?.() ?? grown).join(" × ")}`;
   $("reuse").disabled = !shown();
 }
 
@@ -470,8 +480,8 @@ function discard() {
   const near = [item.nextElementSibling, item.previousElementSibling].find((each) => each?.querySelector("img"));
   item.remove();
   near?.firstChild.focus();
-  near?.firstChild.click();
-  showJobs();
+  if (near) near.firstChild.click();
+  else look();
 }
 
 function look(name) {
@@ -1037,7 +1047,7 @@ for (const type of ["drop", "paste"]) {
 new ResizeObserver(showZoom).observe(viewport);
 
 async function restoreGallery() {
-  const old = await inStore((files) => files.getAll(IDBKeyRange.bound(["gallery"], ["gallery", []])));
+  const old = (await inStore((files) => files.getAll(IDBKeyRange.bound(["gallery"], ["gallery", []])))) ?? [];
   for (const { job } of old.splice(0, old.length - 100)) keepFile(["gallery", job.created]);
   for (const { job, files } of old) addJob(job, files);
 }
