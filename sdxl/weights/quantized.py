@@ -8,8 +8,10 @@ Imports no torch.
 
 from __future__ import annotations
 
+import math
+import mmap
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
@@ -60,10 +62,25 @@ def scaled(weight: Tensor, scale: Tensor) -> Tensor:
     """The weight in float16, as ComfyUI computes SDXL, or in float32 where it is out of its range."""
     import torch
 
-    rows = scale.float().reshape(-1, *[1] * (weight.ndim - 1)) if scale.numel() > 1 else scale.float().reshape(())
-    product = weight.float().mul_(rows)
-    largest = torch.finfo(torch.float16).max
-    return product.half() if bool((product.abs() <= largest).all()) else product
+    factors, most = scale.float().flatten(), torch.finfo(torch.float16).max
+    if torch.finfo(weight.dtype).max * factors.abs().max() > most:  # it may be
+        product = weight.float() * factors.view(-1, *[1] * (weight.ndim - 1))
+        if product.abs().max() > most:
+            return product
+    product = _pages(weight.shape).copy_(weight)  # exact; each product is rounded once, and takes no other memory
+    for part, factor in zip([product] if len(factors) == 1 else product, factors, strict=True):
+        part.mul_(factor)
+    return product
+
+
+def _pages(shape: Sequence[int]) -> Tensor:
+    """Memory for float16 that the system has back at once when it is let go: an allocator would keep it, with holes."""
+    import torch
+
+    count = math.prod(shape)
+    access = mmap.ACCESS_COPY if hasattr(mmap, "MAP_PRIVATE") else mmap.ACCESS_WRITE  # of this process alone
+    pages = mmap.mmap(-1, max(2 * count, 2), access=access)
+    return torch.frombuffer(pages, dtype=torch.float16)[:count].view(tuple(shape))
 
 
 def refuse(keys: Mapping[str, tuple[int, ...]], where: object) -> None:

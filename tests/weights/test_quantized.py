@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import sdxl
 from sdxl.errors import CheckpointError
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.container import TensorFile, Weights
+from sdxl.weights.quantized import scaled
 
 UNET = "model.diffusion_model."
 Tensors = dict[str, torch.Tensor]
@@ -72,6 +74,19 @@ def test_the_product_is_the_weight(change: Callable[[Tensors], None], single: Pa
     assert not sdxl.inspect(path).unexpected  # type: ignore[union-attr]
     expected = unet(same)
     assert all(torch.equal(weight, expected.pop(name)) for name, weight in unet(path).items()) and not expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("shape", [(30, 257), (16, 8, 3, 3), (64,), ()], ids=str)
+def test_products_are_rounded_once_in_pages_of_their_own(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """The allocator kept 5 GB of holes where a full-size model's products came from it."""
+    weight = (60 * torch.randn(shape, generator=torch.Generator().manual_seed(1))).to(dtype)
+    columns = torch.linspace(1e-5, 2, shape[0] if shape else 1)
+    for scale in (torch.tensor(0.37), torch.tensor([2e-6]), torch.tensor(3.0).bfloat16(), columns, columns[:, None]):
+        product = scaled(weight, scale)
+        factors = scale.float() if scale.numel() == 1 else scale.view(-1, *[1] * (len(shape) - 1))
+        assert torch.equal(product, (weight.float() * factors).half().view(shape))
+        assert product.data_ptr() % mmap.PAGESIZE == 0
 
 
 def test_a_scale_in_another_shard(tmp_path: Path) -> None:
