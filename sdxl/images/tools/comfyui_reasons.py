@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from .graph import Node
 
+_CONTROL = "a control image is in no file of parameters; give --control NET=IMAGE"
 _REASONS = {
-    "controlnet": "a control image is in no file of parameters; give --control NET=IMAGE",
-    "cnetstack": "a control image is in no file of parameters; give --control NET=IMAGE",
-    "controllllite": "a control image is in no file of parameters; give --control NET=IMAGE",
-    "t2iadapter": "a control image is in no file of parameters; give --control NET=IMAGE",
+    **dict.fromkeys(("controlnet", "cnetstack", "controllllite", "t2iadapter"), _CONTROL),
     "ipadapter": "a reference image is in no file of parameters; give --reference ADAPTER=IMAGE",
     "perturbedattention": "guidance is not read; give --guider pag",
 }
