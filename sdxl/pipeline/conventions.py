@@ -65,6 +65,18 @@ class Conventions:
     empty_negative: str = _rule(
         'a negative prompt that is ""', encode="the encoded empty text", absent="the same as no negative prompt"
     )
+    last_weight: str = _rule(
+        "a number behind a colon at the end of a prompt without AND (a cat:1.2)",
+        text="text",
+        weight="the weight of the prompt",
+    )
+    prompt_changes: str = _rule(
+        "what counts where a prompt changes, as in [a:b:0.5]",
+        steps="the steps that run, from 1",
+        calls="calls of the network, from 0, so the first text has one more; a part is one of all steps asked for, with "
+        "two calls for heun, dpm_2, dpm_2_ancestral, dpmpp_2s_ancestral and dpmpp_sde. The texts have as many chunks as "
+        "the longest of them",
+    )
     clip_skip: str = _rule(
         "what `clip_skip` counts for",
         both="both prompts and both text encoders",
