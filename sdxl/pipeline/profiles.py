@@ -120,6 +120,7 @@ _A1111 = Conventions(
     inpaint_start="image",
     known="output",
     known_9=True,
+    hand_off="whole",
     pixels="cut",
 )
 

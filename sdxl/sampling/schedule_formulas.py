@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ..models.schedule_config import ScheduleConfig
 from .beta import beta_quantiles
-from .schedule import NoiseTable
+from .schedule import LCM_STRIDE, NoiseTable
 
 Array = NDArray[np.float64]
 Formula = Callable[..., "tuple[Sequence[float], Sequence[float] | None] | None"]
@@ -103,6 +104,8 @@ def a1111(
     table: NoiseTable, name: str, steps: int, sampler: str, spacing: str, options: Mapping[str, Any]
 ) -> tuple[list[float], None] | None:
     """AUTOMATIC1111's sigmas."""
+    if sampler == "lcm":
+        table = replace(table, sigmas=table.sigmas[LCM_STRIDE - 1 :: LCM_STRIDE])
     sigmas = _k_diffusion(table, name, steps, options)
     low, high = float(_floats(table)[0]), float(_floats(table)[-1])
     if name == "beta":
@@ -115,6 +118,8 @@ def a1111(
         return (part * math.atan(low) + (1 - part) * math.atan(high)).tan().tolist(), None
     if sigmas is None:
         return None
+    if sampler == "ddim" and name == "leading" and len(sigmas) > 1:  # its loop leaves the last timestep, 1, out
+        return sigmas, None
     final = float(table.sigmas[0]) if sampler == "ddim" else 0.0
     return [*(float(np.float32(sigma)) for sigma in sigmas), final], None
 
