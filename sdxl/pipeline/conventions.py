@@ -73,9 +73,9 @@ class Conventions:
     prompt_changes: str = _rule(
         "what counts where a prompt changes, as in [a:b:0.5]",
         steps="the steps that run, from 1",
-        calls="calls of the network, from 0, so the first text has one more; a part is one of all steps asked for. Each "
-        "step has one call, or two (heun, dpm_2, dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde). The texts have as many "
-        "chunks as the longest of them",
+        calls="calls of the network, from 0, so the first text has one more; a part is one of all steps asked for. A "
+        "step has one call, or two (heun, dpm_2, dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde). The texts have as "
+        "many chunks as the longest of them",
     )
     clip_skip: str = _rule(
         "what `clip_skip` counts for",
@@ -115,8 +115,8 @@ class Conventions:
         "own spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by "
         "default",
         comfyui="float32; linspace, sgm_uniform in log sigma; leading may have more steps than asked for",
-        a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI, but for "
-        "ddim, which ends at timestep 1; lcm has the 50 timesteps that LCM was trained on",
+        a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI, but "
+        "with ddim it ends at timestep 1; lcm has the 50 timesteps that LCM was trained on",
     )
     samplers: str = _rule(
         "whose details a sampler has",
@@ -214,8 +214,8 @@ class Conventions:
         part="the last int(n d)",
         sigmas="the last int((n + 1) d) sigmas",
         all="n: the last of int(n / d), all at d > 0.9999",
-        one_more="the last int(n min(d, 0.999)) + 1 (with ddim two less, and noise of one level more than they begin at); "
-        "in a second pass as exactly (with ddim the same)",
+        one_more="the last int(n min(d, 0.999)) + 1 (with ddim two less, at least 1, and noise of one level more than "
+        "they begin at); in a second pass as exactly (with ddim too)",
         exactly="n: the last of int(n / min(d, 0.999))",
     )
     # ---- inpainting

@@ -63,7 +63,8 @@ def _left(steps: int, strength: float, sampler: str, rule: str) -> int:
     if rule == "sigmas":  # Stability's
         return max(int(strength * (steps + 1)), 1) - 1
     if rule == "one_more":  # AUTOMATIC1111's
-        return int(steps * min(strength, 0.999)) + (-1 if sampler == "ddim" else 1)
+        left = int(steps * min(strength, 0.999))
+        return left + 1 if sampler != "ddim" else max(left - 1, min(left, 1))
     return int(steps * strength)
 
 

@@ -114,3 +114,33 @@ def test_the_hand_over(steps: int, refine_at: float, pair_pipe: sdxl.Pipeline) -
 @pytest.fixture(scope="module")
 def pair_pipe(tiny_folder: Any, refiner_folder: Any) -> sdxl.Pipeline:
     return sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
+
+
+# ---- Forge
+
+
+@pytest.mark.parametrize("strength", [None, 0.6])
+def test_forge(strength: float | None, tiny_pipe: sdxl.Pipeline, reference_pipe: Any, error: Any) -> None:
+    """Whole timesteps, nearest in log sigma; with a mask the input's known part is the image with noise too."""
+    model = model_of(reference_pipe, comfyui.Table())
+    text, noise = model.encode(TEXT), comfyui.on_a_card(7, (1, 4, 8, 8))
+    denoise, sigmas = model.denoiser(text, zeros(text), 5.0, IDS), comfyui.karras(comfyui.Table(), 5)
+    own: dict[str, Any] = {
+        "seed": 7,
+        "steps": 5,
+        "sampler": "euler_ancestral",
+        "schedule": "karras",
+        "strength": strength,
+    }
+    own["compat"] = {"profile": "a1111", "timesteps": "nearest", "known": "always"}
+    if strength is None:
+        expected = comfyui.euler_ancestral(denoise, noise(0, 0) * sigmas[0], sigmas, noise)
+        assert error(tiny_pipe(PROMPT, **own, **SIZE, **LATENT).images, expected) < TOLERANCE
+        return
+    image, mask = tiny.picture(1, 64, 64), tiny.mask(2)
+    z, sigmas = model.encode_image(comfyui.pixels_of(image)), sigmas[5 - int(5 * strength) - 1 :]
+    small = np.around(np.asarray(mask.convert("RGB").resize((8, 8)), dtype=np.float64)[..., 0] / 255)
+    first = noise(0, 0)
+    blended = comfyui.masked(denoise, z, first, torch.from_numpy(small)[None, None])
+    expected = comfyui.euler_ancestral(blended, z + first * sigmas[0], sigmas, noise)
+    assert error(tiny_pipe(PROMPT, image=image, mask=mask, **own, **LATENT).images, expected) < TOLERANCE
