@@ -254,6 +254,11 @@ class Conventions:
     )
     grow_mask: int = _rule("pixels that a mask grows by", 0)
     paste: bool = _rule("the part that a mask keeps is pasted back, byte for byte", True)
+    paste_grey: str = _rule(
+        "the weight of the result at a grey of a mask, where it is pasted back",
+        binary="0 or 1, as it is repainted",
+        doubled="twice the grey's share, at most 1; as a filled window has it with `mask_padding`",
+    )
     # ---- refiner, files
     hand_off: str = _rule(
         "the base's steps, of n at `refine_at` f",

@@ -26,7 +26,8 @@ def with_enlarged(plan: Plan, first: Plan, z: Tensor, latents: Latents, noise: B
     top, left = ((side - own) // factor // 2 for side, own in zip(whole, size, strict=True))
     if upscaler.mode is None:
         box = left * factor, top * factor, left * factor + size[1], top * factor + size[0]
-        images = [to_tensor(resize(image, whole).crop(box)) for image in to_pil(latents.decode(z))]
+        decoded = to_pil(latents.decode(z), plan.request.conventions.pixels == "cut")
+        images = [to_tensor(resize(image, whole).crop(box)) for image in decoded]
         is_mean = plan.request.conventions.posterior == "mean"
         z = latents.encode(images, None if is_mean else noise.draw())
     else:

@@ -120,6 +120,8 @@ _A1111 = Conventions(
     inpaint_start="image",
     known="output",
     known_9=True,
+    mask_window="filled",
+    paste_grey="doubled",
     hand_off="whole",
     pixels="cut",
 )
