@@ -136,6 +136,11 @@ class Conventions:
         nearest="the nearest whole one in log sigma, in float32",
         quantized="the nearest whole one, and its sigma",
     )
+    alphas: str = _rule(
+        "the alphas that the model's noise levels are computed from",
+        exact="as they are",
+        float32="rounded to float32, which moves the lowest levels by 1e-5, and with them the noise of SDE samplers",
+    )
     zero_snr: str = _rule(
         "the last sigma with zero terminal SNR", sigma_4096="4096", sigma_4519="4518.8 (alpha 4.897e-8)"
     )

@@ -105,6 +105,7 @@ _A1111 = Conventions(
     samplers="a1111",
     discard_penultimate=("dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde"),
     timesteps="fractional",
+    alphas="float32",
     zero_snr="sigma_4519",
     start_scale="sigma",
     end_scale="one",

@@ -18,7 +18,7 @@ from ..sampling.schedule import (
     schedule_of_sigmas,
     schedule_of_timesteps,
 )
-from ..sampling.schedule_formulas import FORMULAS, float32_table
+from ..sampling.schedule_formulas import FORMULAS, float32_table, of_float32_alphas
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import CUSTOM
 from ..sampling.variants import sampler_of
@@ -96,6 +96,8 @@ def _schedule(
         rounding = "lcm"
     make_table = float32_table if rules.schedules == "diffusers" and config.edm is None else noise_table
     table = replace(make_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
+    if rules.alphas == "float32" and config.edm is None:
+        table = of_float32_alphas(table)
     if request.sigmas is not None:
         schedule = schedule_of_sigmas(config, request.sigmas, sampler, table)
     elif request.timesteps is not None:

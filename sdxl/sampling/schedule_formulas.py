@@ -189,6 +189,12 @@ def float32_table(config: ScheduleConfig, last_alpha: float) -> NoiseTable:
     return NoiseTable((((1 - products) / products) ** 0.5).double().numpy(), config.steps_offset)
 
 
+def of_float32_alphas(table: NoiseTable) -> NoiseTable:
+    """A model's noise levels, computed from its alphas in float32 as k-diffusion does it."""
+    alphas = torch.from_numpy(1 / (1 + table.sigmas**2)).float()
+    return replace(table, sigmas=(((1 - alphas) / alphas) ** 0.5).double().numpy())
+
+
 def float32_levels(sigmas: Sequence[float], r: float, round_trip: bool) -> dict[float, float]:
     """The noise levels between some float32 sigmas at which dpmpp_sde asks for noise, as k-diffusion computes them in
     float32, by ours in float64. With a `round_trip` through the logarithm the sigmas too, as k-diffusion's own.

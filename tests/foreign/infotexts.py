@@ -9,7 +9,7 @@ from typing import Any
 
 BASE = {"prompt_syntax": "a1111", "compat": "a1111", "preset": "none"}
 COMFYUI = {"prompt_syntax": "comfyui", "compat": "comfyui", "preset": "none"}
-FORGE = {"profile": "a1111", "timesteps": "nearest", "known": "always"}
+FORGE = {"profile": "a1111", "timesteps": "nearest", "alphas": "exact", "known": "always"}
 HASH = "0123456789"
 
 

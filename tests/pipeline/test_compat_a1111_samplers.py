@@ -132,7 +132,7 @@ def test_forge(strength: float | None, tiny_pipe: sdxl.Pipeline, reference_pipe:
         "schedule": "karras",
         "strength": strength,
     }
-    own["compat"] = {"profile": "a1111", "timesteps": "nearest", "known": "always"}
+    own["compat"] = {"profile": "a1111", "timesteps": "nearest", "alphas": "exact", "known": "always"}
     if strength is None:
         expected = comfyui.euler_ancestral(denoise, noise(0, 0) * sigmas[0], sigmas, noise)
         assert error(tiny_pipe(PROMPT, **own, **SIZE, **LATENT).images, expected) < TOLERANCE

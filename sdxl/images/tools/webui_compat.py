@@ -10,7 +10,11 @@ from .fields import Fields
 
 _PROFILE = "a1111"
 _DISCARDING = ["dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde"]  # samplers that always leave the last sigma but one out
-_FORGE = {"timesteps": "nearest", "known": "always"}  # its UNet is called as ComfyUI's, also with a mask
+_FORGE = {
+    "timesteps": "nearest",
+    "alphas": "exact",
+    "known": "always",
+}  # its UNet is called as ComfyUI's, also with a mask
 _NEW_REFINER = (1, 8)  # the version from which the refiner's part is one of the noise schedule
 
 
