@@ -19,6 +19,8 @@ from ..errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .container import Weights
+
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _FLOATS = ("F32", "F16", "BF16")  # of scales
 _SCALES = (".scale_weight", ".weight_scale")
@@ -83,11 +85,17 @@ def _pages(shape: Sequence[int]) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.float16)[:count].view(tuple(shape))
 
 
-def refuse(keys: Mapping[str, tuple[int, ...]], where: object) -> None:
+def refuse(weights: Weights, where: object) -> None:
     """Raise `CheckpointError` for a file whose layers are quantized in a way that is not read."""
     for pattern, name in _UNREAD:
-        for key in keys:
+        for key in weights:
             if match := pattern.fullmatch(key):
+                weight = key.rpartition(".")[0] + ".weight"
+                if weight in weights and (dtype := weights.dtype(weight)) in _FLOATS:
+                    raise CheckpointError(
+                        f"{where} has {key} beside a weight in {dtype}, which is not quantized; give the model in "
+                        "float16 without scales, or in float8 with or without them"
+                    )
                 raise CheckpointError(
                     f"{where} has layers that are quantized as {name.format(*match.groups())}, such as {key}; give the "
                     "model in float16, or in float8 with or without scales"
