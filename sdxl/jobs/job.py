@@ -22,6 +22,7 @@ from ..pipeline.hires import read_hires
 from ..pipeline.profiles import Place, for_one, record_compat
 from ..pipeline.request import Request, seeds_of
 from ..pipeline.tags import requested_loras
+from ..weights.path import AnyPath, expanded
 from .claims import Range
 from .content import (
     Folders,
@@ -185,7 +186,7 @@ def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]
 
 
 def read_job(
-    path: Path,
+    path: AnyPath,
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
@@ -194,6 +195,7 @@ def read_job(
     """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
     `ArgumentError` if the file cannot be read.
     """
+    path = expanded(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

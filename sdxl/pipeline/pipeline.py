@@ -24,6 +24,7 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
+from ..weights.path import expanded
 from .adapting import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
@@ -210,7 +211,7 @@ class Pipeline(DiffusersNames):
         Raises `OutputError`, and `ArgumentError` for layers of one's own, which a model's file has no place for.
         """
         with self._lock:
-            save(self.residency, Path(path).expanduser())
+            save(self.residency, expanded(path))
 
     def compile(self) -> None:
         """Make every image after the first of its size faster on CUDA: compiled blocks in the recorded steps.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from ..models.controlnet import ControlNet
 from ..models.unet import UNet
 from ..weights.container import save_tensors
 from ..weights.control_keys import controlnet_rows
+from ..weights.path import AnyPath
 from .losses import denoising_loss
 from .start import zero
 
@@ -50,7 +50,7 @@ def control_loss(
 
 
 def save_controlnet(
-    path: Path, net: ControlNet, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
+    path: AnyPath, net: ControlNet, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
 ) -> None:
     """Write a ControlNet as one file in diffusers' names, which needs no config. `metadata` is for its header. Raises
     `OutputError`.
