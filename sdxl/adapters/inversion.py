@@ -39,7 +39,7 @@ class Inversion:
 def read_inversion(paths: Sequence[AnyPath], word: str | None, widths: Mapping[str, int]) -> Inversion:
     """Open an embedding, of one file or diffusers' two, for text encoders of these widths. Raises `CheckpointError`."""
     files = [TensorFile(path) for path in paths]
-    own_paths = [file.path for file in files]
+    names = [file.path for file in files]
     if len(files) == 2:
         own, vectors, ignored = _of_two_files(files, widths)
     else:
@@ -47,15 +47,15 @@ def read_inversion(paths: Sequence[AnyPath], word: str | None, widths: Mapping[s
     missing = [name for name in widths if name not in vectors]
     if missing:
         raise CheckpointError(
-            f"{own_paths[0]} has no vectors for the {missing[0]} of width {widths[missing[0]]}; give an embedding of this "
+            f"{names[0]} has no vectors for the {missing[0]} of width {widths[missing[0]]}; give an embedding of this "
             "model, or both of diffusers' files"
         )
-    where = " and ".join(map(str, own_paths))
+    where = " and ".join(map(str, names))
     checked = {name: _checked(vectors[name], width, where) for name, width in widths.items()}
     if len({len(each) for each in checked.values()}) > 1:
         counts = ", ".join(f"{len(each)} for the {name}" for name, each in checked.items())
         raise CheckpointError(f"{where} has different numbers of vectors, {counts}; download it again")
-    return Inversion(word or own or composed(own_paths[0].stem), tuple(own_paths), checked, tuple(ignored))
+    return Inversion(word or own or composed(names[0].stem), tuple(names), checked, tuple(ignored))
 
 
 def _of_one_file(file: TensorFile, widths: Mapping[str, int]) -> tuple[str | None, dict[str, Tensor], list[str]]:

@@ -22,9 +22,7 @@ def test_a_file_is_named_where_the_error_begins_otherwise(where: str, text: str)
     assert str(caught.value) == f"{where}: {text}"
 
 
-@pytest.mark.parametrize(
-    "rest", [" is no file", ": conv_in is missing", "/unet has no config", ", metadata: y", ""]
-)
+@pytest.mark.parametrize("rest", [" is no file", ": conv_in is missing", "/unet has no config", ", metadata: y", ""])
 def test_a_file_is_not_named_twice(rest: str) -> None:
     with pytest.raises(CheckpointError) as caught, naming("/m/a"), naming("/m/a"):
         raise CheckpointError("/m/a" + rest)
