@@ -92,12 +92,12 @@ class Loader:
 
         def load_text() -> list[TextStage]:
             info.check_ids()
-            return self.stages(number, [cast(TextEncoder, self._load(n, number, offload)()) for n in info.encoders])
+            return self.text_stages(number, [cast(TextEncoder, self._load(n, number, offload)()) for n in info.encoders])
 
         load_unet, at = self._load(UNET, number, offload), self.placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
-    def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
+    def text_stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
         """The text encoders of a checkpoint with their tokenizers and learned words."""
         info = self.checkpoints[number].info
         return [

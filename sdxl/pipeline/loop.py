@@ -67,13 +67,13 @@ def run(
 def _pass(plan: Plan, model: Model, start: Start, noise: BatchNoise) -> Iterator[Step]:
     """The steps of one pass."""
     of_steps, x = step_noise(plan, noise), start.x
-    for number, sigmas in plan.stages():
-        for step in _stage(number, sigmas, x, plan, model, start, of_steps(sigmas)):
+    for number, sigmas in plan.expert_sigmas():
+        for step in _expert_steps(number, sigmas, x, plan, model, start, of_steps(sigmas)):
             x = step.x
             yield step
 
 
-def _stage(
+def _expert_steps(
     number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
 ) -> Iterator[Step]:
     """The steps of one expert."""

@@ -109,7 +109,7 @@ class Plan:
         """The noise levels of the steps that run; a single one where there is no step."""
         return self.schedule.sigmas[self.first :]
 
-    def stages(self) -> list[tuple[int, tuple[float, ...]]]:
+    def expert_sigmas(self) -> list[tuple[int, tuple[float, ...]]]:
         """The number of each expert that takes part, and the sigmas of its steps."""
         sigmas, first, handoff = self.schedule.sigmas, self.first, max(self.handoff, self.first)
         parts = [(0, sigmas[first : handoff + 1]), (1, sigmas[handoff:])]

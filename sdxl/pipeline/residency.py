@@ -267,7 +267,7 @@ class Residency:
                 loader.load_again(UNET, number, unet, model.offload, weights)
             if (stages := old.text.loaded) is not None:
                 encoders = [stage.encoder for stage in stages]
-                new.text.adopt(loader.stages(number, encoders))
+                new.text.adopt(loader.text_stages(number, encoders))
                 for name, encoder in zip(new.info.encoders, encoders, strict=True):
                     loader.load_again(name, number, encoder, model.offload, weights)
         if (vae := loaded.vae.loaded) is not None:
