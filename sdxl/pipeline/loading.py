@@ -92,7 +92,8 @@ class Loader:
 
         def load_text() -> list[TextStage]:
             info.check_ids()
-            return self.text_stages(number, [cast(TextEncoder, self._load(n, number, offload)()) for n in info.encoders])
+            loads = [self._load(name, number, offload) for name in info.encoders]
+            return self.text_stages(number, [cast(TextEncoder, load()) for load in loads])
 
         load_unet, at = self._load(UNET, number, offload), self.placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)

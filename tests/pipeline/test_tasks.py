@@ -345,7 +345,9 @@ def test_every_task_passes_through_the_one_loop(
 ) -> None:
     calls: list[Any] = []
     loop = sdxl.pipeline.call.run
-    monkeypatch.setattr("sdxl.pipeline.call.run", lambda plan, *more: calls.append(plan.expert_sigmas()) or loop(plan, *more))
+    monkeypatch.setattr(
+        "sdxl.pipeline.call.run", lambda plan, *more: calls.append(plan.expert_sigmas()) or loop(plan, *more)
+    )
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     alone = sdxl.Pipeline.from_pretrained(refiner_folder, dtype="float32", device="cpu")
     source = {"image": picture(), "mask": box_mask((8, 8, 40, 40))}
