@@ -120,7 +120,7 @@ def inspect_file(file: TensorFile) -> Report:
         return _control(file.path, weights, {})
     if other := identify.foreign(weights):
         return Report(file.path, other, {"all": count_tensors(weights, weights)})
-    quantized.refuse(weights, file.path)
+    quantized.refuse(weights, weights.dtype, file.path)
     if is_tiny(weights):
         return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
     component, layout = identify.contents(weights)

@@ -84,7 +84,7 @@ def checkpoint_of_file(file: TensorFile, needs_vae: bool = True) -> Checkpoint:
         raise CheckpointError(
             f"{file.path} is {other}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
         )
-    quantized.refuse(weights, file.path)
+    quantized.refuse(weights, weights.dtype, file.path)
     contents = identify.contents(weights)
     has_vae = "VAE" not in identify.lacking(weights)
     if contents[0] != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
@@ -223,7 +223,7 @@ def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], 
     files = open_files(path, STEMS[name], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
-    quantized.refuse(weights, path)
+    quantized.refuse(weights, weights.dtype, path)
     others = frozenset({"text_projection.weight"} if name == TEXT else ())
     return Component(name, config, rows, "folder", weights, others=others)
 
@@ -261,7 +261,7 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
     weights = Weights([file])
     if other := identify.foreign(weights):
         raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
-    quantized.refuse(weights, file.path)
+    quantized.refuse(weights, weights.dtype, file.path)
     if name == UNET and identify.edm(weights) is not None:
         raise _foreign_noise(file.path)
     if tiny_vae.is_tiny(weights):

@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .container import Weights
 
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _FLOATS = ("F32", "F16", "BF16")  # of scales
@@ -85,15 +83,15 @@ def _pages(shape: Sequence[int]) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.float16)[:count].view(tuple(shape))
 
 
-def refuse(weights: Weights, where: object) -> None:
+def refuse(keys: Collection[str], dtype: Callable[[str], str], where: object) -> None:
     """Raise `CheckpointError` for a file whose layers are quantized in a way that is not read."""
     for pattern, name in _UNREAD:
-        for key in weights:
+        for key in keys:
             if match := pattern.fullmatch(key):
                 weight = key.rpartition(".")[0] + ".weight"
-                if weight in weights and (dtype := weights.dtype(weight)) in _FLOATS:
+                if weight in keys and dtype(weight) in _FLOATS:
                     raise CheckpointError(
-                        f"{where} has {key} beside a weight in {dtype}, which is not quantized; give the model in "
+                        f"{where} has {key} beside a weight in {dtype(weight)}, which is not quantized; give the model in "
                         "float16 without scales, or in float8 with or without them"
                     )
                 raise CheckpointError(
