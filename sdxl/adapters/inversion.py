@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..weights.container import TensorFile
+from ..weights.families import CONTEXTS
 from ..weights.keymap import TEXT, TEXT_2
 from ..weights.library import composed
 from ..weights.path import AnyPath
@@ -74,7 +75,7 @@ def _of_one_file(file: TensorFile, widths: Mapping[str, int]) -> tuple[str | Non
             "clip_g"
         )
     width = (file.shapes[key] or (0,))[-1]
-    other = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}.get(width, "one text encoder")
+    other = CONTEXTS.get(width, "one text encoder")
     raise CheckpointError(
         f"{file.path} is an embedding for {other}: {key} has vectors of width {width}, and SDXL takes "
         f"{' and '.join(map(str, widths.values()))}; give one that was trained for SDXL"

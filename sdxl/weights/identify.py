@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from ..errors import CheckpointError, warn
 from ..models.config import ModelConfig, TextConfig, VAEConfig
 from ..models.published import BASE, CLIP_L
 from ..models.unet_config import UNetConfig
+from .families import CONTEXTS, SD1, SD2, family_of
 from .keymap import CLIP_L_PREFIX, UNET_PREFIX, VAE_PREFIX, clip_g_prefix
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -100,20 +102,15 @@ def _other_model(shapes: Shapes) -> str | None:
         return "a ControlNet"
     if "adapter.conv_in.weight" in shapes or "body.0.block1.weight" in shapes:
         return "a T2I-Adapter"
-    if "encoder_hid_proj.weight" in shapes:
-        return "Kolors"
-    if any("joint_blocks." in key for key in keys):
-        return "Stable Diffusion 3"
-    if any("double_blocks." in key or "single_transformer_blocks." in key for key in keys):
-        return "Flux"
+    if found := family_of(keys):
+        return found[0]
     if _has(shapes, "cond_stage_model.transformer."):
-        return "Stable Diffusion 1.x"
+        return SD1
     if _has(shapes, "cond_stage_model.model."):
-        return "Stable Diffusion 2.x"
+        return SD2
     context = [k for k in keys if k.endswith("attn2.to_k.weight")]
     if context and not any("label_emb" in key or "add_embedding" in key for key in keys):
-        widths: dict[tuple[int, ...], str] = {(768,): "Stable Diffusion 1.x", (1024,): "Stable Diffusion 2.x"}
-        return widths.get(shapes[context[0]][1:], "a UNet without SDXL's vector")
+        return CONTEXTS.get(math.prod(shapes[context[0]][1:]), "a UNet without SDXL's vector")
     return None
 
 

@@ -91,8 +91,8 @@ def refuse(keys: Collection[str], dtype: Callable[[str], str], where: object) ->
                 weight = key.rpartition(".")[0] + ".weight"
                 if weight in keys and dtype(weight) in _FLOATS:
                     raise CheckpointError(
-                        f"{where} has {key} beside a weight in {dtype(weight)}, which is not quantized; give the model in "
-                        "float16 without scales, or in float8 with or without them"
+                        f"{where} has {key} beside a weight in {dtype(weight)}, which is not quantized; give the "
+                        "model in float16 without scales, or in float8 with or without them"
                     )
                 raise CheckpointError(
                     f"{where} has layers that are quantized as {name.format(*match.groups())}, such as {key}; give the "

@@ -64,6 +64,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "is a ControlNet of Kolors; give one for SDXL",
     ),
     "Flux": (lambda full: filled("controlnet_x_embedder.weight", "transformer_blocks.0.a"), "is a ControlNet of Flux"),
+    "Qwen-Image": (
+        lambda full: filled("controlnet_x_embedder.weight", "transformer_blocks.0.img_mlp.net.2.weight"),
+        "is a ControlNet of Wan or Qwen-Image; give one for SDXL",
+    ),
     "SD 3": (
         lambda full: filled("controlnet_blocks.0.weight", "transformer_blocks.0.attn.to_q.weight"),
         "is a ControlNet of Stable Diffusion 3; give one for SDXL",
