@@ -17,7 +17,7 @@ from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
-from ..pipeline.groups import SEEDS
+from ..pipeline.argument_groups import SEEDS
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
 from ..pipeline.request import Request

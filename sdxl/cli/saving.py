@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ArgumentError, OutputError
 from ..images.output import numbered
-from ..pipeline.groups import SOURCES, TEXTS
+from ..pipeline.argument_groups import SOURCES, TEXTS
 from ..pipeline.request import Request
 from ..weights.path import expanded
 from . import interrupts

@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ArgumentError, SDXLError, brief
 from ..images.output import check_name, same_name
 from ..pipeline.aliases import advice
-from ..pipeline.groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
+from ..pipeline.argument_groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
 from ..pipeline.hires import read_hires
 from ..pipeline.profiles import Place, for_one, record_compat
 from ..pipeline.request import Request, seeds_of

@@ -31,10 +31,10 @@ from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
 from ..weights.weight_files import folder_files, idle_variant
 from .expert import Expert
-from .loaded import component_bytes, load, load_again
 from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
+from .network_loading import component_bytes, load, load_again
 from .recorded_model import SOURCES, RecordedModel
 from .tokens import tokenizers_of
 from .weight_changes import Both, own_changes

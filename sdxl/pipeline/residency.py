@@ -18,7 +18,7 @@ from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory,
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import UNET, VAE
-from .extras import Extra
+from .extra_networks import Extra
 from .loading import Changes, Loader
 from .model import Model
 from .plan import Plan

@@ -247,7 +247,7 @@ def test_a_control_lora_is_the_controlnet_that_it_stands_for(
     layout: str, unet: Component, converted: Path, tmp_path: Path, error: Any
 ) -> None:
     """Within the rounding of a sum of products; the weights of the base come from either layout."""
-    from sdxl.pipeline.loaded import load
+    from sdxl.pipeline.network_loading import load
     from sdxl.runtime.placement import Placement
 
     base = unet if layout == "folder" else open_checkpoint(converted).components["unet"]
