@@ -14,6 +14,7 @@ from ..weights.control_keys import controlnet_rows
 from ..weights.path import AnyPath
 from .losses import denoising_loss
 from .start import zero
+from .tensors import file_tensors
 
 
 def start_controlnet(net: ControlNet, unet: UNet) -> None:
@@ -55,7 +56,6 @@ def save_controlnet(
     """Write a ControlNet as one file in diffusers' names, which needs no config. `metadata` is for its header. Raises
     `OutputError`.
     """
-    state, rows = net.state_dict(), controlnet_rows(net.control_config)
-    tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
+    tensors = file_tensors(net, controlnet_rows(net.control_config), dtype)
     architecture = "stable-diffusion-xl-v1-base/controlnet"
     save_tensors(tensors, path, {"modelspec.architecture": architecture, **metadata})

@@ -19,6 +19,7 @@ from ..weights.path import AnyPath, expanded
 from ..weights.reference_rows import ip_adapter_rows, vision_rows
 from .losses import denoising_loss
 from .start import zero
+from .tensors import file_tensors
 
 
 def start_ip_adapter(adapter: IPAdapter) -> None:
@@ -70,8 +71,7 @@ def save_ip_adapter(
     path: AnyPath, adapter: IPAdapter, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
 ) -> None:
     """Write an IP-Adapter under the published names. `metadata` is for its header. Raises `OutputError`."""
-    state, rows = adapter.state_dict(), ip_adapter_rows(adapter.config)
-    tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
+    tensors = file_tensors(adapter, ip_adapter_rows(adapter.config), dtype)
     architecture = "stable-diffusion-xl-v1-base/ip-adapter"
     save_tensors(tensors, path, {"modelspec.architecture": architecture, **metadata})
 
@@ -80,8 +80,7 @@ def save_image_encoder(folder: AnyPath, encoder: VisionEncoder, dtype: torch.dty
     """Write an image encoder as transformers does: a folder with `config.json` and `model.safetensors`. Raises
     `OutputError`.
     """
-    state, rows = encoder.state_dict(), vision_rows(encoder.config)
-    tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
+    tensors = file_tensors(encoder, vision_rows(encoder.config), dtype)
     folder = expanded(folder)
     save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.dumps(write_vision(encoder.config), indent=2, sort_keys=True)
