@@ -17,6 +17,7 @@ from . import diffusers_config, identify, quantized, tiny_vae, tokenizer_files
 from .component import Component, check_components
 from .container import TensorFile, Weights, open_shards
 from .folder import WEIGHTS, entries, list_some, read_json
+from .infer import infer_unet, infer_vae
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
 from .path import AnyPath, expanded
@@ -331,7 +332,7 @@ def _infer_config(shapes: identify.Shapes, name: str, layout: str, like: ModelCo
     if name == VAE:
         old = like.vae
         assert isinstance(old, VAEConfig)  # no model comes with a tiny one
-        new = identify.infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
+        new = infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
         return replace(
             new,
             norm_groups=old.norm_groups,
@@ -339,7 +340,7 @@ def _infer_config(shapes: identify.Shapes, name: str, layout: str, like: ModelCo
             latents_mean=old.latents_mean,
             latents_std=old.latents_std,
         )
-    unet = identify.infer_unet(shapes, layout)
+    unet = infer_unet(shapes, layout)
     same = unet.channels == like.unet.channels
     return replace(
         unet,

@@ -9,18 +9,8 @@ from math import gcd
 from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.unet_config import UNetConfig
 from .families import CONTEXTS, SD1, early_attention, family_of
-from .identify import (
-    HEAD_DIM,
-    NORM_GROUPS,
-    Shapes,
-    count_of,
-    depth_of,
-    folder_levels,
-    foreign,
-    middle_of,
-    single_levels,
-    strip,
-)
+from .identify import Shapes, foreign, strip
+from .infer import HEAD_DIM, NORM_GROUPS, count_of, depth_of, folder_levels, middle_of, single_levels
 
 NAME = "controlnet"  # of the component
 CONTROLNET, UNION, CONTROL_LORA, T2I_ADAPTER = "ControlNet", "ControlNet-Union", "Control-LoRA", "T2I-Adapter"

@@ -19,7 +19,7 @@ from sdxl.models.published import BASE, INPAINTING, REFINER
 from sdxl.weights.checkpoint import open_checkpoint, open_component
 from sdxl.weights.component import Component
 from sdxl.weights.container import Weights
-from sdxl.weights.identify import infer_model
+from sdxl.weights.infer import infer_model
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.keymap import component_rows, ignorable, match, summarize, unet_rows
 from sdxl.weights.ops import stored_shape
