@@ -190,11 +190,7 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
             "model in training stays in memory as it is, give offload='none', no int8 and no fp8"
         )
     device = choose_device(request.device)
-    dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
-    if precision is not None:
-        if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
-            raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
-        dtype = DTYPES[precision.dtype]
+    dtype = _dtype(request, device, precision)
     exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
@@ -215,6 +211,16 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     arithmetic = None if precision is None else DTYPES[precision.arithmetic]
     loader = Loader(checkpoints, device, dtype, request.int8, request.fp8, trainable=trainable, arithmetic=arithmetic)
     return replace(loader, preview=preview, hashes=_start_hashing(request, paths, variant)), variant
+
+
+def _dtype(request: ModelRequest, device: torch.device, precision: Precision | None) -> torch.dtype:
+    """The dtype of the weights: that of a precision, else the request's, else the machine's choice."""
+    dtype = choose_dtype("float32" if request.trainable and request.dtype is None else request.dtype, device)
+    if precision is None:
+        return dtype
+    if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
+        raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
+    return DTYPES[precision.dtype]
 
 
 def idle_sources(model: AnyPath, revision: str | None, variant: str | None) -> Iterator[tuple[str, str]]:
