@@ -205,7 +205,7 @@ def read_job(
 
 def parse_job(
     text: str,
-    root: Path,
+    root: AnyPath,
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
@@ -215,7 +215,7 @@ def parse_job(
     `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
     and references in `control_dir`. Errors of lines go to `faults`.
     """
-    folders = make_folders(lora_dir, control_dir)
+    root, folders = expanded(root), make_folders(lora_dir, control_dir)
     defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
     if defaults.get("hires"):
         defaults = {**defaults, "hires": read_hires(defaults["hires"]).record()}

@@ -10,7 +10,7 @@ import torch
 import sdxl
 from sdxl.adapters import read_adapter
 from sdxl.errors import OutputError
-from sdxl.jobs import open_folder, read_job
+from sdxl.jobs import open_folder, parse_job, read_job
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import VisionConfig
 from sdxl.training import attach_lora, load_network, save_image_encoder, save_lora
@@ -57,6 +57,8 @@ def test_what_is_trained(tiny_folder: Path, home: Path) -> None:
 def test_jobs(home: Path) -> None:
     (home / "job.jsonl").write_text('{"prompt": "a cat"}\n')
     job = read_job("~/job.jsonl", {}, {})
+    shown = parse_job('{"prompt": "a cat", "image": "cat.png"}', "~", {}, {})
+    assert shown.items[0].arguments["image"] == str(home / "cat.png")
     with open_folder("~/images", job, 1):
         assert (home / "images/job").is_dir()
     assert not [*Path().iterdir()]
