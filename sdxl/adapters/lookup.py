@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ArgumentError, CheckpointError
@@ -167,6 +168,15 @@ def checked_hash(path: Path, expected: str | None) -> str:
 
 def _title(path: Path) -> str | None:
     """The name that kohya's scripts have given to a file, which stays when the file is renamed."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _read_title(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=10_000)  # the headers of hundreds of LoRAs take seconds, at each call whose name is no file's
+def _read_title(path: Path, *_: int) -> str | None:
     try:
         return TensorFile(path).metadata.get("ss_output_name")
     except CheckpointError:

@@ -294,15 +294,21 @@ class Weights(Mapping[str, tuple[int, ...]]):
         return file.dtypes[name]
 
     def read(self, key: str) -> Tensor:
-        """The tensor, a view of the mapped file; one with a scale in memory of its own, in float16."""
+        """The tensor, a view of the mapped file; one with a scale in memory of its own."""
+        tensor, product = self.stored(key), self.product(key)
+        return tensor if product is None else product(tensor)
+
+    def stored(self, key: str) -> Tensor:
+        """The tensor, a view of the mapped file, without its scale."""
         file, name = self._sources[key]
-        tensor = file.read(name)
+        return file.read(name)
+
+    def product(self, key: str) -> quantized.Product | None:
+        """What makes the weight of a tensor that has a scale."""
         if key not in self._scales:
-            return tensor
-        other, scale = self._scales[key]
-        product = quantized.scaled(tensor, other.read(scale))
-        file.forget(tensor)
-        return product
+            return None
+        file, name = self._scales[key]
+        return quantized.product(self.stored(key), file.read(name))
 
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all."""
