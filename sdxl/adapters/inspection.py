@@ -59,7 +59,7 @@ def _embedding_keys(shapes: identify.Shapes) -> tuple[str, str] | None:
 def _adapter_file(path: Path) -> TensorFile | None:
     """The file, or a folder's only file, if it holds an adapter and no model."""
     if os.path.isdir(path):
-        if (path / "model_index.json").exists() or (path / "config.json").exists():
+        if any(os.path.exists(path / name) for name in ("model_index.json", "config.json")):
             return None
         try:
             path = only_file(path, "LoRA")

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, SDXLError, brief
+from ..errors import ArgumentError, SDXLError, brief, unread_advice
 from ..images.output import check_name, same_name
 from ..pipeline.aliases import advice
 from ..pipeline.groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
@@ -197,7 +197,9 @@ def read_job(
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
+        reason = getattr(error, "strerror", None) or error
+        advice = unread_advice(error, "give a file of JSON lines in UTF-8")
+        raise ArgumentError(f"{path} cannot be read ({reason}); {advice}") from error
     return parse_job(text, path.parent, defaults, model, lora_dir, control_dir)
 
 

@@ -162,6 +162,11 @@ class Loader:
         change = self.change(name)
         return weight if change is None else change(weight.float()).to(weight.dtype)
 
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` if a file whose tensors are in use was written to."""
+        for component in (*self._components, *([] if self.preview is None else [self.preview])):
+            component.check_unchanged()
+
     def with_changes(self, changes: Changes) -> Loader:
         """The same with other changes of its weights. Raises `ArgumentError` for a name that no weight has."""
         names = {

@@ -210,7 +210,7 @@ class Pipeline(DiffusersNames):
         Raises `OutputError`, and `ArgumentError` for layers of one's own, which a model's file has no place for.
         """
         with self._lock:
-            save(self.residency, Path(path).expanduser())
+            save(self.residency, Path(path))
 
     def compile(self) -> None:
         """Make every image after the first of its size faster on CUDA: compiled blocks in the recorded steps.

@@ -40,7 +40,7 @@ def convert(
     Weights are copied bit for bit and keep their dtypes, also those that `changes` computes in float32: functions by
     the name of the component and ours of the weight, such as unet.conv_in.weight.
     """
-    target = Path(target).expanduser()
+    target = Path(os.path.expanduser(target))
     if target.suffix in _OTHERS:
         raise OutputError(
             f"{target} would be a folder, and its name ends in {target.suffix}; expected one in .safetensors for a "
@@ -131,7 +131,7 @@ def save_folder(path: Path, info: ModelInfo, state: State) -> None:
         # last: an unfinished folder must not look like a model
         _write_json(path / "model_index.json", diffusers_config.write_index(config, info.schedule, info.zero_negative))
     except BaseException as error:  # an interrupt too leaves nothing behind
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(os.path.realpath(path), ignore_errors=True)  # it may be a link
         if isinstance(error, OSError):
             raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
         raise
