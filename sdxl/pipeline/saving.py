@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -17,7 +16,7 @@ from .residency import Residency
 
 def save(residency: Residency, path: Path) -> None:
     """Write the model as a folder, or as a single file if `path` ends in .safetensors. Raises `OutputError`."""
-    path, model = Path(os.path.expanduser(path)), residency.model
+    model = residency.model
     if len(model.experts) > 1:
         warn("the refiner is not saved; load it alone and save that too")
     loader = residency.loader
