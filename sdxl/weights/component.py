@@ -167,12 +167,6 @@ class Component:
         if self.base is not None:
             self.base.forget(*read)
 
-    def check_unchanged(self) -> None:
-        """Raise `CheckpointError` if a file whose tensors are in use was written to."""
-        self.weights.check_unchanged()
-        if self.base is not None:
-            self.base.check_unchanged()
-
     def close(self) -> None:
         """Release the mappings of its files."""
         self.weights.close()

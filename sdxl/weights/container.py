@@ -63,7 +63,7 @@ class TensorFile:
         self.bare_values: list[str] = []
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
-        self._mapped: weakref.ref[mmap.mmap] | None = None  # the last one, which tensors keep when it is closed
+        self.mapped: weakref.ref[mmap.mmap] | None = None  # the last one, which tensors keep when it is closed
         self._address = 0  # of the map
         self._size, length = _measure(path)
         try:
@@ -146,7 +146,7 @@ class TensorFile:
             advice = unread_advice(error, "download the file again")
             raise CheckpointError(f"{self.path} cannot be read ({error}); {advice}") from error
         self._check_state(found)
-        self._mapped = weakref.ref(mapped)
+        self.mapped = weakref.ref(mapped)
         return mapped
 
     def _check_state(self, found: os.stat_result) -> None:
@@ -160,7 +160,7 @@ class TensorFile:
         """Raise `CheckpointError` if tensors that were read are in use and the file was written to: they have the new
         weights, or some of both. A file that was replaced or removed stays what it was.
         """
-        if self._mapped is None or self._mapped() is None:
+        if self.mapped is None or self.mapped() is None:
             return
         with suppress(OSError):
             found = os.stat(self.path)
@@ -330,11 +330,6 @@ class Weights(Mapping[str, tuple[int, ...]]):
         """Release the memory of these tensors that were read, or of all."""
         for file in self.files:
             file.forget(*read)
-
-    def check_unchanged(self) -> None:
-        """Raise `CheckpointError` if a file whose tensors are in use was written to."""
-        for file in self.files:
-            file.check_unchanged()
 
     def close(self) -> None:
         """Release the mappings."""
