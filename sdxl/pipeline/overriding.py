@@ -8,7 +8,7 @@ from typing import Any
 from ..sampling.names import read_sampler, read_schedule
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
-from .groups import LEVELS
+from .argument_groups import LEVELS
 
 _SPACED = ("steps", "schedule", "strength")  # which say where the steps lie, as a list of noise levels does
 
