@@ -330,7 +330,9 @@ def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:
     if isinstance(paths, str):
         return paths
     if len(paths) not in (1, len(request.prompts)):
-        raise ArgumentError(f"{name} has {len(paths)} entries for {len(request.prompts)} prompts; give one for each")
+        raise ArgumentError(
+            f"{name} has {len(paths)} entries for {len(request.prompts)} prompts; give one for each, or a single one"
+        )
     return str(paths[prompt if len(paths) > 1 else 0])
 
 
