@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, warn
 from ..pipeline.argument_groups import SOURCES, WITH_IMAGE
+from ..pipeline.overriding import outdated
 from ..pipeline.request import Request
 from .axes import Axis, read_axis
 from .batch import absolute_defaults, run_job
@@ -75,14 +76,16 @@ def generate_table(options: argparse.Namespace, given: dict[str, Any], model: di
     for axis in axes:
         if not axis.part and axis.name in given:
             raise ArgumentError(f"{axis.name} is given beside an axis of it; leave one out")
+    recorded: dict[str, Any] = {}
     if options.source:
         again = read_recorded(options, given, model)
+        recorded = {name: value for name, value in again.request.items() if name not in given}
         given, model = again.request, again.model
     if "prompt" not in {*given, *(axis.name for axis in axes)}:
         raise ArgumentError("there is nothing to generate; give a prompt in quotes, or --x prompt=FIRST,SECOND")
     options.output_dir = options.output_dir or _free_folder()
     seed = _seed(options.output_dir, given.pop("seed", None))
-    job = _job(options, absolute_defaults(given), model, seed, x, y)
+    job = _job(options, absolute_defaults(given), recorded, model, seed, x, y)
     status = run_job(options, job, model, seed, "the grid")
     return status if status > 128 else max(status, _write_table(options, x, y))  # it was interrupted
 
@@ -90,12 +93,15 @@ def generate_table(options: argparse.Namespace, given: dict[str, Any], model: di
 def _job(
     options: argparse.Namespace,
     defaults: Mapping[str, Any],
+    recorded: Mapping[str, Any],
     model: Mapping[str, Any],
     seed: int,
     x: Axis | None,
     y: Axis | None,
 ) -> Job:
-    """A job with a line for each cell. Raises `ArgumentError` for values that are wrong whatever the model."""
+    """A job with a line for each cell; `recorded` are those of the defaults that an image's record states. Raises
+    `ArgumentError` for values that are wrong whatever the model.
+    """
     from ..jobs.job import identity, parse_job
 
     rows, columns = (1 if axis is None else len(axis.values) for axis in (y, x))
@@ -108,6 +114,7 @@ def _job(
             if axis is not None:
                 base = {**defaults, **cell}
                 cell[axis.name] = axis.put(base, number)[axis.name]
+        cell |= outdated(recorded, cell)
         checked = {name: value for name, value in {**defaults, **cell}.items() if name not in (*SOURCES, *WITH_IMAGE)}
         if Request(**{"prompt": "", **checked}).count > 1:
             raise ArgumentError("a grid has one image for each pair of values; give one prompt, and no --num-images")

@@ -20,7 +20,7 @@ from ..images.output import check_name, same_name
 from ..pipeline.aliases import advice
 from ..pipeline.argument_groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
 from ..pipeline.hires import read_hires
-from ..pipeline.profiles import Place, for_one, record_compat
+from ..pipeline.profiles import Place, conventions_of, for_one, is_alone, record_compat
 from ..pipeline.request import Request, seeds_of
 from ..pipeline.tags import requested_loras
 from ..weights.path import AnyPath, expanded
@@ -44,8 +44,9 @@ class WorkItem:
     """What is generated, recorded and claimed as one: an image, or all images of a line that has latents.
 
     `arguments` are those of `Request`, without a seed if the line gives none. `first` is the number of its first image
-    in the job. An item that is `alone` shares its batch with no other. `number` is the one that it is claimed by: items
-    that can share a batch have consecutive ones.
+    in the job. An item that is `alone` shares its batch with no other; nor does one whose noise would depend on the
+    others, by its conventions. `number` is the one that it is claimed by: items that can share a batch have consecutive
+    ones.
     """
 
     line: int
@@ -69,7 +70,8 @@ class WorkItem:
         shared = {name: value for name, value in own.items() if name not in (*TEXTS, *SEEDS)}
         absent = [self.arguments.get(name) is None for name in TEXTS]
         tags = [lora.record() for lora in requested_loras(self.arguments)]
-        return json.dumps([shared, absent, self.line if self.alone else None, tags], sort_keys=True)
+        alone = self.alone or is_alone(conventions_of(self.arguments.get("compat")), _repaints(self.arguments))
+        return json.dumps([shared, absent, self.files if alone else None, tags], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -326,10 +328,14 @@ def _compat(request: Request, arguments: Mapping[str, Any], number: int, seeds: 
     """The conventions of an image whose noise depends on others of its line, so that it can be generated alone."""
     image = arguments.get("image")
     sources = len(image) if isinstance(image, list) else 1
-    repaints = "mask" in arguments or "outpaint" in arguments
+    repaints = _repaints(arguments)
     is_one = request.conventions.generators == "batch" and isinstance(request.seed, int)
     alone = for_one(request.conventions, Place(number, len(seeds), sources, repaints), seeds, is_one)
     return {} if alone is None else {"compat": record_compat(alone)}
+
+
+def _repaints(arguments: Mapping[str, Any]) -> bool:
+    return "mask" in arguments or "outpaint" in arguments
 
 
 def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:
@@ -337,7 +343,9 @@ def _entry(paths: Any, prompt: int, name: str, request: Request) -> str:
     if isinstance(paths, str):
         return paths
     if len(paths) not in (1, len(request.prompts)):
-        raise ArgumentError(f"{name} has {len(paths)} entries for {len(request.prompts)} prompts; give one for each")
+        raise ArgumentError(
+            f"{name} has {len(paths)} entries for {len(request.prompts)} prompts; give one for each, or a single one"
+        )
     return str(paths[prompt if len(paths) > 1 else 0])
 
 

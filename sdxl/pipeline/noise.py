@@ -95,7 +95,7 @@ class Noise:
         if self.lead is not None:
             drawn = self.lead.randn((1, *self.shape))  # from it all images' generators are in step
             if sources:
-                return drawn.to(self.device)
+                return drawn.expand(self.count, *self.shape).to(self.device)
         if len(self.sources) < self.count:
             return self._spread(self.sources[0], sources or self.count, self.count)
         if sources and self.shares:

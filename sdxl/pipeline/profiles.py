@@ -221,6 +221,13 @@ def for_one(rules: Conventions, place: Place, seeds: Sequence[int], is_one: bool
     return replace(rules, posterior_seed=seeds[place.number // each * each])
 
 
+def is_alone(rules: Conventions, repaints: bool) -> bool:
+    """Whether an image shares its call with no others of one request: its noise is that of a place in another batch, or
+    would be that of the first image with the same source.
+    """
+    return rules.batch is not None or (rules.posterior == "shared" and repaints)
+
+
 def _difference(own: Conventions, other: Conventions) -> dict[str, Any]:
     values = {each.name: getattr(own, each.name) for each in fields(own)}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

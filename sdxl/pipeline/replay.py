@@ -15,6 +15,7 @@ from .argument_groups import SOURCES
 from .defaults import recorded_request
 from .foreign_files import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
 from .model_request import RECORDED, ModelRequest
+from .overriding import outdated
 from .recorded_model import find_recorded
 from .request import Request
 from .tags import untagged_loras
@@ -79,6 +80,7 @@ def replay(
     arguments = recorded_request(recorded) if recorded.tool == "sdxl" else recorded.request
     request = as_arguments(arguments, [each.name for each in fields(Request)], source)
     request = {name: value for name, value in request.items() if name not in SOURCES}
+    request |= outdated(request, given)
     if missing := {name: what for name, what in _not_contained(recorded) if name not in given}:
         them, flags = "them" if len(missing) > 1 else "it", " and ".join(f"--{name}" for name in missing)
         raise ArgumentError(

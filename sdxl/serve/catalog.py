@@ -85,7 +85,7 @@ class Catalog:
             argument, what = _WANTED[kind]
             shown = [*known][:_SHOWN] + [f"{len(known) - _SHOWN} more"] * (len(known) > _SHOWN)
             names = f"there are {', '.join(shown)}" if known else "there are none"
-            raise UnknownError(f"{argument} has {brief(name)}, which is no name of a {what} here; {names}", argument)
+            raise UnknownError(f"{argument} has {brief(name)}, which is the name of no {what} here; {names}", argument)
         return found.path
 
     def public(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import SDXLError
 from ..pipeline.argument_groups import SEEDS, TEXTS
+from ..pipeline.profiles import conventions_of, is_alone
 from ..pipeline.tags import requested_loras
 from .work import Work
 
@@ -21,6 +22,8 @@ def kind_of(work: Work) -> str | None:
     if arguments.get("num_images", 1) != 1 or not all(isinstance(text, str | None) for text in texts):
         return None
     try:
+        if is_alone(conventions_of(arguments.get("compat")), repaints=False):
+            return None
         tags = [lora.record() for lora in requested_loras(arguments)]
         shared = {name: value for name, value in arguments.items() if name not in (*TEXTS, *SEEDS)}
         absent, varies = [text is None for text in texts], arguments.get("variation_seed") is None

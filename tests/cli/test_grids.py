@@ -102,6 +102,11 @@ def test_a_table_of_an_image_again(generate: Any, tiny_pipe: sdxl.Pipeline, tmp_
     result.save(tmp_path / "a.png")
     assert generate("--from", "a.png", "--x", "guidance-scale=3,7") == 0
     assert pixels("grid/1-1.png") == result[0].tobytes() != pixels("grid/1-2.png")
+    # the record states eta and schedule, which belong to its sampler
+    assert generate("--from", "a.png", "--x", "sampler=euler_ancestral,DPM++ 2M Karras", "--output-dir", "own") == 0
+    for column, sampler in enumerate(("euler_ancestral", "DPM++ 2M Karras"), 1):
+        image = tiny_pipe("cat", seed=5, guidance_scale=3.0, sampler=sampler, **COMMON)[0]
+        assert pixels(f"own/1-{column}.png") == image.tobytes()
 
 
 def test_an_image_that_fails_is_an_empty_cell(

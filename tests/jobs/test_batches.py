@@ -220,6 +220,34 @@ def test_images_that_share_a_batch_are_those_of_single_calls(
     pipe.set_loras([])
 
 
+NOISE: list[tuple[dict[str, Any], int]] = [
+    # one generator for the images of a line: each has a place in that batch, and stands alone in the job's
+    ({"compat": "diffusers", "num_images": 2, "seed": 5}, 4),
+    # a generator for each, and those of a line share the posterior of their source image
+    ({"compat": "diffusers", "num_images": 2, "seed": [5, 6], "image": "a.png", "mask": "m.png"}, 4),
+    ({"num_images": 2, "seed": 5, "image": "a.png", "mask": "m.png"}, 1),
+]
+
+
+@pytest.mark.parametrize(("arguments", "calls"), NOISE)
+def test_images_whose_noise_depends_on_others(
+    arguments: dict[str, Any], calls: int, tiny_pipe: sdxl.Pipeline, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    Image.new("L", (64, 64), 255).crop((-20, -20, 44, 44)).save(tmp_path / "m.png")
+    lines = [{"prompt": prompt, "steps": 3, **arguments} for prompt in ("a cat", "a dog")]
+    lines[1]["seed"] = [8, 9] if isinstance(arguments["seed"], list) else 8
+    job = parse_job("\n".join(map(json.dumps, lines)), tmp_path, {}, {"model": "m"})
+    assert len(finish(job, tmp_path / "out", local(tiny_pipe))) == calls
+    sources = {name: str(tmp_path / arguments[name]) for name in ("image", "mask") if name in arguments}
+    for number, line in enumerate(lines, 1):
+        result = tiny_pipe(**line | sources, progress=False)
+        for place, image in enumerate(result.images, 1):
+            found = pixels(tmp_path / f"out/{number:05}-{place}.png")
+            assert np.abs(found - np.asarray(image).astype(int)).max() <= 1
+
+
 def test_texts_of_a_batch_are_encoded_in_one_pass(tiny_pipe: sdxl.Pipeline) -> None:
     stages, asked = tiny_pipe.text, []
 

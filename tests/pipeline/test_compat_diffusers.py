@@ -325,3 +325,19 @@ def make_request() -> Callable[[Any, int], dict[str, Any]]:
         return {name: value for name, value in request.items() if name not in ("image", "mask", "latents")}
 
     return make
+
+
+def test_a_posterior_of_another_image_for_several(tiny_pipe: sdxl.Pipeline) -> None:
+    """As the record of an image of a batch says it, and here for two images at once."""
+    given: dict[str, Any] = {
+        "image": tiny.picture(1),
+        "mask": tiny.mask(1),
+        "steps": 3,
+        "strength": 0.7,
+        "compat": {"profile": "diffusers", "posterior_seed": 5},
+        "output": "tensor",
+        "progress": False,
+    }
+    both = tiny_pipe(["a cat", "a dog"], seed=[3, 99], **given).images
+    for row, prompt, seed in zip(both, ("a cat", "a dog"), (3, 99), strict=True):
+        torch.testing.assert_close(row, tiny_pipe(prompt, seed=seed, **given).images[0], rtol=0, atol=1e-5)

@@ -188,6 +188,7 @@ def test_what_cannot_share_a_call(tiny_pipe: sdxl.Pipeline) -> None:
 
     assert kind() == kind("b", seed=3) is not None
     assert kind(["a", "b"]) is kind(num_images=2) is None
+    assert kind(compat={"profile": "diffusers", "batch": [1, 2, 1]}) is None  # of an image that was one of two
     others = [
         kind(steps=3),
         kind(sampler="ddim"),
