@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import naming
 from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
+from ..models.esrgan_config import ESRGANConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
 from ..models.tiny_vae_config import TinyVAEConfig
@@ -22,6 +23,8 @@ from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
 from .control import read_control, read_files
 from .control_kinds import CONTROL_LORA, NAME, is_control, kind_of, refusal
+from .esrgan import NAME as UPSCALER
+from .esrgan import component_of_esrgan, is_esrgan
 from .folder import WEIGHTS
 from .info import ModelInfo
 from .keymap import VAE
@@ -116,6 +119,8 @@ def _inspect_file(file: TensorFile) -> Report:
     quantized.refuse(weights, file.path)
     if is_tiny(weights):
         return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
+    if is_esrgan(weights):
+        return _upscaler(file)
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = read_checkpoint(file.path, needs_vae=False)
@@ -136,6 +141,13 @@ def _inspect_file(file: TensorFile) -> Report:
         schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
         family = recognise(opened.config, schedule, file.path, file.metadata)
     return replace(report_components(file.path, f"{label} only, {names}", {component: opened}), family=family)
+
+
+def _upscaler(file: TensorFile) -> Report:
+    opened = component_of_esrgan(file)
+    assert isinstance(opened.config, ESRGANConfig)
+    size = f"{opened.config.blocks} blocks of {opened.config.width} channels"
+    return report_components(file.path, f"upscaler (ESRGAN), x{opened.config.scale}, {size}", {UPSCALER: opened})
 
 
 def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = None) -> Report:

@@ -279,7 +279,7 @@ def test_what_of_another_tool_has_no_counterpart(client: Client) -> None:
     info.add_text("parameters", text)
     answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
     (reason,) = answer.json["missing"]
-    assert reason.startswith("Hires upscaler '4x-UltraSharp' (networks that enlarge are not read")
+    assert reason == "hires.upscaler '4x-UltraSharp' (no network here has its name; lanczos takes its place)"
 
 
 @pytest.mark.parametrize(
