@@ -71,7 +71,7 @@ def component_of_esrgan(file: TensorFile) -> Component:
         )
     with naming(file.path):
         config = _config(file.shapes, *found)
-    return Component(NAME, config, list(_rows(config, *found)), "single", Weights([file]))
+    return Component(NAME, config, list(esrgan_rows(config, *found)), "single", Weights([file]))
 
 
 def _found(shapes: Shapes) -> tuple[str, _Names] | None:
@@ -92,8 +92,8 @@ def _config(shapes: Shapes, prefix: str, names: _Names) -> ESRGANConfig:
         )
 
 
-def _rows(config: ESRGANConfig, prefix: str, names: _Names) -> Iterator[Row]:
-    """The parameters, under our names and the file's."""
+def esrgan_rows(config: ESRGANConfig, prefix: str = "", names: _Names = _GENERATIONS[-1]) -> Iterator[Row]:
+    """The parameters, under our names and a file's, by default those of Real-ESRGAN."""
     blocks, end = config.blocks, 3 * config.doublings + 2
     dense = product(range(blocks), range(1, 4), range(1, 6))
     table = {f"body.{n}.rdb{i}.conv{j}": names.dense.format(n, i, j) for n, i, j in dense}
