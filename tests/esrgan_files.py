@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +37,7 @@ def random_upscaler(config: ESRGANConfig = SMALL, seed: int = 0) -> ESRGAN:
 def stored(model: ESRGAN, generation: str, prefix: str = "") -> dict[str, Tensor]:
     """Its tensors as a generation of the code stores them, written down by hand from those codes' modules."""
     doublings, blocks = model.config.doublings, model.config.blocks
-    names: list[tuple[str, Any]] = {
+    names: dict[str, list[tuple[str, Any]]] = {
         OLD: [
             (r"conv_first", "model.0"),
             (r"body\.(\d+)\.rdb(\d)\.conv(\d)", r"model.1.sub.\1.RDB\2.conv\3.0"),
@@ -51,11 +53,11 @@ def stored(model: ESRGAN, generation: str, prefix: str = "") -> dict[str, Tensor
             (r"conv_hr", "HRconv"),
         ],
         NEW: [(r"conv_up\.(\d+)", lambda found: f"conv_up{int(found[1]) + 1}")],
-    }[generation]
+    }
     state = {}
     for key, value in model.state_dict().items():
         module, leaf = key.rsplit(".", 1)
-        for pattern, name in names:
+        for pattern, name in names[generation]:
             module, count = re.subn(f"^{pattern}$", name, module)
             if count:
                 break
@@ -72,8 +74,7 @@ def save(model: ESRGAN, path: Path, generation: str = NEW, prefix: str = "", dty
 
 def spandrel_loader() -> Any:
     """spandrel's loader. Two of its other networks want torchvision: an empty module stands there meanwhile."""
-    found = pytest.importorskip("importlib.util").find_spec("spandrel")
-    if found is None:
+    if find_spec("spandrel") is None:
         pytest.skip("spandrel is not installed")
     with pytest.MonkeyPatch.context() as patch:
         functional = ModuleType("torchvision.transforms.functional")
@@ -83,5 +84,5 @@ def spandrel_loader() -> Any:
             for name in ("torchvision", "torchvision.transforms"):
                 patch.setitem(sys.modules, name, ModuleType(name))
             patch.setitem(sys.modules, "torchvision.transforms.functional", functional)
-        import spandrel
+        spandrel: Any = import_module("spandrel")
     return spandrel.ModelLoader("cpu")
