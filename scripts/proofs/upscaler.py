@@ -1,7 +1,7 @@
 """Proof: the miniature's network that enlarges makes more of an image than Lanczos does, alone and in hires fix.
 
-Drawn scenes that it has not seen are decoded by the miniature's VAE, enlarged, and held against the same scenes drawn at
-the larger size. In hires fix the second pass starts from what it makes; the images are judged from the pixels.
+Drawn scenes that it has not seen are decoded by the miniature's VAE, enlarged, and held against the same scenes drawn
+at the larger size. In hires fix the second pass starts from what it makes; the images are judged from the pixels.
 
     make proof-upscaler
 """
