@@ -21,7 +21,7 @@ from sdxl.models.esrgan import ESRGAN
 from sdxl.models.esrgan_config import ESRGANConfig
 from sdxl.models.vae import VAE
 from sdxl.weights.container import save_tensors
-from sdxl.weights.esrgan import esrgan_rows
+from sdxl.weights.esrgan_keys import esrgan_rows
 
 CONFIG = ESRGANConfig(width=24, growth=12, blocks=2, doublings=1)
 PLAN = Plan(1500, 16, 2e-3, warmup=50)

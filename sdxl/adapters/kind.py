@@ -14,7 +14,7 @@ from ..errors import CheckpointError
 from ..weights import control_kinds, identify
 from ..weights.container import TensorFile, Weights
 from ..weights.control_kinds import UNION, kind_of, prefix_of
-from ..weights.esrgan import is_esrgan
+from ..weights.esrgan_keys import is_esrgan
 from ..weights.folder import WEIGHTS
 from ..weights.reference_rows import is_ip_adapter
 from .family import context_widths, foreign

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..errors import ConfigError
 from .bounds import MOST_LAYERS, MOST_LEVELS, MOST_WIDTH, bound
 
 
@@ -27,7 +28,11 @@ class ESRGANConfig:
         bound("channels of the upscaler", (self.width, self.growth), MOST_WIDTH)
         bound("blocks of the upscaler", [self.blocks], MOST_LAYERS)
         bound("doublings of the upscaler", [self.doublings], MOST_LEVELS, least=0)
-        bound("fold of the upscaler", [self.fold], 2**self.doublings)
+        if self.fold < 1 or 2**self.doublings % self.fold:
+            raise ConfigError(
+                f"the upscaler folds {self.fold} x {self.fold} pixels and enlarges {2**self.doublings} times; expected "
+                "a whole number of times as large, download it again"
+            )
 
     @property
     def scale(self) -> int:

@@ -23,8 +23,9 @@ from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
 from .control import read_control, read_files
 from .control_kinds import CONTROL_LORA, NAME, is_control, kind_of, refusal
-from .esrgan import NAME as UPSCALER
-from .esrgan import component_of_esrgan, is_esrgan
+from .esrgan import component_of_esrgan
+from .esrgan_keys import NAME as UPSCALER
+from .esrgan_keys import is_esrgan
 from .folder import WEIGHTS
 from .info import ModelInfo
 from .keymap import VAE

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from esrgan_files import MIDDLE, NEW, OLD, SMALL, random_upscaler, save, spandrel_loader
+from esrgan_files import MIDDLE, NEW, OLD, SMALL, random_upscaler, save, spandrel_loader, stored
+from safetensors.torch import save_file
 
+from sdxl.errors import SDXLError
 from sdxl.models.esrgan_config import ESRGANConfig
 from sdxl.pipeline.loaded import load
 from sdxl.runtime.placement import Placement
@@ -58,3 +60,26 @@ def test_strips_equal_the_whole(case: str, strip: int, error: Any) -> None:
     with torch.no_grad():
         whole = model(x)
         assert error(model(x, strip), whole) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("conv_first.weight", (16, 27, 3, 3), "folds 3 x 3 pixels and enlarges 4 times"),
+        ("conv_first.weight", (16, 1, 3, 3), r"conv_first.weight has shape \[16, 1, 3, 3\]; expected \[16, 3, 3, 3\]"),
+        ("conv_first.weight", (16,), "the upscaler is incomplete"),
+        ("body.1.rdb2.conv3.weight", None, "1 tensors of the upscaler are missing: body.1.rdb2.conv3.weight"),
+        ("conv_hr.weight", (17, 16, 3, 3), r"conv_hr.weight has shape"),
+        ("conv_up7.weight", (16, 16, 3, 3), "1 tensors do not belong to this"),
+    ],
+)
+def test_damaged_files_are_refused(name: str, shape: tuple[int, ...] | None, message: str, tmp_path: Path) -> None:
+    tensors = stored(random_upscaler(), NEW)
+    if shape is None:
+        del tensors[name]
+    else:
+        tensors[name] = torch.zeros(shape)
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(SDXLError, match=message) as caught:
+        open_esrgan(tmp_path / "a.safetensors")
+    assert "a.safetensors" in str(caught.value)
