@@ -13,7 +13,7 @@ import torch
 import sdxl
 from sdxl.errors import OutOfMemoryError, SDXLWarning
 from sdxl.miniature.exam import make_picture, make_scenes, mark
-from sdxl.pipeline.upscaling import upscale
+from sdxl.pipeline.upscalers import upscale
 from sdxl.runtime.cuda_graph import Graph
 from sdxl.runtime.cuda_layers import quick
 from sdxl.sampling.philox import Philox

@@ -20,7 +20,7 @@ from PIL import Image
 import sdxl
 from sdxl.miniature.exam import make_scenes, paint
 from sdxl.miniature.scenes import Pixels, Scene, draw, to_image
-from sdxl.pipeline.upscaling import upscale
+from sdxl.pipeline.upscalers import upscale
 
 FILE = Path("weights/adapters/2x-scenes.safetensors")
 HIRES = sdxl.Hires(2, upscaler=str(FILE), strength=0.2)

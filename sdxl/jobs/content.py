@@ -17,9 +17,9 @@ from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..images.upscalers import is_network
 from ..pipeline.hires import read_hires
-from ..pipeline.referencing import References
+from ..pipeline.references import References
 from ..pipeline.tags import requested_loras
-from ..pipeline.upscaling import Upscalers
+from ..pipeline.upscalers import Upscalers
 from ..weights.hashes import file_hash
 
 _NETWORKS = ("loras", "control", "reference")  # arguments that name files

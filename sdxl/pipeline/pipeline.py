@@ -24,19 +24,20 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
-from .adapting import ActiveEmbedding, ActiveLoRA
+from ..weights.path import expanded
+from .adapters import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_request_arguments
 from .batch_sizes import MOST
 from .call import Call
 from .callback import Callback
-from .controlling import Controls
+from .controls import Controls
+from .diffusers_members import DiffusersNames
 from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
 from .generators import read_generators
 from .latents import Latents
 from .loading import Changes, choose, idle_sources, open_loader
-from .members import DiffusersNames
 from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
@@ -209,7 +210,7 @@ class Pipeline(DiffusersNames):
         Raises `OutputError`, and `ArgumentError` for layers of one's own, which a model's file has no place for.
         """
         with self._lock:
-            save(self.residency, Path(path).expanduser())
+            save(self.residency, expanded(path))
 
     def compile(self) -> None:
         """Make every image after the first of its size faster on CUDA: compiled blocks in the recorded steps.

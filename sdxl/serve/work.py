@@ -18,7 +18,7 @@ from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..images.upscalers import UPSCALERS, is_network
 from ..pipeline.aliases import advice
-from ..pipeline.groups import SEEDS, TEXTS
+from ..pipeline.argument_groups import SEEDS, TEXTS
 from ..pipeline.hires import Hires, read_hires
 from ..pipeline.request import Request
 from .catalog import Catalog

@@ -10,7 +10,8 @@ from itertools import count, product
 from math import isqrt
 
 from ..models.esrgan_config import ESRGANConfig
-from .identify import Shapes, complete, count_of
+from .identify import Shapes
+from .infer import complete, count_of
 from .keymap import Row, module_rows
 
 NAME = "upscaler"

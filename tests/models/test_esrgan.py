@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from sdxl.errors import SDXLError
 from sdxl.models.esrgan_config import ESRGANConfig
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.placement import Placement
 from sdxl.weights.esrgan import open_esrgan
 

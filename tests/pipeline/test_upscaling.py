@@ -18,7 +18,7 @@ from sdxl.cli.main import main
 from sdxl.errors import ArgumentError, CheckpointError, SDXLWarning
 from sdxl.images.a1111 import parameters_text
 from sdxl.models.esrgan import ESRGAN
-from sdxl.pipeline.upscaling import upscale
+from sdxl.pipeline.upscalers import upscale
 from sdxl.weights.hashes import file_hash
 
 PROMPT = "A mecha robot in a favela"

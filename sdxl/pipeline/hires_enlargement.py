@@ -13,7 +13,7 @@ from ..images.upscalers import UPSCALERS, works_on_pixels
 from .hires import read_hires
 from .latents import Latents
 from .plan import Plan
-from .upscaling import upscale
+from .upscalers import upscale
 from .variation import BatchNoise
 
 

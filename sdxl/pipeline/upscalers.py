@@ -18,7 +18,7 @@ from ..images.upscalers import UPSCALERS, is_network
 from ..models.esrgan import ESRGAN
 from ..weights import library
 from ..weights.esrgan import open_esrgan
-from .extras import Extra
+from .extra_networks import Extra
 from .finite import check_finite
 from .hires import Hires, read_hires
 from .model import Model
