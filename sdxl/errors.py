@@ -120,10 +120,21 @@ def naming(where: object) -> Iterator[None]:
         raise type(error)(f"{name}: {text}") from error
 
 
+_FAR = ("EIO", "ENODEV", "ENXIO", "EREMOTEIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH")
+_CAUSES = {
+    "raise the limit of open files (ulimit -n)": ("EMFILE", "ENFILE"),
+    "check its permissions and those of its folder": ("EACCES", "EPERM"),
+    "check the link, which leads to itself": ("ELOOP",),
+    "check its disk, or the connection to it": _FAR,
+}
+
+
 def unread_advice(error: Exception, advice: str) -> str:
-    """The `advice` for a file that cannot be read; another one where the process has too many files open."""
-    is_many = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
-    return "raise the limit of open files (ulimit -n)" if is_many else advice
+    """The `advice` for a file that cannot be read; another one where the fault is not the file's: too many are open, it
+    may not be read, or its disk does not answer.
+    """
+    name = errno.errorcode.get(getattr(error, "errno", None) or 0)
+    return next((cause for cause, names in _CAUSES.items() if name in names), advice)
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -9,19 +9,24 @@ import shutil
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 import torch
 
 from sdxl.adapters.inspection import EmbeddingReport, inspect
-from sdxl.adapters.lookup import adapter_files, find_file, find_named, only_file
+from sdxl.adapters.lookup import adapter_files, find_file, find_named, only_file, own_folders
 from sdxl.cli.serve import _secret
-from sdxl.errors import CheckpointError, OutOfMemoryError, OutputError
+from sdxl.errors import ArgumentError, CheckpointError, OutOfMemoryError, OutputError, SDXLError
+from sdxl.images.image import open_picture
+from sdxl.images.texts import find_texts
+from sdxl.jobs.job import read_job
+from sdxl.pipeline.pipeline import Pipeline
 from sdxl.serve.catalog import Catalog
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.container import TensorFile, save_tensors
 from sdxl.weights.folder import read_text
+from sdxl.weights.hashes import file_hash
 from sdxl.weights.library import count, find_model, find_similar
 from sdxl.weights.save import convert
 
@@ -30,7 +35,9 @@ FILES = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("sdxl/**
 
 
 def faults(source: str) -> Iterator[str]:
-    """Calls that open a text file in the encoding of the system, or write one with its ends of lines."""
+    """Calls that open a text file in the encoding of the system, or write one with its ends of lines, and methods of
+    paths that raise for some that cannot be looked at, such as a folder of another user.
+    """
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
         given = {each.arg for each in call.keywords}
@@ -38,6 +45,8 @@ def faults(source: str) -> Iterator[str]:
             yield f"{call.lineno}: {name} without encoding"
         if name == "write_text" and "newline" not in given and _is_of_file(call):
             yield f"{call.lineno}: write_text without newline"
+        if name in ("exists", "is_file", "is_dir") and not call.args:
+            yield f"{call.lineno}: {name} of a path, not of os.path"
         if name in ("open", "fdopen") and (mode := _mode(call)) is not None and "b" not in mode:
             if "encoding" not in given:
                 yield f"{call.lineno}: {name} without encoding"
@@ -70,6 +79,7 @@ def test_faults_are_found() -> None:
         "a.read_text()",
         "a.write_text(b, encoding='utf-8')",
         "a.open('w')",
+        "a.exists() or os.path.exists(a)",
         "open(a, 'rb')",
     ]
     assert list(faults("\n".join(lines))) == [
@@ -79,6 +89,7 @@ def test_faults_are_found() -> None:
         "4: write_text without newline",
         "5: open without encoding",
         "5: open without newline",
+        "6: exists of a path, not of os.path",
     ]
 
 
@@ -180,3 +191,63 @@ def test_a_folder_that_was_looked_at_is_empty(name: str, is_empty: bool, tiny_fo
     else:
         with pytest.raises(OutputError, match="is not an empty folder"):
             convert(file, folder)
+
+
+@pytest.mark.parametrize("far", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ELOOP])
+def test_what_is_in_the_way_to_a_file_is_named(far: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of another user, a network drive that is gone: a file in it is neither absent nor damaged."""
+    inside, real = tmp_path / "closed", os.stat
+
+    def stat(path: Any, *rest: Any, **more: Any) -> os.stat_result:
+        if isinstance(path, (str, Path)) and Path(path).parent == inside:
+            raise OSError(far, os.strerror(far), str(path))
+        return real(path, *rest, **more)
+
+    inside.mkdir()
+    monkeypatch.setattr(os, "stat", stat)
+    for failing in (lambda path: Pipeline.from_pretrained(path), TensorFile, lambda path: find_file(path, [], "LoRA")):
+        with pytest.raises(CheckpointError) as raised:
+            failing(inside / "a.safetensors")
+        assert f"a.safetensors cannot be read: {os.strerror(far)}; check " in str(raised.value)
+
+
+def test_advice_for_files_that_another_user_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Any, *rest: Any, **more: Any) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.setattr("builtins.open", closed)
+    monkeypatch.setattr("io.open", closed)
+    monkeypatch.setattr("os.listdir", closed)
+    monkeypatch.setattr("os.scandir", closed)
+    advice = r"\(Permission denied\); check its permissions"
+    for read in (open_picture, find_texts, file_hash, lambda path: read_job(path, {}, {})):
+        with pytest.raises(SDXLError, match=advice):
+            read(tmp_path / "a.png")
+    with pytest.raises(CheckpointError, match="cannot be read: Permission denied; check its permissions"):
+        only_file(tmp_path, "LoRA")
+    with pytest.raises(ArgumentError, match=r"which cannot be read \(Permission denied\)"):
+        own_folders(tmp_path, "lora_dir")
+
+
+def test_a_folder_that_may_be_listed_and_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.stat
+
+    def stat(path: Any, *rest: Any, **more: Any) -> os.stat_result:
+        if isinstance(path, (str, Path)) and Path(path).parent == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(SDXLError, match=str(tmp_path)):
+        inspect(tmp_path)
+
+
+def test_homes_that_do_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shells have it, the home of an unknown user is a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDXL_MODELS_DIR", "~nobody-at-all/models")
+    with pytest.raises(CheckpointError, match="SDXL_MODELS_DIR is ~nobody-at-all/models, which is no folder"):
+        Pipeline.from_pretrained("absent")
+    convert("miniature", "~nobody-at-all/m")
+    assert (tmp_path / "~nobody-at-all/m/model_index.json").is_file()

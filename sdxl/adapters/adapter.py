@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -219,7 +220,7 @@ def _check_matrices(file: TensorFile, roles: Mapping[str, str]) -> None:
 def sidecar(path: Path) -> str:
     """The text of PEFT's adapter_config.json beside an adapter file; empty if there is none."""
     beside = path.with_name(_SIDECAR)
-    return read_text(beside) if path.stem == "adapter_model" and beside.is_file() else ""
+    return read_text(beside) if path.stem == "adapter_model" and os.path.isfile(beside) else ""
 
 
 def _configs(file: TensorFile) -> Iterator[tuple[str, dict[str, Any]]]:

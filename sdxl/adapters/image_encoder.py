@@ -17,6 +17,7 @@ from ..weights.container import TensorFile, Weights
 from ..weights.diffusers_config import read_vision
 from ..weights.folder import entries, read_json
 from ..weights.hashes import file_hash, model_hash
+from ..weights.nearby import fault_of
 from ..weights.path import expanded
 from ..weights.reference_rows import VISUAL, infer_vision, is_vision, vision_rows
 from ..weights.weight_files import weight_files
@@ -190,6 +191,8 @@ def _path(given: str | Path, folders: Sequence[Path], hash: str | None) -> Path:
     found = next((each for each in (path, *named) if os.path.exists(each)), None)
     if found is None and hash is not None:
         found = find_by_hash(hash, folders)
+    if found is None and (fault := fault_of(path)):
+        raise CheckpointError(f"the image encoder {given} cannot be read: {fault}")
     if found is None and not hub.is_hub_name(str(given)):
         raise CheckpointError(
             f"the image encoder {given} does not exist; give the path of its file or folder, a name in the folder of "

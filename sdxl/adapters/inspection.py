@@ -65,7 +65,7 @@ def _embedding_keys(shapes: identify.Shapes) -> tuple[str, str] | None:
 
 def _only_adapter(folder: Path) -> TensorFile | None:
     """The only file of a folder, if it holds an adapter and no model."""
-    if (folder / "model_index.json").exists() or (folder / "config.json").exists():
+    if any(os.path.exists(folder / name) for name in ("model_index.json", "config.json")):
         return None
     try:
         file = TensorFile(only_file(folder, "LoRA"))

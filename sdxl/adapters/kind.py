@@ -42,14 +42,16 @@ def read_kind(path: Path) -> AdapterKind | None:
     """
     try:
         files = sorted(path.glob(WEIGHTS)) if os.path.isdir(path) else [path]
-        return _kind(tuple((file, (found := file.stat()).st_size, found.st_mtime_ns) for file in files))
+        states = [file.stat() for file in files]
+        times = (state.st_mtime_ns + state.st_ctime_ns for state in states)
+        return _kind(tuple(zip(files, (state.st_size for state in states), times, strict=True)))
     except OSError:
         return None
 
 
 @lru_cache(_MOST_FILES)
 def _kind(files: tuple[tuple[Path, int, int], ...]) -> AdapterKind | None:
-    """The kind of the first file of them, by path, size and time of change, that is of any."""
+    """The kind of the first file of them, by path, size and times of change, that is of any."""
     for path, _, _ in files:
         try:
             file = TensorFile(path)

@@ -6,17 +6,18 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import hub
 from ..weights.container import TensorFile
-from ..weights.folder import WEIGHTS
+from ..weights.folder import entries
 from ..weights.hash_cache import find_paths
 from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
 from ..weights.library import composed, walk, weights_in
-from ..weights.nearby import hint_of
+from ..weights.nearby import fault_of, folder_fault, hint_of
 from ..weights.path import expanded
 
 HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash", "upscaler": "upscaler_hash"}
@@ -32,8 +33,8 @@ def own_folders(path: str | os.PathLike[str] | None, name: str) -> list[Path]:
     if path is None:
         return []
     folder = expanded(path)
-    if not os.path.isdir(folder):
-        raise ArgumentError(f"{name} is {path}, which is no folder; give the folder of the files")
+    if fault := folder_fault(folder):
+        raise ArgumentError(f"{name} is {path}, which {fault}; give the folder of the files")
     return [folder]
 
 
@@ -47,6 +48,8 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
         return path
     if os.path.isdir(path):
         return only_file(path, what)
+    if fault := fault_of(path):
+        raise CheckpointError(f"the {what} {name} cannot be read: {fault}")
     found = _in_folders(str(name), folders)
     if len(found) > 1:
         raise CheckpointError(
@@ -99,7 +102,7 @@ def named_files(name: str, folders: Sequence[Path]) -> list[Path]:
 
 def only_file(folder: Path, what: str) -> Path:
     """The file of a folder with one, such as PEFT writes."""
-    files = sorted(folder.glob(WEIGHTS))
+    files = [folder / name for name in entries(folder) if name.endswith(_SUFFIX)]
     if len(files) != 1:
         raise CheckpointError(f"{folder} has {len(files)} {_SUFFIX} files; give the path of one as the {what}")
     return files[0]
@@ -129,7 +132,7 @@ def adapter_files(folders: Sequence[Path]) -> Iterator[Path]:
 def find_by_hash(sha256: str, folders: Sequence[Path]) -> Path | None:
     """A file with a hash: one that was hashed before, or one in the folders."""
     sha256 = sha256.lower()  # sites show capitals
-    known = (path for path in find_paths(sha256) if path.is_file())
+    known = (path for path in find_paths(sha256) if os.path.isfile(path))
     candidates = (path for path in adapter_files(folders) if has_hash(path, sha256))
     return next(known, None) or next(candidates, None)
 
@@ -167,6 +170,15 @@ def checked_hash(path: Path, expected: str | None) -> str:
 
 def _title(path: Path) -> str | None:
     """The name that kohya's scripts have given to a file, which stays when the file is renamed."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _read_title(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=10_000)  # the headers of hundreds of LoRAs take seconds, at each call whose name is no file's
+def _read_title(path: Path, *_: int) -> str | None:
     try:
         return TensorFile(path).metadata.get("ss_output_name")
     except CheckpointError:

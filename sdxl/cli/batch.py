@@ -125,17 +125,17 @@ def run_job(options: argparse.Namespace, job: Job, model: dict[str, Any], first_
 def _read(options: argparse.Namespace, defaults: dict[str, Any], model: dict[str, Any], first_seed: int | None) -> Job:
     """The job in a file, or in the standard input."""
     path, folders = options.batch, [getattr(options, name, None) for name in ("lora_dir", "control_dir")]
-    from ..jobs.job import identity, parse_job, read_job
+    from ..jobs.job import decode_lines, identity, parse_job, read_job
 
     if str(path) != _STDIN:
         return read_job(path, defaults, identity(model, first_seed), *folders)
     if sys.stdin is None:
         raise ArgumentError("the standard input cannot be read (it is closed); give JSON lines in UTF-8")
     try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
-    except (OSError, AttributeError, UnicodeDecodeError) as error:  # a program's own text stream has no buffer
+        data = sys.stdin.buffer.read()
+    except (OSError, AttributeError) as error:  # a program's own text stream has no buffer
         raise ArgumentError(f"the standard input cannot be read ({error}); give JSON lines in UTF-8") from error
-    return parse_job(text, Path(), defaults, identity(model, first_seed), *folders)
+    return parse_job(decode_lines(data, "the standard input"), Path(), defaults, identity(model, first_seed), *folders)
 
 
 def _report(lines: Sequence[int], where: str, error: SDXLError) -> str:

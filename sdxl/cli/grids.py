@@ -139,7 +139,7 @@ def _write_table(options: argparse.Namespace, x: Axis | None, y: Axis | None) ->
     columns = 1 if x is None else len(x.values)
     rows = 1 if y is None else len(y.values)
     files = [options.output_dir / f"{row + 1}-{column + 1}.png" for row in range(rows) for column in range(columns)]
-    images = [open_picture(file) if file.exists() else None for file in files]
+    images = [open_picture(file) if os.path.exists(file) else None for file in files]
     if not any(images):
         return 1
     x_labels, y_labels = (None if axis is None else axis.labels for axis in (x, y))

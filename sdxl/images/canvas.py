@@ -28,7 +28,8 @@ class Canvas:
     """The window `box` of `image` is generated at `size`. With a mask the result is pasted into the image at
     `result_size`: the image's own, or `size` if the caller gave one and the box is the whole image. `threshold` is the
     darkest grey of the mask (1 to 255) that is repainted in any step; what is darker is black. A `filled` window keeps
-    its proportions in the work, as in diffusers; else it is stretched.
+    its proportions in the work, as in diffusers; else it is stretched. With `doubles` a grey of the mask is pasted with
+    twice its weight, as in AUTOMATIC1111. A filled window becomes 8 bits before it is pasted, rounded or `cut` off.
     """
 
     image: Image.Image  # RGB
@@ -39,6 +40,8 @@ class Canvas:
     threshold: int
     feather: int
     filled: bool = False
+    doubles: bool = False
+    cut: bool = False
 
     def view(self, image: Image.Image) -> Image.Image:
         """The window of an image of the source's size, at the size of the work."""
@@ -88,7 +91,7 @@ class Canvas:
         weight, work = self._weight()[:, top:bottom, left:right], result.cpu()  # not every device can resize like this
         size = list(kept.shape[1:])
         if self.filled:
-            work = to_tensor(unfill(to_pil(work[None])[0], (size[0], size[1])))
+            work = to_tensor(unfill(to_pil(work[None], self.cut)[0], (size[0], size[1])))
         elif work.shape != kept.shape:
             work = F.interpolate(work[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
         whole[:, top:bottom, left:right] = work * weight + kept * (1 - weight)
@@ -101,6 +104,8 @@ class Canvas:
         assert self.mask is not None
         if self.filled and not self.feather:  # diffusers blends by the mask as it is given
             return to_tensor(self.mask)
+        if self.doubles and not self.feather:
+            return (to_tensor(resize(self.mask, self.result_size)) * 2).clamp(max=1)
         outside = (to_tensor(resize_mask(self.mask, self.result_size, self.threshold)) == 0)[0].numpy()
         # summed-area table (Crow 1984, "Summed-area tables for texture mapping")
         counts = np.pad(outside.cumsum(0, np.int32).cumsum(1), ((1, 0), (1, 0)))
@@ -133,6 +138,8 @@ def make_canvas(
     padding: int | None = None,
     feather: int = 0,
     filled: bool = False,
+    doubles: bool = False,
+    cut: bool = False,
 ) -> Canvas:
     """The canvas of an RGB image and its mask of the same size.
 
@@ -140,6 +147,7 @@ def make_canvas(
     `threshold` is the darkest grey that is repainted.
     With `padding` the window is the box around the repainted region. It is enlarged by that many pixels on every side,
     then to the proportions of the size, and None stands for the side of `native`. It is `filled` as diffusers does it.
+    `doubles` is that of a canvas without padding, `cut` of one with padding.
     """
     whole = (0, 0, *image.size)
     if padding is not None and mask is not None:
@@ -147,7 +155,7 @@ def make_canvas(
         own = image.height, image.width
         repainted = (mask if filled else blacken(mask, threshold)).getbbox() or whole
         box = grow_box(repainted, padding, size, own) if filled else _window(repainted, padding, size, whole)
-        return Canvas(image, mask, box, size, own, threshold, feather, filled)
+        return Canvas(image, mask, box, size, own, threshold, feather, filled, cut=cut)
     size = requested[0] or image.height // factor * factor, requested[1] or image.width // factor * factor
     if 0 in size:
         raise ArgumentError(
@@ -156,7 +164,7 @@ def make_canvas(
         )
     own = image.height, image.width
     result_size = own if mask is not None and requested == (None, None) else size
-    return Canvas(image, mask, whole, size, result_size, threshold, feather)
+    return Canvas(image, mask, whole, size, result_size, threshold, feather, doubles=doubles)
 
 
 def _window(box: Box, padding: int, size: Size, whole: Box) -> Box:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import ArgumentError, brief, warn
+from ..errors import ArgumentError, brief, unread_advice, warn
 from ..models.config import AnyVAEConfig
 from ..weights.container import TensorFile
 from .pixels import to_pil
@@ -176,8 +176,9 @@ def _load(source: Picture, name: str, background: str | None) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ArgumentError(f"{where} is not an image in a known format; save it as PNG or JPEG") from error
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        reason = brief(str(error))  # PIL repeats parts of the file
-        raise ArgumentError(f"{where} cannot be read ({reason}); it is damaged, download or save it again") from error
+        reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
+        advice = unread_advice(error, "it is damaged, download or save it again")
+        raise ArgumentError(f"{where} cannot be read ({reason}); {advice}") from error
 
 
 def open_header(file: str | Path | BytesIO, formats: tuple[str, ...] | None = None) -> Image.Image:

@@ -23,6 +23,7 @@ def image_format(path: Path) -> str:
     if (format := FORMATS.get(path.suffix.lower())) is not None:
         return format
     _refuse_folder(path)
+    _refuse_device(path)
     *most, last = FORMATS
     raise OutputError(
         f"the suffix of {path} is {path.suffix!r}; expected {', '.join(most)} or {last}. "
@@ -33,6 +34,12 @@ def image_format(path: Path) -> str:
 def _refuse_folder(path: Path) -> None:
     if os.path.isdir(os.path.expanduser(path)):
         raise OutputError(f"{path} is a folder; give a file name such as {path / 'picture.png'}")
+
+
+def _refuse_device(path: Path) -> None:
+    known = os.path.expanduser(path)
+    if os.path.exists(known) and not os.path.isfile(known):
+        raise OutputError(f"{path} is a device or a pipe; expected a file. Try another path")
 
 
 def write_file(data: bytes, path: Path, parts: Path | None = None) -> None:
@@ -67,8 +74,7 @@ def resolve_output(path: Path) -> Path:
     _refuse_folder(path)
     if os.path.islink(target):
         raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}; choose another path")
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise OutputError(f"{path} is a device or a pipe; expected a file. Try another path")
+    _refuse_device(path)
     return target
 
 

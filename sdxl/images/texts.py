@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, unread_advice
 from .exif import unpack_comment, unpack_note, unpack_texts
 from .image import MOST_PIXELS, open_header
 from .unread import unread_json, unread_tool
@@ -50,9 +50,8 @@ def find_texts(file: Path | bytes) -> Texts:
         texts = _of_file(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or brief(str(error))  # PIL repeats parts of the file
-        raise ArgumentError(
-            f"{name} cannot be read as an image ({reason}); give an image that sdxl or another tool wrote"
-        ) from error
+        advice = unread_advice(error, "give an image that sdxl or another tool wrote")
+        raise ArgumentError(f"{name} cannot be read as an image ({reason}); {advice}") from error
     for text in (texts.own, texts.parameters, texts.prompt, texts.workflow):
         if text is not None and len(text) > _LONGEST:
             raise ArgumentError(

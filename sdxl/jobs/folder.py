@@ -181,7 +181,7 @@ def open_folder(folder: AnyPath, job: Job, first_seed: int | None) -> JobFolder:
 def first_seed(folder: Path) -> int | None:
     """The seed of the first image of the job in a folder; None if it has no job. Raises `OutputError`."""
     path = _plan_path(folder)
-    return read_plan(path).first_seed if path.exists() else None
+    return read_plan(path).first_seed if os.path.exists(path) else None
 
 
 def _parts(folder: Path) -> tuple[Path, ...]:
@@ -195,9 +195,9 @@ def _plan_path(folder: Path) -> Path:
 
 def _known_plan(folder: Path, job: Job) -> JobPlan | None:
     """The plan of a folder; None if it has no job yet. Raises `OutputError` for other files in the job's way."""
-    if (path := _plan_path(folder)).exists():
+    if os.path.exists(path := _plan_path(folder)):
         return read_plan(path)
-    if taken := [file for file in job.files if (folder / file).exists()]:
+    if taken := [file for file in job.files if os.path.exists(folder / file)]:
         raise OutputError(f"{folder / taken[0]} exists already; choose an empty --output-dir")
     return None
 

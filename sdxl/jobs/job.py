@@ -5,6 +5,7 @@ Each line is an object with the fields of `Request`, and may name its file with 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, SDXLError, brief
+from ..errors import ArgumentError, SDXLError, brief, unread_advice
 from ..images.output import check_name, same_name
 from ..pipeline.aliases import advice
 from ..pipeline.argument_groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
@@ -197,10 +198,22 @@ def read_job(
     """
     path = expanded(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path} cannot be read ({error}); give a file of JSON lines in UTF-8") from error
-    return parse_job(text, path.parent, defaults, model, lora_dir, control_dir)
+        data = path.read_bytes()
+    except OSError as error:
+        advice = unread_advice(error, "give a file of JSON lines in UTF-8")
+        raise ArgumentError(f"{path} cannot be read ({error.strerror or error}); {advice}") from error
+    return parse_job(decode_lines(data, path), path.parent, defaults, model, lora_dir, control_dir)
+
+
+def decode_lines(data: bytes, where: object) -> str:
+    """The text of JSON lines from `where`, with any system's ends of lines as newlines. Raises `ArgumentError`."""
+    plain = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return plain.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        is_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        fault = "it is in UTF-16" if is_16 else f"line {1 + plain.count(10, 0, error.start)} is not in UTF-8"
+        raise ArgumentError(f"{where} cannot be read ({fault}); give JSON lines in UTF-8") from error
 
 
 def parse_job(

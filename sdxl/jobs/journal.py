@@ -57,16 +57,16 @@ class Journal:
 
     def forget_missing(self) -> None:
         """Forget the images whose files were removed: they are to be generated again."""
-        self._latest = {file: entry for file, entry in self._latest.items() if (self._folder / file).is_file()}
+        self._latest = {file: entry for file, entry in self._latest.items() if os.path.isfile(self._folder / file)}
 
     def finished(self) -> list[str]:
         """The files of the recorded images, in the order in which they were recorded."""
-        return [file for file, entry in self._latest.items() if entry.is_ours and (self._folder / file).is_file()]
+        return [file for file, entry in self._latest.items() if entry.is_ours and os.path.isfile(self._folder / file)]
 
     def foreign(self) -> list[str]:
         """The files of recorded images that the job would not generate as they are."""
         others = {entry.files: entry for entry in self._latest.values() if not entry.is_ours}
-        return [files[0] for files in others if all((self._folder / file).is_file() for file in files)]
+        return [files[0] for files in others if all(os.path.isfile(self._folder / file) for file in files)]
 
     def record(self, items: Sequence[WorkItem]) -> None:
         """Append items whose files are complete. Raises `OutputError`."""

@@ -65,6 +65,18 @@ class Conventions:
     empty_negative: str = _rule(
         'a negative prompt that is ""', encode="the encoded empty text", absent="the same as no negative prompt"
     )
+    last_weight: str = _rule(
+        "a number behind a colon at the end of a prompt without AND (a cat:1.2)",
+        text="text",
+        weight="the weight of the prompt",
+    )
+    prompt_changes: str = _rule(
+        "what counts where a prompt changes, as in [a:b:0.5]",
+        steps="the steps that run, from 1",
+        calls="calls of the network, from 0, so the first text has one more; a part is one of all steps asked for. A "
+        "step has one call, or two (heun, dpm_2, dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde). The texts have as "
+        "many chunks as the longest of them",
+    )
     clip_skip: str = _rule(
         "what `clip_skip` counts for",
         both="both prompts and both text encoders",
@@ -103,7 +115,8 @@ class Conventions:
         "own spacing, DPM++ and UniPC take n + 1 points and whole timesteps; lcm and tcd have the schedule lcm by "
         "default",
         comfyui="float32; linspace, sgm_uniform in log sigma; leading may have more steps than asked for",
-        a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI",
+        a1111="float32; as k-diffusion; beta is linear in sigma, kl_optimal ends above 0, leading as in ComfyUI, but "
+        "with ddim it ends at timestep 1; lcm has the 50 timesteps that LCM was trained on",
     )
     samplers: str = _rule(
         "whose details a sampler has",
@@ -122,6 +135,11 @@ class Conventions:
         fractional="between whole ones in log sigma",
         nearest="the nearest whole one in log sigma, in float32",
         quantized="the nearest whole one, and its sigma",
+    )
+    alphas: str = _rule(
+        "the alphas that the model's noise levels are computed from",
+        exact="as they are",
+        float32="rounded to float32, which moves the lowest levels by 1e-5, and with them the noise of SDE samplers",
     )
     zero_snr: str = _rule(
         "the last sigma with zero terminal SNR", sigma_4096="4096", sigma_4519="4518.8 (alpha 4.897e-8)"
@@ -206,7 +224,8 @@ class Conventions:
         part="the last int(n d)",
         sigmas="the last int((n + 1) d) sigmas",
         all="n: the last of int(n / d), all at d > 0.9999",
-        one_more="the last int(n min(d, 0.999)) + 1 (with ddim one less); in a second pass as exactly",
+        one_more="the last int(n min(d, 0.999)) + 1 (with ddim two less, at least 1, and noise of one level more than "
+        "they begin at); in a second pass as exactly (with ddim too)",
         exactly="n: the last of int(n / min(d, 0.999))",
     )
     # ---- inpainting
@@ -245,10 +264,16 @@ class Conventions:
     )
     grow_mask: int = _rule("pixels that a mask grows by", 0)
     paste: bool = _rule("the part that a mask keeps is pasted back, byte for byte", True)
+    paste_grey: str = _rule(
+        "the weight of the result at a grey of a mask, where it is pasted back",
+        binary="0 or 1, as it is repainted",
+        doubled="twice the grey's share, at most 1; as a filled window has it with `mask_padding`",
+    )
     # ---- refiner, files
     hand_off: str = _rule(
         "the base's steps, of n at `refine_at` f",
         timestep="those at timesteps of at least round(1000 - 1000 f)",
+        whole="the same, by the whole timesteps whose sigmas are nearest",
         steps="the first ceil(n f)",
         sigmas="all but the last int((1 - f) (n + 1)) - 1",
     )

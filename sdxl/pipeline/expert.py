@@ -5,7 +5,7 @@ Base, inpainting model and refiner are values of it; the ensemble of the SDXL pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,16 @@ from ..text.encode import Sizes, TextCache, TextStage, embed_sizes, encode_promp
 from ..weights.info import ModelInfo
 from .encoding import Encoding
 from .plan import Plan
-from .prompts import Texts, reading_of
+from .prompts import Branches, Texts, reading_of
+
+_Encoded = tuple[list[Tensor], Tensor]
+"""The contexts (L, D) of prompts, and their pooled text (B, P)."""
+
+
+def _are_said(texts: Texts, branches: Branches) -> list[bool]:
+    """Which of the negative prompts say something, in these texts or in any that follow each other with them."""
+    each = [branches.texts[name] for name in branches.negatives if name in branches.texts] or [texts]
+    return [any(own.prompts[n] or own.prompts_2[n] for own in each) for n in range(len(texts.prompts))]
 
 
 @dataclass(frozen=True)
@@ -54,14 +63,20 @@ class Expert:
         models that were trained so the empty text.
         """
         texts = plan.branches.texts
-        positive = self._encode(texts[POSITIVE], plan)
+        needed = {POSITIVE, *map(unperturbed, branches)}
+        own = {
+            name: self._encode(each, plan, name in plan.branches.negatives)
+            for name, each in texts.items()
+            if name in needed
+        }
+        positive = own[POSITIVE]
+        if plan.request.conventions.prompt_changes == "calls":
+            own = self._of_even_length(own, plan)
         encodings = {}
         for branch in branches:
-            is_negative = branch in plan.branches.negatives
-            sizes = self._negative_sizes(plan) if is_negative else plan.sizes
+            sizes = self._negative_sizes(plan) if branch in plan.branches.negatives else plan.sizes
             if (name := unperturbed(branch)) in texts:
-                own = positive if name == POSITIVE else self._encode(texts[name], plan, is_negative)
-                encodings[branch] = self._with_sizes(*own, sizes, False)
+                encodings[branch] = self._with_sizes(*own[name], sizes, False)
             elif self._has_zeros(plan):
                 zeros = [torch.zeros_like(context) for context in positive[0]], torch.zeros_like(positive[1])
                 encodings[branch] = self._with_sizes(*zeros, sizes, True)
@@ -78,7 +93,7 @@ class Expert:
         rule = plan.request.conventions.no_negative
         return self.info.zero_negative if rule == "model" else rule == "zeros"
 
-    def _encode(self, texts: Texts, plan: Plan, is_negative: bool = False) -> tuple[list[Tensor], Tensor]:
+    def _encode(self, texts: Texts, plan: Plan, is_negative: bool = False) -> _Encoded:
         rules, reading = plan.request.conventions, reading_of(plan.request)
         layers = plan.request.clip_skip or 0
         skip = 0 if is_negative and rules.clip_skip == "positive" else layers
@@ -89,9 +104,27 @@ class Expert:
             contexts, pooled = encode_prompts(self.text(), texts.prompts, texts.prompts_2, skips, reading)
         if not is_negative or rules.empty_negative == "encode" or not self._has_zeros(plan):
             return contexts, pooled
-        kept = [bool(one or two) for one, two in zip(texts.prompts, texts.prompts_2, strict=True)]
+        kept = _are_said(texts, plan.branches)
         contexts = [context * is_kept for context, is_kept in zip(contexts, kept, strict=True)]
         return contexts, pooled * torch.tensor(kept, dtype=torch.bool, device=pooled.device)[:, None]
+
+    def _of_even_length(self, encoded: Mapping[str, _Encoded], plan: Plan) -> dict[str, _Encoded]:
+        """The encodings of branches, those that follow each other with empty chunks at the ends of the shorter ones."""
+        even = dict(encoded)
+        for names in plan.branches.timelines:
+            each = [encoded[name] for name in names if name in encoded]
+            lengths = [max(map(len, same)) for same in zip(*(contexts for contexts, _ in each), strict=True)]
+            for name in names[: len(each)]:
+                contexts, pooled = encoded[name]
+                even[name] = [self._lengthened(*pair, plan) for pair in zip(contexts, lengths, strict=True)], pooled
+        return even
+
+    def _lengthened(self, context: Tensor, length: int, plan: Plan) -> Tensor:
+        """A context (L, D) with those of empty chunks behind it."""
+        if len(context) == length:
+            return context
+        (empty,), _ = self._encode(Texts(("",), ("",)), plan)
+        return torch.cat([context, empty.repeat((length - len(context)) // len(empty), 1)])
 
     def _with_sizes(
         self, contexts: Sequence[Tensor], pooled: Tensor, sizes: Sequence[Sizes], is_zero: bool

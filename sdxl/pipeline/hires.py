@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ArgumentError, brief, checked_number
 from ..images.upscalers import is_network, read_upscaler
 from ..sampling.names import read_sampler, read_schedule
+from ..weights.path import expanded
 
 _SCALE, _MOST_SCALE = 2.0, 16
 _MOST_STEPS, _MOST_SIDE = 10**6, 10**6
@@ -104,8 +105,9 @@ class Hires:
 
     def at(self, root: Path) -> Hires:
         """The same with the path of its upscaler's network relative to a folder, where such a file is."""
-        path = root / os.path.expanduser(self.upscaler)
-        return replace(self, upscaler=str(path.absolute())) if is_network(self.upscaler) and path.is_file() else self
+        path = root / expanded(self.upscaler)
+        is_beside = is_network(self.upscaler) and os.path.isfile(path)
+        return replace(self, upscaler=str(path.absolute())) if is_beside else self
 
     def record(self) -> dict[str, Any]:
         """As JSON has it; equal for equal values."""

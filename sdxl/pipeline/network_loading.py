@@ -27,7 +27,8 @@ def load(
     """
     model = component.build()
     with stage("loading", placement, component.name):
-        settle(model, component.state(), placement, component.forget, changes)
+        state, products = component.stored_state()
+        settle(model, state, placement, component.forget, changes, products)
     if trainable:
         for parameter in model.parameters():
             # those of a file are not the model's own, and rows in order can be saved
@@ -47,7 +48,8 @@ def load_again(
 ) -> None:
     """Bring the layers of a component's loaded network that have some of its weights to their places again."""
     plain = component.build()
-    settle_again(network, plain, component.state(), placement, component.forget, changes, weights)
+    state, products = component.stored_state()
+    settle_again(network, plain, state, placement, component.forget, changes, weights, products)
     if not (placement.streamed and placement.device.type == "cpu"):
         component.close()
 

@@ -22,6 +22,7 @@ from ..weights.info import ModelInfo
 from .hires import Hires, read_hires
 from .idle import warn_of_idle
 from .plan import Plan, make_plan
+from .prompts import counted_steps
 from .request import Request
 from .tags import requested_loras, tagged_loras
 
@@ -48,7 +49,7 @@ def make_passes(
     first = _plan(replace(request, hires=None, **unrefined), info, None, families)
     try:
         asked = _second_request(request, hires, first, info.config.vae)
-        second = _plan(asked, info, refiner, families, first.steps)
+        second = _plan(asked, info, refiner, families, counted_steps(first.request, first.steps))
     except ArgumentError as error:
         raise ArgumentError(f"in the second pass of hires {error}") from error
     warn_of_idle([(first, request), (second, asked)], kinds)

@@ -95,6 +95,8 @@ _A1111 = Conventions(
     prompt_syntax="a1111",
     no_negative="zeros",
     empty_negative="absent",
+    last_weight="weight",
+    prompt_changes="calls",
     clip_skip="first",
     padded_sizes="work",
     guidance_off="only_1",
@@ -103,6 +105,7 @@ _A1111 = Conventions(
     samplers="a1111",
     discard_penultimate=("dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde"),
     timesteps="fractional",
+    alphas="float32",
     zero_snr="sigma_4519",
     start_scale="sigma",
     end_scale="one",
@@ -119,6 +122,9 @@ _A1111 = Conventions(
     inpaint_start="image",
     known="output",
     known_9=True,
+    mask_window="filled",
+    paste_grey="doubled",
+    hand_off="whole",
     pixels="cut",
 )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import ArgumentError, brief
+from ..errors import ArgumentError, brief, warn
 from ..sampling.composition import Composition, Timeline
 from ..sampling.guidance import NEGATIVE, POSITIVE, Guidance, Guider
+from ..sampling.samplers import SAMPLERS
 from ..text.chunks import Reading
 from ..text.editing import Stretch, split_and, split_tags, stretches
 from .request import Request
@@ -15,7 +16,7 @@ from .request import Request
 
 @dataclass(frozen=True)
 class _Steps:
-    """How many steps a pass has, and the one before it."""
+    """How many steps (or calls of the network) a pass has, and the one before it."""
 
     count: int
     before: int
@@ -35,11 +36,14 @@ class Texts:
 
 @dataclass(frozen=True)
 class Branches:
-    """The guider of a request, and the texts of its branches; a negative prompt that was not given has none."""
+    """The guider of a request, and the texts of its branches; a negative prompt that was not given has none. Those of a
+    timeline follow each other.
+    """
 
     guider: Guider
     texts: Mapping[str, Texts]
     negatives: frozenset[str]
+    timelines: tuple[tuple[str, ...], ...] = ()
 
     def texts_of(self, number: int) -> list[str]:
         """All texts that a prompt has in some branch."""
@@ -53,14 +57,27 @@ def reading_of(request: Request) -> Reading:
     return Reading(syntax, request.long_prompt == "truncate", emphasis)
 
 
+def counted_steps(request: Request, run: int) -> int:
+    """What a prompt's changes count in a pass of which so many steps `run`: these, or calls of the network."""
+    calls = _calls(request)
+    return (request.steps or 1) * calls if calls else run
+
+
+def _calls(request: Request) -> int:
+    """The calls of the network in a step, where these are counted, else 0."""
+    counts = request.conventions.prompt_changes == "calls"
+    return SAMPLERS[str(request.sampler)].calls if counts else 0
+
+
 def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float], before: int = 0) -> Branches:
-    """The branches of a request whose steps are at `sigmas`, after the `before` steps of a first pass."""
-    steps = _Steps(max(len(sigmas) - 1, 1), before)
-    parts, texts = [], dict[str, Texts]()
+    """The branches of a request whose steps are at `sigmas`, after the `before` counted steps of a first pass."""
+    steps = _Steps(max(counted_steps(request, len(sigmas) - 1), 1), before)
+    parts, texts, is_even = [], dict[str, Texts](), True
     for number, (own, weights) in enumerate(_parts(request)):
         name = POSITIVE if number == 0 else f"{POSITIVE} {number + 1}"
         timeline, more = _timeline(name, own, _seconds(request), request, steps)
         parts.append((timeline, tuple(weight for weight in weights for _ in range(request.num_images))))
+        is_even = is_even and all(weight == 1 for weight in weights)
         texts |= more
     negative = Timeline((NEGATIVE,), (steps.count,))
     negatives, second = _negatives(request)
@@ -68,9 +85,10 @@ def make_branches(request: Request, guidance: Guidance, sigmas: Sequence[float],
         negatives = negatives if negatives is not None else [""] * len(request.prompts)
         negative, more = _timeline(NEGATIVE, negatives, second, request, steps)
         texts |= more
-    is_plain = len(parts) == 1 and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
-    guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas))
-    return Branches(guider, texts, frozenset(negative.names))
+    is_plain = len(parts) == 1 and is_even and len(texts) == len({POSITIVE, NEGATIVE} & texts.keys())
+    guider = guidance if is_plain else Composition(guidance, tuple(parts), negative, tuple(sigmas), _calls(request))
+    timelines = (*(timeline.names for timeline, _ in parts), negative.names)
+    return Branches(guider, texts, frozenset(negative.names), timelines)
 
 
 def check_one_text(branches: Branches) -> None:
@@ -104,7 +122,14 @@ def _parts(request: Request) -> list[tuple[list[str], list[float]]]:
     """
     if request.prompt_syntax != "a1111":
         return [(request.prompts, [1.0] * len(request.prompts))]
-    split = [split_and(text) for text in _positives(request, "prompt") or ()]
+    alone = request.conventions.last_weight == "weight"
+    split = [split_and(text, alone) for text in _positives(request, "prompt") or ()]
+    for text, own in zip(request.prompts, split, strict=True):
+        if len(own) == 1 and own[0][1] != 1:
+            warn(
+                f"the prompt {brief(text)} ends in a weight, {own[0][1]:g}, which guidance is multiplied with as in "
+                "AUTOMATIC1111; with a comma behind it it is text"
+            )
     count = max(map(len, split))
     rows = [[each[k] if k < len(each) else (each[0][0], 0.0) for each in split] for k in range(count)]
     return [([text for text, _ in row], [weight for _, weight in row]) for row in rows]

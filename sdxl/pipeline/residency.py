@@ -127,7 +127,10 @@ class Residency:
                 if smaller is not None:
                     self._replace(smaller)
                     smaller = None
-                return work(self.model)
+                self._check_files()
+                result = work(self.model)
+                self._check_files()
+                return result
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -145,6 +148,11 @@ class Residency:
             if not self.may_shrink or smaller is None:
                 raise self.shortage(reason)
             self._warn(f"memory ran out with offload {self.model.offload}")
+
+    def _check_files(self) -> None:
+        """Raise `CheckpointError` if a file was written to whose weights are used where they lie."""
+        if self.loader is not None:
+            self.loader.check_unchanged()
 
     def shortage(self, reason: str) -> OutOfMemoryError:
         """The error for a user where memory has run out, for a reason that torch gives."""

@@ -39,6 +39,8 @@ def make_canvases(request: Request, sources: Sources, config: ModelConfig, steps
             request.mask_padding,
             request.feather or 0,
             request.conventions.mask_window == "filled",
+            request.conventions.paste_grey == "doubled",
+            request.conventions.pixels == "cut",
         )
         for image, mask in pairs
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def make_start(plan: Plan, latents: Latents, noise: BatchNoise) -> Start:
     given = plan.sources.start_noise
     first = noise.first() if given is None else given.to(noise.device, torch.float32)
     scale = plan.schedule.start_scale if rules.start_scale == "highest" else plan.sigmas[0]
-    x = first * plan.schedule.start_scale if z is None else z + first * scale
+    x = first * plan.schedule.start_scale if z is None else _noised(plan, z, first, scale)
     if not request.repaints:
         return Start(x)
     factor = latents.model.info.config.vae.factor
@@ -65,6 +66,16 @@ def make_start(plan: Plan, latents: Latents, noise: BatchNoise) -> Start:
         return Start(x, BlendRegion(z, own, mask, rules.known == "always", _threshold(plan)), channels)
     region = InpaintRegion(z, first, mask, plan.sigmas, plan.from_noise)
     return Start(x if is_inpainting else region.start(plan.schedule.start_scale), region, channels)
+
+
+def _noised(plan: Plan, z: Tensor, first: Tensor, scale: float) -> Tensor:
+    """An image's latents with noise of a `scale`; AUTOMATIC1111's ddim takes the next higher level's, and calls it the
+    one that its steps begin at.
+    """
+    if plan.request.conventions.samplers != "a1111" or plan.request.sampler != "ddim" or not plan.first:
+        return z + first * scale
+    above = plan.schedule.sigmas[plan.first - 1]
+    return (z + first * above) * math.sqrt((1 + scale**2) / (1 + above**2))
 
 
 def _source(plan: Plan, latents: Latents, noise: BatchNoise) -> Tensor:

@@ -18,7 +18,7 @@ from ..sampling.schedule import (
     schedule_of_sigmas,
     schedule_of_timesteps,
 )
-from ..sampling.schedule_formulas import FORMULAS, float32_table
+from ..sampling.schedule_formulas import FORMULAS, float32_table, of_float32_alphas
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import CUSTOM
 from ..sampling.variants import sampler_of
@@ -47,7 +47,8 @@ def steps_of(steps: int, strength: float | None, sampler: str, conventions: Conv
     if rule == "all" and strength > 0.9999:
         return steps, None
     if rule in ("all", "exactly") and strength:
-        return int(steps / min(strength, 0.999 if rule == "exactly" else 1)), steps
+        whole, is_ddim = int(steps / min(strength, 0.999 if rule == "exactly" else 1)), sampler == "ddim"
+        return whole, max(steps - 2, 1) if is_ddim and rule == "exactly" else steps
     left = _left(steps, strength, sampler, rule)
     if strength and not left:
         raise ArgumentError(
@@ -62,7 +63,8 @@ def _left(steps: int, strength: float, sampler: str, rule: str) -> int:
     if rule == "sigmas":  # Stability's
         return max(int(strength * (steps + 1)), 1) - 1
     if rule == "one_more":  # AUTOMATIC1111's
-        return int(steps * min(strength, 0.999)) + (sampler != "ddim")
+        left = int(steps * min(strength, 0.999))
+        return left + 1 if sampler != "ddim" else max(left - 1, min(left, 1))
     return int(steps * strength)
 
 
@@ -90,8 +92,12 @@ def _schedule(
     """All noise levels, and the timestep that the UNet is given at each."""
     rules = request.conventions
     rounding = "fractional" if rules.timesteps == "schedule" else rules.timesteps
+    if rules.schedules == "a1111" and sampler == "lcm":
+        rounding = "lcm"
     make_table = float32_table if rules.schedules == "diffusers" and config.edm is None else noise_table
     table = replace(make_table(config, _LAST_ALPHAS[rules.zero_snr]), rounding=rounding)
+    if rules.alphas == "float32" and config.edm is None:
+        table = of_float32_alphas(table)
     if request.sigmas is not None:
         schedule = schedule_of_sigmas(config, request.sigmas, sampler, table)
     elif request.timesteps is not None:
@@ -165,4 +171,6 @@ def hand_off(request: Request, schedule: Schedule, refine_at: float | None, trai
     if request.conventions.hand_off == "sigmas":
         return total - max(int((1 - refine_at) * (total + 1)) - 1, 0)
     cutoff = round(train_steps - refine_at * train_steps)
+    if request.conventions.hand_off == "whole":
+        return sum(schedule.table.nearest(sigma) >= cutoff for sigma in schedule.sigmas[:-1])
     return sum(t >= cutoff for t in schedule.timesteps)

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.float8 import sixteen_bits
 from ..models.layers import Linear
 from .scratch import PIECE, scratch
-from .streamed import Change, sent
+from .streamed import PLAIN, Read, sent
 
 FP8 = torch.float8_e4m3fn
 
@@ -52,20 +53,14 @@ def narrowed(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def widen(weight: Tensor, scale: Tensor, target: Tensor) -> Tensor:
-    """Fill `target`, on a CPU, with a matrix in float8 times the scales of its rows.
-
-    A number of float8, with its sign in front of 7 bits, is one of float16 whose last 7 bits are 0, divided by 256.
-    torch casts number by number, which takes nine times as long.
-    """
+    """Fill `target`, on a CPU, with a matrix in float8 times the scales of its rows, which are NaN where it has NaN."""
     rows = max(1, PIECE // weight.shape[1])
     factors = (256 * scale)[:, None].split(rows)
-    for source, piece, factor in zip(weight.view(torch.int8).split(rows), target.split(rows), factors, strict=True):
-        bits = scratch.take("bits", source.shape, torch.int16).copy_(source)  # the sign fills the upper byte
-        bits <<= 7
-        bits &= ~(1 << 14)  # the second of two copies of the sign, where float16 has its exponent's first bit
+    for source, piece, factor in zip(weight.split(rows), target.split(rows), factors, strict=True):
+        numbers = sixteen_bits(source, scratch.take("bits", source.shape, torch.int16))
         is_wide = piece.dtype is torch.float32
         wide = piece if is_wide else scratch.take("wide", piece.shape, torch.float32)
-        wide.copy_(bits.view(torch.float16)).mul_(factor)
+        wide.copy_(numbers).mul_(factor)
         if not is_wide:
             piece.copy_(wide)
     return target
@@ -73,15 +68,15 @@ def widen(weight: Tensor, scale: Tensor, target: Tensor) -> Tensor:
 
 class Fp8Linear(nn.Linear):
     """A linear layer that keeps its weight in float8, with the `scale` of each row. Without scales the weight is its
-    file's, and every call makes it narrow first, after its `change`, as if it had been kept that way.
+    file's, and every call makes it narrow first, as it is `read`, as if it had been kept that way.
     """
 
-    def __init__(self, plain: Linear, scale: Tensor | None = None, change: Change | None = None) -> None:
+    def __init__(self, plain: Linear, scale: Tensor | None = None, read: Read = PLAIN) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.weight, self.bias = plain.weight, plain.bias
         self.scale = None if scale is None else nn.Parameter(scale, requires_grad=False)
-        self.change = change
+        self.read = read
 
     def forward(self, x: Tensor) -> Tensor:
         weight, scale = self._narrow()
@@ -94,4 +89,4 @@ class Fp8Linear(nn.Linear):
     def _narrow(self) -> tuple[Tensor, Tensor]:
         if self.scale is not None:
             return self.weight, self.scale
-        return narrowed(self.weight if self.change is None else self.change(self.weight.float()))
+        return narrowed(self.read(self.weight))

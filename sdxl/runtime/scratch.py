@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..models.float8 import E4M3, widened
+
 PIECE = 1 << 18
 """Numbers that stay in the processor's cache."""
 
@@ -51,25 +53,33 @@ scratch = Scratch()
 def cast(source: Tensor, target: Tensor, held: torch.dtype | None = None) -> Tensor:
     """Fill `target`, on a CPU, with `source` of the same shape, rounded to `held` in between.
 
-    Piece by piece, and from one type of 16 bits to another by way of float32: torch does that number by number, which
-    takes more than twice as long.
+    Piece by piece, and from one type of 16 bits to another by way of float32, as from float8_e4m3fn to any: torch does
+    that number by number, which takes more than twice as long.
     """
     dtypes = _way([source.dtype, held or source.dtype, target.dtype])
-    if len(dtypes) <= 2 or not (source.is_contiguous() and target.is_contiguous()):
+    is_quick = len(dtypes) <= 2 and source.dtype is not E4M3
+    if is_quick or not (source.is_contiguous() and target.is_contiguous()):
         return target.copy_(source.to(held or source.dtype))
     into = torch.split(target.view(-1), PIECE)
     for x, piece in zip(torch.split(source.view(-1), PIECE), into, strict=True):
         for number, dtype in enumerate(dtypes[1:-1]):
-            x = scratch.take(f"piece {number}", x.shape, dtype).copy_(x)
-        piece.copy_(x)
+            x = _fill(scratch.take(f"piece {number}", x.shape, dtype), x)
+        _fill(piece, x)
     return target
 
 
+def _fill(target: Tensor, x: Tensor) -> Tensor:
+    if x.dtype is not E4M3 or target.dtype is not torch.float32:
+        return target.copy_(x)
+    return widened(x, target, scratch.take("bits", x.shape, torch.int16))
+
+
 def _way(dtypes: list[torch.dtype]) -> list[torch.dtype]:
-    """The types without repetitions, and with float32 between two of 16 bits."""
+    """The types without repetitions, and with float32 between two of 16 bits, and behind float8_e4m3fn."""
     way = dtypes[:1]
     for dtype in dtypes[1:]:
         if dtype != way[-1]:
-            way += [torch.float32] if dtype.itemsize == way[-1].itemsize == 2 else []
+            is_slow = dtype.itemsize == way[-1].itemsize == 2 or way[-1] is E4M3
+            way += [torch.float32] if is_slow and dtype is not torch.float32 else []
             way.append(dtype)
     return way

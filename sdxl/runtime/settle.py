@@ -18,7 +18,7 @@ from .onednn import packed
 from .placement import Placement, has_pixels
 from .rewrite import rewrite
 from .scratch import cast, scratch
-from .streamed import Change, streamed
+from .streamed import PLAIN, Change, Read, streamed
 from .threads import share
 
 HOLES = 16  # changed weights after which the memory between weights is given back
@@ -31,22 +31,24 @@ def settle(
     placement: Placement,
     forget: Callable[..., None] = lambda *_: None,
     changes: Mapping[str, Change] | None = None,
+    products: Mapping[str, Change] | None = None,
 ) -> nn.Module:
     """Give a network on the meta device its weights, ready to run: each layer is brought to its place before the next
     one, so that there are never two copies of all. Weights that are to be neither moved nor cast are not copied.
 
     `state` has views of a mapped file, and `forget` gives back the memory of those that are given to it, or of all.
-    `changes` are applied in float32, by the name of the weight, before all else.
+    `products` make the weights that are not in the file as they are used, by the name of the weight; `changes` are
+    applied to a weight in float32, before all else.
     """
     model.requires_grad_(False).eval().load_state_dict(state, assign=True)
-    rule = _Settle(model, placement, forget, changes or {})
+    rule = _Settle(model, placement, forget, changes or {}, products or {})
     if placement.device.type == "cpu" and not placement.streamed and not changes:  # which take memory of their own
         _share(model, rule)
     else:
         rewrite(model, rule)
     if placement.device.type == "cuda":
         rewrite(model, quick)
-    _clear(placement, changes)
+    _clear(placement, rule)
     if placement.streamed and placement.device.type == "cpu":
         for module in model.modules():
             if isinstance(module, STREAMED):
@@ -64,13 +66,14 @@ def settle_again(
     forget: Callable[..., None],
     changes: Mapping[str, Change],
     names: Iterable[str],
+    products: Mapping[str, Change],
 ) -> None:
     """Bring the layers of a network that have weights of these names to their places again, and leave the others.
 
     `plain` is the same network on the meta device; the rest as in `settle`.
     """
     plain.requires_grad_(False).eval().load_state_dict(state, assign=True)
-    rule = _Settle(plain, placement, forget, changes)
+    rule = _Settle(plain, placement, forget, changes, products)
     wanted = {name.rpartition(".")[0] for name in names}
 
     def exchange(name: str, module: nn.Module) -> nn.Module | None:
@@ -82,23 +85,25 @@ def settle_again(
         return module
 
     rewrite(plain, exchange)
-    _clear(placement, changes)
+    _clear(placement, rule)
 
 
 def _share(model: nn.Module, rule: _Settle) -> None:
     """Bring all layers to their places, in several threads."""
-    layers: list[tuple[str, nn.Module]] = []
+    names: list[str] = []  # a layer itself may hold the memory of a product until another takes its place
 
     def collect(name: str, module: nn.Module) -> nn.Module | None:
         if rule.is_group(name, module):
             return None
-        layers.append((name, module))
+        names.append(name)
         return module
 
-    rewrite(model, collect)
-    for (name, _), new in zip(layers, share(lambda layer: rule(*layer), layers), strict=True):
-        if new is not None:
+    def bring(name: str) -> None:
+        if (new := rule(name, model.get_submodule(name))) is not None:
             _put(model, name, new)
+
+    rewrite(model, collect)
+    list(share(bring, names))
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
@@ -106,20 +111,26 @@ def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), own, layer)
 
 
-def _clear(placement: Placement, changes: Mapping[str, Change] | None) -> None:
+def _clear(placement: Placement, rule: _Settle) -> None:
     """Give the memory back that loading took beside the weights."""
     scratch.clear()  # loading takes more of it than running, and may run in many threads
-    if changes and placement.device.type == "cpu":
-        trim()  # the intermediate results of changes leave holes between the weights
+    if rule.reads and placement.device.type == "cpu":
+        trim()  # products, and the intermediate results of changes, leave holes between the weights
 
 
 class _Settle:
     """The rule that brings a layer to its place."""
 
     def __init__(
-        self, model: nn.Module, placement: Placement, forget: Callable[..., None], changes: Mapping[str, Change]
+        self,
+        model: nn.Module,
+        placement: Placement,
+        forget: Callable[..., None],
+        changes: Mapping[str, Change],
+        products: Mapping[str, Change],
     ) -> None:
         self.placement, self.forget, self.changes = placement, forget, changes
+        self.reads = {name: Read(products.get(name), changes.get(name)) for name in {*products, *changes}}
         self.changed = 0
         kinds = (TransformerBlock, Layer) if placement.fp8 else (TransformerBlock,) if placement.int8 else ()
         self.in_8_bits = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, kinds))
@@ -131,7 +142,7 @@ class _Settle:
         read = [parameter.data for parameter in module.parameters()]
         streams = self.placement.streamed and isinstance(module, (Linear, Conv2d))
         if not streams:
-            self._change(name, module)
+            self._read(name, module)
         new = self._replacement(name, module, streams)
         if new is None:
             self._move(name, module, streams)
@@ -148,13 +159,17 @@ class _Settle:
     def _in_8_bits(self, name: str) -> bool:
         return name.startswith(self.in_8_bits)
 
-    def _change(self, name: str, module: nn.Module) -> None:
+    def _read(self, name: str, module: nn.Module) -> None:
         for own, parameter in module.named_parameters():
-            if (change := self.changes.get(f"{name}.{own}")) is not None:
-                parameter.data = change(parameter.data.float())
+            parameter.data = self._weight(f"{name}.{own}", parameter)
+            if f"{name}.{own}" in self.changes:
                 self.changed += 1
                 if self.changed % HOLES == 0 and self.placement.device.type == "cpu":
                     trim()  # intermediate results leave holes between the weights
+
+    def _weight(self, name: str, stored: Tensor) -> Tensor:
+        """The weight that is used in place of a file's tensor."""
+        return self.reads.get(name, PLAIN)(stored.data)
 
     def _replacement(self, name: str, module: nn.Module, streams: bool) -> nn.Module | None:
         """The layer in 8 bits or prepacked."""
@@ -167,20 +182,18 @@ class _Settle:
     def _narrowed(self, name: str, layer: Linear, streams: bool) -> Fp8Linear:
         """The layer whose weight is kept in float8, where it lies."""
         at, weight = self.placement, layer.weight
-        change = self.changes.get(f"{name}.weight") if streams else None
         if layer.bias is not None:
             self._move_vector(f"{name}.bias", layer.bias, streams)
         if streams and at.device.type != "cuda":
-            return Fp8Linear(layer, change=change)
-        data = weight.data if change is None else change(weight.data.float())
+            return Fp8Linear(layer, read=self.reads.get(f"{name}.weight", PLAIN))
+        data = self._weight(f"{name}.weight", weight) if streams else weight.data
         weight.data, scale = narrowed(data.to(at.device))
         if streams:
             weight.data = weight.data.cpu().pin_memory()
         return Fp8Linear(layer, scale)
 
     def _move_vector(self, name: str, vector: nn.Parameter, streams: bool) -> None:
-        change = self.changes.get(name) if streams else None
-        data = vector.data if change is None else change(vector.data.float())
+        data = self._weight(name, vector) if streams else vector.data
         vector.data = data.to(self.placement.device, self.placement.arithmetic)
 
     def _move(self, name: str, module: nn.Module, streams: bool) -> None:
@@ -191,8 +204,7 @@ class _Settle:
             elif not streams:
                 parameter.data = moved(parameter.data, device, dtype)
             elif device.type == "cuda":
-                change = self.changes.get(f"{name}.{own}")
-                data = parameter.data if change is None else change(parameter.data.float())
+                data = self._weight(f"{name}.{own}", parameter)
                 parameter.data = moved(data, torch.device("cpu"), dtype).pin_memory()
 
     def _adapted(self, name: str, module: nn.Module) -> nn.Module | None:
@@ -202,7 +214,7 @@ class _Settle:
             return streamed(module) if at.dtype != at.arithmetic else None
         if at.device.type == "cuda":
             return streamed(module)
-        return streamed(module, at.dtype, self.changes.get(f"{name}.weight"))
+        return streamed(module, at.dtype, self.reads.get(f"{name}.weight", PLAIN))
 
 
 def moved(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -28,12 +28,14 @@ class Timeline:
 class Composition:
     """A `Guider` whose positive prediction is u + sum of w (c - u) over its parts (Liu et al. 2022, arXiv 2206.01714),
     each with a weight for each image; `guidance` then acts on it as on a prompt's. `sigmas` are those of the steps.
+    With `calls` the timelines count the network's calls in place of steps, from 0, and a step has so many.
     """
 
     guidance: Guidance
     parts: tuple[tuple[Timeline, tuple[float, ...]], ...]
     negative: Timeline
     sigmas: tuple[float, ...]
+    calls: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,11 +51,22 @@ class Composition:
 
     def branches(self, sigma: float) -> tuple[str, ...]:
         """Those of the step that begins at this sigma, or at the next higher one."""
-        step = max(1, sum(each >= sigma for each in self.sigmas[:-1]))
+        step = max(1, self._call(sigma) if self.calls else self._step(sigma))
         acting = self.guidance.branches(sigma)
         negative = (self.negative.at(step),) if self._needs_negative or NEGATIVE in acting else ()
         positives = [timeline.at(step) for timeline, _ in self.parts]
         return (*negative, *positives, *(map(perturbed, positives) if PERTURBED in acting else ()))
+
+    def _step(self, sigma: float) -> int:
+        """The number of the step of a call, from 1."""
+        return sum(each >= sigma for each in self.sigmas[:-1])
+
+    def _call(self, sigma: float) -> int:
+        """The number of a call, from 0. The second one of a step lies between its sigmas; one at the next sigma, which
+        heun has, counts as the first one of the next step.
+        """
+        begins = self.sigmas[:-1]
+        return self.calls * max(self._step(sigma) - 1, 0) + (self.calls > 1 and sigma not in begins)
 
     def combine(self, outputs: Mapping[str, Tensor], point: Point) -> Tensor:
         """The parts as one prediction, and guidance away from the negative one where it acts."""

@@ -22,6 +22,8 @@ from .schedules import SCHEDULES
 from .settings import CUSTOM, Value
 
 Array = NDArray[np.float64]
+LCM_STRIDE = 20
+"""Timesteps between two that LCM was trained on, of which the last is the last one."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class NoiseTable:
     """The sigma of each training timestep, ascending (Karras et al. 2022, arXiv 2206.00364, table 1: VP in sigma
     space). With `edm` noise levels, evenly spaced in log sigma; the network's timestep is then another one.
 
-    `rounding` says which timestep the network gets at a noise level: a `fractional` one, or the `nearest` in log sigma.
-    With `quantized` it is that of the nearest sigma, which also takes the place of the noise level.
+    `rounding` says which timestep the network gets at a noise level: a `fractional` one, or the `nearest` in log sigma,
+    with `lcm` of those that LCM was trained on. With `quantized` it is that of the nearest sigma, which also takes the
+    place of the noise level.
     """
 
     sigmas: Array = field(repr=False, compare=False)
@@ -53,9 +56,16 @@ class NoiseTable:
             return math.log(sigma) / 4
         if self.rounding == "nearest":
             return self._nearest(sigma)
+        if self.rounding == "lcm":
+            logs = np.log(self.sigmas[LCM_STRIDE - 1 :: LCM_STRIDE])
+            return float(np.abs(logs - math.log(sigma)).argmin() * LCM_STRIDE + LCM_STRIDE - 1)
         if self.rounding == "quantized":
-            return float(np.abs(self.sigmas - sigma).argmin())
+            return float(self.nearest(sigma))
         return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
+
+    def nearest(self, sigma: float) -> int:
+        """The whole timestep whose noise level is nearest."""
+        return int(np.abs(self.sigmas - sigma).argmin())
 
     def level(self, sigma: float) -> float:
         """The noise level at which the network is called for one of x."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ..models.schedule_config import ScheduleConfig
 from .beta import beta_quantiles
-from .schedule import NoiseTable
+from .schedule import LCM_STRIDE, NoiseTable
 
 Array = NDArray[np.float64]
 Formula = Callable[..., "tuple[Sequence[float], Sequence[float] | None] | None"]
@@ -103,6 +104,8 @@ def a1111(
     table: NoiseTable, name: str, steps: int, sampler: str, spacing: str, options: Mapping[str, Any]
 ) -> tuple[list[float], None] | None:
     """AUTOMATIC1111's sigmas."""
+    if sampler == "lcm":
+        table = replace(table, sigmas=table.sigmas[LCM_STRIDE - 1 :: LCM_STRIDE])
     sigmas = _k_diffusion(table, name, steps, options)
     low, high = float(_floats(table)[0]), float(_floats(table)[-1])
     if name == "beta":
@@ -115,6 +118,8 @@ def a1111(
         return (part * math.atan(low) + (1 - part) * math.atan(high)).tan().tolist(), None
     if sigmas is None:
         return None
+    if sampler == "ddim" and name == "leading" and len(sigmas) > 1:  # its loop leaves the last timestep, 1, out
+        return sigmas, None
     final = float(table.sigmas[0]) if sampler == "ddim" else 0.0
     return [*(float(np.float32(sigma)) for sigma in sigmas), final], None
 
@@ -182,6 +187,12 @@ def float32_table(config: ScheduleConfig, last_alpha: float) -> NoiseTable:
     if config.zero_terminal_snr:
         products[-1] = last_alpha
     return NoiseTable((((1 - products) / products) ** 0.5).double().numpy(), config.steps_offset)
+
+
+def of_float32_alphas(table: NoiseTable) -> NoiseTable:
+    """A model's noise levels, computed from its alphas in float32 as k-diffusion does it."""
+    alphas = torch.from_numpy(1 / (1 + table.sigmas**2)).float()
+    return replace(table, sigmas=(((1 - alphas) / alphas) ** 0.5).double().numpy())
 
 
 def float32_levels(sigmas: Sequence[float], r: float, round_trip: bool) -> dict[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def make_app(service: Service) -> ASGIApp:
     """The ASGI application of a service."""
     skins = [make(service) for make in SKINS]
     routes = [route for skin in skins for route in skin.routes]
-    if PAGE.is_dir():
+    if os.path.isdir(PAGE):
         routes += page_routes(PAGE)
     bodies = [(skin.prefix, skin.error_body) for skin in skins]
     router = Router(_by_address(routes), redirect_slashes=False)

@@ -18,6 +18,7 @@ from ..errors import ArgumentError, brief
 from ..pipeline.model_request import ModelRequest
 from ..pipeline.recorded_model import SOURCES
 from ..weights.library import composed, walk, weights_in
+from ..weights.nearby import folder_fault
 from .refusals import UnknownError
 
 _SUFFIX = ".safetensors"
@@ -135,8 +136,8 @@ def make_catalog(requests: Sequence[ModelRequest]) -> Catalog:
     given = (first.lora_dir, first.embedding_dir, first.control_dir)
     folders = [None if each is None else Path(each).absolute() for each in given]
     for folder in folders:
-        if folder is not None and not folder.is_dir():
-            raise ArgumentError(f"{folder} is no folder; give the folder of the files")
+        if folder is not None and (fault := folder_fault(folder)):
+            raise ArgumentError(f"{folder} {fault}; give the folder of the files")
     return Catalog(models, *folders)
 
 

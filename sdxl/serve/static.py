@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+import os
 from pathlib import Path
 
 from starlette.requests import Request
@@ -19,7 +20,7 @@ _POLICY = (
 
 def page_routes(folder: Path) -> list[Route]:
     """A route for each file of a folder and of those in it, and `/` for its index.html."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in sorted(folder.rglob("*")) if os.path.isfile(path) and not path.name.startswith(".")]
     routes = [_route(f"/{path.relative_to(folder).as_posix()}", path) for path in files]
     return [*routes, *(_route("/", path) for path in files if path == folder / "index.html")]
 

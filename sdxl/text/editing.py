@@ -44,12 +44,12 @@ def split_tags(text: str) -> tuple[str, list[Tag]]:
     return _TAG.sub("", text), tags
 
 
-def split_and(text: str) -> list[tuple[str, float]]:
+def split_and(text: str, alone: bool = False) -> list[tuple[str, float]]:
     """The parts of a prompt between ANDs, with the weights at their ends (`a cat :1.2 AND a dog`); without an AND the
-    whole text. Raises `ArgumentError` for more than 32 parts.
+    whole text, unless one part `alone` has a weight too. Raises `ArgumentError` for more than 32 parts.
     """
     parts = re.split(r"\bAND\b", text)
-    if len(parts) == 1:
+    if len(parts) == 1 and not alone:
         return [(text, 1.0)]
     if len(parts) > _MOST_PARTS:
         raise ArgumentError(

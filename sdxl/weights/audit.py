@@ -27,9 +27,9 @@ from .control_kinds import CONTROL_LORA, NAME, is_control, kind_of, refusal
 from .esrgan import component_of_esrgan
 from .esrgan_keys import NAME as UPSCALER
 from .esrgan_keys import is_esrgan
-from .folder import WEIGHTS
+from .folder import WEIGHTS, entries
 from .info import ModelInfo
-from .keymap import VAE
+from .keymap import UNET, VAE
 from .recognise import recognise
 from .tiny_vae import component_of_folder, component_of_tiny, has_decoder, is_named_otherwise, is_tiny, is_tiny_folder
 from .weight_files import STEMS
@@ -172,7 +172,10 @@ def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = No
 
 
 def _model_folder(path: Path, variant: str | None) -> Report:
-    unets = sorted((path / "unet").glob(WEIGHTS))
+    inside = path / UNET
+    unets = (
+        [inside / name for name in entries(inside) if name.endswith(".safetensors")] if os.path.isdir(inside) else []
+    )
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob(f"*/{WEIGHTS}"))}
         return Report(path, f"{other}, diffusers folder", {name: count_tensors(w, w) for name, w in files.items()})

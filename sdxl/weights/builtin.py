@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 NAMES = {"miniature": "base", "miniature-refiner": "refiner"}
@@ -11,4 +12,4 @@ _FOLDERS = (_PACKAGE / "miniature/weights", _PACKAGE.parent / "weights/miniature
 
 def folder(name: str) -> Path | None:
     """The folder of one of `NAMES`: inside an installed package, or in `weights/` of a checkout."""
-    return next((each / NAMES[name] for each in _FOLDERS if (each / NAMES[name]).is_dir()), None)
+    return next((each / NAMES[name] for each in _FOLDERS if os.path.isdir(each / NAMES[name])), None)

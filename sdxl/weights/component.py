@@ -31,6 +31,7 @@ from ..models.vision_config import IPAdapterConfig, VisionConfig
 from .container import Weights
 from .keymap import TEXT, Row, ignorable, summarize
 from .ops import Op, from_stored, stored_shape
+from .quantized import Product
 
 Config = (
     UNetConfig
@@ -154,15 +155,23 @@ class Component:
         return row.op if self.layout == "single" else row.folder_op
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors, views of the mapped files, without absent tensors that SDXL never reads."""
-        for row in self.rows:
-            if self.key(row) in self.weights:
-                yield row.ours, self._tensor(row)
-        for name, (base, row) in self._lent().items():
-            yield name, base._tensor(row)
+        """Names and tensors, without absent tensors that SDXL never reads: views of the mapped files, or products."""
+        for name, tensor, product in self._stored():
+            yield name, tensor if product is None else product(tensor)
+            if product is not None:
+                self.forget(tensor)
 
-    def _tensor(self, row: Row) -> Tensor:
-        return from_stored(self.weights.read(self.key(row)), self._op(row))
+    def _stored(self) -> Iterator[tuple[str, Tensor, Product | None]]:
+        """Names, views of the mapped files, and what makes the weights of those that have scales."""
+        for name, (owner, row) in self._sources().items():
+            key, op = owner.key(row), owner._op(row)
+            product = owner.weights.product(key)
+            yield name, from_stored(owner.weights.stored(key), op), None if product is None else product.of(op)
+
+    def _sources(self) -> dict[str, tuple[Component, Row]]:
+        """Where each tensor comes from, by our names: a component and its row."""
+        own = {row.ours: (self, row) for row in self.rows if self.key(row) in self.weights}
+        return own | self._lent()
 
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all."""
@@ -178,7 +187,15 @@ class Component:
 
     def state(self) -> dict[str, Tensor]:
         """The tensors of the network, with zeros for those that SDXL never reads."""
-        state = dict(self.tensors())
+        return self._completed(dict(self.tensors()))
+
+    def stored_state(self) -> tuple[dict[str, Tensor], dict[str, Product]]:
+        """`state` with views of the files, also of weights that have scales, and what makes those weights, by name."""
+        found = list(self._stored())
+        products = {name: product for name, _, product in found if product is not None}
+        return self._completed({name: tensor for name, tensor, _ in found}), products
+
+    def _completed(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         unread = {row.ours for row in self.rows if row.ours not in state and self.is_unread(row)}
         return state | {name: torch.zeros(self.own_shapes()[name], dtype=torch.float32) for name in unread}
 

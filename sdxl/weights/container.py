@@ -8,6 +8,7 @@ import mmap
 import os
 import stat
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief, unread_advice
 from . import quantized
 from .folder import MOST_JSON, load_json, read_json
-from .part import open_part, put_in_place
+from .nearby import fault_of
+from .part import keep, open_part, put_in_place
 from .path import AnyPath, expanded
 
 if TYPE_CHECKING:
@@ -61,11 +63,12 @@ class TensorFile:
         self.bare_values: list[str] = []
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
+        self.mapped: weakref.ref[mmap.mmap] | None = None  # the last one, which tensors keep when it is closed
         self._address = 0  # of the map
         self._size, length = _measure(path)
         try:
             with path.open("rb") as file:
-                self._written = os.fstat(file.fileno()).st_mtime_ns
+                self._found = os.fstat(file.fileno())
                 file.seek(8)
                 header = load_json(file.read(length).decode(), _unique)
             self.metadata = self._metadata(header.pop("__metadata__", None))
@@ -142,9 +145,27 @@ class TensorFile:
                 ) from error
             advice = unread_advice(error, "download the file again")
             raise CheckpointError(f"{self.path} cannot be read ({error}); {advice}") from error
-        if (len(mapped), found.st_mtime_ns) != (self._size, self._written):  # one of the same size has other weights
-            raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
+        self._check_state(found)
+        self.mapped = weakref.ref(mapped)
         return mapped
+
+    def _check_state(self, found: os.stat_result) -> None:
+        """Raise `CheckpointError` for another state than the constructor has found: also of one size, it has other
+        weights.
+        """
+        if (found.st_size, found.st_mtime_ns) != (self._size, self._found.st_mtime_ns):
+            raise CheckpointError(f"{self.path} has changed since it was opened; open the model again")
+
+    def check_unchanged(self) -> None:
+        """Raise `CheckpointError` if tensors that were read are in use and the file was written to: they have the new
+        weights, or some of both. A file that was replaced or removed stays what it was.
+        """
+        if self.mapped is None or self.mapped() is None:
+            return
+        with suppress(OSError):
+            found = os.stat(self.path)
+            if (found.st_dev, found.st_ino) == (self._found.st_dev, self._found.st_ino):
+                self._check_state(found)
 
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all. A tensor that is still in use is read again on
@@ -178,7 +199,8 @@ def _map(descriptor: int) -> mmap.mmap:
 def _measure(path: Path) -> tuple[int, int]:
     """The bytes of a file and of its header. Raises `CheckpointError` for a file of another format."""
     if not os.path.isfile(path):  # unlike Path.is_file, False for every name that cannot be opened
-        raise CheckpointError(f"{path} is not a file; check the path")
+        fault = fault_of(path)
+        raise CheckpointError(f"{path} cannot be read: {fault}" if fault else f"{path} is not a file; check the path")
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -294,15 +316,21 @@ class Weights(Mapping[str, tuple[int, ...]]):
         return file.dtypes[name]
 
     def read(self, key: str) -> Tensor:
-        """The tensor, a view of the mapped file; one with a scale in memory of its own, in float16."""
+        """The tensor, a view of the mapped file; one with a scale in memory of its own."""
+        tensor, product = self.stored(key), self.product(key)
+        return tensor if product is None else product(tensor)
+
+    def stored(self, key: str) -> Tensor:
+        """The tensor, a view of the mapped file, without its scale."""
         file, name = self._sources[key]
-        tensor = file.read(name)
+        return file.read(name)
+
+    def product(self, key: str) -> quantized.Product | None:
+        """What makes the weight of a tensor that has a scale."""
         if key not in self._scales:
-            return tensor
-        other, scale = self._scales[key]
-        product = quantized.scaled(tensor, other.read(scale))
-        file.forget(tensor)
-        return product
+            return None
+        file, name = self._scales[key]
+        return quantized.product(self.stored(key), file.read(name))
 
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all."""
@@ -355,6 +383,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: AnyPath, metadata: Mapping
         save_file(dict(tensors), temporary, {"format": "pt", **metadata})
         with suppress(PermissionError):  # some file systems have no permissions
             os.chmod(temporary, permissions)  # safetensors may put another file there
+        keep(temporary)
         put_in_place(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error

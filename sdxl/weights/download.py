@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..errors import HubError
 from .hub_errors import FOREIGN, cache, failures, is_temporary
-from .part import put_in_place
+from .part import keep, put_in_place
 
 T = TypeVar("T")
 _PATIENCE = 5  # seconds without a byte, after which a download is not tried again
@@ -24,7 +25,7 @@ _PATIENCE = 5  # seconds without a byte, after which a download is not tried aga
 
 def check_space(name: str, size: int) -> None:
     """Raise `HubError` before a download if `size` bytes of a model do not fit on the disk of the cache."""
-    disk = next(path for path in (cache(), *cache().parents) if path.exists())
+    disk = next(path for path in (cache(), *cache().parents) if os.path.exists(path))
     present = sum(path.stat().st_size for path in (_folder(name) / "blobs").glob("*.incomplete"))
     free = shutil.disk_usage(disk).free
     if size - present > free:
@@ -49,7 +50,7 @@ def receive(hub: Any, name: str, commit: str, file: str) -> None:
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with hub.utils.WeakFileLock(lock):
-        if not blob.exists():
+        if not os.path.exists(blob):
             partial = blob.with_name(f"{metadata.etag}.incomplete")
             _complete(hub, url, metadata, partial, f"{name}/{file}")
             put_in_place(partial, blob)
@@ -59,12 +60,13 @@ def receive(hub: Any, name: str, commit: str, file: str) -> None:
 
 def _complete(hub: Any, url: str, metadata: Any, partial: Path, name: str) -> None:
     """Download into `partial` until it is the file that `metadata` describes."""
-    if partial.exists() and partial.stat().st_size > (metadata.size or 0):
+    if os.path.exists(partial) and partial.stat().st_size > (metadata.size or 0):
         partial.unlink()
     partial.touch()
     _retry(lambda: _resume(hub, url, metadata.size, partial, name), lambda: partial.stat().st_size)
     if not _intact(partial, metadata.etag):
         raise _removed(partial, name, "its hash is not the hub's")
+    keep(partial)
 
 
 def _resume(hub: Any, url: str, size: int | None, partial: Path, name: str) -> None:

@@ -25,7 +25,7 @@ def entries(folder: Path) -> list[str]:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be read: {error.strerror}; check the path and its permissions"
+            f"{folder} cannot be read: {error.strerror}; {unread_advice(error, 'check the path')}"
         ) from error
 
 

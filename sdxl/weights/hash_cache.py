@@ -28,7 +28,8 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 @dataclass(frozen=True)
 class Hashed:
     """A file or folder at the absolute `path`, as it was when it was hashed. A folder's weight `files` are named
-    relative to it. Together they have `size` bytes, and the last of them changed at `mtime_ns`.
+    relative to it. `size`, `mtime_ns` and `ctime_ns` are the sums of their bytes and times: `cp -p`, `mv` and archives
+    give another file of one size the same mtime, but not the same ctime.
     """
 
     kind: Kind
@@ -36,13 +37,15 @@ class Hashed:
     files: tuple[str, ...]
     size: int
     mtime_ns: int
+    ctime_ns: int
 
 
 def observe(kind: Kind, path: str | os.PathLike[str], files: Sequence[str] = ()) -> Hashed:
     """A file or folder as it is now. Raises `OSError`."""
     real = os.path.realpath(path)
     found = [os.stat(os.path.join(real, name)) for name in files] if files else [os.stat(real)]
-    return Hashed(kind, real, tuple(files), sum(s.st_size for s in found), max(s.st_mtime_ns for s in found))
+    times = sum(s.st_mtime_ns for s in found), sum(s.st_ctime_ns for s in found)
+    return Hashed(kind, real, tuple(files), sum(s.st_size for s in found), *times)
 
 
 def recall(hashed: Hashed) -> str | None:
@@ -135,7 +138,7 @@ def _parse(line: bytes) -> Iterator[tuple[Hashed, str]]:
         data: dict[str, Any] = json.loads(line)
         sha256 = data.pop("sha256")
         hashed = Hashed(**(data | {"files": tuple(data["files"])}))
-        types = {"kind": str, "path": str, "size": int, "mtime_ns": int}
+        types = {"kind": str, "path": str, "size": int, "mtime_ns": int, "ctime_ns": int}
         are_right = all(type(data[name]) is each for name, each in types.items())
         if are_right and all(isinstance(name, str) for name in hashed.files) and _SHA256.fullmatch(sha256):
             yield hashed, sha256

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, unread_advice
 from .hash_cache import Kind, observe, recall, remember
 from .path import AnyPath, expanded
 
@@ -62,7 +62,7 @@ def _folder_digest(names: Sequence[str], hashes: Sequence[str]) -> str:
 def _hub_hash(path: AnyPath) -> str | None:
     """The hash of a file of the hub's cache: the name of the file that it is a link to."""
     real = Path(os.path.realpath(path))
-    return real.name if real.parent.name == "blobs" and _BLOB.fullmatch(real.name) and real.is_file() else None
+    return real.name if real.parent.name == "blobs" and _BLOB.fullmatch(real.name) and os.path.isfile(real) else None
 
 
 def _lookup(kind: Kind, path: AnyPath, files: Sequence[str]) -> str | None:
@@ -84,7 +84,8 @@ def _cached(kind: Kind, path: AnyPath, files: Sequence[str], compute: Callable[[
             remember(before, sha256)
         return sha256
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or 'not found'}); check the path") from error
+        advice = unread_advice(error, "check the path")
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or 'not found'}); {advice}") from error
 
 
 def _header_bytes(path: AnyPath) -> int:

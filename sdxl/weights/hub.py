@@ -17,7 +17,7 @@ from .folder import WEIGHTS, list_some, read_json
 from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .keymap import COMPONENTS, UNET
-from .nearby import hint_of
+from .nearby import fault_of, hint_of
 from .path import expanded
 from .weight_files import STEMS, variant_hint, weight_files
 
@@ -62,6 +62,8 @@ def check_source(source: str | os.PathLike[str]) -> None:
 
 
 def _absent(name: str) -> CheckpointError:
+    if fault := fault_of(name):
+        return CheckpointError(f"{name} cannot be read: {fault}")
     advice = hint_of(name) or "give a .safetensors file, a diffusers folder, a hub id owner/name, or miniature"
     return CheckpointError(f"{name} does not exist{library.absence(name)}; {advice}")
 
@@ -171,9 +173,9 @@ def _cached(
     folder = _from_cache(name, no_answer, lambda: hub.snapshot_download(name, **options))
     index = folder / "model_index.json"
     single = list(folder.glob(WEIGHTS))
-    if not index.exists():
+    if not os.path.exists(index):
         return single[0] if len(single) == 1 and not component else folder
-    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if os.path.isfile(path)]
     for each in [component] if component else _components(index):
         if not _pick(files, each, variant):
             missing = f"{each}/{_stem(each)}.safetensors"
@@ -200,7 +202,7 @@ def _from_cache(name: str, no_answer: _NoAnswerError, find: Callable[[], str]) -
 
 def _component_folder(snapshot: Path, component: str | None) -> Path:
     """The folder of a component in a snapshot: its own, or the top of a repository that holds nothing else."""
-    return snapshot / component if component and (snapshot / component).is_dir() else snapshot
+    return snapshot / component if component and os.path.isdir(snapshot / component) else snapshot
 
 
 def _components(index: Path) -> list[str]:

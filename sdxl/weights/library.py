@@ -13,6 +13,7 @@ from .folder import list_some
 from .hash_cache import find_paths
 from .hashes import known_model_hash, model_hash
 from .keymap import UNET
+from .nearby import folder_fault
 from .path import expanded
 from .weight_files import STEMS, folder_files, variants
 
@@ -63,8 +64,8 @@ def absence(name: str) -> str:
     place = folder()
     if place is None or not _is_plain(name):
         return ""
-    if not os.path.isdir(place):
-        return f", and {VARIABLE} is {place}, which is no folder"
+    if fault := folder_fault(place):
+        return f", and {VARIABLE} is {place}, which {fault}"
     close = get_close_matches(_stem(name), sorted({_stem(path.name) for path in _models()}), n=3)
     return f" and is not in {VARIABLE} ({place}){f', which has {list_some(close)}' if close else ''}"
 
@@ -109,10 +110,10 @@ def _search(sha256: str, models: list[tuple[Path, list[str]]]) -> Path | None:
 
 def _choices(path: Path) -> Iterator[list[str]]:
     """The sets of weight files of a folder, one for each variant; of a file the empty one."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield []
         return
-    names = os.listdir(path / UNET) if (path / UNET).is_dir() else []
+    names = os.listdir(path / UNET) if os.path.isdir(path / UNET) else []
     sets = [tuple(folder_files(path, variant)[1]) for variant in (None, "fp16", *variants(names, STEMS[UNET]))]
     yield from map(list, dict.fromkeys(each for each in sets if each))
 

@@ -1,4 +1,4 @@
-"""The path that was perhaps meant by one that does not exist."""
+"""Why a path is not found: what was perhaps meant by one that does not exist, or what is in the way to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
+from ..errors import unread_advice
+
 _SUFFIX = ".safetensors"
+
+
+def fault_of(path: str | os.PathLike[str]) -> str:
+    """For an error message: why a path that is not found cannot even be looked at, and what to do; nothing where it
+    does not exist.
+    """
+    try:
+        os.stat(os.path.expanduser(path))
+    except OSError as error:
+        advice = unread_advice(error, "")
+        return advice and f"{error.strerror}; {advice}"
+    except ValueError:  # a null byte
+        return ""
+    return ""
+
+
+def folder_fault(folder: Path) -> str:
+    """For an error message: why no files are found in a folder; nothing where it can be read."""
+    try:
+        os.scandir(folder).close()
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', error)})" if os.path.isdir(folder) else "is no folder"
+    return ""
 
 
 def hint_of(name: str | os.PathLike[str]) -> str:
@@ -30,4 +55,4 @@ def hint_of(name: str | os.PathLike[str]) -> str:
 
 
 def _may_be(path: Path) -> bool:
-    return path.suffix == _SUFFIX or path.is_dir()
+    return path.suffix == _SUFFIX or os.path.isdir(path)

@@ -44,6 +44,14 @@ def open_part(path: Path, folder: Path | None = None) -> tuple[int, str]:
     return handle, temporary
 
 
+def keep(temporary: str | Path) -> None:
+    """Have a complete file on its disk, so that its name never stands for less, whatever stops the machine. Network
+    drives say only then that they are full. Raises `OSError`.
+    """
+    with open(temporary, "r+b") as file:  # Windows refuses it for a file that is open to be read
+        os.fsync(file.fileno())
+
+
 def put_in_place(temporary: str | Path, path: Path) -> None:
     """Give a complete file its name. Windows refuses that while another program has a file of either name open, as
     scanners for viruses have each new one: there it is tried again for a while. Raises `OSError`.

@@ -9,18 +9,21 @@ Imports no torch.
 from __future__ import annotations
 
 import math
-import mmap
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
+from .ops import Op, from_stored
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _FLOATS = ("F32", "F16", "BF16")  # of scales
+_PIECE = 1 << 18  # numbers that stay in the processor's cache
 _SCALES = (".scale_weight", ".weight_scale")
 _BESIDE = (".scale_input", ".input_scale", ".comfy_quant")
 _MARKER = re.compile(r"(?:.*\.)?scaled_fp8")
@@ -58,29 +61,46 @@ def beside(keys: Collection[str], known: Mapping[str, str]) -> set[str]:
     return {*known.values(), *others, *filter(_MARKER.fullmatch, keys)}
 
 
-def scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight in float16, as ComfyUI computes SDXL, or in float32 where it is out of its range."""
+@dataclass(frozen=True, eq=False)
+class Product:
+    """From a weight in float8 to what it stands for: times its `scale`, in float32 and of a shape that spreads over the
+    weight, rounded once to `dtype`.
+    """
+
+    scale: Tensor
+    dtype: torch.dtype
+
+    def of(self, op: Op) -> Product:
+        """The same of our tensor that is made from the file's."""
+        return self if self.scale.numel() == 1 else replace(self, scale=from_stored(self.scale, op))
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The product, made piece by piece: nothing else takes memory."""
+        import torch
+
+        from ..models.float8 import widened
+
+        result = torch.empty(weight.shape, dtype=self.dtype)
+        matrices = (each if weight.ndim else each[None] for each in (weight, self.scale.expand_as(weight), result))
+        rows = max(1, _PIECE // max(math.prod(weight.shape[1:]), 1))
+        sources, factors, targets = (each.split(rows) for each in matrices)
+        wide, bits = (torch.empty_like(sources[0], dtype=dtype) for dtype in (torch.float32, torch.int16))
+        for source, factor, target in zip(sources, factors, targets, strict=True):
+            target.copy_(widened(source, wide[: len(source)], bits[: len(source)]).mul_(factor))
+        return result
+
+
+def product(weight: Tensor, scale: Tensor) -> Product:
+    """That of a weight and its scale: in float16, as ComfyUI computes SDXL, or in float32 where a number of it is out
+    of that range.
+    """
     import torch
 
-    factors, most = scale.float().flatten(), torch.finfo(torch.float16).max
-    if torch.finfo(weight.dtype).max * factors.abs().max() > most:  # it may be
-        product = weight.float() * factors.view(-1, *[1] * (weight.ndim - 1))
-        if product.abs().max() > most:
-            return product
-    product = _pages(weight.shape).copy_(weight)  # exact; each product is rounded once, and takes no other memory
-    for part, factor in zip([product] if len(factors) == 1 else product, factors, strict=True):
-        part.mul_(factor)
-    return product
-
-
-def _pages(shape: Sequence[int]) -> Tensor:
-    """Memory for float16 that the system has back at once when it is let go: an allocator would keep it, with holes."""
-    import torch
-
-    count = math.prod(shape)
-    access = mmap.ACCESS_COPY if hasattr(mmap, "MAP_PRIVATE") else mmap.ACCESS_WRITE  # of this process alone
-    pages = mmap.mmap(-1, max(2 * count, 2), access=access)
-    return torch.frombuffer(pages, dtype=torch.float16)[:count].view(tuple(shape))
+    factors, most = scale.to(torch.float32, copy=True), torch.finfo(torch.float16).max  # whose file may be let go
+    factors = factors.view(()) if factors.numel() == 1 else factors.view(-1, *[1] * (weight.ndim - 1))
+    may_exceed = bool(torch.finfo(weight.dtype).max * factors.abs().max() > most)
+    exceeds = may_exceed and bool((weight.float() * factors).abs().max() > most)
+    return Product(factors, torch.float32 if exceeds else torch.float16)
 
 
 def refuse(keys: Collection[str], dtype: Callable[[str], str], where: object) -> None:

@@ -134,7 +134,7 @@ def save_folder(path: AnyPath, info: ModelInfo, state: State) -> None:
         # last: an unfinished folder must not look like a model
         _write_json(path / "model_index.json", diffusers_config.write_index(config, info.schedule, info.zero_negative))
     except BaseException as error:  # an interrupt too leaves nothing behind
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(os.path.realpath(path), ignore_errors=True)  # it may be a link
         if isinstance(error, OSError):
             raise OutputError(f"{path} cannot be written: {error}; choose another path or free some space") from error
         raise

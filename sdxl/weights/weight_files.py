@@ -42,9 +42,9 @@ def variant_hint(names: Iterable[str], stem: str) -> str:
 
 def idle_variant(path: Path, variant: str) -> str | None:
     """Why a variant changes nothing for the model at a path; None if it does."""
-    if path.is_file():
+    if os.path.isfile(path):
         return f"{path} is a single file; variants are files of a folder"
-    if path.is_dir() and not any(f".{variant}" in Path(name).name for name in folder_files(path, variant)[1]):
+    if os.path.isdir(path) and not any(f".{variant}" in Path(name).name for name in folder_files(path, variant)[1]):
         return f"{path} has no such files, and its others are taken; leave it out"
     return None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 BASE = {"prompt_syntax": "a1111", "compat": "a1111", "preset": "none"}
 COMFYUI = {"prompt_syntax": "comfyui", "compat": "comfyui", "preset": "none"}
+FORGE = {"profile": "a1111", "timesteps": "nearest", "alphas": "exact", "known": "always"}
 HASH = "0123456789"
 
 
@@ -298,13 +299,27 @@ CASES = [
         ),
         of("dpmpp_2m_sde", "karras", clip_skip=1),
         tool="Forge",
-        base=BASE | {"compat": {"profile": "a1111", "clip_skip": "both"}},
+        base=BASE | {"compat": FORGE | {"clip_skip": "both"}},
     ),
     Case(
         "Forge of 1.8",
         text("Sampler: DPM++ 2M", version="f0.0.17v1.8.0rc-latest-276-g29be1da7"),
         of("dpmpp_2m", "linspace"),
         tool="Forge",
+        base=BASE | {"compat": FORGE},
+    ),
+    Case(
+        "Forge's refiner, by steps",
+        text(
+            "Sampler: Euler, Schedule type: Karras",
+            "Refiner: fine [0123456789]",
+            "Refiner switch at: 0.8",
+            version="f2.0.1v1.10.1",
+        ),
+        of("euler", "karras", refine_at=0.8),
+        tool="Forge",
+        files={"refiner": "fine", "hash of refiner": HASH},
+        base=BASE | {"compat": FORGE | {"hand_off": "steps"}},
     ),
     Case(
         "Forge's schedules and modules",
@@ -315,6 +330,7 @@ CASES = [
         ),
         of("euler_ancestral", "trailing"),
         tool="Forge",
+        base=BASE | {"compat": FORGE},
         files={"vae": "sdxl_vae"},
         unmapped={"Module 2", "Distilled CFG Scale"},
     ),

@@ -139,9 +139,14 @@ def test_a_bad_line_is_reported_and_the_others_continue(line: Any, sentence: str
 def test_no_file_at_all(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="cannot be read"):
         read_job(tmp_path / "none.jsonl", {}, {})
-    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9"}')
-    with pytest.raises(ArgumentError, match="UTF-8"):
-        read_job(tmp_path / "latin.jsonl", {}, {})
+    for data, fault in (
+        (b'\xef\xbb\xbf{"prompt": "a"}\r\n\n{"prompt": "caf\xe9"}', "line 3 is not in UTF-8"),
+        (b"\xef\xbb\xbf{}\n\xff", "line 2 is not in UTF-8"),
+        ('{"prompt": "a"}\r\n'.encode("utf-16"), "it is in UTF-16"),
+    ):
+        (tmp_path / "a.jsonl").write_bytes(data)
+        with pytest.raises(ArgumentError, match=rf"a\.jsonl cannot be read \({fault}\); give JSON lines in UTF-8"):
+            read_job(tmp_path / "a.jsonl", {}, {})
 
 
 # ---- the journal -----------------------------------------------------------------------------------------------------
@@ -387,8 +392,7 @@ def test_a_job_from_the_standard_input(
     give(b"\xff")
     assert run("-") == (
         2,
-        "error: the standard input cannot be read ('utf-8' codec can't decode byte 0xff in position "
-        "0: invalid start byte); give JSON lines in UTF-8\n",
+        "error: the standard input cannot be read (line 1 is not in UTF-8); give JSON lines in UTF-8\n",
     )
     monkeypatch.setattr("sys.stdin", None)  # it is closed
     status, printed = run("-")

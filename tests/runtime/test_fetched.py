@@ -9,7 +9,7 @@ import torch
 
 from sdxl.models.layers import Conv2d, Linear
 from sdxl.runtime.scratch import scratch
-from sdxl.runtime.streamed import fetched, streamed
+from sdxl.runtime.streamed import Read, fetched, streamed
 
 
 def test_two_weights_at_once_do_not_alias() -> None:
@@ -55,7 +55,7 @@ def test_threads_have_their_own() -> None:
 def test_a_change_acts_at_every_call(layer: torch.nn.Module) -> None:
     x = torch.randn(2, 6) if isinstance(layer, Linear) else torch.randn(2, 3, 9, 9)
     factor = [2.0]
-    changed = streamed(layer, change=lambda weight: factor[0] * weight)
+    changed = streamed(layer, read=Read(change=lambda weight: factor[0] * weight))
     assert changed is not None
     for factor[0] in (2.0, -1.0):
         plain = layer(x) - layer.bias.view(-1, *[1] * (x.ndim - 2))  # type: ignore[union-attr]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,8 +24,10 @@ if _package is None:
     pytest.skip("k-diffusion is not installed", allow_module_level=True)
 
 from sdxl.models.schedule_config import ScheduleConfig
+from sdxl.pipeline.noise import Noise, TorchSource
 from sdxl.sampling.samplers import SAMPLERS
-from sdxl.sampling.schedule import make_schedule
+from sdxl.sampling.schedule import make_schedule, noise_table
+from sdxl.sampling.schedule_formulas import a1111, of_float32_alphas
 from sdxl.sampling.variants import VARIANTS
 
 UNUSED = {"torchdiffeq": {"odeint": None}, "torchvision.transforms": {"functional": None}, "torchvision": {}}
@@ -124,3 +127,19 @@ def test_churn_equals_k_diffusions(name: str, reference: Any, error: Any, monkey
     assert error(ours, expected) < 1e-6
     plain, _ = both(reference, name, sigmas, {})
     assert error(ours, plain) > 1e-2
+
+
+def test_sigmas_and_noise_of_automatic1111(reference: Any) -> None:
+    """Its noise levels come from alphas in float32. A Brownian path shows their last bits."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, 0).float()
+    table = ((1 - alphas) / alphas) ** 0.5
+    levels = reference.get_sigmas_karras(8, float(table[0]), float(table[-1]))
+    found = a1111(of_float32_alphas(noise_table(ScheduleConfig())), "karras", 8, "dpmpp_2m_sde", "leading", {})
+    assert found is not None
+    assert list(found[0]) == levels.tolist()
+    tree = reference.BrownianTreeNoiseSampler(torch.zeros(1, 4, 8, 8), levels[-2], levels[0], seed=[5])
+    source = TorchSource(torch.Generator())
+    path = Noise([source], 1, (4, 8, 8), torch.device("cpu")).paths([5], found[0])
+    for sigma, to in pairwise(levels[:-1]):
+        assert (path(float(sigma), float(to)) - tree(sigma, to)).abs().max() < 1e-5

@@ -55,7 +55,7 @@ FIELDS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"sampler": "euler", "schedule": "linspace"},
     ),
     ({"sampler_name": "Euler a", "eta": 0.5}, {"sampler": "euler_ancestral", "schedule": "linspace", "eta": 0.5}),
-    ({"sampler_name": "DDIM", "eta": 1}, {"sampler": "ddim", "schedule": "linspace", "eta": 1}),
+    ({"sampler_name": "DDIM", "eta": 1}, {"sampler": "ddim", "schedule": "leading", "eta": 1}),
     ({"sampler_name": "UniPC", "eta": 1, "s_churn": 3}, {"sampler": "uni_pc", "schedule": "linspace"}),
     (
         {"sampler_name": "Heun", "s_churn": 2, "s_tmax": 0, "s_noise": 1.01},

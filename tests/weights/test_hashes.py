@@ -77,6 +77,32 @@ def test_a_file_is_read_once(tmp_path: Path, reads: list[str]) -> None:
     assert reads == ["m.safetensors"] * 3
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no time of the last change of a file's entry")
+def test_another_file_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
+    """`cp -p` keeps times, `mv` does too, and archives and images of containers may have one time for all files."""
+    path, other = write(tmp_path / "m.safetensors", "aaa"), write(tmp_path / "new.safetensors", "bbb")
+    os.utime(path, (0, 0))
+    os.utime(other, (0, 0))
+    assert file_hash(path) == sha(b"aaa")
+    other.replace(path)
+    assert file_hash(path) == sha(b"bbb")
+    write(path, "ccc")
+    os.utime(path, (0, 0))
+    assert file_hash(path) == sha(b"ccc")
+
+
+def test_an_older_file_in_a_folder_is_read(tmp_path: Path) -> None:
+    """Two models' UNets have one size, and the file that changes need not be the latest of the folder."""
+    for number, name in enumerate(("unet", "vae", "other")):
+        os.utime(write(tmp_path / name, "abc"[number]), (2 - number, 2 - number))
+    first = model_hash(tmp_path, ["unet", "vae"])
+    os.utime(tmp_path / "unet", (1, 1))
+    os.utime(tmp_path / "vae", (5, 5))
+    assert model_hash(tmp_path, ["unet", "vae"]) == first
+    (tmp_path / "other").replace(tmp_path / "unet")
+    assert model_hash(tmp_path, ["unet", "vae"]) != first
+
+
 def test_the_hash_of_tensors_ignores_the_header(tmp_path: Path, reads: list[str]) -> None:
     """AUTOMATIC1111's addnet hash."""
     a, b = safetensors(tmp_path / "a.safetensors"), safetensors(tmp_path / "b.safetensors", "another")
@@ -289,10 +315,10 @@ def test_names_are_looked_up_without_torch() -> None:
 
 
 def test_reading_the_cache_takes_memory_for_what_it_holds() -> None:
-    hash_cache.remember(hash_cache.Hashed("file", "/a", (), 1, 1), "0" * 64)
+    hash_cache.remember(hash_cache.Hashed("file", "/a", (), 1, 1, 1), "0" * 64)
     hash_cache.find_paths("1" * 64)
     tracemalloc.start()
-    hash_cache.remember(hash_cache.Hashed("file", "/b", (), 1, 1), "0" * 64)
+    hash_cache.remember(hash_cache.Hashed("file", "/b", (), 1, 1, 1), "0" * 64)
     hash_cache.find_paths("1" * 64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

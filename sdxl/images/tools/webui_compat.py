@@ -10,6 +10,11 @@ from .fields import Fields
 
 _PROFILE = "a1111"
 _DISCARDING = ["dpm_2", "dpm_2_ancestral", "dpmpp_3m_sde"]  # samplers that always leave the last sigma but one out
+_FORGE = {
+    "timesteps": "nearest",
+    "alphas": "exact",
+    "known": "always",
+}  # its UNet is called as ComfyUI's, also with a mask
 _NEW_REFINER = (1, 8)  # the version from which the refiner's part is one of the noise schedule
 
 
@@ -37,6 +42,8 @@ def read_compat(fields: Fields, request: Mapping[str, Any], tool: str, version: 
     is_old = number is not None and number < _NEW_REFINER
     if (_is_on(fields, "Refiner switch by sampling steps") or is_old) and "refine_at" in request:
         changed["hand_off"] = "steps"
+    if tool == "Forge":
+        changed |= _FORGE | ({"hand_off": "steps"} if "refine_at" in request else {})
     if tool != "AUTOMATIC1111" and "clip_skip" in request:
         changed["clip_skip"] = "both"
     return {"profile": _PROFILE, **changed} if changed else _PROFILE

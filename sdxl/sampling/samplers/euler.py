@@ -78,4 +78,5 @@ ddim = Sampler(
     ),
     options={"eta": 0.0},
     ends_at_zero=False,
+    automatic="leading",
 )
