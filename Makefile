@@ -4,7 +4,7 @@
 # make test-all  all tests: also those that repeat in more cases, or in processes of their own, what quick ones prove
 # make check     format, lint, types and words
 # make docs      writes docs/api from the docstrings
-# make references  independent implementations beside diffusers: k-diffusion, torchsde, peft, lycoris, opencv, clients of services
+# make references  independent implementations beside diffusers: k-diffusion, spandrel, torchsde, peft, lycoris, opencv, clients of services
 # make browser   playwright, axe and a Chromium, for the tests of the page
 # make proof-*   proofs too heavy for every commit, scripts/proofs/*.py; their logs stand in docs/proofs
 # make miniature trains the miniature again (minutes on a GPU, 40 to 110 on two cores); make smoke: a short run, judged
@@ -39,7 +39,7 @@ $(TESTED): pyproject.toml constraints.txt | $(BIN)/python
 
 references: $(TESTED)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[references]'
-	$(BIN)/pip install --quiet --no-compile --no-deps k-diffusion==0.1.1.post1
+	$(BIN)/pip install --quiet --no-compile --no-deps k-diffusion==0.1.1.post1 spandrel==0.4.2
 
 browser: $(TESTED)
 	$(INSTALL) '.[browser]'

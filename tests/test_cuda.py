@@ -6,12 +6,14 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import sdxl
 from sdxl.errors import OutOfMemoryError, SDXLWarning
-from sdxl.miniature.exam import make_scenes, mark
+from sdxl.miniature.exam import make_picture, make_scenes, mark
+from sdxl.pipeline.upscalers import upscale
 from sdxl.runtime.cuda_graph import Graph
 from sdxl.runtime.cuda_layers import quick
 from sdxl.sampling.philox import Philox
@@ -19,7 +21,9 @@ from sdxl.text.encode import encode_text
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
-TINY = Path(__file__).parents[1] / "weights/adapters/tiny-decoder.safetensors"
+TINY, UPSCALER = (
+    Path(__file__).parents[1] / f"weights/adapters/{name}.safetensors" for name in ("tiny-decoder", "2x-scenes")
+)
 # max|a-b| / max|b|: bfloat16 has 8 bits of mantissa, float16 has 11
 BOUNDS: dict[str, Any] = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.01}
 
@@ -418,6 +422,16 @@ def test_tiny_vae(dtype: str, reference: sdxl.Pipeline, error: Any) -> None:
     pipe.compile()
     for _ in range(2):
         assert error(pipe.decode(z).cpu(), expected) < bound(pipe)
+
+
+def test_a_network_that_enlarges(pipe: sdxl.Pipeline, reference: sdxl.Pipeline) -> None:
+    image = make_picture(make_scenes(1, 3, things=1)[0])
+    size, asked = (2 * image.height, 2 * image.width), sdxl.Request("", hires=sdxl.Hires(2, upscaler=str(UPSCALER)))
+    ours, theirs = (
+        np.asarray(upscale(image, size, each.plan(asked), each.residency.model)).astype(int)
+        for each in (pipe, reference)
+    )
+    assert np.abs(ours - theirs).mean() < 255 * bound(pipe) / 10
 
 
 def test_philox_is_cudas_randn() -> None:

@@ -14,21 +14,22 @@ from ..errors import CheckpointError
 from ..weights import control_kinds, identify
 from ..weights.container import TensorFile, Weights
 from ..weights.control_kinds import UNION, kind_of, prefix_of
+from ..weights.esrgan_keys import is_esrgan
 from ..weights.families import CONTEXTS
 from ..weights.folder import WEIGHTS
 from ..weights.reference_rows import is_ip_adapter
 from .family import context_widths, foreign
 from .keys import EMBEDDINGS, split
 
-Name = Literal["lora", "embedding", "control", "reference"]
+Name = Literal["lora", "embedding", "control", "reference", "upscaler"]
 _LORAS = ("a LoRA", "a LyCORIS adapter")  # in the words of `identify.foreign`
 _MOST_FILES = 16_384  # whose kinds are remembered
 
 
 @dataclass(frozen=True)
 class AdapterKind:
-    """What a file is: a `control` is a network for control images, a `reference` an IP-Adapter. `types` is the number
-    of a union's types, 0 for any other file.
+    """What a file is: a `control` is a network for control images, a `reference` an IP-Adapter, an `upscaler` a network
+    that enlarges images. `types` is the number of a union's types, 0 for any other file.
     """
 
     name: Name
@@ -69,6 +70,8 @@ def _name(file: TensorFile) -> Name | None:
         return None if kind_of(shapes) is None else "control"
     if any(second in shapes for _, second in EMBEDDINGS):
         return "embedding"
+    if is_esrgan(shapes):
+        return "upscaler"
     return "lora" if _is_lora(file) else None
 
 

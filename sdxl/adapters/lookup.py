@@ -20,8 +20,8 @@ from ..weights.library import composed, walk, weights_in
 from ..weights.nearby import fault_of, folder_fault, hint_of
 from ..weights.path import expanded
 
-HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash"}
-"""What a record of a LoRA, control or reference calls its files, and the hash of each."""
+HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash", "upscaler": "upscaler_hash"}
+"""What a record of a LoRA, control, reference or hires fix calls its files, and the hash of each."""
 _SUFFIX = ".safetensors"
 _WEIGHTED = re.compile(r"(.+)[:=@,]\s*(-?[0-9.]+)")  # of other programs, and what people try
 

@@ -20,7 +20,7 @@ def read_recorded(options: argparse.Namespace, given: dict[str, Any], model: dic
     from ..adapters.lookup import own_folders
     from ..pipeline.replay import replay
 
-    folders = (own_folders(getattr(options, name, None), name) for name in ("lora_dir", "embedding_dir"))
+    folders = (own_folders(getattr(options, name, None), name) for name in ("lora_dir", "embedding_dir", "control_dir"))
     return replay(options.source, given, model, *folders)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
-from .upscalers import UPSCALERS
+from .upscalers import a1111_name
 
 
 def first_size(request: Mapping[str, Any]) -> str | None:
@@ -27,7 +27,7 @@ def hires_facts(request: Mapping[str, Any]) -> dict[str, Any]:
         "Hires upscale": f"{hires['scale']:g}" if size is None else None,
         "Hires resize": None if size is None else f"{size[1]}x{size[0]}",
         "Hires steps": hires.get("steps"),
-        "Hires upscaler": UPSCALERS[hires["upscaler"]].a1111,
+        "Hires upscaler": a1111_name(hires["upscaler"]),
         "Hires sampler": SAMPLERS[sampler].a1111 or sampler if sampler else None,
         "Hires schedule type": SCHEDULES[schedule].a1111 or schedule if schedule else None,
         "Hires prompt": hires.get("prompt"),

@@ -1,9 +1,12 @@
-"""How an image is enlarged between the passes of hires fix: its latents, or its pixels. Imports no torch."""
+"""How an image is enlarged between the passes of hires fix: its latents, its pixels, or its pixels by a network.
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, brief
@@ -32,11 +35,37 @@ UPSCALERS: dict[str, Upscaler] = {
 """The upscalers by name."""
 
 
+_NETWORKS = {
+    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
+    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
+    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
+}
+"""AUTOMATIC1111's names of published networks, and the names of their files."""
+
+
 def read_upscaler(name: Any) -> str:
-    """Our name of an upscaler, without regard to case, spaces and marks: AUTOMATIC1111's names are ours so. Raises
-    `ArgumentError`.
+    """Our name of an upscaler, without regard to case, spaces and marks: AUTOMATIC1111's names are ours so. Any other
+    text is the name or the path of a network's file. Raises `ArgumentError`.
     """
-    own = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") if isinstance(name, str) else ""
-    if own not in UPSCALERS:
-        raise ArgumentError(f"upscaler is {brief(name)}; it must be one of {', '.join(UPSCALERS)}")
-    return own
+    if not isinstance(name, (str, Path)) or not str(name).strip():
+        raise ArgumentError(f"upscaler is {brief(name)}; expected {', '.join(UPSCALERS)}, or the file of a network")
+    own = re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
+    return own if own in UPSCALERS else _NETWORKS.get(str(name), str(name))
+
+
+def is_network(upscaler: str) -> bool:
+    """Whether an upscaler is a network in a file."""
+    return upscaler not in UPSCALERS
+
+
+def works_on_pixels(upscaler: str) -> bool:
+    """Whether the image is decoded before it is enlarged, and encoded again."""
+    return is_network(upscaler) or UPSCALERS[upscaler].mode is None
+
+
+def a1111_name(upscaler: str) -> str:
+    """AUTOMATIC1111's name of an upscaler: of a network, that of its file without the ending."""
+    if not is_network(upscaler):
+        return UPSCALERS[upscaler].a1111
+    stem = re.split(r"[\\/]", upscaler)[-1].removesuffix(".safetensors")
+    return {file: name for name, file in _NETWORKS.items()}.get(stem, stem)

@@ -15,8 +15,11 @@ from ..adapters.lookup import HASHES, find_file, find_named, find_network, own_f
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
+from ..images.upscalers import is_network
+from ..pipeline.hires import read_hires
 from ..pipeline.references import References
 from ..pipeline.tags import requested_loras
+from ..pipeline.upscalers import Upscalers
 from ..weights.hashes import file_hash
 
 _NETWORKS = ("loras", "control", "reference")  # arguments that name files
@@ -24,7 +27,7 @@ _NETWORKS = ("loras", "control", "reference")  # arguments that name files
 
 @dataclass(frozen=True)
 class Folders:
-    """Where names of files are looked for: of LoRAs, and of the networks of controls and references."""
+    """Where names of files are looked for: of LoRAs, and of the networks of controls, references and upscalers."""
 
     loras: tuple[Path, ...] = ()
     control: tuple[Path, ...] = ()
@@ -33,6 +36,11 @@ class Folders:
     def references(self) -> References:
         """What finds the files of references there, each once."""
         return References(self.control)
+
+    @cached_property
+    def upscalers(self) -> Upscalers:
+        """What finds the networks of upscalers there."""
+        return Upscalers(self.control)
 
     @cached_property
     def named(self) -> Callable[[str], Path]:
@@ -46,17 +54,21 @@ def make_folders(lora_dir: str | Path | None = None, control_dir: str | Path | N
 
 
 def adapter_records(arguments: Mapping[str, Any], root: Path, folders: Folders) -> dict[str, Any]:
-    """The LoRAs, controls and references among arguments as JSON has them, with the hashes of their files. Paths are
-    relative to `root`. Raises `SDXLError`.
+    """The LoRAs, controls, references and a hires fix with a network among arguments as JSON has them, with the hashes
+    of their files. Paths are relative to `root`. Raises `SDXLError`.
     """
-    read: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
+    read: dict[str, Callable[[Any], Any]] = {
         "loras": lambda value: lora_records(value, root, folders.loras),
         "control": lambda value: control_records(value, root, folders.control),
         "reference": lambda value: [
             folders.references.located(each.at(root)).record() for each in read_references(value)
         ],
     }
-    return {name: records(arguments[name]) for name, records in read.items() if arguments.get(name)}
+    found = {name: records(arguments[name]) for name, records in read.items() if arguments.get(name)}
+    hires = read_hires(arguments["hires"]) if arguments.get("hires") else None
+    if hires is not None and is_network(hires.upscaler):
+        found["hires"] = folders.upscalers.located(hires.at(root)).record()
+    return found
 
 
 def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -136,17 +148,22 @@ def embedding_records(value: Any, folders: Sequence[Path]) -> list[dict[str, Any
 
 
 def names_networks(arguments: Mapping[str, Any]) -> bool:
-    """Whether the arguments of images name files of LoRAs, controls or references, as a line of a job may."""
-    return any(arguments.get(name) for name in _NETWORKS) or bool(requested_loras(arguments))
+    """Whether the arguments of images name files of networks: of LoRAs, controls, references or an upscaler."""
+    upscales = "upscaler_hash" in (arguments.get("hires") or {})
+    return upscales or any(arguments.get(name) for name in _NETWORKS) or bool(requested_loras(arguments))
 
 
 def by_content(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of images with the networks of LoRAs, controls and references named by the hashes of their files
-    alone.
+    """Arguments of images with the networks of LoRAs, controls, references and upscalers named by the hashes of their
+    files alone.
     """
-    named = {
-        name: [{key: each[key] for key in each if HASHES.get(key) not in each} for each in arguments[name]]
-        for name in _NETWORKS
-        if arguments.get(name)
+    named: dict[str, Any] = {
+        name: [_by_content(each) for each in arguments[name]] for name in _NETWORKS if arguments.get(name)
     }
+    if arguments.get("hires"):
+        named["hires"] = _by_content(arguments["hires"])
     return dict(arguments) | named
+
+
+def _by_content(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in record if HASHES.get(key) not in record}

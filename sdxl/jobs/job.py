@@ -227,8 +227,8 @@ def parse_job(
     control_dir: str | Path | None = None,
 ) -> Job:
     """The job in JSON lines, with paths relative to `root`. `defaults` apply to lines that do not override them;
-    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
-    and references in `control_dir`. Errors of lines go to `faults`.
+    `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls,
+    references and upscalers in `control_dir`. Errors of lines go to `faults`.
     """
     root, folders = expanded(root), make_folders(lora_dir, control_dir)
     defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
@@ -256,6 +256,7 @@ def parse_job(
             first += 1  # correcting this line must not change the seeds of later lines
     contents = [by_content(item.arguments) for item in items]
     content = [own[name] for own in contents for name in ("loras", "control", "reference") if own.get(name)]
+    content += [own["hires"] for own in contents if "upscaler_hash" in (own.get("hires") or {})]
     parts = [text, by_content(defaults), dict(model), *([content] if content else [])]
     return Job(_numbered(items), faults, _hash(parts), _hash(dict(model)))
 

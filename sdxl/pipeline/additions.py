@@ -5,7 +5,7 @@ request, which run beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..adapters.embedding import read_embeddings
@@ -26,17 +26,19 @@ from .prompts import reading_of
 from .references import References
 from .request import Request
 from .tags import missing_loras
+from .upscalers import Upscalers
 
 
 @dataclass
 class Additions:
     """`loras` are those of every image that names no others, `embeddings` the words with learned vectors. Their files
-    are opened by `adapters`; a model of networks in memory has none. `controls` and `references` open the networks of
-    a request's.
+    are opened by `adapters`; a model of networks in memory has none. `controls`, `references` and `upscalers` open the
+    networks of a request's.
     """
 
     controls: Controls
-    references: References
+    references: References = field(default_factory=References)
+    upscalers: Upscalers = field(default_factory=Upscalers)
     adapters: Adapters | None = None
     loras: tuple[LoRA, ...] = ()
     embeddings: tuple[ActiveEmbedding, ...] = ()
@@ -76,7 +78,7 @@ class Additions:
             loras = (*loras, *self.open_adapters().resolve_named(named))
         families = [] if self.adapters is None else self.adapters.families(loras)
         plan = make_passes(replace(request, loras=loras or None), info, refiner, families)
-        plan = self._with_networks(plan, info.config.unet)
+        plan = self.upscalers.activate(self._with_networks(plan, info.config.unet))
         warn_of_idle_images(plan.passes)
         if self.adapters is None:
             return plan
@@ -109,6 +111,7 @@ def open_additions(
     additions = Additions(
         Controls(base.info.config.unet, base.components[UNET], nets, variant),
         References(nets),
+        Upscalers(nets),
         adapters,
         embeddings=adapters.open_embeddings(read_embeddings(request.embeddings)),
     )

@@ -195,6 +195,11 @@ class Conventions:
         go_on="the generator of the first pass goes on",
         restart="a new generator with the same seed",
     )
+    upscaler_input: str = _rule(
+        "the channels of what a network enlarges before a second pass",
+        rgb="red, green, blue, as the network was trained",
+        bgr="blue, green, red",
+    )
     # ---- an image as input
     image_size: str = _rule(
         "an image whose sides are no multiples of 8, without `width` and `height`",

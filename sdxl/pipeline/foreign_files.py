@@ -10,11 +10,13 @@ from ..adapters.kind import read_kind
 from ..adapters.lookup import find_by_hash, has_hash, named_files
 from ..errors import ArgumentError, CheckpointError, warn
 from ..images.parameters import Parameters
+from ..images.upscalers import is_network, read_upscaler
 from ..weights import builtin, library
 from ..weights.hashes import file_hash
 from .recorded_model import SOURCES, RecordedModel
 
 _ENDINGS = (".safetensors", ".ckpt", ".pt", ".bin")
+_What = Literal["LoRA", "embedding", "upscaler"]
 
 
 def find_model_files(parameters: Parameters, where: object, given: Collection[str]) -> dict[str, RecordedModel]:
@@ -92,12 +94,28 @@ def find_embeddings(parameters: Parameters, where: object, folders: Sequence[Pat
     return found
 
 
+def find_upscaler(hires: Mapping[str, Any], where: object, folders: Sequence[Path]) -> dict[str, Any]:
+    """A hires fix of another tool's parameters with the path of its network, if it has one. Warns of one that is not
+    found.
+    """
+    name = str(hires.get("upscaler", ""))
+    if not name or not is_network(read_upscaler(name)):
+        return {**hires}
+    path = _find_adapter(read_upscaler(name), "", _places(folders), "upscaler")
+    if path is None:
+        warn(
+            f"{where} was made with the upscaler {name}, which is not found as .safetensors; lanczos takes its place, "
+            f"and the result will differ. Give its folder with --control-dir, or set {library.VARIABLE}"
+        )
+    return {**hires, "upscaler": "lanczos" if path is None else str(path)}
+
+
 def _places(folders: Sequence[Path]) -> list[Path]:
     own = library.folder()
     return [*folders, *([own] if own is not None and own not in folders else [])]
 
 
-def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: Literal["LoRA", "embedding"]) -> Path | None:
+def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: _What) -> Path | None:
     """The file of a name, if it has the hash; else one with the hash; else that of the name, with a warning. Raises
     `CheckpointError` for several files of one name without a hash.
     """
@@ -116,12 +134,11 @@ def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: Literal["
     return found
 
 
-def _of_kind(files: list[Path], what: Literal["LoRA", "embedding"]) -> list[Path]:
+def _of_kind(files: list[Path], what: _What) -> list[Path]:
     """Of several files of one name those that are what is looked for."""
     if len(files) < 2:
         return files
-    name = "lora" if what == "LoRA" else "embedding"
-    return [path for path in files if (kind := read_kind(path)) is not None and kind.name == name] or files
+    return [path for path in files if (kind := read_kind(path)) is not None and kind.name == what.lower()] or files
 
 
 def _without_ending(name: str) -> str:

@@ -4,14 +4,17 @@ torch.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, brief, checked_number
-from ..images.upscalers import read_upscaler
+from ..images.upscalers import is_network, read_upscaler
 from ..sampling.names import read_sampler, read_schedule
+from ..weights.path import expanded
 
 _SCALE, _MOST_SCALE = 2.0, 16
 _MOST_STEPS, _MOST_SIDE = 10**6, 10**6
@@ -24,9 +27,10 @@ class Hires:
     It grows `scale` times (2 unless a size is given), or to `size` (height, width) in pixels, or as text "WxH"; what
     another shape cuts off is cut off evenly on both sides. `upscaler` is one of `latent`, `latent_antialiased`,
     `latent_bicubic`, `latent_bicubic_antialiased`, `latent_nearest`, `latent_nearest_exact` and `lanczos` (of pixels,
-    through the VAE), or AUTOMATIC1111's name of it. The second pass takes int(steps * strength) of `steps` steps (None
-    or 0: as many as the first pass has). Its prompts, sampler and schedule are those of the request unless they are
-    given here.
+    through the VAE), or AUTOMATIC1111's name of it. It may also be a network of ESRGAN's architecture for the pixels: a
+    path, a name in `control_dir` or SDXL_MODELS_DIR, or owner/name/file on the hub. With an `upscaler_hash`, the sha256
+    of that, another network is refused. The second pass takes int(steps * strength) of `steps` steps (None or 0: as
+    many as the first pass has). Its prompts, sampler and schedule are those of the request unless they are given here.
     """
 
     scale: float | None = None
@@ -38,6 +42,7 @@ class Hires:
     negative_prompt: str | None = None
     sampler: str | None = None
     schedule: str | None = None
+    upscaler_hash: str | None = None
 
     def __post_init__(self) -> None:
         size = self._size()
@@ -50,15 +55,17 @@ class Hires:
         steps = None if self.steps is None else checked_number("steps of hires", self.steps, 0, _MOST_STEPS)
         if steps is not None and steps != int(steps):
             raise ArgumentError(f"steps of hires is {brief(self.steps)}; expected a whole number")
-        for name in ("prompt", "negative_prompt", "sampler", "schedule"):
+        for name in ("prompt", "negative_prompt", "sampler", "schedule", "upscaler_hash"):
             if not isinstance(value := getattr(self, name), (str, type(None))):
                 raise ArgumentError(f"{name} of hires is {brief(value)}; expected a text")
+        upscaler = read_upscaler(self.upscaler)
         sampler, own = (None, None) if self.sampler is None else read_sampler(self.sampler)
         schedule = own if self.schedule is None else read_schedule(self.schedule, sampler)
         plain = {
             "scale": scale if size is None else None,
             "size": size,
-            "upscaler": read_upscaler(self.upscaler),
+            "upscaler": upscaler,
+            "upscaler_hash": self.upscaler_hash if is_network(upscaler) else None,
             "steps": int(steps) if steps else None,
             "strength": strength,
             "sampler": sampler,
@@ -95,6 +102,12 @@ class Hires:
             is_wider = width * left[0] < left[1] * height
             whole = (left[1] * height // width, left[1]) if is_wider else (left[0], left[0] * width // height)
         return _down(whole, factor), _down(left, factor)
+
+    def at(self, root: Path) -> Hires:
+        """The same with the path of its upscaler's network relative to a folder, where such a file is."""
+        path = root / expanded(self.upscaler)
+        is_beside = is_network(self.upscaler) and os.path.isfile(path)
+        return replace(self, upscaler=str(path.absolute())) if is_beside else self
 
     def record(self) -> dict[str, Any]:
         """As JSON has it; equal for equal values."""

@@ -1,4 +1,4 @@
-"""Between the passes of hires fix: the first result is enlarged, as latents or as pixels."""
+"""Between the passes of hires fix: the first result is enlarged, as latents or as pixels, also by a network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..images.image import resize
 from ..images.pixels import to_pil, to_tensor
-from ..images.upscalers import UPSCALERS
+from ..images.upscalers import UPSCALERS, works_on_pixels
 from .hires import read_hires
 from .latents import Latents
 from .plan import Plan
+from .upscalers import upscale
 from .variation import BatchNoise
 
 
@@ -22,15 +23,18 @@ def with_enlarged(plan: Plan, first: Plan, z: Tensor, latents: Latents, noise: B
     """
     hires, factor = read_hires(first.request.hires), latents.model.info.config.vae.factor
     whole, size = hires.enlarged(first.size, factor)
-    upscaler = UPSCALERS[hires.upscaler]
     top, left = ((side - own) // factor // 2 for side, own in zip(whole, size, strict=True))
-    if upscaler.mode is None:
+    if works_on_pixels(hires.upscaler):
+        rules = plan.request.conventions
         box = left * factor, top * factor, left * factor + size[1], top * factor + size[0]
-        decoded = to_pil(latents.decode(z), plan.request.conventions.pixels == "cut")
-        images = [to_tensor(resize(image, whole).crop(box)) for image in decoded]
-        is_mean = plan.request.conventions.posterior == "mean"
-        z = latents.encode(images, None if is_mean else noise.draw())
+        images = to_pil(latents.decode(z), rules.pixels == "cut")
+        if first.upscaler is not None:
+            images = [upscale(image, whole, first, latents.model) for image in images]
+        pixels = [to_tensor(resize(image, whole).crop(box)) for image in images]
+        z = latents.encode(pixels, None if rules.posterior == "mean" else noise.draw())
     else:
+        upscaler = UPSCALERS[hires.upscaler]
+        assert upscaler.mode is not None
         height, width = (side // factor for side in whole)
         where = "cpu" if z.device.type == "mps" else z.device  # Apple's GPU has not all modes in all versions
         z = F.interpolate(z.to(where), (height, width), mode=upscaler.mode, antialias=upscaler.antialias).to(z.device)

@@ -52,7 +52,7 @@ class ModelRequest:
         "a folder in which LoRAs are found by their names", type=Path, metavar="DIR", recorded=False
     )
     control_dir: AnyPath | None = option(
-        "a folder in which ControlNets, T2I-Adapters and IP-Adapters are found by their names",
+        "a folder in which ControlNets, T2I-Adapters, IP-Adapters and upscalers are found by their names",
         type=Path,
         metavar="DIR",
         recorded=False,

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import ArgumentError
 from ..images.image import MOST_PIXELS, check_encoder
-from ..images.upscalers import UPSCALERS
+from ..images.upscalers import works_on_pixels
 from ..models.config import AnyVAEConfig
 from ..sampling.presets import Family
 from ..sampling.samplers import SAMPLERS
@@ -43,7 +43,7 @@ def make_passes(
         return plan
     hires = read_hires(request.hires)
     _check_loras(request, hires)
-    if UPSCALERS[hires.upscaler].mode is None:
+    if works_on_pixels(hires.upscaler):
         check_encoder(info.config.vae, "the enlarged image of hires")
     unrefined = {} if refiner is None else _UNREFINED
     first = _plan(replace(request, hires=None, **unrefined), info, None, families)

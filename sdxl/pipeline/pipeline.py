@@ -45,7 +45,6 @@ from .overview import overview
 from .own_networks import check_networks, with_configs
 from .plan import Plan
 from .prompts import check_one_text, reading_of
-from .references import References
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -74,7 +73,7 @@ class Pipeline(DiffusersNames):
         `additions` are its LoRAs and embeddings, and what opens the networks of a request.
         """
         self.residency, self.source, self.hashes = residency, source or {}, hashes or ModelHashes()
-        self._additions = additions or Additions(Controls(residency.model.info.config.unet), References())
+        self._additions = additions or Additions(Controls(residency.model.info.config.unet))
         self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod

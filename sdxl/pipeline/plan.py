@@ -66,6 +66,7 @@ class Plan:
     lora_hashes: Mapping[str, str] = field(default_factory=dict)  # AUTOMATIC1111's, by the name of the file
     references: tuple[ActiveReference, ...] = ()
     variation_seeds: tuple[int, ...] = ()  # of each image, if its noise is varied
+    upscaler: Extra | None = None  # the network that enlarges its result
     second: Plan | None = None  # of hires fix: image to image from the enlarged result of this one
 
     @property
@@ -84,7 +85,8 @@ class Plan:
         parts: list[ActiveControl | ActiveReference] = []
         for each in self.passes:
             parts += [*each.controls, *each.references]
-        return tuple(extra for part in parts for extra in part.extras)
+        upscalers = [each.upscaler for each in self.passes if each.upscaler is not None]
+        return (*(extra for part in parts for extra in part.extras), *upscalers)
 
     @property
     def guider(self) -> Guider:

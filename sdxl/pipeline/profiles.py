@@ -112,6 +112,7 @@ _A1111 = Conventions(
     noise="philox",
     tree_noise="philox",
     second_pass="restart",
+    upscaler_input="bgr",
     posterior="mean",
     strength=0.75,
     mask_strength=0.75,

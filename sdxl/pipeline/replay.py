@@ -13,7 +13,7 @@ from ..images.record import read_parameters
 from ..runtime.precision import Precision, recorded_precision
 from .argument_groups import SOURCES
 from .defaults import recorded_request
-from .foreign_files import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
+from .foreign_files import as_arguments, find_embeddings, find_loras, find_model_files, find_upscaler, warn_of_unmapped
 from .model_request import RECORDED, ModelRequest
 from .overriding import outdated
 from .recorded_model import find_recorded
@@ -74,6 +74,7 @@ def replay(
     model: dict[str, Any],
     lora_folders: Sequence[Path] = (),
     embedding_folders: Sequence[Path] = (),
+    control_folders: Sequence[Path] = (),
 ) -> Replay:
     """The recorded arguments of an image, overridden by the given ones."""
     recorded = read_parameters(source)
@@ -91,7 +92,8 @@ def replay(
     if recorded.is_record:
         found = _find_record(recorded, source, given, model, request)
     else:
-        found = _find_foreign(recorded, source, given, model, request, (lora_folders, embedding_folders))
+        folders = lora_folders, embedding_folders, control_folders
+        found = _find_foreign(recorded, source, given, model, request, folders)
     precision = None if "dtype" in model else recorded_precision(recorded["model"])
     return Replay(recorded, request | given, found | model, hashes, precision)
 
@@ -132,15 +134,17 @@ def _find_foreign(
     given: dict[str, Any],
     model: dict[str, Any],
     request: dict[str, Any],
-    folders: tuple[Sequence[Path], Sequence[Path]],
+    folders: tuple[Sequence[Path], Sequence[Path], Sequence[Path]],
 ) -> dict[str, Any]:
-    """The model of another tool's parameters; the `request` gets the files of its LoRAs."""
+    """The model of another tool's parameters; the `request` gets the files of its LoRAs and upscaler."""
     warn_of_unmapped(recorded, source)
     found: dict[str, Any] = dict(find_model_files(recorded, source, model))
     if "loras" not in given and recorded.loras:
         request["loras"] = find_loras(recorded, source, folders[0])
     if "embeddings" not in model and (embeddings := find_embeddings(recorded, source, folders[1])):
         found["embeddings"] = embeddings
+    if "hires" not in given and "hires" in request:
+        request["hires"] = find_upscaler(request["hires"], source, folders[2])
     return found
 
 

@@ -208,7 +208,8 @@ class Request:
     hires: Hires | Mapping[str, Any] | None = option(
         "scale=2[,upscaler=latent][,steps=15][,strength=0.7]: enlarge the image, and generate again from there (hires "
         "fix); size=WxH in place of scale; also prompt, negative_prompt, sampler, schedule; upscalers: "
-        + ", ".join(UPSCALERS),
+        + ", ".join(UPSCALERS)
+        + ", or a network's file (ESRGAN)",
         type=Hires,
         metavar="NAME=VALUE,...",
     )

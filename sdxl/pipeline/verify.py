@@ -33,9 +33,14 @@ _LOSSY = "JPEG"
 _NOT_NAMED = "its record names no cause; another processor or number of threads may be one"
 
 # a LoRA, control and reference by the key of its file; and which hash says what lies at a path
-_KINDS = {"file": "LoRA", "net": "control", "adapter": "reference"}
+_KINDS = {"file": "LoRA", "net": "control", "adapter": "reference", "upscaler": "hires fix"}
 _HASHES = HASHES | dict.fromkeys(("image", "mask"), "image_hash")
-_HASHED = {"hash": "the file", "image_hash": "the image", "encoder_hash": "the image encoder"}
+_HASHED = {
+    "hash": "the file",
+    "image_hash": "the image",
+    "encoder_hash": "the image encoder",
+    "upscaler_hash": "the upscaler",
+}
 
 Verdict = Literal["identical", "close", "different"]
 
@@ -81,7 +86,7 @@ def verify(path: str | Path, pipe: Pipeline | None = None, **arguments: Any) -> 
     given = {name: value for name, value in arguments.items() if name in request_names}
     model = {name: value for name, value in arguments.items() if name in RECORDED}
     kept = dict.fromkeys(FILES, "") if pipe is not None else {}
-    folders = (own_folders(arguments.get(name), name) for name in ("lora_dir", "embedding_dir"))
+    folders = (own_folders(arguments.get(name), name) for name in ("lora_dir", "embedding_dir", "control_dir"))
     again = replay(Path(path), given, model | kept, *folders)
     if pipe is None:
         local = {name: value for name, value in arguments.items() if name in model_names and name not in request_names}
@@ -163,17 +168,19 @@ def _of_request(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator
     second = json.loads(json.dumps(second))
     for name, value in first.items():
         now = second.get(name, value)
-        if _are_networks(value) and _are_networks(now) and len(value) == len(now):
-            for one, other in zip(value, now, strict=True):
+        pair = _networks(value), _networks(now)
+        if pair[0] and len(pair[0]) == len(pair[1]):
+            for one, other in zip(*pair, strict=True):
                 yield from _of_network(one, other)
         elif now != value:
             yield f"{name} is another one" if name in SOURCES else f"{name} is {now}, and was {value}"
 
 
-def _are_networks(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(each, dict) and not _KINDS.keys().isdisjoint(each) for each in value
-    )
+def _networks(value: object) -> list[dict[str, Any]]:
+    """The records of LoRAs, controls or references, or of a hires fix with a network; none of any other value."""
+    records = value if isinstance(value, list) else [value] if isinstance(value, dict) and "upscaler" in value else []
+    is_known = all(isinstance(each, dict) and not _KINDS.keys().isdisjoint(each) for each in records)
+    return records if is_known else []
 
 
 def _of_network(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:

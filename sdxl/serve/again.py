@@ -12,6 +12,8 @@ from typing import Any
 from ..adapters.kind import Name
 from ..errors import ArgumentError, brief
 from ..images.parameters import Parameters
+from ..images.upscalers import is_network
+from ..pipeline.hires import read_hires
 from ..pipeline.recorded_model import SOURCES
 from ..pipeline.request import Request
 from ..pipeline.tags import untagged_loras
@@ -27,6 +29,7 @@ _ADAPTERS: Mapping[str, tuple[Name, str]] = {
     "control": ("control", "net"),
     "reference": ("reference", "adapter"),
 }
+_NEAREST = "lanczos"  # to a network
 _OF_FILES = ("image", "mask")  # which a record does not hold
 
 
@@ -51,6 +54,9 @@ def again(recorded: Parameters, catalog: Catalog) -> dict[str, Any]:
             missing += [f"the mask of {each[key]}" for each in entries if each.get("mask") is not None]
             here = _names(kind, catalog)
             arguments[name] = [_entry(each, key, here) for each in entries]
+    if arguments.get("hires"):
+        arguments["hires"], lacking = _hires(arguments["hires"], catalog)
+        missing += lacking
     if record["model"].get("model"):
         model, lacking = _model(record["model"], catalog)
         arguments |= {} if model is None else {"model": model}
@@ -101,8 +107,28 @@ def _names(kind: Name, catalog: Catalog) -> dict[str, str]:
     return {each.path.name: name for name, each in reversed(files.items())} | {name: name for name in files}
 
 
+def _hires(record: Any, catalog: Catalog) -> tuple[Any, list[str]]:
+    """A hires fix by the name that its network has here, or with another upscaler; and what is lacking."""
+    try:
+        upscaler = read_hires(record).upscaler
+    except ArgumentError:  # of another version
+        return record, []
+    if not is_network(upscaler):
+        return record, []
+    left, here = (
+        _entry(record | {"upscaler": upscaler}, "upscaler", _names("upscaler", catalog)),
+        catalog.files("upscaler"),
+    )
+    if left["upscaler"] in here:
+        return left, []
+    what = f"hires.upscaler {brief(left['upscaler'])} (no network here has its name; {_NEAREST} takes its place)"
+    return left | {"upscaler": _NEAREST}, [what]
+
+
 def _entry(record: Mapping[str, Any], key: str, here: Mapping[str, str]) -> dict[str, Any]:
     """An entry for an adapter, by the name that its file has here."""
     named = record[key]
-    left = {name: value for name, value in record.items() if name not in (*_OF_FILES, "hash", "encoder")}
+    left = {
+        name: value for name, value in record.items() if name not in (*_OF_FILES, "hash", "encoder", "upscaler_hash")
+    }
     return left | {key: here.get(named) or here.get(PurePosixPath(named).name, named)}

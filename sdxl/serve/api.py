@@ -16,7 +16,7 @@ from ..adapters.control import type_names
 from ..adapters.kind import Name
 from ..errors import ArgumentError, brief
 from ..images.parameters import Parameters
-from ..images.upscalers import UPSCALERS
+from ..images.upscalers import UPSCALERS, a1111_name
 from ..sampling.presets import PRESETS
 from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
@@ -184,7 +184,8 @@ async def _controls(service: Service, request: Request) -> Response:
 async def _samplers(service: Service, request: Request) -> Response:
     samplers = [{"name": name, "a1111": each.a1111, "options": dict(each.options)} for name, each in SAMPLERS.items()]
     schedules = [{"name": name, "a1111": each.a1111} for name, each in SCHEDULES.items()]
-    upscalers = [{"name": name, "a1111": each.a1111} for name, each in UPSCALERS.items()]
+    networks = await asyncio.to_thread(service.catalog.files, "upscaler")
+    upscalers = [{"name": name, "a1111": a1111_name(name)} for name in (*UPSCALERS, *networks)]
     presets = list(PRESETS)
     return json_answer({"samplers": samplers, "schedules": schedules, "upscalers": upscalers, "presets": presets})
 

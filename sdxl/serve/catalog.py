@@ -1,4 +1,4 @@
-"""What clients may name: models given at the start, and the files of the folders of LoRAs, embeddings and controls.
+"""What clients may name: models given at the start, and the files of the folders of LoRAs, embeddings and networks.
 
 A client gives names, never paths, and no text of a client reaches the file system: it is looked up among the names that
 are here. A client gets names, never paths: those of records and of messages are cut off here.
@@ -30,6 +30,7 @@ _WANTED: Mapping[Name, tuple[str, str]] = {
     "embedding": ("embeddings", "embedding"),
     "control": ("control", "network"),
     "reference": ("reference", "IP-Adapter"),
+    "upscaler": ("hires", "network"),
 }
 
 
@@ -101,6 +102,8 @@ class Catalog:
         ):
             for name in names if request.get(argument) else ():
                 request[argument] = [_cut(each, name, folder) for each in request[argument]]
+        if request.get("hires"):
+            request["hires"] = _cut(request["hires"], "upscaler", self.control_dir)
         return {**parameters, "model": model, "request": request}
 
     def message(self, text: str) -> str:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.control import read_controls
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
+from ..images.upscalers import UPSCALERS, is_network
 from ..pipeline.aliases import advice
 from ..pipeline.argument_groups import SEEDS, TEXTS
 from ..pipeline.hires import Hires, read_hires
 from ..pipeline.request import Request
 from .catalog import Catalog
-from .refusals import TooLargeError
+from .refusals import TooLargeError, UnknownError
 from .settings import Settings
 from .uploads import Upload
 
@@ -195,7 +196,19 @@ def _loras(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def _hires(name: str, value: Any, catalog: Catalog) -> dict[str, Any]:
-    return read_hires(value).record()  # which names no file
+    hires = read_hires(value)
+    if is_network(hires.upscaler):
+        hires = replace(hires, upscaler=_upscaler(hires.upscaler, catalog))
+    return hires.record()
+
+
+def _upscaler(name: str, catalog: Catalog) -> str:
+    """The path of a network's file."""
+    try:
+        return str(catalog.find("upscaler", name))
+    except UnknownError as error:
+        known = ", ".join((*UPSCALERS, *catalog.files("upscaler")))
+        raise ArgumentError(f"upscaler of hires is {brief(name)}; expected one of {known}") from error
 
 
 def _controls(name: str, value: Any, catalog: Catalog) -> list[dict[str, Any]]:

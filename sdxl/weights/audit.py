@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import naming
 from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
+from ..models.esrgan_config import ESRGANConfig
 from ..models.published import BASE
 from ..models.schedule_config import ScheduleConfig
 from ..models.tiny_vae_config import TinyVAEConfig
@@ -23,6 +24,9 @@ from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
 from .control import read_control, read_files
 from .control_kinds import CONTROL_LORA, NAME, is_control, kind_of, refusal
+from .esrgan import component_of_esrgan
+from .esrgan_keys import NAME as UPSCALER
+from .esrgan_keys import is_esrgan
 from .folder import WEIGHTS, entries
 from .info import ModelInfo
 from .keymap import UNET, VAE
@@ -123,6 +127,8 @@ def inspect_file(file: TensorFile) -> Report:
     quantized.refuse(weights, weights.dtype, file.path)
     if is_tiny(weights):
         return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
+    if is_esrgan(weights):
+        return _upscaler(file)
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
         checkpoint = checkpoint_of_file(file, needs_vae=False)
@@ -143,6 +149,13 @@ def inspect_file(file: TensorFile) -> Report:
         schedule = ScheduleConfig(schedule_is_stated=False).of_network(*prediction)
         family = recognise(opened.config, schedule, file.path, file.metadata)
     return replace(report_components(file.path, f"{label} only, {names}", {component: opened}), family=family)
+
+
+def _upscaler(file: TensorFile) -> Report:
+    opened = component_of_esrgan(file)
+    assert isinstance(opened.config, ESRGANConfig)
+    size = f"{opened.config.blocks} blocks of {opened.config.width} channels"
+    return report_components(file.path, f"upscaler (ESRGAN), x{opened.config.scale}, {size}", {UPSCALER: opened})
 
 
 def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = None) -> Report:

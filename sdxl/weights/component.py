@@ -16,6 +16,8 @@ from ..models.clip import TextEncoder
 from ..models.config import TextConfig, VAEConfig
 from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
 from ..models.controlnet import ControlNet
+from ..models.esrgan import ESRGAN
+from ..models.esrgan_config import ESRGANConfig
 from ..models.ip_adapter import IPAdapter
 from ..models.lllite import LLLite
 from ..models.t2i_adapter import T2IAdapter
@@ -41,6 +43,7 @@ Config = (
     | LLLiteConfig
     | VisionConfig
     | IPAdapterConfig
+    | ESRGANConfig
 )
 _BLOCK = re.compile(r"(^|\.)(blocks|layers)\.\d+\.")  # in our names
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -207,6 +210,7 @@ _NETWORKS: dict[type, Callable[[Any], nn.Module]] = {
     LLLiteConfig: LLLite,
     VisionConfig: VisionEncoder,
     IPAdapterConfig: IPAdapter,
+    ESRGANConfig: ESRGAN,
 }
 
 

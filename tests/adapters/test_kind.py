@@ -47,7 +47,13 @@ def test_what_no_list_has(name: str, tmp_path: Path) -> None:
 
 def test_our_own() -> None:
     kinds = {path.stem: read_kind(path) for path in ADAPTERS.glob("*.safetensors")}
-    names = {"sun": "embedding", "edges": "control", "colours": "reference", "tiny-decoder": None}
+    names = {
+        "sun": "embedding",
+        "edges": "control",
+        "colours": "reference",
+        "tiny-decoder": None,
+        "2x-scenes": "upscaler",
+    }
     loras = dict.fromkeys(("heart", "large", "two-steps"), "lora")
     assert {name: each and each.name for name, each in kinds.items()} == {**names, **loras}
     assert read_kind(ADAPTERS / "image_encoder") is None

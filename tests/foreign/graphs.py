@@ -314,6 +314,39 @@ CASES = [
         {"hires": {"scale": 2, "upscaler": "lanczos", "steps": 10, "strength": 0.5}},
     ),
     Case(
+        "a second pass of pixels that a network enlarges",
+        {
+            **two_samplers(node("VAEEncode", pixels=link("13"), vae=link("4", 2))),
+            "13": node("ImageScaleBy", upscale_method="lanczos", scale_by=0.375, image=link("15")),
+            "14": node("VAEDecode", samples=link("3"), vae=link("4", 2)),
+            "15": node("ImageUpscaleWithModel", upscale_model=link("16"), image=link("14")),
+            "16": node("UpscaleModelLoader", model_name="ESRGAN/4x-UltraSharp.pth"),
+        },
+        {"hires": {"scale": 1.5, "upscaler": "4x-UltraSharp", "steps": 10, "strength": 0.5}},
+    ),
+    Case(
+        "a second pass of what a network makes",
+        {
+            **two_samplers(node("VAEEncode", pixels=link("15"), vae=link("4", 2))),
+            "14": node("VAEDecode", samples=link("3"), vae=link("4", 2)),
+            "15": node("ImageUpscaleWithModel", upscale_model=link("16"), image=link("14")),
+            "16": node("UpscaleModelLoader", model_name="RealESRGAN_x2plus.pth"),
+        },
+        {"hires": {"scale": 2, "upscaler": "RealESRGAN_x2plus", "steps": 10, "strength": 0.5}},
+    ),
+    Case(
+        "a second pass at a given size of what a network without a known scale makes",
+        {
+            **two_samplers(node("VAEEncode", pixels=link("13"), vae=link("4", 2))),
+            "13": node("ImageScale", upscale_method="area", width=1248, height=1824, crop="disabled", image=link("15")),
+            "14": node("VAEDecode", samples=link("3"), vae=link("4", 2)),
+            "15": node("ImageUpscaleWithModel", upscale_model=link("16"), image=link("14")),
+            "16": node("UpscaleModelLoader", model_name="sharp.safetensors"),
+        },
+        {"hires": {"size": [1824, 1248], "upscaler": "sharp", "steps": 10, "strength": 0.5}},
+        {"ImageScale 13"},
+    ),
+    Case(
         "the refiner",
         REFINER,
         {

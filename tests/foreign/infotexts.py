@@ -214,14 +214,25 @@ CASES = [
             hires={
                 "size": [1536, 1536],
                 "strength": 0.3,
-                "upscaler": "lanczos",
+                "upscaler": "RealESRGAN_x4plus",
                 "prompt": "a tower, tall",
                 "negative_prompt": "fog",
                 "sampler": "dpmpp_2m",
                 "schedule": "karras",
             },
         ),
-        unmapped={"Hires upscaler", "Hires CFG Scale", "Hires checkpoint"},
+        unmapped={"Hires CFG Scale", "Hires checkpoint"},
+    ),
+    Case(
+        "hires with a network of the user's",
+        text(EULER, "Denoising strength: 0.4, Hires upscale: 1.5, Hires upscaler: 4x-UltraSharp"),
+        of("euler", "linspace", hires={"scale": 1.5, "strength": 0.4, "upscaler": "4x-UltraSharp"}),
+    ),
+    Case(
+        "hires with a network of another architecture",
+        text(EULER, "Denoising strength: 0.4, Hires upscale: 1.5, Hires upscaler: SwinIR 4x"),
+        of("euler", "linspace", hires={"scale": 1.5, "strength": 0.4, "upscaler": "lanczos"}),
+        unmapped={"Hires upscaler"},
     ),
     Case(
         "the refiner",

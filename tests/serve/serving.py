@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 for package in ("starlette", "uvicorn", "multipart"):
     pytest.importorskip(package)
@@ -159,8 +159,17 @@ def png(image: Image.Image, **options: Any) -> bytes:
     return data.getvalue()
 
 
-def in_base64(image: Image.Image) -> str:
-    return b64encode(png(image)).decode()
+def in_base64(image: Image.Image, **options: Any) -> str:
+    return b64encode(png(image, **options)).decode()
+
+
+def recorded(client: Client, request: dict[str, Any], model: str = "miniature", **parts: str) -> Any:
+    """What the service reads in an image of this record."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("sdxl", json.dumps({"version": "sdxl 0", "model": {"model": model, **parts}, "request": request}))
+    answer = client.post("/api/parameters", {"image": in_base64(Image.new("RGB", (8, 8)), pnginfo=info)})
+    assert answer.status == 200, answer.body
+    return answer.json
 
 
 def form(parts: Sequence[tuple[str, str | None, bytes]], boundary: str = "edge") -> tuple[bytes, dict[str, str]]:

@@ -26,6 +26,7 @@ from serving import (
     miniatures,
     open_miniature,
     png,
+    recorded,
     serving,
     until,
 )
@@ -76,12 +77,12 @@ def test_images_are_those_of_the_pipeline(task: str, client: Client, miniature: 
     assert len(shown) == len(result.images) == 1 + (task == "batch")
     assert all(map(same, shown, result.images))
     assert [each["seed"] for each in job["images"]] == result.seeds
-    for image_, recorded in zip(shown, result.parameters, strict=True):
+    for image_, given in zip(shown, result.parameters, strict=True):
         own = json.loads(str(image_.info["sdxl"]))
         assert {k: v for k, v in own["request"].items() if k != "loras"} == {
-            k: v for k, v in json.loads(json.dumps(recorded["request"])).items() if k != "loras"
+            k: v for k, v in json.loads(json.dumps(given["request"])).items() if k != "loras"
         }
-        assert own["model"] == json.loads(json.dumps(recorded["model"]))
+        assert own["model"] == json.loads(json.dumps(given["model"]))
 
 
 def test_a_form_gives_the_same_as_json(client: Client) -> None:
@@ -196,15 +197,6 @@ def test_a_dropped_image_gives_its_parameters(client: Client, miniature: Any, tm
     assert "tmp" not in plain.error["message"]
 
 
-def recorded(client: Client, request: dict[str, Any], model: str = "miniature", **parts: str) -> Any:
-    """What the service reads in an image of this record."""
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt("sdxl", json.dumps({"version": "sdxl 0", "model": {"model": model, **parts}, "request": request}))
-    answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
-    assert answer.status == 200, answer.body
-    return answer.json
-
-
 def test_a_record_gives_the_arguments_of_a_job(client: Client, miniature: Any) -> None:
     """Without what would be so anyway, and with the names of this service."""
     hires = {"scale": 2, "strength": 0.5}
@@ -279,7 +271,7 @@ def test_what_of_another_tool_has_no_counterpart(client: Client) -> None:
     info.add_text("parameters", text)
     answer = client.post("/api/parameters", {"image": b64encode(png(Image.new("RGB", (8, 8)), pnginfo=info)).decode()})
     (reason,) = answer.json["missing"]
-    assert reason.startswith("Hires upscaler '4x-UltraSharp' (networks that enlarge are not read")
+    assert reason == "hires.upscaler '4x-UltraSharp' (no network here has its name; lanczos takes its place)"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import ArgumentError
 from ...sampling.names import read_sampler, read_schedule
 from ...text.editing import split_tags
 from ..upscalers import read_upscaler
@@ -14,6 +13,8 @@ _FIELDS = ("Hires upscale", "Hires resize", "Hires upscaler")
 _SAME = {"use same sampler", "use same scheduler", "use same checkpoint", "use same choices"}
 _NONE = "none"  # no network: AUTOMATIC1111 resizes with Lanczos
 _NEAREST_ONE = "lanczos"
+# AUTOMATIC1111's own networks that are not of ESRGAN's architecture
+_OTHERS = ("DAT x", "HAT", "LDSR", "R-ESRGAN AnimeVideo", "R-ESRGAN General", "ScuNET", "SwinIR")
 
 
 def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
@@ -47,11 +48,10 @@ def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
 
 
 def _upscaler(fields: Fields, name: str) -> str:
-    try:
-        return _NEAREST_ONE if name.lower() == _NONE else read_upscaler(name)
-    except ArgumentError:
-        fields.refuse("Hires upscaler", name, "networks that enlarge are not read; lanczos takes its place")
+    if name.startswith(_OTHERS):
+        fields.refuse("Hires upscaler", name, "networks of this architecture are not read; lanczos takes its place")
         return _NEAREST_ONE
+    return _NEAREST_ONE if name.lower() == _NONE else read_upscaler(name)
 
 
 def _whole_size(fields: Fields, size: tuple[int, int]) -> list[int]:

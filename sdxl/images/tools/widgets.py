@@ -52,6 +52,7 @@ WIDGETS: dict[str, tuple[str, ...]] = {
     "SamplerDPMPP_SDE": ("eta", "s_noise", "r", "noise_device"),
     "SamplerEulerAncestral": ("eta", "s_noise"),
     "UNETLoader": ("unet_name", "weight_dtype"),
+    "UpscaleModelLoader": ("model_name",),
     "VAEEncodeForInpaint": ("grow_mask_by",),
     "VAELoader": ("vae_name",),
 }

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from ...images.upscalers import UPSCALERS
+from ...images.upscalers import UPSCALERS, a1111_name
 from ...runtime import system_memory
 from ...sampling.names import AUTOMATIC
 from ...sampling.samplers import SAMPLERS
@@ -72,9 +72,10 @@ def embeddings(service: Service) -> dict[str, Any]:
     return {"loaded": {name: dict(facts) for name in service.catalog.files("embedding")}, "skipped": {}}
 
 
-def upscalers() -> list[dict[str, Any]]:
-    """The ways to enlarge pixels."""
+def upscalers(service: Service) -> list[dict[str, Any]]:
+    """The ways to enlarge pixels, also by networks."""
     names = ["None", *(each.a1111 for each in UPSCALERS.values() if each.mode is None)]
+    names += [a1111_name(name) for name in service.catalog.files("upscaler")]
     return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in names]
 
 

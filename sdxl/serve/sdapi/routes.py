@@ -216,7 +216,7 @@ _CALLS: dict[tuple[str, str], Answer] = {
     ("POST", "png-info"): _png_info,
     ("GET", "samplers"): partial(_table, lists.samplers),
     ("GET", "schedulers"): partial(_table, lists.schedulers),
-    ("GET", "upscalers"): partial(_table, lists.upscalers),
+    ("GET", "upscalers"): partial(_listed, lists.upscalers),
     ("GET", "latent-upscale-modes"): partial(_table, lists.latent_upscalers),
     ("GET", "memory"): partial(_table, lists.memory),
     ("GET", "sd-models"): partial(_listed, lists.models),
