@@ -54,6 +54,9 @@ from .tokens import Tokens, tokenize, tokenizers_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from .request_arguments import NoArguments, RequestArguments
 
 
 class Pipeline(DiffusersNames):
@@ -98,7 +101,7 @@ class Pipeline(DiffusersNames):
         embedding_dir: str | Path | None = None,
         preview_vae: str | Path | None = None,
         trainable: bool = False,
-        **diffusers_names: Any,
+        **diffusers_names: Unpack[NoArguments],
     ) -> Pipeline:
         """Load a model.
 
@@ -351,7 +354,7 @@ class Pipeline(DiffusersNames):
         progress: bool = True,
         callback: Callback | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Result[list[Image]]: ...
 
     @overload
@@ -363,7 +366,7 @@ class Pipeline(DiffusersNames):
         progress: bool = True,
         callback: Callback | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Result[Tensor]: ...
 
     @with_request_arguments
@@ -375,7 +378,7 @@ class Pipeline(DiffusersNames):
         progress: bool = True,
         callback: Callback | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Result:
         """Generate images. The arguments are `Request`'s fields: negative_prompt, width, height, steps, seed, ...
 
@@ -400,7 +403,7 @@ class Pipeline(DiffusersNames):
         prompt: str | Sequence[str] | None = None,
         *,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Iterator[PipelineStep]:
         """The generator under a call, with the same arguments. Each step has a `preview()` and a `result()`: that of
         the last one is the call's; `decode` turns any step's latents into pixels.
@@ -448,7 +451,11 @@ class Pipeline(DiffusersNames):
 
     @with_request_arguments
     def encode_prompt(
-        self, prompt: str | Sequence[str] | None = None, *, refiner: bool = False, **arguments: Any
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        refiner: bool = False,
+        **arguments: Unpack[RequestArguments],
     ) -> EncodedPrompt:
         """The UNet's input from text and sizes, float32: `context` (B, L, D), `pooled` (B, P), `vector` (B, V), and the
         same of the negative prompt. The arguments are those of a call; `refiner` asks for the refiner's. Raises

@@ -21,6 +21,7 @@ from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .conventions import Conventions
+from .equality import equal_fields
 from .groups import SOURCES
 from .hires import Hires
 from .option import option
@@ -185,15 +186,19 @@ class Request:
     negative_crop_top_left: Size | None = _size("the same for the negative prompt (default: crop_top_left)")
     negative_target_size: Size | None = _size("the same for the negative prompt (default: target_size)")
     latents: Tensor | str | Path | None = option(
-        "start noise of variance 1: a .safetensors file with one tensor", type=Path
+        "start noise of variance 1: a .safetensors file with one tensor", type=Path, hash=False
     )
     image: Picture | Sequence[Picture] | Tensor | None = option(
         "an image to start from, or latents in a .safetensors file; several, one for each prompt",
         type=Path,
         repeated=True,
+        hash=False,
     )
     mask: Picture | Sequence[Picture] | Tensor | None = option(
-        "the part of it to repaint: white is repainted, grey in a part of the steps", type=Path, repeated=True
+        "the part of it to repaint: white is repainted, grey in a part of the steps",
+        type=Path,
+        repeated=True,
+        hash=False,
     )
     strength: float | None = option("0 to 1, how far to go from the image (default: 0.3, with a mask 1.0)", type=float)
     mask_padding: int | None = option(
@@ -228,6 +233,10 @@ class Request:
                 object.__setattr__(self, name, getattr(self.conventions, name))
         for name, value in checked(self).items():
             object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Tensors are equal if their values are."""
+        return equal_fields(self, other) if isinstance(other, Request) else NotImplemented
 
     @property
     def conventions(self) -> Conventions:
