@@ -48,7 +48,8 @@ class Request:
 
     `image` is a PIL image, a path, a tensor (B, 3, H, W) in 0..1 or already scaled latents (B, 4, h, w); `mask`
     likewise, (B, 1, H, W) as a tensor. Latents may be a path too, to a .safetensors file with one tensor. Files are
-    opened by `read_sources`, before a model is loaded. Raises `ArgumentError`.
+    opened by `read_sources`, before a model is loaded. A call takes the fields: `pipe(**vars(request))`. Raises
+    `ArgumentError`.
     """
 
     prompt: str | Sequence[str] = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -46,3 +47,12 @@ def test_results_and_steps_are_equal_if_their_tensors_are(tiny_pipe: sdxl.Pipeli
     assert encoded == tiny_pipe.encode_prompt("cat") != tiny_pipe.encode_prompt("dog")
     with pytest.raises(TypeError, match="unhashable"):
         hash(encoded)
+
+
+def test_a_call_takes_the_fields_of_a_request_and_says_so(tiny_pipe: sdxl.Pipeline) -> None:
+    request = sdxl.Request("cat", seed=1, steps=2, compat="comfyui", guider="apg")
+    assert sdxl.Request(**vars(request)) == request
+    with pytest.raises(sdxl.ArgumentError, match=re.escape("Try pipe(**vars(request)) for a request")):
+        tiny_pipe(request)  # type: ignore[call-overload]
+    own = tiny_pipe("cat", compat="comfyui", guider="apg", **QUICK)
+    assert tiny_pipe(**vars(request), progress=False) == own
