@@ -133,7 +133,7 @@ class Call:
         parameters = with_notes(describe(plan, self.source(), model.placement), stopped, reason)
         seeds = [None if reason else seed for seed in plan.seeds]
         if output == "latent":
-            return Result(latents, seeds, parameters)
+            return Result(latents.clone(), seeds, parameters)  # the caller's own: a sampler may need the step's again
         images = Latents(model, self.residency.room).finish(plan, latents)
         if output == "tensor":
             return Result(torch.stack(images), seeds, parameters)

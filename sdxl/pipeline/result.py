@@ -133,8 +133,8 @@ class PipelineStep:
     """The state after step `index` of `total`: `latents` at noise level `sigma`, and the guess of the clean ones.
 
     Both are (B, 4, H/8, W/8), float32; after the last step `latents` are the finished ones. The next steps start from
-    `latents`, so a change of them in place changes what follows. A notebook shows the preview. As long as a step is
-    kept, so is its pipeline's model; `copy.copy(step)` has the tensors alone.
+    `latents`, so a change of them in place changes what follows; `denoised` is to be read. A notebook shows the
+    preview. As long as a step is kept, so is its pipeline's model; `copy.copy(step)` has the tensors alone.
     """
 
     index: int
