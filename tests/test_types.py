@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -47,6 +49,15 @@ def test_the_arguments_of_a_call_are_the_fields_of_a_request() -> None:
     """Of the same types, as both files write them."""
     shown = {name: each.__forward_arg__ for name, each in RequestArguments.__annotations__.items()}
     assert {"prompt": "str | Sequence[str]", **shown} == {each.name: each.type for each in fields(sdxl.Request)}
+
+
+def test_types_of_methods_can_be_read_when_a_program_runs() -> None:
+    """As libraries do that call a function by its types."""
+    pipeline = sdxl.Pipeline
+    for method in (pipeline.__call__, pipeline.steps, pipeline.encode_prompt, pipeline.from_pretrained):
+        hints = get_type_hints(method)
+        assert hints.get("arguments", hints.get("diffusers_names")) is Any and "return" in hints
+    assert inspect.signature(pipeline.__call__).parameters["sampler"].annotation == "str | None"
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from ..text.encode import TextStage
 from ..weights.info import ModelInfo
 from .adapting import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
-from .arguments import call_arguments, load_arguments, with_request_arguments
+from .arguments import call_arguments, load_arguments, with_any_others, with_request_arguments
 from .batch_sizes import MOST
 from .call import Call
 from .callback import Callback
@@ -80,6 +80,7 @@ class Pipeline(DiffusersNames):
         self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
+    @with_any_others
     def from_pretrained(
         cls,
         model: str | Path | None = None,
