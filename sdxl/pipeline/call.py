@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -155,10 +156,10 @@ class Call:
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
-    """What counts steps on the terminal; nothing for None. tqdm makes a lock for all processes even where it shows
-    nothing, of which Python then warns in the workers of a pool.
+    """What counts steps on the terminal; nothing for None, and in a program without one (pythonw, a service). tqdm
+    makes a lock for all processes even where it shows nothing, of which Python then warns in the workers of a pool.
     """
-    if total is None:
+    if total is None or sys.stderr is None:
         yield lambda count: None
         return
     from tqdm.auto import tqdm
