@@ -110,6 +110,13 @@ def test_packages_are_attributes_whatever_is_imported() -> None:
     assert {"Pipeline", "models", "training"} <= {*printed.split()}
 
 
+def test_a_packed_program_that_lacks_the_samplers_says_what_packs_them() -> None:
+    """No import statement names their modules, so a packager such as PyInstaller does not see them."""
+    code = "import pkgutil; pkgutil.iter_modules = lambda path: []; import sdxl.sampling.samplers"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert printed.rstrip().endswith("left them out. Try --collect-all sdxl")
+
+
 def test_a_wrong_name_is_an_error_with_the_nearest_one() -> None:
     with pytest.raises(AttributeError, match="module 'sdxl' has no attribute 'Pipelin'") as caught:
         sdxl.Pipelin  # type: ignore[attr-defined] # noqa: B018
