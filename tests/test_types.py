@@ -31,6 +31,7 @@ assert_type(pipe("a")[-2:], list[Image])
 def any_output(output: Output | None) -> sdxl.Result:
     return pipe("a", output=output)
 sdxl.training.attach_lora, sdxl.models.UNet
+pipe.steps("a", seed=1).close()
 
 sdxl.Pipelin  # wrong
 sdxl.models.Unet  # wrong

@@ -56,7 +56,7 @@ class Call:
         finally:
             del outcome  # else it would keep this frame, and so the model, which has it
 
-    def steps(self) -> Iterator[PipelineStep]:
+    def steps(self) -> Generator[PipelineStep, None, None]:
         """The steps with their results, none at the same time as another thread's; `OutOfMemoryError` for all of
         torch's words for it.
         """
@@ -65,7 +65,7 @@ class Call:
             self.residency.fit(self.plan)
             return self._locked(self._run(self.residency.model), self.residency.revision)
 
-    def _locked(self, steps: Iterator[PipelineStep], revision: int) -> Iterator[PipelineStep]:
+    def _locked(self, steps: Iterator[PipelineStep], revision: int) -> Generator[PipelineStep, None, None]:
         """The steps, as long as the weights are of that revision: also where the first one is asked for much later."""
         step: PipelineStep | None = None
         while True:

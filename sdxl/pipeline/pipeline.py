@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -405,9 +405,9 @@ class Pipeline(DiffusersNames):
         *,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         **arguments: Unpack[RequestArguments],
-    ) -> Iterator[PipelineStep]:
+    ) -> Generator[PipelineStep, None, None]:
         """The generator under a call, with the same arguments. Each step has a `preview()` and a `result()`: that of
-        the last one is the call's; `decode` turns any step's latents into pixels.
+        the last one is the call's; `decode` turns any step's latents into pixels. With `close()` it ends early.
         """
         return self._call(prompt, call_arguments(arguments), generator).steps()
 
