@@ -13,6 +13,7 @@ from reprlib import Repr
 from typing import Any, TypeGuard
 
 _INSIDE = "sdxl", "torch", "contextlib"  # torch.no_grad and context managers stand between our functions
+_BEHIND_NAME = " :,/\\"  # a file's name that ends elsewhere is the beginning of another word: t of "the VAE"
 
 
 class SDXLError(Exception):
@@ -113,9 +114,10 @@ def naming(where: object) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        if str(error).startswith(str(where)):
+        text, name = str(error), str(where)
+        if text.startswith(name) and text[len(name) :][:1] in _BEHIND_NAME:
             raise
-        raise type(error)(f"{where}: {error}") from error
+        raise type(error)(f"{name}: {text}") from error
 
 
 def unread_advice(error: Exception, advice: str) -> str:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 import sdxl
 from sdxl.errors import CheckpointError, ConfigError, SDXLError
 from sdxl.models.published import BASE
-from sdxl.pipeline.loaded import load as load_network
+from sdxl.pipeline.network_loading import load as load_network
 from sdxl.runtime.placement import choose_placement
 from sdxl.text.tokenizer import Tokenizer
 from sdxl.weights.checkpoint import Checkpoint, open_checkpoint, open_component

@@ -33,7 +33,7 @@ from sdxl.models import ConditionedUNet, Conditioning, UNet, UNetConfig, precomp
 from sdxl.models.conditioned import with_shifts
 from sdxl.models.lllite import LLLite
 from sdxl.models.unet import TransformerBlock
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.cuda_graph import _fused as fused
 from sdxl.runtime.placement import Placement
 from sdxl.runtime.rewrite import rewrite

@@ -28,7 +28,7 @@ import sdxl
 from sdxl.adapters.embedding import Embedding
 from sdxl.adapters.lora import LoRA
 from sdxl.errors import SDXLError, SDXLWarning
-from sdxl.pipeline.adapting import Adapters
+from sdxl.pipeline.adapters import Adapters
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.container import save_tensors
 

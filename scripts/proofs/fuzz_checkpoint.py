@@ -31,7 +31,7 @@ from damage import Random, cut, dump, flip, mutate_file, spoil, write_valid
 
 import sdxl
 from sdxl.errors import SDXLError, SDXLWarning
-from sdxl.pipeline.loaded import load as load_network
+from sdxl.pipeline.network_loading import load as load_network
 from sdxl.runtime.placement import choose_placement
 from sdxl.text.tokenizer import Tokenizer
 from sdxl.weights.checkpoint import open_checkpoint

@@ -20,7 +20,7 @@ from sdxl.models.control_config import ControlNetConfig, T2IAdapterConfig
 from sdxl.models.controlnet import ControlNet
 from sdxl.models.t2i_adapter import T2IAdapter
 from sdxl.models.unet_config import UNetConfig
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.placement import Placement
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.component import Component

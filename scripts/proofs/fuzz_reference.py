@@ -20,7 +20,7 @@ from sdxl.adapters.ip_adapter import open_ip_adapter
 from sdxl.models.ip_adapter import IPAdapter
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import IPAdapterConfig, VisionConfig
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.placement import Placement
 from sdxl.weights.keymap import Row
 from sdxl.weights.ops import to_stored

@@ -18,6 +18,7 @@ from ..errors import CheckpointError, brief, is_number, naming
 from ..weights.container import TensorFile
 from ..weights.folder import parse_json, read_text
 from ..weights.keymap import summarize
+from ..weights.path import AnyPath
 from .family import foreign, stated
 from .formulas import BIASES, Formula, Parts, UnfitError, check_fit, find_formula, unit_change
 from .keys import BUNDLED, split, unsupported
@@ -168,11 +169,15 @@ class Adapter:
         self.file.forget()
 
 
-def read_adapter(path: Path) -> Adapter:
+def read_adapter(path: AnyPath) -> Adapter:
     """Open an adapter file in any of the known layouts. Raises `CheckpointError`."""
-    file = TensorFile(path)
+    return adapter_of_file(TensorFile(path))
+
+
+def adapter_of_file(file: TensorFile) -> Adapter:
+    """As `read_adapter`, of an opened file."""
     bundled = {key for key in file.shapes if BUNDLED.fullmatch(key)}
-    with naming(path):
+    with naming(file.path):
         found, rest = split(file.shapes.keys() - bundled)
     ignored = {key for key in rest if _IGNORED.fullmatch(key)}
     configs = dict(_configs(file))
@@ -184,7 +189,7 @@ def read_adapter(path: Path) -> Adapter:
             _check_matrices(file, roles)
             modules.append(Module(name, roles, _alpha_beside(configs, file, name, roles), file))
     unknown = [key for key in rest if key not in ignored]
-    adapter = Adapter(path, tuple(modules), tuple(unknown), tuple(sorted(ignored)), tuple(sorted(bundled)), file)
+    adapter = Adapter(file.path, tuple(modules), tuple(unknown), tuple(sorted(ignored)), tuple(sorted(bundled)), file)
     adapter.check()
     return adapter
 

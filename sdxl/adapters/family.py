@@ -5,40 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..weights.families import CONTEXTS, SD1, early_attention, family_of
 from ..weights.identify import Shapes
 
-_SD1 = "Stable Diffusion 1.x"
-_SD2 = "Stable Diffusion 2.x"
-_MARKS = (
-    # no adapters of weights at all
+_MARKS = (  # of what is no adapter of weights
     (r"lora_controlnet|input_hint_block\.|control_model\..*", "a Control-LoRA or ControlNet"),
     (r"(control_add_embedding|controlnet_cond_embedding|controlnet_down_blocks)\..*", "a ControlNet"),
     (r"lllite_unet_.*", "a ControlNet-LLLite"),
     (r"(image_proj|ip_adapter)\..*|.*to_[kv]_ip\..*", "an IP-Adapter"),
     (r"clip_[lg]|text_encoders_[01]|emb_params|string_to_param\..*", "a textual inversion embedding"),
     (r"(model\.diffusion_model|conditioner|first_stage_model)\..*", "a whole model"),
-    # of other models; in the order of what is sure
-    (r".*double_blocks.*|.*single_blocks.*|.*single_transformer_blocks.*", "a LoRA of Flux"),
-    # not our own names, which have a block in a transformer, such as attn.0.blocks.1.cross_attn
-    (r"(?!.*attn[._]\d).*blocks[._]\d+[._]cross_attn.*|.*img_mlp.*", "a LoRA of Wan or Qwen-Image"),
-    (
-        r".*joint_blocks.*|transformer\.transformer_blocks\..*|lora_unet_transformer_blocks_.*",
-        "a LoRA of Stable Diffusion 3",
-    ),
-    (r"lora_prior_.*", "a LoRA of Stable Cascade"),
-    (
-        r".*(down_blocks[._]0[._]attentions|down_blocks[._]3[._](?!downs).*attentions|up_blocks[._]3[._]attentions"
-        r"|input_blocks[._][12][._]1[._]|output_blocks[._](9|10|11)[._]1[._]).*",
-        f"a LoRA of {_SD1} or 2.x",
-    ),
 )
 _PATTERNS = [(re.compile(pattern), name) for pattern, name in _MARKS]
-WIDTHS = {
-    768: f"a LoRA of {_SD1}",
-    1024: f"a LoRA of {_SD2}",
-    1280: "a LoRA of the SDXL refiner",
-    2048: "a LoRA of SDXL base",
-}
+_CONTEXTS = CONTEXTS | {1280: "the SDXL refiner", 2048: "SDXL base"}
+WIDTHS = {width: f"a LoRA of {name}" for width, name in _CONTEXTS.items()}
 _CONTEXT = re.compile(
     r".*attn2[._]to_[kv]([._].*)?\.(lora_down\.weight|lora_A\..*weight|lora\.down\.weight|hada_w1_b)|.*attn2.*to_[kv]_lora\.down\.weight"
 )
@@ -54,7 +34,10 @@ def foreign(shapes: Shapes) -> tuple[str, str] | None:
     for pattern, name in _PATTERNS:
         if key := next(filter(pattern.fullmatch, shapes), None):
             return name, f"it has {key}"
-    return None
+    if found := family_of(shapes):
+        return f"a LoRA of {found[0]}", f"it has {found[1]}"
+    early = early_attention(shapes)
+    return None if early is None else (f"a LoRA of {SD1} or 2.x", f"it has {early}")
 
 
 def context_family(shapes: Shapes, host: Shapes) -> tuple[str, str] | None:

@@ -100,7 +100,7 @@ def _glora_rank(parts: Parts) -> int:
 
 def _oft(weight: Tensor, parts: Parts) -> Tensor:
     """Diagonal OFT (arXiv 2306.07280) and BOFT (arXiv 2311.06243), as LyCORIS computes them: rotations of blocks of the
-    output, for BOFT of several butterfly stages. `alpha` bounds their size, `rescale` scales the outputs.
+    output, for BOFT by several butterfly factors. `alpha` bounds their size, `rescale` scales the outputs.
     """
     blocks = parts["oft_blocks"]
     _expect(blocks.ndim in (3, 4), "its blocks are no stack of matrices")
@@ -129,13 +129,13 @@ def _rotate(weight: Tensor, rotations: Tensor) -> Tensor:
 
 
 def _butterfly(weight: Tensor, rotations: Tensor) -> Tensor:
-    """Rotations (stages, n, b, b): stage i joins outputs that are 2^i * b / 2 apart."""
+    """Rotations (factors, n, b, b): factor i joins outputs that are 2^i * b / 2 apart."""
     half = rotations.shape[-1] // 2
     rows = weight.flatten(1)
-    for stage, each in enumerate(rotations):
-        pairs = rows.reshape(-1, 2, 2**stage * half, rows.shape[1]).transpose(1, 2)
+    for number, each in enumerate(rotations):
+        pairs = rows.reshape(-1, 2, 2**number * half, rows.shape[1]).transpose(1, 2)
         turned = torch.einsum("kmn,kni->kmi", each, pairs.reshape(*each.shape[:2], -1))
-        rows = turned.reshape(-1, 2**stage * half, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
+        rows = turned.reshape(-1, 2**number * half, 2, rows.shape[1]).transpose(1, 2).reshape(rows.shape)
     return rows.reshape(weight.shape)
 
 

@@ -17,6 +17,7 @@ from ..weights.container import TensorFile, Weights
 from ..weights.diffusers_config import read_vision
 from ..weights.folder import entries, read_json
 from ..weights.hashes import file_hash, model_hash
+from ..weights.path import expanded
 from ..weights.reference_rows import VISUAL, infer_vision, is_vision, vision_rows
 from ..weights.weight_files import weight_files
 from .lookup import adapter_files, find_by_hash
@@ -80,7 +81,11 @@ def open_image_encoder(path: Path) -> Component:
 
 def read_image_encoder(path: Path) -> Component:
     """As `open_image_encoder`, without checking the keys of the files."""
-    files = _files(path) if os.path.isdir(path) else [TensorFile(path)]
+    return encoder_of_files(_files(path) if os.path.isdir(path) else [TensorFile(path)], path)
+
+
+def encoder_of_files(files: list[TensorFile], path: Path) -> Component:
+    """The image encoder of opened files, of the folder or file `path`. Its keys are not checked."""
     weights = Weights(files)
     if not is_vision(weights):
         raise CheckpointError(f"{path} is no image encoder of CLIP; give the file or folder of one")
@@ -180,7 +185,7 @@ def _candidates(adapter: Path, folders: Sequence[Path]) -> Iterator[Path]:
 
 def _path(given: str | Path, folders: Sequence[Path], hash: str | None) -> Path:
     """The file or folder of a name; where it is gone, a file with the hash."""
-    path = Path(os.path.expanduser(given))
+    path = expanded(given)
     named = [folder / name for folder in folders for name in (str(given), f"{given}.safetensors")]
     found = next((each for each in (path, *named) if os.path.exists(each)), None)
     if found is None and hash is not None:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..weights.container import TensorFile
+from ..weights.families import CONTEXTS
 from ..weights.keymap import TEXT, TEXT_2
 from ..weights.library import composed
+from ..weights.path import AnyPath
 from .keys import BUNDLED, EMBEDDINGS
 
 MOST_VECTORS = 75  # what a prompt has room for
@@ -35,9 +37,10 @@ class Inversion:
         return len(self.vectors[TEXT_2])
 
 
-def read_inversion(paths: Sequence[Path], word: str | None, widths: Mapping[str, int]) -> Inversion:
+def read_inversion(paths: Sequence[AnyPath], word: str | None, widths: Mapping[str, int]) -> Inversion:
     """Open an embedding, of one file or diffusers' two, for text encoders of these widths. Raises `CheckpointError`."""
     files = [TensorFile(path) for path in paths]
+    names = [file.path for file in files]
     if len(files) == 2:
         own, vectors, ignored = _of_two_files(files, widths)
     else:
@@ -45,15 +48,15 @@ def read_inversion(paths: Sequence[Path], word: str | None, widths: Mapping[str,
     missing = [name for name in widths if name not in vectors]
     if missing:
         raise CheckpointError(
-            f"{paths[0]} has no vectors for the {missing[0]} of width {widths[missing[0]]}; give an embedding of this "
+            f"{names[0]} has no vectors for the {missing[0]} of width {widths[missing[0]]}; give an embedding of this "
             "model, or both of diffusers' files"
         )
-    where = " and ".join(map(str, paths))
+    where = " and ".join(map(str, names))
     checked = {name: _checked(vectors[name], width, where) for name, width in widths.items()}
     if len({len(each) for each in checked.values()}) > 1:
         counts = ", ".join(f"{len(each)} for the {name}" for name, each in checked.items())
         raise CheckpointError(f"{where} has different numbers of vectors, {counts}; download it again")
-    return Inversion(word or own or composed(paths[0].stem), tuple(paths), checked, tuple(ignored))
+    return Inversion(word or own or composed(names[0].stem), tuple(names), checked, tuple(ignored))
 
 
 def _of_one_file(file: TensorFile, widths: Mapping[str, int]) -> tuple[str | None, dict[str, Tensor], list[str]]:
@@ -72,7 +75,7 @@ def _of_one_file(file: TensorFile, widths: Mapping[str, int]) -> tuple[str | Non
             "clip_g"
         )
     width = (file.shapes[key] or (0,))[-1]
-    other = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}.get(width, "one text encoder")
+    other = CONTEXTS.get(width, "one text encoder")
     raise CheckpointError(
         f"{file.path} is an embedding for {other}: {key} has vectors of width {width}, and SDXL takes "
         f"{' and '.join(map(str, widths.values()))}; give one that was trained for SDXL"

@@ -11,6 +11,7 @@ from ..models.vision_config import IPAdapterConfig
 from ..weights import identify
 from ..weights.component import Component, check_components
 from ..weights.container import TensorFile, Weights
+from ..weights.families import CONTEXTS
 from ..weights.identify import Shapes
 from ..weights.reference_rows import infer_ip_adapter, ip_adapter_rows, is_ip_adapter, is_vision, place_key
 from .family import foreign
@@ -60,9 +61,8 @@ def refusal(shapes: Shapes) -> tuple[str, str] | None:
     if width and _width(shapes, "image_proj.proj_in.weight") == _FACE_WIDTH:
         return "the IP-Adapter of InstantID, which needs the face recognition of InsightFace", _FACES
     context = _width(shapes, place_key(0, "k"))
-    if context in (768, 1024):
-        family = "1.5" if context == 768 else "2"
-        return f"an IP-Adapter of Stable Diffusion {family}, with a context of {context}", _FIT
+    if context in CONTEXTS:
+        return f"an IP-Adapter of {CONTEXTS[context]}, with a context of {context}", _FIT
     return None
 
 

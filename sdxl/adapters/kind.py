@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..weights import control_kinds, identify
 from ..weights.container import TensorFile, Weights
 from ..weights.control_kinds import UNION, kind_of, prefix_of
+from ..weights.families import CONTEXTS
 from ..weights.folder import WEIGHTS
 from ..weights.reference_rows import is_ip_adapter
 from .family import context_widths, foreign
@@ -21,7 +22,6 @@ from .keys import EMBEDDINGS, split
 
 Name = Literal["lora", "embedding", "control", "reference"]
 _LORAS = ("a LoRA", "a LyCORIS adapter")  # in the words of `identify.foreign`
-_OTHER_WIDTHS = {768, 1024}  # of the context in Stable Diffusion 1.x and 2.x
 _MOST_FILES = 16_384  # whose kinds are remembered
 
 
@@ -80,7 +80,7 @@ def _is_lora(file: TensorFile) -> bool:
     shapes = file.shapes
     if identify.contents(shapes)[0] != "unknown" or identify.foreign(shapes) not in (None, *_LORAS):
         return False
-    return bool(split(shapes)[0]) and foreign(shapes) is None and not context_widths(shapes) & _OTHER_WIDTHS
+    return bool(split(shapes)[0]) and foreign(shapes) is None and not context_widths(shapes) & CONTEXTS.keys()
 
 
 def _types(shapes: identify.Shapes) -> int:

@@ -17,6 +17,7 @@ from ..weights.hashes import file_hash, tensor_hash
 from ..weights.keymap import UNET
 from ..weights.library import composed, walk, weights_in
 from ..weights.nearby import hint_of
+from ..weights.path import expanded
 
 HASHES = {"file": "hash", "net": "hash", "adapter": "hash", "encoder": "encoder_hash"}
 """What a record of a LoRA, control or reference calls its files, and the hash of each."""
@@ -30,7 +31,7 @@ def own_folders(path: str | os.PathLike[str] | None, name: str) -> list[Path]:
     """
     if path is None:
         return []
-    folder = Path(os.path.expanduser(path))
+    folder = expanded(path)
     if not os.path.isdir(folder):
         raise ArgumentError(f"{name} is {path}, which is no folder; give the folder of the files")
     return [folder]
@@ -41,7 +42,7 @@ def find_file(name: str | Path, folders: Sequence[Path], what: str) -> Path:
     gave it), or of owner/name or owner/name/file on the hub. `what` it is, such as LoRA, is for the errors. Raises
     `CheckpointError` and `HubError`.
     """
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     if os.path.isfile(path):
         return path
     if os.path.isdir(path):
@@ -62,7 +63,7 @@ def find_network(name: str | Path, folders: Sequence[Path], what: str, variant: 
     """As `find_file`, for a network that may be a diffusers folder too: a path, a name in one of the folders, or
     owner/name on the hub, of whose files those of a `variant` are downloaded.
     """
-    path = Path(os.path.expanduser(name))
+    path = expanded(name)
     for place in (path, *(folder / path for folder in folders)):
         if os.path.isfile(place / "config.json"):
             return place

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from ..errors import CheckpointError
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights.audit import Report, count_tensors, report_components
 from ..weights.component import Component
 from ..weights.container import TensorFile, Weights
 from ..weights.reference_rows import is_ip_adapter, is_vision
-from .image_encoder import is_encoder_folder, published_name, read_image_encoder, wanted
+from .image_encoder import encoder_of_files, published_name, read_image_encoder, wanted
 from .ip_adapter import canonical_key, read_ip_adapter, refusal
 
 
-def report_reference(path: Path) -> Report | None:
-    """The report of an IP-Adapter, or of the file or folder of an image encoder; None for anything else."""
-    if os.path.isdir(path):
-        return _encoder(path) if is_encoder_folder(path) else None
-    try:
-        file = TensorFile(path)
-    except CheckpointError:
-        return None
+def report_reference(file: TensorFile) -> Report | None:
+    """The report of an IP-Adapter or of the file of an image encoder; None for anything else."""
     weights = Weights([file], canonical_key)
     if is_ip_adapter(weights):
         if (found := refusal(weights)) is not None:
-            return Report(path, f"{found[0]}: not supported", {"all": count_tensors(weights, weights)})
+            return Report(file.path, f"{found[0]}: not supported", {"all": count_tensors(weights, weights)})
         adapter = read_ip_adapter(file)
-        return report_components(path, _adapter_kind(adapter), {adapter.name: adapter})
-    return _encoder(path) if is_vision(weights) else None
+        return report_components(file.path, _adapter_kind(adapter), {adapter.name: adapter})
+    return _encoder(encoder_of_files([file], file.path), file.path) if is_vision(weights) else None
 
 
-def _encoder(path: Path) -> Report:
-    encoder = read_image_encoder(path)
+def report_encoder(path: Path) -> Report:
+    """The report of an image encoder's folder."""
+    return _encoder(read_image_encoder(path), path)
+
+
+def _encoder(encoder: Component, path: Path) -> Report:
     assert isinstance(encoder.config, VisionConfig)
     names = "OpenCLIP's names" if encoder.layout == "single" else "transformers' names"
     kind = f"image encoder, {published_name(encoder.config)}, {names}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, SDXLError, warn
-from ..pipeline.groups import SOURCES, WITH_IMAGE
+from ..pipeline.argument_groups import SOURCES, WITH_IMAGE
 from ..pipeline.model_request import DEFAULT_MODEL
 from ..pipeline.request import Request
 from ..pipeline.request_checks import MOST_IMAGES

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, warn
-from ..pipeline.groups import SOURCES, WITH_IMAGE
+from ..pipeline.argument_groups import SOURCES, WITH_IMAGE
 from ..pipeline.request import Request
 from .axes import Axis, read_axis
 from .batch import absolute_defaults, run_job

@@ -17,10 +17,11 @@ from ..adapters.control import Control
 from ..adapters.embedding import Embedding, read_flag
 from ..adapters.reference import Reference
 from ..errors import ArgumentError, brief
-from ..pipeline.groups import SEEDS
+from ..pipeline.argument_groups import SEEDS
 from ..pipeline.model_request import RECORDED, ModelRequest
 from ..pipeline.option import Option
 from ..pipeline.request import Request
+from ..weights.path import expanded
 from .idle import warn_of_idle_flags
 from .pair_flag import read_pair
 from .parts import check_part, split_parts
@@ -145,7 +146,7 @@ def read_part(text: str) -> float | str:
 
 def read_file(text: str) -> Path:
     """A path. Expands the ~ of --flag=~/file, which the shell does not expand."""
-    return Path(os.path.expanduser(text))
+    return expanded(text)
 
 
 def read_output(text: str) -> Path:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ArgumentError, OutputError
 from ..images.output import numbered
-from ..pipeline.groups import SOURCES, TEXTS
+from ..pipeline.argument_groups import SOURCES, TEXTS
 from ..pipeline.request import Request
+from ..weights.path import expanded
 from . import interrupts
 from .console import UNPRINTED, as_json, note, show, show_bytes
 
@@ -59,7 +60,7 @@ def _paths(value: Any) -> list[Path]:
     """The paths in a value: one, or lists of some."""
     if isinstance(value, (list, tuple)):
         return [path for each in value for path in _paths(each)]
-    return [Path(os.path.expanduser(value))] if isinstance(value, (str, Path)) else []
+    return [expanded(value)] if isinstance(value, (str, Path)) else []
 
 
 def grid_path(outputs: Sequence[Path]) -> Path:

@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
 from ..pipeline.model_request import DEFAULT_MODEL, ModelRequest
+from ..weights.path import expanded
 from .batch import read_batch_size
 from .console import note
 from .interrupts import on_hangup
@@ -144,7 +144,7 @@ def _secret(name: str, value: str | None) -> str | None:
     if value is None or not value.startswith("@"):
         return value
     try:
-        return Path(os.path.expanduser(value[1:])).read_text(encoding="utf-8-sig").strip()
+        return expanded(value[1:]).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArgumentError(f"the file of --{name.replace('_', '-')} cannot be read: {reason}; give @FILE") from error

@@ -67,7 +67,7 @@ def _open(options: argparse.Namespace) -> tuple[dict[str, Tokenizer], dict[str, 
             raise ArgumentError("--embedding-dir needs the model that the embeddings are for; give --model")
         return {"text_encoder": Tokenizer(CLIP_L), "text_encoder_2": Tokenizer(CLIP_G)}, {}
     from ..adapters.lookup import own_folders
-    from ..pipeline.adapting import Adapters
+    from ..pipeline.adapters import Adapters
     from ..pipeline.tokens import tokenizers_of
     from ..weights.checkpoint import open_checkpoint
     from ..weights.hub import resolve

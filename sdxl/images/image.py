@@ -71,7 +71,7 @@ def open_latents(value: Any, name: str) -> Tensor:
     """Latents, or those of a .safetensors file with one tensor. Raises `ArgumentError`."""
     if not isinstance(value, (str, Path)):
         return check_latents(value, name)
-    file = TensorFile(Path(os.path.expanduser(value)))
+    file = TensorFile(value)
     if len(file.shapes) != 1:
         raise ArgumentError(f"{value} has {len(file.shapes)} tensors; give {name} a file with one")
     return check_latents(file.read(next(iter(file.shapes))).float(), name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from ..errors import ArgumentError, OutputError, brief
+from ..weights.path import expanded
 from .a1111 import parameters_text
 from .exif import pack_exif
 from .output import image_format, resolve_output, write_file
@@ -98,7 +98,7 @@ def read_parameters(path: str | Path) -> Parameters:
     An image (PNG, JPEG, WebP), or a text file with AUTOMATIC1111's parameters or ComfyUI's graph. Raises
     `ArgumentError`.
     """
-    return parameters_in(find_texts(Path(os.path.expanduser(path))), path)
+    return parameters_in(find_texts(expanded(path)), path)
 
 
 def parameters_in(texts: Texts, path: str | Path) -> Parameters:

@@ -15,7 +15,7 @@ from ..adapters.lookup import HASHES, find_file, find_named, find_network, own_f
 from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
-from ..pipeline.referencing import References
+from ..pipeline.references import References
 from ..pipeline.tags import requested_loras
 from ..weights.hashes import file_hash
 

@@ -19,6 +19,7 @@ from ..images.record import read_parameters
 from ..pipeline.defaults import NUMBER, earlier_defaults
 from ..runtime.precision import Precision, recorded_precision
 from ..weights.part import PART, part_prefix
+from ..weights.path import AnyPath, expanded
 from .claims import Claims
 from .job import Batch, Job, WorkItem, gather
 from .journal import Journal
@@ -147,11 +148,12 @@ class JobFolder:
                     path.unlink()
 
 
-def open_folder(folder: Path, job: Job, first_seed: int | None) -> JobFolder:
+def open_folder(folder: AnyPath, job: Job, first_seed: int | None) -> JobFolder:
     """Begin a job in a folder or resume it, also with more lines, or with other lines if their images are not finished.
 
     Raises `OutputError` if finished images would be different now, or if the folder has images of no job.
     """
+    folder = expanded(folder)
     try:
         _plan_path(folder).parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:  # closes what was opened, unless all goes well

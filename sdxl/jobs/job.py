@@ -17,11 +17,12 @@ from typing import Any
 from ..errors import ArgumentError, SDXLError, brief
 from ..images.output import check_name, same_name
 from ..pipeline.aliases import advice
-from ..pipeline.groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
+from ..pipeline.argument_groups import SEEDS, SOURCES, TEXTS, WITH_IMAGE
 from ..pipeline.hires import read_hires
 from ..pipeline.profiles import Place, for_one, record_compat
 from ..pipeline.request import Request, seeds_of
 from ..pipeline.tags import requested_loras
+from ..weights.path import AnyPath, expanded
 from .claims import Range
 from .content import (
     Folders,
@@ -185,7 +186,7 @@ def identity(model: Mapping[str, Any], first_seed: int | None) -> dict[str, Any]
 
 
 def read_job(
-    path: Path,
+    path: AnyPath,
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
@@ -194,6 +195,7 @@ def read_job(
     """The job in a file of JSON lines, as `parse_job` reads it; paths in the lines are relative to the file. Raises
     `ArgumentError` if the file cannot be read.
     """
+    path = expanded(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -203,7 +205,7 @@ def read_job(
 
 def parse_job(
     text: str,
-    root: Path,
+    root: AnyPath,
     defaults: Mapping[str, Any],
     model: Mapping[str, Any],
     lora_dir: str | Path | None = None,
@@ -213,7 +215,7 @@ def parse_job(
     `model` is the `identity` of the model; names of LoRAs are looked for in `lora_dir`, those of networks of controls
     and references in `control_dir`. Errors of lines go to `faults`.
     """
-    folders = make_folders(lora_dir, control_dir)
+    root, folders = expanded(root), make_folders(lora_dir, control_dir)
     defaults = {**defaults, **adapter_records(defaults, Path(), folders)}
     if defaults.get("hires"):
         defaults = {**defaults, "hires": read_hires(defaults["hires"]).record()}

@@ -225,7 +225,7 @@ def _side_by_side(q: Tensor, sources: Sequence[Source], first: int, causal: bool
 
 
 class ResBlock(nn.Module):
-    """Two norm-SiLU-convolution stages around the sum with the embedding; the UNet has one, the VAE has none.
+    """Norm, SiLU and convolution, twice, around the sum with the embedding; the UNet has one, the VAE has none.
 
     `emb` (B, emb_dim) has passed its SiLU.
     """

@@ -15,15 +15,15 @@ from ..errors import ArgumentError
 from ..models.unet_config import UNetConfig
 from ..weights.info import ModelInfo
 from ..weights.keymap import UNET
-from .adapting import ActiveEmbedding, Adapters
-from .controlling import Controls
+from .adapters import ActiveEmbedding, Adapters
+from .controls import Controls
 from .idle import warn_of_idle_images
 from .loading import Loader
 from .model_request import ModelRequest
 from .passes import make_passes
 from .plan import Plan
 from .prompts import reading_of
-from .referencing import References
+from .references import References
 from .request import Request
 from .tags import missing_loras
 

@@ -11,9 +11,9 @@ from ..models.config import ModelConfig
 from ..models.schedule_config import ScheduleConfig
 from ..sampling.samplers import SAMPLERS
 from ..text.constructs import find_constructs
-from .groups import TEXTS
+from .argument_groups import TEXTS
+from .guidance_scales import most_guidance
 from .request import Request, Size
-from .scales import most_guidance
 from .sizing import darkest
 from .sources import Sources
 

@@ -38,7 +38,7 @@ def warn_of_idle(passes: Sequence[tuple[Plan, Request]], kinds: tuple[str, ...])
         unused = [name for name in names if all(name in each for each in idle) and _is_given(name, passes)]
         if unused:
             warn(f"{' and '.join(unused)} {'have' if len(unused) > 1 else 'has'} no effect: {reason}")
-    used = {number for plan, _ in passes for number, _ in plan.stages()}
+    used = {number for plan, _ in passes for number, _ in plan.expert_sigmas()}
     if len(kinds) > len(used) > 0:
         idle_model = "refiner" if 0 in used else "model"
         warn(f"the {idle_model} has no effect: no step is left for it; change refine_at or strength, or leave it out")
@@ -46,7 +46,7 @@ def warn_of_idle(passes: Sequence[tuple[Plan, Request]], kinds: tuple[str, ...])
 
 def warn_of_idle_images(passes: Sequence[Plan]) -> None:
     """Warn of the controls and references that change nothing in any pass. A refiner sees none of them."""
-    own_steps = [range(len(dict(plan.stages()).get(0, (0.0,))) - 1) for plan in passes]
+    own_steps = [range(len(dict(plan.expert_sigmas()).get(0, (0.0,))) - 1) for plan in passes]
     steering = [(*plan.controls, *plan.references) for plan in passes]
     for each in zip(*steering, strict=True):
         reasons = [active.idle(steps) for active, steps in zip(each, own_steps, strict=True)]
@@ -64,7 +64,7 @@ def _says_something(value: object, default: object) -> bool:
 
 def _reasons(plan: Plan, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Arguments that change nothing in a plan, and why."""
-    request, running = plan.request, {kinds[number] for number, _ in plan.stages()}
+    request, running = plan.request, {kinds[number] for number, _ in plan.expert_sigmas()}
     if not running:
         yield _STEPS, "strength is 0, so no step runs; raise strength"
         return

@@ -31,10 +31,10 @@ from ..weights.keymap import TEXT, TEXT_2, UNET
 from ..weights.keymap import VAE as VAE_NAME
 from ..weights.weight_files import folder_files, idle_variant
 from .expert import Expert
-from .loaded import component_bytes, load, load_again
 from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
+from .network_loading import component_bytes, load, load_again
 from .recorded_model import SOURCES, RecordedModel
 from .tokens import tokenizers_of
 from .weight_changes import Both, own_changes
@@ -92,12 +92,13 @@ class Loader:
 
         def load_text() -> list[TextStage]:
             info.check_ids()
-            return self.stages(number, [cast(TextEncoder, self._load(n, number, offload)()) for n in info.encoders])
+            loads = [self._load(name, number, offload) for name in info.encoders]
+            return self.text_stages(number, [cast(TextEncoder, load()) for load in loads])
 
         load_unet, at = self._load(UNET, number, offload), self.placement(UNET, offload)
         return Expert(info, Lazy(cast("Callable[[], UNet]", load_unet)), Lazy(load_text), at, cache)
 
-    def stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
+    def text_stages(self, number: int, encoders: Sequence[TextEncoder]) -> list[TextStage]:
         """The text encoders of a checkpoint with their tokenizers and learned words."""
         info = self.checkpoints[number].info
         return [
@@ -189,11 +190,7 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
             "model in training stays in memory as it is, give offload='none', no int8 and no fp8"
         )
     device = choose_device(request.device)
-    dtype = choose_dtype("float32" if trainable and request.dtype is None else request.dtype, device)
-    if precision is not None:
-        if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
-            raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
-        dtype = DTYPES[precision.dtype]
+    dtype = _dtype(request, device, precision)
     exact = (trainable or request.dtype is not None) and dtype is torch.float32
     variant = request.variant or (None if exact else "fp16")
     paths = {"model": hub.resolve(request.model, request.revision, variant, check=check_folder)}
@@ -214,6 +211,16 @@ def open_loader(request: ModelRequest, precision: Precision | None = None) -> tu
     arithmetic = None if precision is None else DTYPES[precision.arithmetic]
     loader = Loader(checkpoints, device, dtype, request.int8, request.fp8, trainable=trainable, arithmetic=arithmetic)
     return replace(loader, preview=preview, hashes=_start_hashing(request, paths, variant)), variant
+
+
+def _dtype(request: ModelRequest, device: torch.device, precision: Precision | None) -> torch.dtype:
+    """The dtype of the weights: that of a precision, else the request's, else the machine's choice."""
+    dtype = choose_dtype("float32" if request.trainable and request.dtype is None else request.dtype, device)
+    if precision is None:
+        return dtype
+    if request.dtype is not None and DTYPES[precision.dtype] is not dtype:
+        raise ArgumentError(f"dtype is {request.dtype} for {precision}; leave one of them out")
+    return DTYPES[precision.dtype]
 
 
 def idle_sources(model: AnyPath, revision: str | None, variant: str | None) -> Iterator[tuple[str, str]]:

@@ -19,19 +19,19 @@ from ..sampling.guidance import is_perturbed
 from ..sampling.inpaint import blend_known, with_channels
 from ..sampling.sampler import Denoiser, Noise, Step
 from ..sampling.variants import sampler_of
-from .attending import attended
-from .enlarging import with_enlarged
+from .control_steering import Steering
 from .expert import Expert
 from .finite import check_finite
+from .hires_enlargement import with_enlarged
 from .latents import Latents
 from .model import Model
 from .noise import step_noise
 from .own_networks import check_placement
 from .plan import Plan
+from .reference_attention import attended
 from .result import PipelineStep
 from .stages import report, report_end, stage
 from .start import Start, make_start
-from .steering import Steering
 from .variation import BatchNoise, noise_of_pass
 from .window import step_at
 
@@ -67,13 +67,13 @@ def run(
 def _pass(plan: Plan, model: Model, start: Start, noise: BatchNoise) -> Iterator[Step]:
     """The steps of one pass."""
     of_steps, x = step_noise(plan, noise), start.x
-    for number, sigmas in plan.stages():
-        for step in _stage(number, sigmas, x, plan, model, start, of_steps(sigmas)):
+    for number, sigmas in plan.expert_sigmas():
+        for step in _expert_steps(number, sigmas, x, plan, model, start, of_steps(sigmas)):
             x = step.x
             yield step
 
 
-def _stage(
+def _expert_steps(
     number: int, sigmas: Sequence[float], x: Tensor, plan: Plan, model: Model, start: Start, noise: Noise
 ) -> Iterator[Step]:
     """The steps of one expert."""

@@ -13,7 +13,7 @@ from ..runtime.device import device_name
 from ..runtime.placement import Placement
 from ..sampling.guiders import read_guider, record_guider
 from ..version import __version__
-from .groups import SOURCES, TEXTS
+from .argument_groups import SOURCES, TEXTS
 from .hires import read_hires
 from .noise import replay_rules
 from .plan import Plan

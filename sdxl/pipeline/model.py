@@ -18,8 +18,8 @@ from ..runtime.memory import trim
 from ..runtime.placement import Placement, text_placement, vae_placement
 from ..weights.info import ModelInfo
 from .expert import Expert
-from .extras import Extra, Extras
-from .loaded import component_bytes
+from .extra_networks import Extra, Extras
+from .network_loading import component_bytes
 
 
 @dataclass(frozen=True)

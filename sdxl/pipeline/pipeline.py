@@ -24,19 +24,20 @@ from ..runtime.precision import Precision
 from ..sampling.guidance import NEGATIVE, POSITIVE
 from ..text.encode import TextStage
 from ..weights.info import ModelInfo
-from .adapting import ActiveEmbedding, ActiveLoRA
+from ..weights.path import expanded
+from .adapters import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
 from .arguments import call_arguments, load_arguments, with_any_others, with_request_arguments
 from .batch_sizes import MOST
 from .call import Call
 from .callback import Callback
-from .controlling import Controls
+from .controls import Controls
+from .diffusers_members import DiffusersNames
 from .encoding import EncodedPrompt, encoded_prompt
 from .expert import Expert
 from .generators import read_generators
 from .latents import Latents
 from .loading import Changes, choose, idle_sources, open_loader
-from .members import DiffusersNames
 from .model import Model
 from .model_hashes import ModelHashes
 from .model_request import ModelRequest
@@ -44,7 +45,7 @@ from .overview import overview
 from .own_networks import check_networks, with_configs
 from .plan import Plan
 from .prompts import check_one_text, reading_of
-from .referencing import References
+from .references import References
 from .request import Request
 from .residency import Residency
 from .result import Output, PipelineStep, Result
@@ -214,7 +215,7 @@ class Pipeline(DiffusersNames):
         Raises `OutputError`, and `ArgumentError` for layers of one's own, which a model's file has no place for.
         """
         with self._lock:
-            save(self.residency, Path(path).expanduser())
+            save(self.residency, expanded(path))
 
     def compile(self) -> None:
         """Make every image after the first of its size faster on CUDA: compiled blocks in the recorded steps.

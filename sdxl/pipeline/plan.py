@@ -25,13 +25,13 @@ from ..sampling.variants import sampler_of, takes_eta
 from ..text.encode import Sizes
 from ..weights.info import ModelInfo
 from .cautions import warn_of_cfg_pp, warn_of_defaults, warn_of_eta, warn_of_masks, warn_of_size, warn_of_syntax
-from .controlling import ActiveControl
-from .extras import Extra
+from .controls import ActiveControl
+from .extra_networks import Extra
+from .guidance_scales import check_guider, make_guidance, most_guidance, step_scales
 from .preset import noise_of, with_preset
 from .prompts import Branches, make_branches
-from .referencing import ActiveReference
+from .references import ActiveReference
 from .request import Request, Size, seeds_of
-from .scales import check_guider, make_guidance, most_guidance, step_scales
 from .sizing import check_latents, make_canvases, negative_sizes, size_conditioning, work_size
 from .sources import Sources, read_sources
 from .steps import default_schedule, hand_off, make_steps, steps_of
@@ -109,7 +109,7 @@ class Plan:
         """The noise levels of the steps that run; a single one where there is no step."""
         return self.schedule.sigmas[self.first :]
 
-    def stages(self) -> list[tuple[int, tuple[float, ...]]]:
+    def expert_sigmas(self) -> list[tuple[int, tuple[float, ...]]]:
         """The number of each expert that takes part, and the sigmas of its steps."""
         sigmas, first, handoff = self.schedule.sigmas, self.first, max(self.handoff, self.first)
         parts = [(0, sigmas[first : handoff + 1]), (1, sigmas[handoff:])]

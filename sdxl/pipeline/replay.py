@@ -11,9 +11,9 @@ from ..errors import ArgumentError, brief, warn
 from ..images.parameters import Parameters
 from ..images.record import read_parameters
 from ..runtime.precision import Precision, recorded_precision
+from .argument_groups import SOURCES
 from .defaults import recorded_request
-from .foreign import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
-from .groups import SOURCES
+from .foreign_files import as_arguments, find_embeddings, find_loras, find_model_files, warn_of_unmapped
 from .model_request import RECORDED, ModelRequest
 from .recorded_model import find_recorded
 from .request import Request

@@ -20,9 +20,9 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import SETTINGS, Value
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
+from .argument_groups import SOURCES
 from .conventions import Conventions
 from .equality import equal_fields
-from .groups import SOURCES
 from .hires import Hires
 from .option import option
 from .profiles import PROFILES, Compat, conventions_of, read_compat

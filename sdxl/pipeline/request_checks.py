@@ -20,7 +20,7 @@ from ..sampling.samplers import SAMPLERS
 from ..sampling.schedules import SCHEDULES
 from ..sampling.settings import Value, plain
 from ..text.grammars import EMPHASES, LONG_PROMPTS, MOST_LETTERS, SYNTAXES
-from .groups import LEVELS, SEEDS, TEXTS
+from .argument_groups import LEVELS, SEEDS, TEXTS
 from .hires import read_hires
 
 if TYPE_CHECKING:

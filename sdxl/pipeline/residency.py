@@ -18,7 +18,7 @@ from ..runtime.memory import RESERVE, available, check_memory, is_out_of_memory,
 from ..runtime.offload import next_smaller
 from ..text.encode import TextCache
 from ..weights.keymap import UNET, VAE
-from .extras import Extra
+from .extra_networks import Extra
 from .loading import Changes, Loader
 from .model import Model
 from .plan import Plan
@@ -267,7 +267,7 @@ class Residency:
                 loader.load_again(UNET, number, unet, model.offload, weights)
             if (stages := old.text.loaded) is not None:
                 encoders = [stage.encoder for stage in stages]
-                new.text.adopt(loader.stages(number, encoders))
+                new.text.adopt(loader.text_stages(number, encoders))
                 for name, encoder in zip(new.info.encoders, encoders, strict=True):
                     loader.load_again(name, number, encoder, model.offload, weights)
         if (vae := loaded.vae.loaded) is not None:

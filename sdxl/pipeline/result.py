@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..images.pixels import to_pil
 from ..images.record import save_image
 from ..models.config import AnyVAEConfig
 from ..runtime.locks import without_modes
+from ..weights.path import expanded
 from .equality import equal_fields
 from .notebook import html, png, strip
 from .profiles import conventions_of
@@ -54,7 +54,7 @@ class Result(Generic[Images]):
         images = self._as_pil()
         if images is None:
             raise ArgumentError("output is 'latent', and latents are no images; expected output='pil' or 'tensor'")
-        path = Path(os.path.expanduser(path))
+        path = expanded(path)
         image_format(path)  # an error before anything is written
         paths = numbered(path, len(images))
         for image, file, parameters in zip(images, paths, self.parameters, strict=True):

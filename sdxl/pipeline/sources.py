@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..images.image import fingerprint, open_latents, open_sources
+from .argument_groups import SOURCES
 from .control_images import ControlImages, open_controls
-from .groups import SOURCES
 from .reference_images import ReferenceImages, open_references
 from .request import Request, spread
 

@@ -18,8 +18,8 @@ from ..images.image import open_header, open_picture
 from ..images.parameters import Parameters
 from ..images.record import encode_image
 from .aliases import advice
+from .argument_groups import SOURCES
 from .defaults import recorded_request
-from .groups import SOURCES
 from .model_request import RECORDED, ModelRequest
 from .pipeline import Pipeline
 from .recorded_model import SOURCES as FILES

@@ -107,8 +107,10 @@ class Catalog:
         roots = [str(each) for each in (self.lora_dir, self.embedding_dir, self.control_dir) if each is not None]
         models = [str(getattr(each, name) or "") for each in self.models.values() for name in SOURCES]
         roots += [str(Path(each).parent) for each in models if os.path.isabs(each)]
-        for root in sorted(roots, key=len, reverse=True):
-            text = text.replace(root + os.sep, "").replace(root, Path(root).name)
+        for root in sorted(filter(lambda each: Path(each).name, roots), key=len, reverse=True):
+            own = rf"(?<![\w.~-]){re.escape(root)}"  # and not the beginning or the end of another folder
+            text = re.sub(own + re.escape(os.sep), "", text)
+            text = re.sub(own + r"(?![\w-]|\.\w)", Path(root).name.replace("\\", r"\\"), text)
         return _PATH.sub(r"\1", text)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from ..pipeline.groups import SOURCES
+from ..pipeline.argument_groups import SOURCES
 from ..pipeline.request import Request
 from ..version import __version__
 from .guard import OPEN

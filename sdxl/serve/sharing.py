@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import SDXLError
-from ..pipeline.groups import SEEDS, TEXTS
+from ..pipeline.argument_groups import SEEDS, TEXTS
 from ..pipeline.tags import requested_loras
 from .work import Work
 

@@ -17,7 +17,7 @@ from ..adapters.lora import read_loras
 from ..adapters.reference import read_references
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
-from ..pipeline.groups import SEEDS, TEXTS
+from ..pipeline.argument_groups import SEEDS, TEXTS
 from ..pipeline.hires import Hires, read_hires
 from ..pipeline.request import Request
 from .catalog import Catalog

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,10 @@ from ..models.controlnet import ControlNet
 from ..models.unet import UNet
 from ..weights.container import save_tensors
 from ..weights.control_keys import controlnet_rows
+from ..weights.path import AnyPath
 from .losses import denoising_loss
 from .start import zero
+from .tensors import file_tensors
 
 
 def start_controlnet(net: ControlNet, unet: UNet) -> None:
@@ -50,12 +51,11 @@ def control_loss(
 
 
 def save_controlnet(
-    path: Path, net: ControlNet, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
+    path: AnyPath, net: ControlNet, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
 ) -> None:
     """Write a ControlNet as one file in diffusers' names, which needs no config. `metadata` is for its header. Raises
     `OutputError`.
     """
-    state, rows = net.state_dict(), controlnet_rows(net.control_config)
-    tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
+    tensors = file_tensors(net, controlnet_rows(net.control_config), dtype)
     architecture = "stable-diffusion-xl-v1-base/controlnet"
     save_tensors(tensors, path, {"modelspec.architecture": architecture, **metadata})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from ..errors import ArgumentError, brief
 from ..models.clip import Insert, TextEncoder
 from ..weights.container import save_tensors
 from ..weights.keymap import TEXT, TEXT_2
+from ..weights.path import AnyPath
 
 _KEYS = {TEXT: "clip_l", TEXT_2: "clip_g"}
 
@@ -47,7 +47,7 @@ class WordEncoder(nn.Module):
                 end = row, start + len(self.word)
 
 
-def save_embedding(path: Path, encoders: Mapping[str, WordEncoder], metadata: Mapping[str, str]) -> None:
+def save_embedding(path: AnyPath, encoders: Mapping[str, WordEncoder], metadata: Mapping[str, str]) -> None:
     """Write the vectors of both text encoders, `text_encoder` and `text_encoder_2`, as most tools do: `clip_l` and
     `clip_g`. Raises `OutputError`, and `ArgumentError` for others.
     """

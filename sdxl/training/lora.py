@@ -5,7 +5,6 @@ other tools read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from ..runtime.sealed import Sealed
 from ..weights.component import Component
 from ..weights.container import save_tensors
 from ..weights.keymap import TEXT, TEXT_2, UNET, component_rows
+from ..weights.path import AnyPath
 
 _PREFIXES = {UNET: "lora_unet_", TEXT: "lora_te1_", TEXT_2: "lora_te2_"}  # kohya's, which every tool reads
 
@@ -109,7 +109,7 @@ def detach_lora(network: nn.Module) -> None:
 
 
 def save_lora(
-    path: Path,
+    path: AnyPath,
     config: ModelConfig,
     layers: Mapping[str, Mapping[str, LowRank]],
     metadata: Mapping[str, str],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,11 @@ from ..models.unet import Memory, UNet
 from ..models.vision import VisionEncoder
 from ..weights.container import save_tensors
 from ..weights.diffusers_config import write_vision
+from ..weights.path import AnyPath, expanded
 from ..weights.reference_rows import ip_adapter_rows, vision_rows
 from .losses import denoising_loss
 from .start import zero
+from .tensors import file_tensors
 
 
 def start_ip_adapter(adapter: IPAdapter) -> None:
@@ -67,21 +68,20 @@ def _beside(adapter: IPAdapter, unet: UNet, memories: list[Memory], tokens: Tens
 
 
 def save_ip_adapter(
-    path: Path, adapter: IPAdapter, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
+    path: AnyPath, adapter: IPAdapter, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16
 ) -> None:
     """Write an IP-Adapter under the published names. `metadata` is for its header. Raises `OutputError`."""
-    state, rows = adapter.state_dict(), ip_adapter_rows(adapter.config)
-    tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
+    tensors = file_tensors(adapter, ip_adapter_rows(adapter.config), dtype)
     architecture = "stable-diffusion-xl-v1-base/ip-adapter"
     save_tensors(tensors, path, {"modelspec.architecture": architecture, **metadata})
 
 
-def save_image_encoder(folder: Path, encoder: VisionEncoder, dtype: torch.dtype = torch.float16) -> None:
+def save_image_encoder(folder: AnyPath, encoder: VisionEncoder, dtype: torch.dtype = torch.float16) -> None:
     """Write an image encoder as transformers does: a folder with `config.json` and `model.safetensors`. Raises
     `OutputError`.
     """
-    state, rows = encoder.state_dict(), vision_rows(encoder.config)
-    tensors = {row.folder: state[row.ours].detach().cpu().to(dtype).contiguous() for row in rows}
+    tensors = file_tensors(encoder, vision_rows(encoder.config), dtype)
+    folder = expanded(folder)
     save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.dumps(write_vision(encoder.config), indent=2, sort_keys=True)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8", newline="\n")

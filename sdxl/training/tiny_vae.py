@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..models.tiny_vae import TinyVAE
 from ..weights.container import save_tensors
+from ..weights.path import AnyPath
 from ..weights.tiny_vae import tiny_vae_rows
 
 
@@ -21,7 +21,7 @@ def decoder_loss(vae: TinyVAE, z: Tensor, x: Tensor) -> Tensor:
     return error.square().mean() + error.abs().mean()
 
 
-def save_decoder(path: Path, vae: TinyVAE, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
+def save_decoder(path: AnyPath, vae: TinyVAE, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> None:
     """Write the decoder as TAESD's own file is. `metadata` is for its header. Raises `OutputError`."""
     state, rows = vae.decoder.state_dict(), tiny_vae_rows(vae.config)
     decoder = {row.ours.removeprefix("decoder."): row.single for row in rows if row.ours.startswith("decoder.")}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import naming
 from ..models.control_config import ControlNetConfig, LLLiteConfig, T2IAdapterConfig
@@ -17,7 +18,7 @@ from ..models.tiny_vae_config import TinyVAEConfig
 from ..models.unet_config import UNetConfig
 from ..sampling.presets import Family
 from . import hub, identify, quantized
-from .checkpoint import Checkpoint, component_of_file, open_files, read_checkpoint
+from .checkpoint import Checkpoint, checkpoint_of_file, component_of_file, open_files, read_checkpoint
 from .component import Component, Config, Findings, find_superfluous
 from .container import TensorFile, Weights
 from .control import read_control, read_files
@@ -64,20 +65,23 @@ def inspect(path: str | Path, variant: str | None = None) -> Report:
     `CheckpointError`.
     """
     path = hub.on_disk(path)
-    if os.path.isfile(path / "config.json") and is_tiny_folder(path):
-        return _tiny_vae(path, component_of_folder(path, open_files(path, STEMS[VAE], variant)))
-    if (network := _control(path, variant)) is not None:
-        return network
-    return _inspect_folder(path, variant) if os.path.isdir(path) else _inspect_file(TensorFile(path))
+    return inspect_folder(path, variant) if os.path.isdir(path) else inspect_file(TensorFile(path))
 
 
-def _control(path: Path, variant: str | None) -> Report | None:
-    """The report of a network for control images; None for any other file or folder."""
-    if os.path.isdir(path) and (os.path.isfile(path / "model_index.json") or not os.path.isfile(path / "config.json")):
-        return None
-    weights, data = read_files(path, variant) if os.path.isdir(path) else (Weights([TensorFile(path)]), {})
-    if not is_control(weights):
-        return None
+def inspect_folder(path: Path, variant: str | None) -> Report:
+    """As `inspect`, of a folder."""
+    if os.path.isfile(path / "config.json"):
+        if is_tiny_folder(path):
+            return _tiny_vae(path, component_of_folder(path, open_files(path, STEMS[VAE], variant)))
+        if not os.path.isfile(path / "model_index.json"):
+            weights, data = read_files(path, variant)
+            if is_control(weights):
+                return _control(path, weights, data)
+    return _model_folder(path, variant)
+
+
+def _control(path: Path, weights: Weights, data: Mapping[str, Any]) -> Report:
+    """The report of a network for control images, with the `data` of its config.json."""
     if (found := refusal(weights)) is not None:
         return Report(path, found[0], {"all": count_tensors(weights, weights)})
     kind = kind_of(weights)
@@ -109,16 +113,19 @@ def _size(config: Config) -> str:
     return "small" if depths == {None} else "mid" if 0 in depths else "full"
 
 
-def _inspect_file(file: TensorFile) -> Report:
+def inspect_file(file: TensorFile) -> Report:
+    """As `inspect`, of an opened file."""
     weights = Weights([file])
+    if is_control(weights):
+        return _control(file.path, weights, {})
     if other := identify.foreign(weights):
         return Report(file.path, other, {"all": count_tensors(weights, weights)})
-    quantized.refuse(weights, file.path)
+    quantized.refuse(weights, weights.dtype, file.path)
     if is_tiny(weights):
         return _tiny_vae(file.path, component_of_tiny(file) if has_decoder(weights) else None, weights)
     component, layout = identify.contents(weights)
     if component == "whole" or identify.has_unet_and_text(weights):
-        checkpoint = read_checkpoint(file.path, needs_vae=False)
+        checkpoint = checkpoint_of_file(file, needs_vae=False)
         note = ", without VAE" if identify.lacking(weights) else ""
         return report_components(
             file.path, f"{_whole(checkpoint)}{note}, single file", checkpoint.components, checkpoint.info
@@ -151,7 +158,7 @@ def _tiny_vae(path: Path, opened: Component | None, weights: Weights | None = No
     return report_components(path, f"tiny VAE ({family}){half}, {opened.layout} layout", {VAE: opened})
 
 
-def _inspect_folder(path: Path, variant: str | None) -> Report:
+def _model_folder(path: Path, variant: str | None) -> Report:
     unets = sorted((path / "unet").glob(WEIGHTS))
     if unets and (other := identify.foreign(TensorFile(unets[0]).shapes)):
         files = {file.parent.name: Weights([TensorFile(file)]) for file in sorted(path.glob(f"*/{WEIGHTS}"))}

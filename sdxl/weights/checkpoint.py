@@ -17,8 +17,10 @@ from . import diffusers_config, identify, quantized, tiny_vae, tokenizer_files
 from .component import Component, check_components
 from .container import TensorFile, Weights, open_shards
 from .folder import WEIGHTS, entries, list_some, read_json
+from .infer import infer_unet, infer_vae
 from .info import ModelInfo, info_from_file
 from .keymap import PREFIXES, TEXT, TEXT_2, UNET, VAE, Row, canonical_folder_key, component_rows, unet_rows, vae_rows
+from .path import AnyPath, expanded
 from .recognise import recognise
 from .weight_files import STEMS, variant_hint, weight_files
 
@@ -53,7 +55,7 @@ class Checkpoint:
         return replace(self, info=info, components={**self.components, new.name: new})
 
 
-def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
+def open_checkpoint(path: AnyPath, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
     """Open a single file or a diffusers folder: its headers and JSON files, no weights. If `needs_vae` is false, a
     single file may lack a VAE, as some published files do. Raises `CheckpointError`.
     """
@@ -62,15 +64,13 @@ def open_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = Tr
     return checkpoint
 
 
-def read_checkpoint(path: Path, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
+def read_checkpoint(path: AnyPath, variant: str | None = None, needs_vae: bool = True) -> Checkpoint:
     """As `open_checkpoint`, without checking the keys of the files."""
-    metadata: Mapping[str, str] = {}
-    if os.path.isdir(path):  # unlike Path.is_dir, False if access is denied
-        checkpoint = _read_folder(path, variant)
-    else:
-        file = TensorFile(path)
-        checkpoint, metadata = _read_single(file, needs_vae), file.metadata
-    return replace(checkpoint, info=replace(checkpoint.info, family=_family(checkpoint.info, path, metadata)))
+    path = expanded(path)
+    if not os.path.isdir(path):  # unlike Path.is_dir, False if access is denied
+        return checkpoint_of_file(TensorFile(path), needs_vae)
+    checkpoint = _read_folder(path, variant)
+    return replace(checkpoint, info=replace(checkpoint.info, family=_family(checkpoint.info, path, {})))
 
 
 def _family(info: ModelInfo, path: Path, metadata: Mapping[str, str]) -> Family | None:
@@ -78,13 +78,14 @@ def _family(info: ModelInfo, path: Path, metadata: Mapping[str, str]) -> Family 
     return None if info.config.kind == "refiner" else recognise(info.config.unet, info.schedule, path, metadata)
 
 
-def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
+def checkpoint_of_file(file: TensorFile, needs_vae: bool = True) -> Checkpoint:
+    """As `read_checkpoint`, of an opened file."""
     weights = Weights([file])
     if other := identify.foreign(weights):
         raise CheckpointError(
             f"{file.path} is {other}, not an SDXL model; give a base, inpainting or refiner model of SDXL"
         )
-    quantized.refuse(weights, file.path)
+    quantized.refuse(weights, weights.dtype, file.path)
     contents = identify.contents(weights)
     has_vae = "VAE" not in identify.lacking(weights)
     if contents[0] != "whole" and (needs_vae or has_vae or not identify.has_unet_and_text(weights)):
@@ -93,7 +94,7 @@ def _read_single(file: TensorFile, needs_vae: bool) -> Checkpoint:
     info = info_from_file(file)
     rows = component_rows(info.config, weights)
     return Checkpoint(
-        info,
+        replace(info, family=_family(info, file.path, file.metadata)),
         {
             name: Component(name, getattr(info.config, name), table, "single", weights, others=_edm_keys(weights))
             for name, table in rows.items()
@@ -223,16 +224,17 @@ def _read_component_folder(path: Path, name: str, config: Any, rows: list[Row], 
     files = open_files(path, STEMS[name], variant)
     bare = not any(key.startswith("text_model.") for file in files for key in file.shapes)
     weights = Weights(files, lambda key: canonical_folder_key(key, name, bare))
-    quantized.refuse(weights, path)
+    quantized.refuse(weights, weights.dtype, path)
     others = frozenset({"text_projection.weight"} if name == TEXT else ())
     return Component(name, config, rows, "folder", weights, others=others)
 
 
-def open_component(path: Path, name: str, like: ModelConfig, variant: str | None = None) -> Component:
+def open_component(path: AnyPath, name: str, like: ModelConfig, variant: str | None = None) -> Component:
     """Open the UNet or VAE (`name`) of a component's file or folder, or of a complete model, to replace that of `like`.
 
     `like` gives the values that neither the shapes nor a config.json beside the file state. Raises `CheckpointError`.
     """
+    path = expanded(path)
     if os.path.isdir(path):
         if "model_index.json" in entries(path):
             return _component_of_whole(path, name, variant)
@@ -260,7 +262,7 @@ def component_of_file(file: TensorFile, name: str, like: ModelConfig) -> Compone
     weights = Weights([file])
     if other := identify.foreign(weights):
         raise CheckpointError(f"{file.path} is {other}, not a {name} of SDXL; give one as {name}=")
-    quantized.refuse(weights, file.path)
+    quantized.refuse(weights, weights.dtype, file.path)
     if name == UNET and identify.edm(weights) is not None:
         raise _foreign_noise(file.path)
     if tiny_vae.is_tiny(weights):
@@ -330,7 +332,7 @@ def _infer_config(shapes: identify.Shapes, name: str, layout: str, like: ModelCo
     if name == VAE:
         old = like.vae
         assert isinstance(old, VAEConfig)  # no model comes with a tiny one
-        new = identify.infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
+        new = infer_vae({canonical_folder_key(k, VAE, False): shapes[k] for k in shapes}, layout)
         return replace(
             new,
             norm_groups=old.norm_groups,
@@ -338,7 +340,7 @@ def _infer_config(shapes: identify.Shapes, name: str, layout: str, like: ModelCo
             latents_mean=old.latents_mean,
             latents_std=old.latents_std,
         )
-    unet = identify.infer_unet(shapes, layout)
+    unet = infer_unet(shapes, layout)
     same = unet.channels == like.unet.channels
     return replace(
         unet,

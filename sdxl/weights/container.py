@@ -18,6 +18,7 @@ from ..errors import CheckpointError, OutOfMemoryError, OutputError, brief, unre
 from . import quantized
 from .folder import MOST_JSON, load_json, read_json
 from .part import open_part, put_in_place
+from .path import AnyPath, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,8 @@ class TensorFile:
     number or a string in place of a tensor, such as an epoch: they are ignored.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: AnyPath) -> None:
+        self.path = path = expanded(path)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self.bare_values: list[str] = []
@@ -340,12 +341,12 @@ def open_shards(index: Path) -> list[TensorFile]:
     return files
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: AnyPath, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file under a temporary name, then rename it: a partial file never has the final name."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = None
+    path, temporary = expanded(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = open_part(path)

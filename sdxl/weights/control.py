@@ -37,7 +37,8 @@ from .control_kinds import (
     t2i_layout,
 )
 from .folder import read_json
-from .identify import complete, strip
+from .identify import strip
+from .infer import complete
 from .keymap import PREFIXES, UNET, Row
 from .lllite import check_lllite, read_lllite
 from .weight_files import STEMS

@@ -8,18 +8,9 @@ from math import gcd
 
 from ..models.control_config import ControlNetConfig, T2IAdapterConfig
 from ..models.unet_config import UNetConfig
-from .identify import (
-    HEAD_DIM,
-    NORM_GROUPS,
-    Shapes,
-    count_of,
-    depth_of,
-    folder_levels,
-    foreign,
-    middle_of,
-    single_levels,
-    strip,
-)
+from .families import CONTEXTS, SD1, early_attention, family_of
+from .identify import Shapes, foreign, strip
+from .infer import HEAD_DIM, NORM_GROUPS, count_of, depth_of, folder_levels, middle_of, single_levels
 
 NAME = "controlnet"  # of the component
 CONTROLNET, UNION, CONTROL_LORA, T2I_ADAPTER = "ControlNet", "ControlNet-Union", "Control-LoRA", "T2I-Adapter"
@@ -43,22 +34,6 @@ _FOREIGN = (
     (r".*motion_modules\..*", "SparseCtrl, a ControlNet for videos", _SDXL),
     (r"difference", "a difference to a model of Stable Diffusion 1.5", "give a whole ControlNet for SDXL"),
     (r"lllite_(dit_|conditioning1\.).*", "a ControlNet-LLLite of Anima", _SDXL),
-    (  # attention where SDXL has none
-        r"lllite_unet_(input_blocks_[12]|output_blocks_(9|10|11))_1_.*",
-        "a ControlNet-LLLite of Stable Diffusion 1.x or 2.x",
-        _SDXL,
-    ),
-    (
-        r"(.*\.)?(controlnet_x_embedder|double_blocks|single_blocks|double_block|single_transformer_blocks|img_in)[._].*",
-        "a ControlNet of Flux",
-        _SDXL,
-    ),
-    (
-        r"(joint_blocks|transformer_blocks|controlnet_blocks|pos_embed.*)\..*",
-        "a ControlNet of Stable Diffusion 3",
-        _SDXL,
-    ),
-    (r"encoder_hid_proj\..*", "a ControlNet of Kolors", _SDXL),
 )
 _ELSEWHERE = dict.fromkeys(
     ("a LoRA", "a LyCORIS adapter"), "give it with loras= or --lora, and as the net a ControlNet for SDXL"
@@ -116,8 +91,10 @@ def refusal(shapes: Shapes) -> tuple[str, str] | None:
     for pattern, name, advice in _FOREIGN:
         if any(re.fullmatch(pattern, key) for key in bare):
             return name, advice
+    if found := family_of(bare):
+        return f"a ControlNet of {found[0]}", _SDXL
     if is_lllite(shapes):
-        return None
+        return (f"a ControlNet-LLLite of {SD1} or 2.x", _SDXL) if early_attention(shapes) else None
     if MARKER in shapes:
         return _family(bare, "a Control-LoRA")
     if layout_of(bare) is not None:
@@ -125,7 +102,7 @@ def refusal(shapes: Shapes) -> tuple[str, str] | None:
     if t2i_layout(bare) is not None:
         shape = bare["conv_in.weight"]
         if len(shape) == 4 and shape[1] in (64, 192):
-            return "a T2I-Adapter of Stable Diffusion 1.x", _SDXL
+            return f"a T2I-Adapter of {SD1}", _SDXL
         return None
     name = foreign(shapes) or "no network for control images"
     return name, _ELSEWHERE.get(name, _SDXL)
@@ -140,8 +117,7 @@ def _family(shapes: Shapes, what: str) -> tuple[str, str] | None:
     if vectors:
         return None
     contexts = {shapes[key][1] for key in shapes if ".attn2.to_k." in key and len(shapes[key]) == 2}
-    family = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
-    known = [family[width] for width in contexts if width in family]
+    known = [CONTEXTS[width] for width in contexts if width in CONTEXTS]
     return f"{what} of {known[0] if known else 'another model, without the vector of SDXL'}", _SDXL
 
 

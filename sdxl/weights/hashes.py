@@ -12,23 +12,24 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .hash_cache import Kind, observe, recall, remember
+from .path import AnyPath, expanded
 
 _CHUNK = 2**20
 _BLOB = re.compile("[0-9a-f]{64}")  # the name of a large file in the hub's cache: its hash
 
-AnyPath = str | os.PathLike[str]
-
 
 def file_hash(path: AnyPath) -> str:
     """The SHA-256 of a file's bytes. Raises `CheckpointError`."""
-    return _hub_hash(path) or _cached("file", path, (), lambda: _digest(path, 0))
+    where = expanded(path)
+    return _hub_hash(where) or _cached("file", where, (), lambda: _digest(where, 0))
 
 
 def tensor_hash(path: AnyPath) -> str:
     """The SHA-256 of the bytes behind a safetensors file's header, by which AUTOMATIC1111 knows a LoRA: other metadata
     do not change it. Raises `CheckpointError`.
     """
-    return _cached("tensors", path, (), lambda: _digest(path, 8 + _header_bytes(path)))
+    where = expanded(path)
+    return _cached("tensors", where, (), lambda: _digest(where, 8 + _header_bytes(where)))
 
 
 def model_hash(path: AnyPath, files: Sequence[str] = ()) -> str:

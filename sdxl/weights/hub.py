@@ -18,6 +18,7 @@ from .hub_address import is_address, read_address, resolve_address
 from .hub_errors import BUSY, explain, failures, foreign, of_disk, status_of, trouble
 from .keymap import COMPONENTS, UNET
 from .nearby import hint_of
+from .path import expanded
 from .weight_files import STEMS, variant_hint, weight_files
 
 _ID = re.compile(r"(?![.~])[\w.-]+/[\w.-]+(?<!\.safetensors)")
@@ -73,7 +74,7 @@ def local(source: str | os.PathLike[str]) -> Path:
         raise ArgumentError(
             f"the model has type {type(source).__name__}; give a path, a hub id owner/name, or miniature"
         )
-    path, name = Path(os.path.expanduser(source)), str(source)
+    path, name = expanded(source), str(source)
     if os.path.exists(path):
         return path
     if name not in builtin.NAMES:

@@ -17,6 +17,7 @@ from ..text.vocabulary import TokenizerConfig
 from . import diffusers_config, identify
 from .container import TensorFile
 from .folder import parse_json
+from .infer import infer_model
 from .keymap import TEXT, TEXT_2
 
 METADATA_KEY = "sdxl.model"  # of a single file's metadata: the values that shapes do not show
@@ -83,7 +84,7 @@ def info_from_file(file: TensorFile) -> ModelInfo:
     if METADATA_KEY in file.metadata:
         return _from_metadata(file.metadata[METADATA_KEY], f"{file.path}, metadata {METADATA_KEY}")
     with naming(file.path):
-        config = identify.infer_model(file.shapes)
+        config = infer_model(file.shapes)
         schedule = _schedule(file)
         if schedule.prediction == "edm":
             config = replace(config, vae=replace(config.vae, **_playground_latents(file)))

@@ -13,6 +13,7 @@ from .folder import list_some
 from .hash_cache import find_paths
 from .hashes import known_model_hash, model_hash
 from .keymap import UNET
+from .path import expanded
 from .weight_files import STEMS, folder_files, variants
 
 VARIABLE = "SDXL_MODELS_DIR"
@@ -49,7 +50,7 @@ def find_similar(name: str) -> Path | None:
 def folder() -> Path | None:
     """The folder of the library, if the user has one."""
     value = os.environ.get(VARIABLE)
-    return Path(value).expanduser() if value else None
+    return expanded(value) if value else None
 
 
 def count() -> int:

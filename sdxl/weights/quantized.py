@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
@@ -83,11 +83,17 @@ def _pages(shape: Sequence[int]) -> Tensor:
     return torch.frombuffer(pages, dtype=torch.float16)[:count].view(tuple(shape))
 
 
-def refuse(keys: Mapping[str, tuple[int, ...]], where: object) -> None:
+def refuse(keys: Collection[str], dtype: Callable[[str], str], where: object) -> None:
     """Raise `CheckpointError` for a file whose layers are quantized in a way that is not read."""
     for pattern, name in _UNREAD:
         for key in keys:
             if match := pattern.fullmatch(key):
+                weight = key.rpartition(".")[0] + ".weight"
+                if weight in keys and dtype(weight) in _FLOATS:
+                    raise CheckpointError(
+                        f"{where} has {key} beside a weight in {dtype(weight)}, which is not quantized; give the "
+                        "model in float16 without scales, or in float8 with or without them"
+                    )
                 raise CheckpointError(
                     f"{where} has layers that are quantized as {name.format(*match.groups())}, such as {key}; give the "
                     "model in float16, or in float8 with or without scales"

@@ -10,7 +10,8 @@ from itertools import count
 from math import isqrt
 
 from ..models.vision_config import IPAdapterConfig, VisionConfig
-from .identify import Shapes, complete, count_of
+from .identify import Shapes
+from .infer import complete, count_of
 from .keymap import WEIGHT_BIAS, Row, clip_layer_rows, module_rows
 from .ops import Op
 

@@ -20,6 +20,7 @@ from .container import save_tensors
 from .info import METADATA_KEY, ModelInfo
 from .keymap import CLIP_L_PREFIX, TEXT, TEXT_2, UNET, VAE, clip_g_prefix, component_rows, match
 from .ops import to_stored
+from .path import AnyPath, expanded
 from .weight_files import STEMS
 
 _OTHERS = (".bin", ".ckpt", ".gguf", ".onnx", ".pt", ".pth", ".safetensor")  # of files that are not written
@@ -30,8 +31,8 @@ State = Mapping[str, Mapping[str, Tensor]]
 
 
 def convert(
-    source: str | Path,
-    target: str | Path,
+    source: AnyPath,
+    target: AnyPath,
     variant: str | None = None,
     changes: Callable[[Checkpoint], Mapping[str, Callable[[Tensor], Tensor]]] = lambda checkpoint: {},
 ) -> None:
@@ -40,7 +41,7 @@ def convert(
     Weights are copied bit for bit and keep their dtypes, also those that `changes` computes in float32: functions by
     the name of the component and ours of the weight, such as unet.conv_in.weight.
     """
-    target = Path(target).expanduser()
+    target = expanded(target)
     if target.suffix in _OTHERS:
         raise OutputError(
             f"{target} would be a folder, and its name ends in {target.suffix}; expected one in .safetensors for a "
@@ -60,10 +61,11 @@ def convert(
         save_folder(target, checkpoint.info, state)
 
 
-def save_single(path: Path, info: ModelInfo, state: State) -> None:
+def save_single(path: AnyPath, info: ModelInfo, state: State) -> None:
     """Write the official single-file layout, with `position_ids` and `logit_scale` as in the published files. Raises
     `OutputError`.
     """
+    path = expanded(path)
     if os.path.lexists(path):
         raise OutputError(f"{path} exists; remove it or choose another name")
     _check_vae(path, info)
@@ -107,8 +109,9 @@ def _edm_keys(info: ModelInfo) -> dict[str, Tensor]:
     }
 
 
-def save_folder(path: Path, info: ModelInfo, state: State) -> None:
+def save_folder(path: AnyPath, info: ModelInfo, state: State) -> None:
     """Write a diffusers folder that this package and diffusers read."""
+    path = expanded(path)
     if os.path.lexists(path) and (not os.path.isdir(path) or {*os.listdir(path)} - _OF_SYSTEMS):
         raise OutputError(f"{path} exists and is not an empty folder; remove it or choose another name")
     config, vae = info.config, _check_vae(path, info)

@@ -16,7 +16,7 @@ from torch import Tensor
 import sdxl
 from sdxl.cli.main import main
 from sdxl.images import read_parameters, save_png
-from sdxl.pipeline.adapting import Adapters
+from sdxl.pipeline.adapters import Adapters
 from sdxl.pipeline.additions import Additions
 from sdxl.weights.checkpoint import open_checkpoint
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import sdxl
 from sdxl.adapters.ip_adapter import places
-from sdxl.pipeline import adapting
+from sdxl.pipeline import adapters
 from sdxl.weights.diffusers_config import read_unet
 
 
@@ -53,7 +53,7 @@ def pipe(tiny_folder: Path, tmp_path: Path) -> sdxl.Pipeline:
 @pytest.mark.skipif(sys.platform != "linux", reason="its list of open files")
 def test_few_loras_stay_open(pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes a descriptor, of which a process has some hundreds."""
-    monkeypatch.setattr(adapting, "_MOST_OPEN", 2)
+    monkeypatch.setattr(adapters, "_MOST_OPEN", 2)
     names = [make_lora(tmp_path / f"{n}.safetensors", n) for n in range(4)]
     first = [latents(pipe, loras=[name]) for name in names]
     assert len({tuple(each.flatten().tolist()) for each in first}) == 4
@@ -78,7 +78,7 @@ def test_a_lora_that_is_replaced_is_closed(pipe: sdxl.Pipeline, tmp_path: Path) 
 def test_the_loras_of_a_pipeline_stay_what_they_were(
     pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapting, "_MOST_OPEN", 1)
+    monkeypatch.setattr(adapters, "_MOST_OPEN", 1)
     path = tmp_path / "own.safetensors"
     pipe.set_loras([make_lora(path, 0)])
     own = latents(pipe)

@@ -130,7 +130,8 @@ REFUSED = {
     "full-face": shapes(image_proj__proj__2__weight=(4, 4), image_proj__proj__3__weight=(4,)),
     "an IP-Adapter of Kolors": shapes(image_proj__latents=(1, 16, 2048)),
     "of InstantID": shapes(image_proj__latents=(1, 16, 1280), image_proj__proj_in__weight=(1280, 512)),
-    "Stable Diffusion 1.5, with a context of 768": shapes() | {"ip_adapter.1.to_k_ip.weight": torch.zeros(320, 768)},
+    "an IP-Adapter of Stable Diffusion 1.x, with a context of 768": shapes()
+    | {"ip_adapter.1.to_k_ip.weight": torch.zeros(320, 768)},
     "is a LoRA and no IP-Adapter": {"lora_unet_mid_block.lora_down.weight": torch.zeros(2, 2)},
     "is a ControlNet and no IP-Adapter": {"controlnet_cond_embedding.conv_in.weight": torch.zeros(2, 2)},
     "is an image encoder and no IP-Adapter; give it as encoder=": {"visual.conv1.weight": torch.zeros(2, 3, 1, 1)},

@@ -38,6 +38,52 @@ def test_a_graph_is_the_right_request(case: Case, tmp_path: Path) -> None:
     sdxl.Request(**{name: value for name, value in found.request.items() if name in KNOWN}, **sources)
 
 
+FAMILIES = {  # by what ComfyUI's own examples for them have
+    "Flux": {
+        "n4": node("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default"),
+        "n6": node("FluxGuidance", guidance=3.5, conditioning=link("21")),
+        "n20": node("DualCLIPLoader", clip_name1="t5xxl.safetensors", clip_name2="clip_l.safetensors", type="flux"),
+        "n21": node("CLIPTextEncode", text="a lighthouse", clip=link("20")),
+    },
+    "Stable Diffusion 3": {
+        "n6": node("CLIPTextEncodeSD3", clip_l="a lighthouse", clip_g="a lighthouse", t5xxl="", clip=link("4", 1)),
+    },
+    "Wan": {
+        "n4": node("ModelSamplingSD3", shift=8, model=link("20")),
+        "n20": node("UNETLoader", unet_name="wan2.1_t2v.safetensors", weight_dtype="default"),
+        "n21": node("CLIPLoader", clip_name="umt5_xxl.safetensors", type="wan"),
+        "n6": node("CLIPTextEncode", text="a lighthouse", clip=link("21")),
+        "n22": node("LoraLoaderModelOnly", lora_name="speed.safetensors", strength_model=1.0, model=link("4")),
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_family_of_models_is_named(family: str, tmp_path: Path) -> None:
+    """Its files were read as SDXL's, and refused by the model if they were found."""
+    nodes = FAMILIES[family]
+    found = read(graph({"model": link("22")} if "n22" in nodes else None, **nodes), tmp_path)
+    assert not found["model"] and "loras" not in found.request
+    assert found.request["steps"] == 20
+    for part in {"unet" if "unet_name" in str(nodes) else "model", *(["loras"] if "n22" in nodes else [])}:
+        assert f"the graph is for {family}, as " in found.unmapped[part].reason
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        node("DualCLIPLoader", clip_name1="clip_g.safetensors", clip_name2="clip_l.safetensors", type="sdxl"),
+        node("CLIPLoader", clip_name="clip_g.safetensors", type="stable_diffusion"),
+        node("FluxResolutionNode", megapixel="1.0", aspect_ratio="1:1"),
+    ],
+    ids=lambda other: other["class_type"],
+)
+def test_nodes_for_any_family_leave_the_model(other: dict[str, Any], tmp_path: Path) -> None:
+    own = {"n6": node("CLIPTextEncode", text="a lighthouse", clip=link("20"))}
+    apart = {"n30": node("FluxGuidance", guidance=3.5, conditioning=link("6"))}  # that leads to no image
+    assert read(graph(**own, **apart, n20=other), tmp_path).model.name == "base_v1.safetensors"
+
+
 def joined(levels: int, leaf: str) -> Any:
     """A prompt of nodes that join the text of the one before three times."""
     names = [f"j{n}" for n in range(levels)]

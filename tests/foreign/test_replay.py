@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import sdxl
 from sdxl.cli.main import main
-from sdxl.pipeline.foreign import find_loras
+from sdxl.pipeline.foreign_files import find_loras
 from sdxl.weights import file_hash
 from sdxl.weights.hashes import tensor_hash
 

@@ -16,7 +16,7 @@ import tiny
 
 from sdxl.models import ControlNet, Residuals, T2IAdapter, UNetConfig
 from sdxl.models.t2i_adapter import as_residuals
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.placement import Placement
 from sdxl.text import embed_sizes
 from sdxl.weights import open_checkpoint

@@ -13,7 +13,7 @@ from sdxl.models import TextConfig, UNet, UNetConfig, VisionConfig
 from sdxl.models.unet import NoTransformer, SpatialTransformer
 from sdxl.text import embed_sizes
 from sdxl.weights.diffusers_config import read_unet, write_unet
-from sdxl.weights.identify import infer_unet
+from sdxl.weights.infer import infer_unet
 from sdxl.weights.keymap import unet_rows
 
 CONFIG = UNetConfig(

@@ -21,7 +21,7 @@ from sdxl.models import UNet, UNetConfig, published
 from sdxl.models.layers import sinusoidal_scale
 from sdxl.weights.checkpoint import open_checkpoint
 from sdxl.weights.diffusers_config import read_unet, write_unet
-from sdxl.weights.identify import infer_unet
+from sdxl.weights.infer import infer_unet
 from sdxl.weights.keymap import unet_rows
 
 PROMPT = "a red cat"

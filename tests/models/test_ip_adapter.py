@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from sdxl.adapters.ip_adapter import open_ip_adapter, places
 from sdxl.models.ip_adapter import file_order
 from sdxl.models.published import BASE
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.placement import Placement
 from sdxl.weights.diffusers_config import read_unet
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from sdxl.pipeline.loaded import load as load_network
+from sdxl.pipeline.network_loading import load as load_network
 from sdxl.runtime.placement import Placement
 from sdxl.weights import diffusers_config as folder
 from sdxl.weights.component import Component

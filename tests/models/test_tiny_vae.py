@@ -12,7 +12,7 @@ from tiny_vae_files import SMALL, reference, save_all
 from sdxl.errors import ConfigError
 from sdxl.models.published import BASE
 from sdxl.models.tiny_vae_config import TinyVAEConfig
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.onednn import can_pack
 from sdxl.runtime.placement import Placement
 from sdxl.weights.checkpoint import open_component

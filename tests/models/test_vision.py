@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import sdxl
 from sdxl.adapters.image_encoder import open_image_encoder
 from sdxl.images.clip_pixels import clip_pixels
-from sdxl.pipeline.loaded import load
+from sdxl.pipeline.network_loading import load
 from sdxl.runtime.placement import Placement
 from sdxl.weights.component import Component
 

@@ -125,9 +125,9 @@ def test_the_hand_over(steps: int, refine_at: float, tiny_folder: Path, refiner_
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     plan = pipe.plan(sdxl.Request(PROMPT, compat="sgm", steps=steps, refine_at=refine_at, seed=1))
     kept = int((1 - refine_at) * (steps + 1))
-    stages = dict(plan.stages())
-    assert np.allclose(stages[1], discretized(steps)[-kept:], rtol=1e-12)
-    assert np.allclose(stages[0], discretized(steps)[: steps + 2 - kept], rtol=1e-12)
+    parts = dict(plan.expert_sigmas())
+    assert np.allclose(parts[1], discretized(steps)[-kept:], rtol=1e-12)
+    assert np.allclose(parts[0], discretized(steps)[: steps + 2 - kept], rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore::sdxl.errors.SDXLWarning")  # of what is cut off

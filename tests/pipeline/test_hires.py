@@ -18,8 +18,8 @@ from sdxl.cli.options import read_value
 from sdxl.errors import ArgumentError, OutOfMemoryError, SDXLWarning
 from sdxl.images.a1111 import parameters_text
 from sdxl.images.upscalers import UPSCALERS, read_upscaler
-from sdxl.pipeline.enlarging import with_enlarged
 from sdxl.pipeline.hires import read_hires
+from sdxl.pipeline.hires_enlargement import with_enlarged
 
 PROMPT = "A mecha robot in a favela"
 COMMON: dict[str, Any] = {"steps": 4, "progress": False}

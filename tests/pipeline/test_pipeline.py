@@ -17,7 +17,7 @@ from PIL import Image
 import sdxl
 from sdxl.errors import ArgumentError, NonFiniteError, SDXLWarning
 from sdxl.images.image import open_picture
-from sdxl.pipeline.loaded import load as load_network
+from sdxl.pipeline.network_loading import load as load_network
 from sdxl.runtime import device
 from sdxl.runtime.placement import Placement
 

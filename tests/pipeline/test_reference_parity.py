@@ -397,7 +397,7 @@ def test_estimates_count_encoders_and_adapters(save: Any, tiny_folder: Path, mon
 
 
 def test_nothing_is_opened_without_a_reference(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdxl.pipeline.referencing.References.open", lambda *_: pytest.fail("it is opened"))
+    monkeypatch.setattr("sdxl.pipeline.references.References.open", lambda *_: pytest.fail("it is opened"))
     monkeypatch.setattr("sdxl.pipeline.reference_images.fingerprint", lambda *_: pytest.fail("it is looked at"))
     assert ours(tiny_pipe, None).isfinite().all()
     assert tiny_pipe("a cat", steps=1, seed=1, progress=False).parameters[0]["request"]["reference"] is None

@@ -260,7 +260,7 @@ def test_a_list_is_cut_at_the_hand_off(tiny_folder: Path, refiner_folder: Path) 
     plan = pipe.plan(sdxl.Request("a", timesteps=[999, 700, 400, 199, 50], refine_at=0.6, seed=1))
     assert plan.handoff == 3
     plan = pipe.plan(sdxl.Request("a", sigmas=[14.6, 5, 1, 0.1, 0], refine_at=0.6, seed=1))
-    assert [len(sigmas) - 1 for _, sigmas in plan.stages()] == [2, 2]
+    assert [len(sigmas) - 1 for _, sigmas in plan.expert_sigmas()] == [2, 2]
 
 
 def test_a_list_that_ends_above_zero_leaves_noise(tiny_pipe: sdxl.Pipeline) -> None:

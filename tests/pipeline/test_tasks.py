@@ -335,7 +335,7 @@ def test_the_refiner_is_conditioned_on_the_aesthetic_score(tiny_folder: Path, re
     assert torch.equal(negative.vector[:, 32:], embed_sizes((64, 64, 8, 16, 2.5), 8))
     assert negative.context.any(), "no negative prompt is the encoded empty text for a refiner"
     assert (plan.request.refine_at, plan.handoff, plan.steps) == (0.8, 23, 30)  # t 232, and then 199
-    assert [number for number, _ in plan.stages()] == [0, 1]
+    assert [number for number, _ in plan.expert_sigmas()] == [0, 1]
     edge = pipe.plan(sdxl.Request("cat", steps=50, refine_at=0.799))
     assert edge.schedule.timesteps[edge.handoff - 1] == 201, "a timestep at the cutoff itself is the base's"
 
@@ -345,7 +345,9 @@ def test_every_task_passes_through_the_one_loop(
 ) -> None:
     calls: list[Any] = []
     loop = sdxl.pipeline.call.run
-    monkeypatch.setattr("sdxl.pipeline.call.run", lambda plan, *more: calls.append(plan.stages()) or loop(plan, *more))
+    monkeypatch.setattr(
+        "sdxl.pipeline.call.run", lambda plan, *more: calls.append(plan.expert_sigmas()) or loop(plan, *more)
+    )
     pipe = sdxl.Pipeline.from_pretrained(tiny_folder, refiner=refiner_folder, dtype="float32", device="cpu")
     alone = sdxl.Pipeline.from_pretrained(refiner_folder, dtype="float32", device="cpu")
     source = {"image": picture(), "mask": box_mask((8, 8, 40, 40))}

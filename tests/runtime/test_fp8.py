@@ -19,7 +19,7 @@ from sdxl.miniature.exam import make_scenes, mark
 from sdxl.models.layers import Linear
 from sdxl.models.unet import TransformerBlock, UNet
 from sdxl.models.unet_config import UNetConfig
-from sdxl.pipeline.loaded import component_bytes, load
+from sdxl.pipeline.network_loading import component_bytes, load
 from sdxl.runtime.fp8 import Fp8Linear, has_fp8, narrowed, widen
 from sdxl.runtime.placement import Placement, choose_placement
 from sdxl.weights import open_checkpoint, save_folder

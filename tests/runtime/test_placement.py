@@ -11,7 +11,7 @@ import torch
 import sdxl
 from sdxl.models.conditioned import Conditioning, precompute
 from sdxl.models.unet import UNet
-from sdxl.pipeline.loaded import load as load_network
+from sdxl.pipeline.network_loading import load as load_network
 from sdxl.runtime.memory import RESERVE
 from sdxl.runtime.placement import Placement, weight_bytes
 from sdxl.weights.checkpoint import open_checkpoint

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdxl.errors import SDXLError
-from sdxl.pipeline.loaded import load as load_network
+from sdxl.pipeline.network_loading import load as load_network
 from sdxl.runtime import settle as settling
 from sdxl.runtime.int8 import can_quantize
 from sdxl.runtime.onednn import can_pack

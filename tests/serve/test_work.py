@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -171,11 +172,28 @@ def test_records_and_messages_have_names_and_no_paths(catalog: Catalog, tmp_path
     for text, shown in (
         (f"{file} is damaged", "a/twin.safetensors is damaged"),
         (f"there is none of this name in {catalog.lora_dir}, give", "there is none of this name in loras, give"),
+        (f"none is in {catalog.lora_dir}.", "none is in loras."),
         ("'/etc/secret/x.png' does not exist", "'x.png' does not exist"),
         ("C:\\Users\\me\\x.png does not exist", "x.png does not exist"),
         ("1/2 or https://a.b/c/d and and/or", "1/2 or https://a.b/c/d and and/or"),
     ):
         assert catalog.message(text) == shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="these are paths of POSIX")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/data/loras/own/x.png is damaged", "own/x.png is damaged"),
+        ("/data/loras2/secret/x.png is damaged", "x.png is damaged"),
+        ("/mnt/data/loras/secret/x.png is damaged", "x.png is damaged"),
+        ("none is in /data/loras", "none is in loras"),
+        ("1/2 of /m.safetensors", "1/2 of /m.safetensors"),
+    ],
+)
+def test_folders_that_begin_or_end_like_others(text: str, shown: str) -> None:
+    """In some containers a model is at the root: then no slash was left in a message."""
+    assert Catalog({"m": ModelRequest("/m.safetensors")}, lora_dir=Path("/data/loras")).message(text) == shown
 
 
 def test_names_of_models(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import sdxl
 from sdxl.cli.main import main
+from sdxl.weights import container
 
 MODEL = Path(__file__).parents[1] / "reference/model"
+ADAPTERS = Path(__file__).parents[2] / "weights/adapters"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
@@ -66,3 +68,19 @@ def test_a_folder_that_a_pipeline_cannot_open_is_an_error(model: Path) -> None:
     (model / "vae/config.json").unlink()
     with pytest.raises(sdxl.CheckpointError, match=r"vae/config\.json is missing"):
         sdxl.inspect(model)
+
+
+@pytest.mark.parametrize("name", ["model", "edges", "heart", "colours", "tiny-decoder"])
+def test_the_header_of_a_file_is_read_once(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full-size model's takes 20 ms."""
+    path = ADAPTERS / f"{name}.safetensors"
+    if name == "model":
+        path = tmp_path / "model.safetensors"
+        sdxl.convert(model, path)
+    opened: list[Path] = []
+    measure = container._measure
+    monkeypatch.setattr(container, "_measure", lambda path: opened.append(path) or measure(path))
+    assert sdxl.inspect(path).kind
+    assert opened == [path]

@@ -64,6 +64,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "is a ControlNet of Kolors; give one for SDXL",
     ),
     "Flux": (lambda full: filled("controlnet_x_embedder.weight", "transformer_blocks.0.a"), "is a ControlNet of Flux"),
+    "Qwen-Image": (
+        lambda full: filled("controlnet_x_embedder.weight", "transformer_blocks.0.img_mlp.net.2.weight"),
+        "is a ControlNet of Wan or Qwen-Image; give one for SDXL",
+    ),
     "SD 3": (
         lambda full: filled("controlnet_blocks.0.weight", "transformer_blocks.0.attn.to_q.weight"),
         "is a ControlNet of Stable Diffusion 3; give one for SDXL",
@@ -243,7 +247,7 @@ def test_a_control_lora_is_the_controlnet_that_it_stands_for(
     layout: str, unet: Component, converted: Path, tmp_path: Path, error: Any
 ) -> None:
     """Within the rounding of a sum of products; the weights of the base come from either layout."""
-    from sdxl.pipeline.loaded import load
+    from sdxl.pipeline.network_loading import load
     from sdxl.runtime.placement import Placement
 
     base = unet if layout == "folder" else open_checkpoint(converted).components["unet"]

@@ -19,7 +19,7 @@ from sdxl.models.published import BASE, INPAINTING, REFINER
 from sdxl.weights.checkpoint import open_checkpoint, open_component
 from sdxl.weights.component import Component
 from sdxl.weights.container import Weights
-from sdxl.weights.identify import infer_model
+from sdxl.weights.infer import infer_model
 from sdxl.weights.info import METADATA_KEY
 from sdxl.weights.keymap import component_rows, ignorable, match, summarize, unet_rows
 from sdxl.weights.ops import stored_shape
@@ -199,6 +199,16 @@ def test_models_of_other_tasks_and_families_are_named(single: Path, tmp_path: Pa
         tensors["encoder_hid_proj.weight"] = torch.zeros(2, 2)
 
     assert sdxl.inspect(edit(single, tmp_path / "k.safetensors", unet, bare)).kind == "Kolors"
+
+    for marks, family in (
+        ("model.diffusion_model.joint_blocks.0.x.weight", "Stable Diffusion 3"),
+        ("double_blocks.0.img_mlp.0.weight", "Flux"),
+        ("transformer_blocks.0.img_mlp.net.2.weight", "Wan or Qwen-Image"),
+        ("model.diffusion_model.blocks.0.cross_attn.q.weight", "Wan or Qwen-Image"),
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", "Stable Diffusion 2.x"),
+    ):
+        save_file({marks: torch.zeros(2, 1024)}, tmp_path / "f.safetensors")
+        assert sdxl.inspect(tmp_path / "f.safetensors").kind == family
 
     def vae(tensors: dict[str, torch.Tensor]) -> None:
         for name in list(tensors):

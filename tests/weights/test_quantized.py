@@ -152,3 +152,18 @@ def test_other_quantizations_are_named(
     for read in (sdxl.inspect, open_checkpoint):
         with pytest.raises(CheckpointError, match=f"a.safetensors has layers that are quantized as .*{name}"):
             read(path)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("ending", ["scale_weight", "weight_scale", "comfy_quant"])
+def test_a_scale_beside_a_weight_that_is_not_quantized(ending: str, dtype: str, single: Path, tmp_path: Path) -> None:
+    def change(tensors: Tensors) -> None:
+        key = matrices(tensors)[0]
+        tensors[key] = tensors[key].to(getattr(torch, dtype))
+        tensors[key.replace("weight", ending)] = torch.ones(1)
+
+    path = edit(single, tmp_path / "a.safetensors", change)
+    name = {"float16": "F16", "bfloat16": "BF16"}[dtype]
+    for read in (sdxl.inspect, open_checkpoint):
+        with pytest.raises(CheckpointError, match=f"{ending} beside a weight in {name}, which is not quantized"):
+            read(path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..parameters import Origin, Parameters
+from .comfyui_families import leave_out
 from .comfyui_latents import read_latents
 from .comfyui_later import read_later
 from .comfyui_passes import Reading, last_sampler, passes_before
@@ -36,6 +37,7 @@ def read_graph(text: str) -> Parameters:
     listed = [each for each in loras.values() if each["weight"] or each.get("text_weight", each["weight"])]
     if listed:
         request["loras"] = listed
+    leave_out(reading, [each.sampler for each in passes], request)
     compat = {"profile": "comfyui", **reading.compat} if reading.compat else "comfyui"
     request |= {"prompt_syntax": "comfyui", "compat": compat, "preset": "none"}
     if embeddings := _embeddings(request):

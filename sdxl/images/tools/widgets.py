@@ -7,6 +7,7 @@ WIDGETS: dict[str, tuple[str, ...]] = {
     "BasicScheduler": ("scheduler", "steps", "denoise"),
     "BetaSamplingScheduler": ("steps", "alpha", "beta"),
     "CFGGuider": ("cfg",),
+    "CLIPLoader": ("clip_name", "type", "device"),
     "CLIPSetLastLayer": ("stop_at_clip_layer",),
     "CLIPTextEncode": ("text",),
     "CLIPTextEncodeSDXL": (
@@ -14,6 +15,7 @@ WIDGETS: dict[str, tuple[str, ...]] = {
         *("text_g", "text_l"),
     ),
     "CLIPTextEncodeSDXLRefiner": ("ascore", "width", "height", "text"),
+    "DualCLIPLoader": ("clip_name1", "clip_name2", "type", "device"),
     "CheckpointLoader": ("config_name", "ckpt_name"),
     "CheckpointLoaderSimple": ("ckpt_name",),
     "ControlNetApply": ("strength",),

@@ -14,7 +14,7 @@ from ..runtime.lazy import Lazy
 from ..runtime.placement import Placement
 from ..runtime.streamed import Change
 from ..weights.component import Component
-from .loaded import load
+from .network_loading import load
 
 
 @dataclass(frozen=True, eq=False)

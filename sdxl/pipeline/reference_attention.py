@@ -22,11 +22,11 @@ from ..models.unet_config import UNetConfig
 from ..models.vision import VisionEncoder
 from ..runtime.lazy import Lazy
 from ..runtime.placement import Placement
-from .extras import Extra
+from .extra_networks import Extra
 from .finite import check_finite
 from .model import Model
 from .plan import Plan
-from .referencing import ActiveReference
+from .references import ActiveReference
 from .stages import stage
 from .window import Window
 

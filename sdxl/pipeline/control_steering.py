@@ -17,7 +17,7 @@ from ..models.lllite import LLLite
 from ..models.t2i_adapter import T2IAdapter, as_residuals
 from ..models.unet import NO_RESIDUALS, Residuals, total
 from ..weights.control_kinds import LLLITE, T2I_ADAPTER
-from .controlling import ActiveControl
+from .controls import ActiveControl
 from .finite import check_finite
 from .model import Model
 from .plan import Plan

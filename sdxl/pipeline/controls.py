@@ -23,7 +23,7 @@ from ..weights.hashes import model_hash
 from ..weights.keymap import UNET
 from ..weights.weight_files import folder_files
 from .control_images import ControlImages, fit_images
-from .extras import Extra
+from .extra_networks import Extra
 from .window import OUTSIDE, Window
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ..errors import CheckpointError, warn
 from ..models.unet_config import UNetConfig
 from ..models.vision_config import IPAdapterConfig, VisionConfig
 from ..weights.component import Component
-from .extras import Extra
+from .extra_networks import Extra
 from .reference_images import ReferenceImages
 from .window import OUTSIDE, Window
 
