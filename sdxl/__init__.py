@@ -13,6 +13,17 @@ from .exports import exports
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from . import adapters as adapters
+    from . import errors as errors
+    from . import images as images
+    from . import jobs as jobs
+    from . import models as models
+    from . import pipeline as pipeline
+    from . import runtime as runtime
+    from . import sampling as sampling
+    from . import text as text
+    from . import training as training
+    from . import weights as weights
     from .adapters.control import Control as Control
     from .adapters.inspection import inspect as inspect
     from .adapters.lora import LoRA as LoRA
@@ -43,37 +54,50 @@ if TYPE_CHECKING:
     from .pipeline.verify import verify as verify
     from .sampling.guiders import APG as APG
     from .sampling.guiders import PAG as PAG
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "adapters.control": ("Control",),
-        "adapters.inspection": ("inspect",),
-        "adapters.lora": ("LoRA",),
-        "adapters.merging": ("convert",),
-        "adapters.reference": ("Reference",),
-        "errors": (
-            "ArgumentError",
-            "CheckpointError",
-            "ConfigError",
-            "DrawError",
-            "ForkError",
-            "HubError",
-            "NonFiniteError",
-            "OutOfMemoryError",
-            "OutputError",
-            "SDXLError",
-            "SDXLWarning",
-            "UnsupportedError",
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "adapters.control": ("Control",),
+            "adapters.inspection": ("inspect",),
+            "adapters.lora": ("LoRA",),
+            "adapters.merging": ("convert",),
+            "adapters.reference": ("Reference",),
+            "errors": (
+                "ArgumentError",
+                "CheckpointError",
+                "ConfigError",
+                "DrawError",
+                "ForkError",
+                "HubError",
+                "NonFiniteError",
+                "OutOfMemoryError",
+                "OutputError",
+                "SDXLError",
+                "SDXLWarning",
+                "UnsupportedError",
+            ),
+            "images.record": ("read_parameters", "save_image", "save_png"),
+            "pipeline.hires": ("Hires",),
+            "pipeline.model_request": ("ModelRequest",),
+            "pipeline.pipeline": ("Pipeline",),
+            "pipeline.request": ("Request",),
+            "pipeline.result": ("PipelineStep", "Result"),
+            "pipeline.verify": ("Verification", "verify"),
+            "sampling.guiders": ("APG", "PAG"),
+            "version": ("__version__",),
+        },
+        packages=(
+            "adapters",
+            "errors",
+            "images",
+            "jobs",
+            "models",
+            "pipeline",
+            "runtime",
+            "sampling",
+            "text",
+            "training",
+            "weights",
         ),
-        "images.record": ("read_parameters", "save_image", "save_png"),
-        "pipeline.hires": ("Hires",),
-        "pipeline.model_request": ("ModelRequest",),
-        "pipeline.pipeline": ("Pipeline",),
-        "pipeline.request": ("Request",),
-        "pipeline.result": ("PipelineStep", "Result"),
-        "pipeline.verify": ("Verification", "verify"),
-        "sampling.guiders": ("APG", "PAG"),
-        "version": ("__version__",),
-    },
-)
+    )

@@ -9,17 +9,22 @@ from typing import Any
 
 
 def exports(
-    package: str, modules: Mapping[str, Sequence[str]]
+    package: str, modules: Mapping[str, Sequence[str]], packages: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of `package`, whose modules define the names that `modules` lists."""
+    """`__getattr__`, `__dir__` and `__all__` of `package`, whose modules define the names that `modules` lists. Its
+    `packages` are attributes too, whether or not they are imported already; `import *` leaves them out.
+    """
     homes = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name in packages:
+            return import_module(f"{package}.{name}")
+        module = sys.modules[package]
+        if name not in homes:  # Python shows the nearest name beside the message
+            raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=module)
         value = getattr(import_module(f"{package}.{homes[name]}"), name)
-        setattr(sys.modules[package], name, value)  # also where a module has the same name
+        setattr(module, name, value)  # also where a module has the same name
         return value
 
     names = sorted(homes)
-    return get, lambda: names, names
+    return get, lambda: sorted({*names, *packages}), names

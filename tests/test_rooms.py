@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +96,28 @@ def test_public_names_are_there_for_readers_and_type_checkers(room: str) -> None
     path = PACKAGE / room / "__init__.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     blocks = [node for node in tree.body if isinstance(node, ast.If)]
-    typed = {alias.name for block in blocks for node in block.body for alias in getattr(node, "names", [])}
+    imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom) and node.module]
+    typed = {alias.name for node in imports for alias in node.names}
     module = __import__(f"sdxl.{room}" if room else "sdxl", fromlist=["x"])
     assert typed | ({"__version__"} if not room else set()) == set(module.__all__)
     assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+def test_packages_are_attributes_whatever_is_imported() -> None:
+    code = "import sdxl; print([getattr(sdxl, name).__name__ for name in ('errors', 'text')], *dir(sdxl))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("['sdxl.errors', 'sdxl.text']")
+    assert {"Pipeline", "models", "training"} <= {*printed.split()}
+
+
+def test_a_packed_program_that_lacks_the_samplers_says_what_packs_them() -> None:
+    """No import statement names their modules, so a packager such as PyInstaller does not see them."""
+    code = "import pkgutil; pkgutil.iter_modules = lambda path: []; import sdxl.sampling.samplers"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert printed.rstrip().endswith("left them out. Try --collect-all sdxl")
+
+
+def test_a_wrong_name_is_an_error_with_the_nearest_one() -> None:
+    with pytest.raises(AttributeError, match="module 'sdxl' has no attribute 'Pipelin'") as caught:
+        sdxl.Pipelin  # type: ignore[attr-defined] # noqa: B018
+    assert (caught.value.name, caught.value.obj) == ("Pipelin", sdxl)

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from .reference import Reference as Reference
     from .report import AdapterReport as AdapterReport
     from .report import report_adapter as report_adapter
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "adapter": ("Adapter", "read_adapter"),
-        "changes": ("make_changes",),
-        "control": ("Control",),
-        "formulas": ("FORMULAS",),
-        "embedding": ("Embedding",),
-        "inspection": ("EmbeddingReport",),
-        "inversion": ("read_inversion",),
-        "lora": ("LoRA",),
-        "matching": ("make_host", "match"),
-        "reference": ("Reference",),
-        "report": ("AdapterReport", "report_adapter"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "adapter": ("Adapter", "read_adapter"),
+            "changes": ("make_changes",),
+            "control": ("Control",),
+            "formulas": ("FORMULAS",),
+            "embedding": ("Embedding",),
+            "inspection": ("EmbeddingReport",),
+            "inversion": ("read_inversion",),
+            "lora": ("LoRA",),
+            "matching": ("make_host", "match"),
+            "reference": ("Reference",),
+            "report": ("AdapterReport", "report_adapter"),
+        },
+    )

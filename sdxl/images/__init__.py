@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from .record import read_parameters as read_parameters
     from .record import save_image as save_image
     from .record import save_png as save_png
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "a1111": ("parameters_text",),
-        "canvas": ("Canvas",),
-        "control": ("fit_control",),
-        "grids": ("differences", "grid"),
-        "image": ("open_mask", "open_picture"),
-        "output": ("check_writable",),
-        "parameters": ("NamedFile", "Parameters", "Unmapped"),
-        "pixels": ("to_pil", "to_tensor"),
-        "preprocess": ("PREPROCESSORS", "preprocess_image"),
-        "record": ("encode_image", "read_parameters", "save_image", "save_png"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "a1111": ("parameters_text",),
+            "canvas": ("Canvas",),
+            "control": ("fit_control",),
+            "grids": ("differences", "grid"),
+            "image": ("open_mask", "open_picture"),
+            "output": ("check_writable",),
+            "parameters": ("NamedFile", "Parameters", "Unmapped"),
+            "pixels": ("to_pil", "to_tensor"),
+            "preprocess": ("PREPROCESSORS", "preprocess_image"),
+            "record": ("encode_image", "read_parameters", "save_image", "save_png"),
+        },
+    )

@@ -29,7 +29,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def encode_image(image: Image.Image, parameters: Mapping[str, Any], format: str) -> bytes:
-    """A file of `format` PNG, JPEG (quality 95, 4:4:4) or WEBP (lossless) with its parameters. Raises `OutputError`.
+    """A file of `format` PNG, JPEG (quality 95, 4:4:4) or WEBP (lossless) with its parameters. Raises `OutputError`,
+    and `ArgumentError` for parameters that are none.
 
     A PNG has two text chunks: "parameters" is AUTOMATIC1111's text, "sdxl" our JSON. JPEG and WebP have EXIF: its
     UserComment is the text, its MakerNote the JSON.
@@ -37,9 +38,9 @@ def encode_image(image: Image.Image, parameters: Mapping[str, Any], format: str)
     name = format.upper()
     if name not in _OPTIONS:
         raise OutputError(f"format is {brief(format)}; expected {', '.join(_OPTIONS)}. Try PNG")
-    data = io.BytesIO()
+    data, metadata = io.BytesIO(), _metadata(image, parameters, name)
     try:
-        image.save(data, format=name, **_OPTIONS[name], **_metadata(image, parameters, name))
+        image.save(data, format=name, **_OPTIONS[name], **metadata)
     except (OSError, ValueError) as error:
         raise OutputError(
             f"an image of {image.width} x {image.height} and mode {image.mode} cannot be written as {name} ({error}); "
@@ -50,6 +51,12 @@ def encode_image(image: Image.Image, parameters: Mapping[str, Any], format: str)
 
 def _metadata(image: Image.Image, parameters: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What PIL writes beside the pixels. A path in the parameters may not be valid Unicode."""
+    missing = [each for each in ("version", "model", "request") if each not in parameters]
+    if missing:
+        raise ArgumentError(
+            f"parameters have no {missing[0]}; expected those of an image, such as result.parameters[0]. Try "
+            "image.save for a file without them"
+        )
     text = parameters_text(parameters, image.size).encode(errors="replace").decode()
     record = json.dumps(parameters, ensure_ascii=False).encode(errors="backslashreplace").decode()  # as JSON escapes
     if name == "PNG":
@@ -73,7 +80,8 @@ def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
 
 def save_image(image: Image.Image, path: str | Path, parameters: Mapping[str, Any]) -> None:
     """Write a PNG, JPEG or WebP file, as its suffix says, with its parameters, which `generate --from` and
-    `read_parameters` read. A link's target is replaced. Raises `OutputError`.
+    `read_parameters` read. A link's target is replaced. Raises `OutputError`, and `ArgumentError` for parameters
+    that are none.
     """
     path = Path(path)
     target = resolve_output(path)

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from .opening import Opening as Opening
     from .opening import open_local as open_local
     from .ray_engine import ray_engine as ray_engine
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "engine": ("local", "work"),
-        "folder": ("open_folder",),
-        "job": ("parse_job", "read_job"),
-        "opening": ("Opening", "open_local"),
-        "ray_engine": ("ray_engine",),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "engine": ("local", "work"),
+            "folder": ("open_folder",),
+            "job": ("parse_job", "read_job"),
+            "opening": ("Opening", "open_local"),
+            "ray_engine": ("ray_engine",),
+        },
+    )

@@ -40,27 +40,27 @@ if TYPE_CHECKING:
     from .vision import VisionEncoder as VisionEncoder
     from .vision_config import IPAdapterConfig as IPAdapterConfig
     from .vision_config import VisionConfig as VisionConfig
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "clip": ("TextEncoder",),
-        "conditioned": ("ConditionedUNet", "Conditioning", "precompute"),
-        "config": ("ModelConfig", "TextConfig", "VAEConfig"),
-        "control_config": ("ControlNetConfig", "LLLiteConfig", "LLLitePlace", "T2IAdapterConfig"),
-        "controlnet": ("ControlNet",),
-        "ip_adapter": ("IPAdapter",),
-        "layers": ("Attention", "Source"),
-        "lllite": ("LLLite",),
-        "published": ("BASE", "INPAINTING", "REFINER"),
-        "schedule_config": ("ScheduleConfig",),
-        "t2i_adapter": ("T2IAdapter",),
-        "tiny_vae": ("TinyVAE",),
-        "tiny_vae_config": ("TinyVAEConfig",),
-        "unet": ("Contracting", "Memory", "Residuals", "TransformerBlock", "UNet"),
-        "unet_config": ("UNetConfig",),
-        "vae": ("VAE",),
-        "vision": ("VisionEncoder",),
-        "vision_config": ("IPAdapterConfig", "VisionConfig"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "clip": ("TextEncoder",),
+            "conditioned": ("ConditionedUNet", "Conditioning", "precompute"),
+            "config": ("ModelConfig", "TextConfig", "VAEConfig"),
+            "control_config": ("ControlNetConfig", "LLLiteConfig", "LLLitePlace", "T2IAdapterConfig"),
+            "controlnet": ("ControlNet",),
+            "ip_adapter": ("IPAdapter",),
+            "layers": ("Attention", "Source"),
+            "lllite": ("LLLite",),
+            "published": ("BASE", "INPAINTING", "REFINER"),
+            "schedule_config": ("ScheduleConfig",),
+            "t2i_adapter": ("T2IAdapter",),
+            "tiny_vae": ("TinyVAE",),
+            "tiny_vae_config": ("TinyVAEConfig",),
+            "unet": ("Contracting", "Memory", "Residuals", "TransformerBlock", "UNet"),
+            "unet_config": ("UNetConfig",),
+            "vae": ("VAE",),
+            "vision": ("VisionEncoder",),
+            "vision_config": ("IPAdapterConfig", "VisionConfig"),
+        },
+    )

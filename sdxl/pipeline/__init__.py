@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from .result import Result as Result
     from .sources import read_sources as read_sources
     from .tokens import Tokens as Tokens
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "conventions": ("Conventions",),
-        "encoding": ("EncodedPrompt",),
-        "model_request": ("ModelRequest",),
-        "pipeline": ("Pipeline",),
-        "plan": ("Plan", "make_plan"),
-        "profiles": ("PROFILES",),
-        "request": ("Request",),
-        "result": ("PipelineStep", "Result"),
-        "sources": ("read_sources",),
-        "tokens": ("Tokens",),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "conventions": ("Conventions",),
+            "encoding": ("EncodedPrompt",),
+            "model_request": ("ModelRequest",),
+            "pipeline": ("Pipeline",),
+            "plan": ("Plan", "make_plan"),
+            "profiles": ("PROFILES",),
+            "request": ("Request",),
+            "result": ("PipelineStep", "Result"),
+            "sources": ("read_sources",),
+            "tokens": ("Tokens",),
+        },
+    )

@@ -15,9 +15,17 @@ from .request import Request
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
+def with_any_others(method: Method) -> Method:
+    """Let a method's **arguments be of any type for `typing.get_type_hints`: theirs is known to type checkers alone."""
+    parameters = inspect.signature(method).parameters.values()
+    others = next(each.name for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD)
+    method.__annotations__[others] = Any
+    return method
+
+
 def with_request_arguments(method: Method) -> Method:
     """Show `Request`'s fields in help() and notebooks where a method takes them as **arguments."""
-    shown = inspect.signature(method)
+    shown = inspect.signature(with_any_others(method))
     own = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     own = [each.replace(default=each.empty) if each.name == "prompt" else each for each in own]
     taken = {each.name for each in own}

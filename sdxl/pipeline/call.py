@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -55,7 +56,7 @@ class Call:
         finally:
             del outcome  # else it would keep this frame, and so the model, which has it
 
-    def steps(self) -> Iterator[PipelineStep]:
+    def steps(self) -> Generator[PipelineStep, None, None]:
         """The steps with their results, none at the same time as another thread's; `OutOfMemoryError` for all of
         torch's words for it.
         """
@@ -64,7 +65,7 @@ class Call:
             self.residency.fit(self.plan)
             return self._locked(self._run(self.residency.model), self.residency.revision)
 
-    def _locked(self, steps: Iterator[PipelineStep], revision: int) -> Iterator[PipelineStep]:
+    def _locked(self, steps: Iterator[PipelineStep], revision: int) -> Generator[PipelineStep, None, None]:
         """The steps, as long as the weights are of that revision: also where the first one is asked for much later."""
         step: PipelineStep | None = None
         while True:
@@ -133,7 +134,7 @@ class Call:
         parameters = with_notes(describe(plan, self.source(), model.placement), stopped, reason)
         seeds = [None if reason else seed for seed in plan.seeds]
         if output == "latent":
-            return Result(latents, seeds, parameters)
+            return Result(latents.clone(), seeds, parameters)  # the caller's own: a sampler may need the step's again
         images = Latents(model, self.residency.room).finish(plan, latents)
         if output == "tensor":
             return Result(torch.stack(images), seeds, parameters)
@@ -155,10 +156,10 @@ class Call:
 
 @contextmanager
 def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
-    """What counts steps on the terminal; nothing for None. tqdm makes a lock for all processes even where it shows
-    nothing, of which Python then warns in the workers of a pool.
+    """What counts steps on the terminal; nothing for None, and in a program without one (pythonw, a service). tqdm
+    makes a lock for all processes even where it shows nothing, of which Python then warns in the workers of a pool.
     """
-    if total is None:
+    if total is None or sys.stderr is None:
         yield lambda count: None
         return
     from tqdm.auto import tqdm

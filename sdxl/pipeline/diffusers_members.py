@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError, warn
 from .diffusers_names import MEMBERS
@@ -30,10 +30,12 @@ _SETTERS = {
 class _Names(type):
     """The type of a class with `DiffusersNames`: its attributes, such as class methods."""
 
-    def __getattr__(cls, name: str) -> Any:
-        if name in MEMBERS:
-            raise _absent(cls.__name__, name)
-        return type.__getattribute__(cls, name)
+    if not TYPE_CHECKING:  # a type checker that saw it would take any name
+
+        def __getattr__(cls, name: str) -> Any:
+            if name in MEMBERS:
+                raise _absent(cls.__name__, name)
+            return type.__getattribute__(cls, name)
 
 
 class DiffusersNames(metaclass=_Names):
@@ -41,10 +43,12 @@ class DiffusersNames(metaclass=_Names):
     effect.
     """
 
-    def __getattr__(self, name: str) -> Any:
-        if name in MEMBERS:
-            raise _absent(type(self).__name__, name)
-        return object.__getattribute__(self, name)  # raises again what led here
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in MEMBERS:
+                raise _absent(type(self).__name__, name)
+            return object.__getattribute__(self, name)  # raises again what led here
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _NEEDLESS and value is None:

@@ -10,6 +10,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from .equality import equal_fields
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -42,7 +44,7 @@ def of_one_length(contexts: Sequence[Tensor]) -> list[Tensor]:
     return [context.repeat(length // len(context), 1) for context in contexts]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedPrompt:
     """The result of `Pipeline.encode_prompt`: `context` (B, L, D), `pooled` (B, P) and `vector` (B, V), as in
     `Encoding`, of the prompt and of the negative prompt. Contexts of several lengths are repeated as a whole to a
@@ -55,6 +57,9 @@ class EncodedPrompt:
     negative_context: Tensor
     negative_pooled: Tensor
     negative_vector: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return equal_fields(self, other) if isinstance(other, EncodedPrompt) else NotImplemented
 
 
 def encoded_prompt(positive: Encoding, negative: Encoding) -> EncodedPrompt:

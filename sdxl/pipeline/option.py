@@ -35,8 +35,11 @@ def option(
     repeated: bool = False,
     recorded: bool = True,
     flag: str | None = "",
+    hash: bool | None = None,
 ) -> Any:
-    """A dataclass field with an `Option` in its metadata under "option"."""
+    """A dataclass field with an `Option` in its metadata under "option". `hash` is that of `dataclasses.field`: images
+    and tensors have none of their values.
+    """
     names = {str: "TEXT", int: "N", float: "N"}
     value = Option(help, type, metavar or names.get(type, "FILE"), example, choices, repeated, recorded, flag)
-    return field(default=default, metadata={"option": value})
+    return field(default=default, hash=hash, metadata={"option": value})

@@ -32,6 +32,8 @@ def check_networks(info: Any, unet: Any, vae: Any, text: Any) -> None:
             hint = f". Try pipe.{name} of a loaded pipeline"
             if hasattr(value, "_orig_mod"):
                 hint = ", which torch.compile has wrapped. Try its blocks, compiled in place by block.compile()"
+            elif isinstance(getattr(value, "module", None), wanted):  # averages of weights, data parallelism
+                hint = f", which it wraps. Try {name}.module"
             raise ArgumentError(f"{name} is a {type(value).__name__}; expected a {wanted[0].__name__}{hint}")
     count, kinds = len(info.encoders), [type(each) for each in text] if isinstance(text, Sequence) else []
     if len(kinds) != count or any(not issubclass(kind, TextStage) for kind in kinds):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
@@ -27,7 +27,7 @@ from ..weights.info import ModelInfo
 from ..weights.path import expanded
 from .adapters import ActiveEmbedding, ActiveLoRA
 from .additions import Additions, adapter_folders, open_additions
-from .arguments import call_arguments, load_arguments, with_request_arguments
+from .arguments import call_arguments, load_arguments, with_any_others, with_request_arguments
 from .batch_sizes import MOST
 from .call import Call
 from .callback import Callback
@@ -54,6 +54,9 @@ from .tokens import Tokens, tokenize, tokenizers_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from .request_arguments import NoArguments, RequestArguments
 
 
 class Pipeline(DiffusersNames):
@@ -77,6 +80,7 @@ class Pipeline(DiffusersNames):
         self._lock = Turns()  # one image at a time, whichever thread asks for it
 
     @classmethod
+    @with_any_others
     def from_pretrained(
         cls,
         model: str | Path | None = None,
@@ -98,7 +102,7 @@ class Pipeline(DiffusersNames):
         embedding_dir: str | Path | None = None,
         preview_vae: str | Path | None = None,
         trainable: bool = False,
-        **diffusers_names: Any,
+        **diffusers_names: Unpack[NoArguments],
     ) -> Pipeline:
         """Load a model.
 
@@ -351,7 +355,7 @@ class Pipeline(DiffusersNames):
         progress: bool = True,
         callback: Callback | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Result[list[Image]]: ...
 
     @overload
@@ -363,7 +367,7 @@ class Pipeline(DiffusersNames):
         progress: bool = True,
         callback: Callback | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Result[Tensor]: ...
 
     @with_request_arguments
@@ -375,7 +379,7 @@ class Pipeline(DiffusersNames):
         progress: bool = True,
         callback: Callback | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
+        **arguments: Unpack[RequestArguments],
     ) -> Result:
         """Generate images. The arguments are `Request`'s fields: negative_prompt, width, height, steps, seed, ...
 
@@ -400,10 +404,10 @@ class Pipeline(DiffusersNames):
         prompt: str | Sequence[str] | None = None,
         *,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        **arguments: Any,
-    ) -> Iterator[PipelineStep]:
+        **arguments: Unpack[RequestArguments],
+    ) -> Generator[PipelineStep, None, None]:
         """The generator under a call, with the same arguments. Each step has a `preview()` and a `result()`: that of
-        the last one is the call's; `decode` turns any step's latents into pixels.
+        the last one is the call's; `decode` turns any step's latents into pixels. With `close()` it ends early.
         """
         return self._call(prompt, call_arguments(arguments), generator).steps()
 
@@ -448,7 +452,11 @@ class Pipeline(DiffusersNames):
 
     @with_request_arguments
     def encode_prompt(
-        self, prompt: str | Sequence[str] | None = None, *, refiner: bool = False, **arguments: Any
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        refiner: bool = False,
+        **arguments: Unpack[RequestArguments],
     ) -> EncodedPrompt:
         """The UNet's input from text and sizes, float32: `context` (B, L, D), `pooled` (B, P), `vector` (B, V), and the
         same of the negative prompt. The arguments are those of a call; `refiner` asks for the refiner's. Raises

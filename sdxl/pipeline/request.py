@@ -22,6 +22,7 @@ from ..sampling.settings import SETTINGS, Value
 from ..text.grammars import EMPHASES, LONG_PROMPTS, SYNTAXES
 from .argument_groups import SOURCES
 from .conventions import Conventions
+from .equality import equal_fields
 from .hires import Hires
 from .option import option
 from .profiles import PROFILES, Compat, conventions_of, read_compat
@@ -47,7 +48,8 @@ class Request:
 
     `image` is a PIL image, a path, a tensor (B, 3, H, W) in 0..1 or already scaled latents (B, 4, h, w); `mask`
     likewise, (B, 1, H, W) as a tensor. Latents may be a path too, to a .safetensors file with one tensor. Files are
-    opened by `read_sources`, before a model is loaded. Raises `ArgumentError`.
+    opened by `read_sources`, before a model is loaded. A call takes the fields: `pipe(**vars(request))`. Raises
+    `ArgumentError`.
     """
 
     prompt: str | Sequence[str] = option(
@@ -185,15 +187,19 @@ class Request:
     negative_crop_top_left: Size | None = _size("the same for the negative prompt (default: crop_top_left)")
     negative_target_size: Size | None = _size("the same for the negative prompt (default: target_size)")
     latents: Tensor | str | Path | None = option(
-        "start noise of variance 1: a .safetensors file with one tensor", type=Path
+        "start noise of variance 1: a .safetensors file with one tensor", type=Path, hash=False
     )
     image: Picture | Sequence[Picture] | Tensor | None = option(
         "an image to start from, or latents in a .safetensors file; several, one for each prompt",
         type=Path,
         repeated=True,
+        hash=False,
     )
     mask: Picture | Sequence[Picture] | Tensor | None = option(
-        "the part of it to repaint: white is repainted, grey in a part of the steps", type=Path, repeated=True
+        "the part of it to repaint: white is repainted, grey in a part of the steps",
+        type=Path,
+        repeated=True,
+        hash=False,
     )
     strength: float | None = option("0 to 1, how far to go from the image (default: 0.3, with a mask 1.0)", type=float)
     mask_padding: int | None = option(
@@ -229,6 +235,10 @@ class Request:
                 object.__setattr__(self, name, getattr(self.conventions, name))
         for name, value in checked(self).items():
             object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Tensors are equal if their values are."""
+        return equal_fields(self, other) if isinstance(other, Request) else NotImplemented
 
     @property
     def conventions(self) -> Conventions:

@@ -75,7 +75,8 @@ def _check_text(request: Request, name: str) -> None:
     value = getattr(request, name)
     texts = [value] if isinstance(value, str) else value
     if texts is not None and (not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts)):
-        raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts")
+        advice = ". Try pipe(**vars(request)) for a request" if isinstance(value, type(request)) else ""
+        raise ArgumentError(f"{name} is {brief(value)}; it must be a text or a list of texts{advice}")
     if name == "prompt" and not texts:
         raise ArgumentError("prompt is empty; give a text or a list of texts")
     longest = max(map(len, texts or ()), default=0)

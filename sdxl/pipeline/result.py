@@ -18,6 +18,7 @@ from ..images.record import save_image
 from ..models.config import AnyVAEConfig
 from ..runtime.locks import without_modes
 from ..weights.path import expanded
+from .equality import equal_fields
 from .notebook import html, png, strip
 from .profiles import conventions_of
 
@@ -67,13 +68,37 @@ class Result(Generic[Images]):
         cut = any(conventions_of(each["request"].get("compat")).pixels == "cut" for each in self.parameters)
         return to_pil(self.images, cut) if self.images.shape[1] == 3 else None
 
+    def __eq__(self, other: object) -> bool:
+        return equal_fields(self, other) if isinstance(other, Result) else NotImplemented
+
     def __len__(self) -> int:
         return len(self.images)
 
-    def __iter__(self) -> Iterator[Any]:
+    @overload
+    def __iter__(self: Result[list[Image]]) -> Iterator[Image]: ...
+
+    @overload
+    def __iter__(self: Result[Tensor]) -> Iterator[Tensor]: ...
+
+    @overload
+    def __iter__(self) -> Iterator[Image | Tensor]: ...
+
+    def __iter__(self) -> Iterator[Image | Tensor]:
         return iter(self.images)
 
-    def __getitem__(self, number: Any) -> Any:
+    @overload
+    def __getitem__(self: Result[list[Image]], number: int) -> Image: ...
+
+    @overload
+    def __getitem__(self: Result[list[Image]], number: slice) -> list[Image]: ...
+
+    @overload
+    def __getitem__(self: Result[Tensor], number: Any) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, number: Any) -> Image | list[Image] | Tensor: ...
+
+    def __getitem__(self, number: Any) -> Image | list[Image] | Tensor:
         return self.images[number]
 
     def __repr__(self) -> str:
@@ -108,17 +133,21 @@ class PipelineStep:
     """The state after step `index` of `total`: `latents` at noise level `sigma`, and the guess of the clean ones.
 
     Both are (B, 4, H/8, W/8), float32; after the last step `latents` are the finished ones. The next steps start from
-    `latents`, so a change of them in place changes what follows. A notebook shows the preview.
+    `latents`, so a change of them in place changes what follows; `denoised` is to be read. A notebook shows the
+    preview. As long as a step is kept, so is its pipeline's model; `copy.copy(step)` has the tensors alone.
     """
 
     index: int
     total: int
     sigma: float
-    latents: Tensor = field(repr=False)
-    denoised: Tensor = field(repr=False)
+    latents: Tensor = field(repr=False, hash=False)
+    denoised: Tensor = field(repr=False, hash=False)
     finish: Callable[[PipelineStep, Output], Result] = field(default=_no_pipeline, repr=False, compare=False)
     vae: AnyVAEConfig | None = field(default=None, repr=False, compare=False)
     decode: Callable[[Tensor], Tensor | None] | None = field(default=None, repr=False, compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        return equal_fields(self, other) if isinstance(other, PipelineStep) else NotImplemented
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, perhaps in another process, has the tensors and shows its preview; it belongs to no pipeline."""

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from .streamed import Change as Change
     from .vae_strips import decode_strips as decode_strips
     from .vae_strips import encode_strips as encode_strips
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "cuda_graph": ("compile_blocks",),
-        "device": ("choose_device", "choose_dtype"),
-        "lazy": ("Lazy",),
-        "placement": ("Placement", "choose_placement"),
-        "precision": ("Precision",),
-        "settle": ("settle",),
-        "rewrite": ("rewrite",),
-        "streamed": ("Change",),
-        "vae_strips": ("decode_strips", "encode_strips"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "cuda_graph": ("compile_blocks",),
+            "device": ("choose_device", "choose_dtype"),
+            "lazy": ("Lazy",),
+            "placement": ("Placement", "choose_placement"),
+            "precision": ("Precision",),
+            "settle": ("settle",),
+            "rewrite": ("rewrite",),
+            "streamed": ("Change",),
+            "vae_strips": ("decode_strips", "encode_strips"),
+        },
+    )

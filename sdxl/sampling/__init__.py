@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from .schedule import noise_table as noise_table
     from .schedules import SCHEDULES as SCHEDULES
     from .schedules import SigmaSchedule as SigmaSchedule
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "brownian": ("BrownianPath",),
-        "denoiser": ("Network", "make_denoiser"),
-        "guidance": ("Guidance", "Guider"),
-        "inpaint": ("InpaintRegion", "blend_known"),
-        "names": ("read_sampler", "read_schedule"),
-        "prediction": ("Point",),
-        "sampler": ("Denoiser", "Noise", "PairDenoiser", "Sampler", "Step", "euler_step"),
-        "samplers": ("SAMPLERS",),
-        "schedule": ("NoiseTable", "Schedule", "make_schedule", "noise_table"),
-        "schedules": ("SCHEDULES", "SigmaSchedule"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "brownian": ("BrownianPath",),
+            "denoiser": ("Network", "make_denoiser"),
+            "guidance": ("Guidance", "Guider"),
+            "inpaint": ("InpaintRegion", "blend_known"),
+            "names": ("read_sampler", "read_schedule"),
+            "prediction": ("Point",),
+            "sampler": ("Denoiser", "Noise", "PairDenoiser", "Sampler", "Step", "euler_step"),
+            "samplers": ("SAMPLERS",),
+            "schedule": ("NoiseTable", "Schedule", "make_schedule", "noise_table"),
+            "schedules": ("SCHEDULES", "SigmaSchedule"),
+        },
+    )

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from .learn import learn_vocabulary as learn_vocabulary
     from .tokenizer import Tokenizer as Tokenizer
     from .vocabulary import TokenizerConfig as TokenizerConfig
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "encode": ("Sizes", "TextCache", "TextStage", "embed_sizes", "encode_text", "with_tokens"),
-        "learn": ("learn_vocabulary",),
-        "tokenizer": ("Tokenizer",),
-        "vocabulary": ("TokenizerConfig",),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "encode": ("Sizes", "TextCache", "TextStage", "embed_sizes", "encode_text", "with_tokens"),
+            "learn": ("learn_vocabulary",),
+            "tokenizer": ("Tokenizer",),
+            "vocabulary": ("TokenizerConfig",),
+        },
+    )

@@ -39,24 +39,24 @@ if TYPE_CHECKING:
     from .start import start_text_encoder as start_text_encoder
     from .start import start_unet as start_unet
     from .start import start_vae as start_vae
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "control": ("control_loss", "save_controlnet", "start_controlnet"),
-        "distillation": ("distillation_loss",),
-        "inversion": ("WordEncoder", "save_embedding"),
-        "lora": ("LowRank", "attach_lora", "detach_lora", "load_network", "save_lora"),
-        "losses": (
-            "autoencoder_loss",
-            "captioned_loss",
-            "denoising_loss",
-            "encode_captions",
-            "offset_noise",
-            "stratified_timesteps",
-        ),
-        "optimizers": ("Muon", "cosine_rate", "make_optimizers", "update_average"),
-        "reference": ("reference_loss", "save_image_encoder", "save_ip_adapter", "start_ip_adapter"),
-        "start": ("start_text_encoder", "start_unet", "start_vae"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "control": ("control_loss", "save_controlnet", "start_controlnet"),
+            "distillation": ("distillation_loss",),
+            "inversion": ("WordEncoder", "save_embedding"),
+            "lora": ("LowRank", "attach_lora", "detach_lora", "load_network", "save_lora"),
+            "losses": (
+                "autoencoder_loss",
+                "captioned_loss",
+                "denoising_loss",
+                "encode_captions",
+                "offset_noise",
+                "stratified_timesteps",
+            ),
+            "optimizers": ("Muon", "cosine_rate", "make_optimizers", "update_average"),
+            "reference": ("reference_loss", "save_image_encoder", "save_ip_adapter", "start_ip_adapter"),
+            "start": ("start_text_encoder", "start_unet", "start_vae"),
+        },
+    )

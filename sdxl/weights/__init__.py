@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from .save import convert as convert
     from .save import save_folder as save_folder
     from .save import save_single as save_single
-
-__getattr__, __dir__, __all__ = exports(
-    __name__,
-    {
-        "audit": ("Report", "inspect"),
-        "checkpoint": ("Checkpoint", "open_checkpoint", "open_component"),
-        "component": ("Component",),
-        "container": ("TensorFile",),
-        "hashes": ("file_hash", "tensor_hash"),
-        "hub": ("resolve",),
-        "info": ("ModelInfo",),
-        "library": ("find_by_hash", "find_model"),
-        "save": ("convert", "save_folder", "save_single"),
-    },
-)
+else:  # a type checker that saw it would take any name
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "audit": ("Report", "inspect"),
+            "checkpoint": ("Checkpoint", "open_checkpoint", "open_component"),
+            "component": ("Component",),
+            "container": ("TensorFile",),
+            "hashes": ("file_hash", "tensor_hash"),
+            "hub": ("resolve",),
+            "info": ("ModelInfo",),
+            "library": ("find_by_hash", "find_model"),
+            "save": ("convert", "save_folder", "save_single"),
+        },
+    )

@@ -203,6 +203,14 @@ def test_what_cannot_be_encoded_is_an_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("parameters", [{}, {"version": "sdxl 0.0", "request": {"prompt": "cat"}}])
+def test_parameters_that_are_none_are_an_error(parameters: Any, tmp_path: Path) -> None:
+    for save in (save_image, save_png):
+        with pytest.raises(ArgumentError, match=r"parameters have no (version|model); expected those of an image"):
+            save(Image.new("RGB", (8, 8)), tmp_path / "x.png", parameters)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_save_png_writes_a_png(tmp_path: Path) -> None:
     for name in ("image.png", "image"):
         save_png(picture(), tmp_path / name, parameters())

@@ -166,9 +166,10 @@ def test_what_asks_for_nothing_passes(tiny_pipe: sdxl.Pipeline) -> None:
 
 def test_loading(tiny_folder: Any) -> None:
     load = sdxl.Pipeline.from_pretrained
+    names: dict[str, Any] = {"pretrained_model_name_or_path": tiny_folder, "torch_dtype": torch.float32}
     harmless: dict[str, Any] = {"use_safetensors": True, "safety_checker": None, "add_watermarker": False}
     with pytest.warns(SDXLWarning, match="torch_dtype is dtype here, use_safetensors=True changes") as caught:
-        pipe = load(pretrained_model_name_or_path=tiny_folder, torch_dtype=torch.float32, device="cpu", **harmless)
+        pipe = load(device="cpu", **names, **harmless)
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert pipe.dtype is torch.float32

@@ -172,12 +172,13 @@ def test_a_warning_names_the_line_of_the_callers_program(tiny_pipe: sdxl.Pipelin
     """Whichever room it comes from; so a filter by module acts, and the line that is printed is the user's own."""
     idle: dict[str, Any] = {"guidance_scale": 1.0, "negative_prompt": "dog", "steps": 1, "seed": 1}
     long: dict[str, Any] = {"long_prompt": "truncate", "steps": 1, "seed": 1}
+    foreign: dict[str, Any] = {"num_images_per_prompt": 1}
     calls: dict[str, Callable[[], object]] = {
         "negative_prompt has no effect": lambda: tiny_pipe("cat", **idle, progress=False),
         "the prompts have syntax": lambda: tiny_pipe.plan(sdxl.Request("a (red:1.2) cat")),
         "this part was cut off": lambda: tiny_pipe("cat " * 100, **long, progress=False),
         "the prompt has": lambda: [*tiny_pipe.steps("cat " * 100, **long)],
-        "these are diffusers' names": lambda: tiny_pipe.encode_prompt("cat", num_images_per_prompt=1),
+        "these are diffusers' names": lambda: tiny_pipe.encode_prompt("cat", **foreign),
     }
     for text, call in calls.items():
         with warnings.catch_warnings(record=True) as caught:

@@ -203,6 +203,10 @@ def test_wrong_networks_are_named(tiny_folder: Path) -> None:
             (info, torch.compile(unet, backend="eager"), vae, text),
             "unet is a OptimizedModule; .*torch.compile has wrapp",
         ),
+        (
+            (info, torch.optim.swa_utils.AveragedModel(unet), vae, text),
+            "unet is a AveragedModel; expected a UNet, which it wraps. Try unet.module",
+        ),
         ((info, vae, unet, text), "unet is a VAE; expected a UNet"),
         ((info, unet, unet, text), "vae is a UNet; expected a VAE"),
         (

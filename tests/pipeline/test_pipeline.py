@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -392,3 +393,6 @@ def test_progress_is_shown_only_where_it_is_asked_for(tiny_pipe: Any, monkeypatc
     assert not bars
     tiny_pipe("cat", seed=1, steps=3)
     assert [(bar.n, bar.total) for bar in bars] == [(3, 3)]
+    monkeypatch.setattr(sys, "stderr", None)  # a program without a terminal: pythonw, PyInstaller --windowed
+    assert len(tiny_pipe("cat", seed=1, steps=3)) == 1
+    assert len(bars) == 1

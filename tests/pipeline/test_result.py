@@ -119,6 +119,16 @@ def test_a_notebook_shows_the_preview_of_a_step(tiny_pipe: sdxl.Pipeline) -> Non
     assert replace(step, vae=replace(step.vae, latent_rgb=None))._repr_png_() is None
 
 
+def test_a_change_of_a_result_changes_no_step(tiny_pipe: sdxl.Pipeline) -> None:
+    """A sampler of several steps looks at its last guesses again."""
+    settings: dict[str, Any] = {"steps": 3, "seed": 1, "sampler": "dpmpp_2m"}
+    *_, plain = tiny_pipe.steps("cat", **settings)
+    for step in tiny_pipe.steps("cat", **settings):
+        step.result("latent").images.zero_()
+        step.result("tensor").images.zero_()
+    assert torch.equal(step.latents, plain.latents)
+
+
 def test_a_copy_of_a_step_belongs_to_no_pipeline(tiny_pipe: sdxl.Pipeline) -> None:
     """To keep one while its latents are changed in place, or to send it to another process."""
     step = next(tiny_pipe.steps("cat", steps=2, seed=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import subprocess
@@ -206,6 +207,17 @@ def test_a_compiled_part_is_let_go(way: str, tiny_folder: Path) -> None:
         assert network() is None
     finally:
         gc.enable()
+
+
+def test_a_step_keeps_the_model_and_its_copy_and_results_do_not(tiny_folder: Path) -> None:
+    pipe = load(tiny_folder)
+    network = weakref.ref(pipe.unet)
+    *_, step = pipe.steps("cat", steps=1, seed=1)
+    kept = step.result(), copy.copy(step)
+    del pipe
+    assert network() is not None and len(step.result()) == 1
+    del step
+    assert network() is None and len(kept) == 2
 
 
 @pytest.mark.parametrize("fault", ["memory", "callback"])

@@ -12,5 +12,7 @@ for _module in iter_modules(__path__):
     for _name, _value in vars(import_module(f"{__name__}.{_module.name}")).items():
         if isinstance(_value, Sampler):
             SAMPLERS[_name] = _value
+if not SAMPLERS:
+    raise ImportError(f"{__name__} has no modules: what packed the program left them out. Try --collect-all sdxl")
 
 __all__ = ["SAMPLERS"]
