@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 # the advice after the fact, or the only values that are possible
-ADVICE = re.compile(r";|\. Try |must be|supported|, try|\{advice\}|\{remedy\(")
+ADVICE = re.compile(r";|\. Try |must be|supported|, try|\{advice\}|\{remedy\(|: \{fault\}$")
 # sentences from elsewhere: hub faults, which test_hub.py checks one by one
 ELSEWHERE = re.compile(
     r"\{explain\(.*\)\}|in the second pass of hires \{error\}|image: \{error\}"

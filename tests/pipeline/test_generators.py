@@ -197,7 +197,7 @@ def test_where_memory_runs_out_the_generators_begin_again(
     expected = pipe("cat", generator=used(4), steps=2, **LATENT)
     from sdxl.pipeline import loop
 
-    run, tries = loop._stage, []
+    run, tries = loop._expert_steps, []
 
     def fail_once(*arguments: Any) -> Any:
         tries.append(1)
@@ -205,7 +205,7 @@ def test_where_memory_runs_out_the_generators_begin_again(
             raise MemoryError
         return run(*arguments)
 
-    monkeypatch.setattr(loop, "_stage", fail_once)
+    monkeypatch.setattr(loop, "_expert_steps", fail_once)
     with pytest.warns(sdxl.SDXLWarning, match="memory ran out"):
         result = pipe("cat", generator=used(4), steps=2, **LATENT)
     assert len(tries) == 2

@@ -457,7 +457,7 @@ def test_folders_are_read_while_the_model_is_loaded(tmp_path: Path, monkeypatch:
 
     service = make_service(Settings(port=0), make_catalog([ModelRequest("one", **folders)]), load)
     service.start()
-    until(lambda: len(read) == 3)  # LoRAs; controls and references of one folder
+    until(lambda: len(read) == 4)  # LoRAs; controls, references and upscalers of one folder
     assert not service.engine.is_ready and set(read) == {tmp_path / "a.safetensors"}
     loading.set()
     service.engine.close()

@@ -118,7 +118,7 @@ def test_loras_are_names_of_the_folder(catalog: Catalog) -> None:
         str(catalog.files("lora")["style"].path),
         "hub/name",
     ):
-        with pytest.raises(UnknownError, match="no name of a LoRA here"):
+        with pytest.raises(UnknownError, match="the name of no LoRA here"):
             work(catalog, loras=[name])
     with pytest.raises(ArgumentError, match="expected a list"):
         work(catalog, loras="style")
