@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 
@@ -12,10 +12,19 @@ def equal_fields(one: Any, other: Any) -> bool:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """As == has it; tensors and arrays are equal to those of equal shape, dtype, device and values."""
+    """As == has it, also of what holds tensors; these and arrays are equal to those of equal shape, dtype, device and
+    values.
+    """
     if one is other:
         return True
-    if hasattr(one, "tolist") and hasattr(other, "tolist"):
+    if hasattr(one, "tolist") or hasattr(other, "tolist"):
         alike = all(getattr(one, name, None) == getattr(other, name, None) for name in ("shape", "dtype", "device"))
         return alike and bool((one == other).all())
-    return type(one) is type(other) and bool(one == other)
+    if type(one) is type(other):
+        if isinstance(one, (list, tuple)):
+            return len(one) == len(other) and all(map(_equal, one, other))
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+        if is_dataclass(one) and type(one).__eq__ is not object.__eq__:
+            return equal_fields(one, other)
+    return bool(one == other)

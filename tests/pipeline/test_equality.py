@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,29 @@ def test_requests_with_tensors_are_equal_if_all_values_are() -> None:
     assert request != replace(request, image="cat.png")
     assert request != replace(request, seed=1)
     assert request != "cat"
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda x: {"image": [x, x]},
+        lambda x: {"control": [sdxl.Control("net", x)]},
+        lambda x: {"control": sdxl.Control("net", [x, x])},
+        lambda x: {"control": [{"net": "net", "image": x}]},
+        lambda x: {"reference": [sdxl.Reference("adapter", x, mask=x)]},
+    ],
+)
+def test_tensors_within_values(held: Callable[[torch.Tensor], dict[str, Any]]) -> None:
+    one, same, other = (
+        sdxl.Request("cat", **held(value(3, 64, 64))) for value in (torch.zeros, torch.zeros, torch.ones)
+    )
+    assert one == same != other
+
+
+def test_numbers_are_equal_as_numbers_are() -> None:
+    assert sdxl.Request("cat", guidance_scale=5, eta=1) == sdxl.Request("cat", guidance_scale=5.0, eta=1.0)
+    assert sdxl.Request("cat", guidance_scale=5) != sdxl.Request("cat", guidance_scale=6)
+    assert sdxl.Request(["cat"]) != sdxl.Request("cat")
 
 
 def test_requests_with_images_have_a_hash() -> None:
