@@ -143,7 +143,7 @@ def _find_foreign(
         request["loras"] = find_loras(recorded, source, folders[0])
     if "embeddings" not in model and (embeddings := find_embeddings(recorded, source, folders[1])):
         found["embeddings"] = embeddings
-    if "hires" not in given and "hires" in request:
+    if "hires" not in given and request.get("hires"):
         request["hires"] = find_upscaler(request["hires"], source, folders[2])
     return found
 

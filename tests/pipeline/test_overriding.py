@@ -67,6 +67,14 @@ def test_an_image_with_levels_of_an_image(tiny_pipe: sdxl.Pipeline, tmp_path: Pa
     )
 
 
+def test_an_image_over_hires_fix_of_another_tool(tmp_path: Path) -> None:
+    line = "Steps: 5, Sampler: Euler, Seed: 1, Size: 64x64, Denoising strength: 0.5, Hires upscale: 2"
+    for name in ("Latent", "4x-UltraSharp"):
+        (tmp_path / "a.txt").write_text(f"a cat\n{line}, Hires upscaler: {name}")
+        again = replay(tmp_path / "a.txt", {"image": "b.png"}, {"model": "miniature"})
+        assert again.request["hires"] is None and again.request["image"] == "b.png"
+
+
 def test_what_is_not_given_stays() -> None:
     recorded = {"sampler": "ddim", "eta": 0.5, "schedule": "karras", "sampler_options": {"rho": 5.0}, "steps": 3}
     assert outdated(recorded, {}) == outdated(recorded, {"prompt": "x", "seed": None, "eta": 0.1}) == {}
