@@ -7,6 +7,7 @@ import json
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,10 @@ import pytest
 from esrgan_files import OLD, random_upscaler, save
 from PIL import Image
 from serving import LIMITS, SMALL, Client, Running, miniatures, open_miniature, recorded, serving
+
+from sdxl.images.upscalers import read_upscaler
+from sdxl.serve.catalog import Catalog
+from sdxl.serve.sdapi.lists import upscalers
 
 HIRES = {"scale": 2.0, "strength": 0.5}
 
@@ -60,6 +65,17 @@ def test_automatic1111s_names(client: Client) -> None:
         assert f"Hires upscaler: {name}," in json.loads(answer.json["info"])["infotexts"][0]
         images.append(np.asarray(Image.open(io.BytesIO(b64decode(answer.json["images"][0])))))
     assert np.array_equal(*images)  # two names of one network
+
+
+def test_files_of_one_name_have_their_folders(tmp_path: Path) -> None:
+    for name in ("a/4x", "b/4x", "a/RealESRGAN_x4plus"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(random_upscaler(), tmp_path / f"{name}.safetensors", OLD)
+    catalog = Catalog({}, control_dir=tmp_path)
+    names = [each["name"] for each in upscalers(SimpleNamespace(catalog=catalog))][2:]  # type: ignore[arg-type]
+    assert names == ["a/4x", "R-ESRGAN 4x+", "b/4x"]
+    for name in names:
+        catalog.find("upscaler", read_upscaler(name))
 
 
 def test_our_own_list(client: Client) -> None:

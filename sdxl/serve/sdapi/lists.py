@@ -75,7 +75,8 @@ def embeddings(service: Service) -> dict[str, Any]:
 def upscalers(service: Service) -> list[dict[str, Any]]:
     """The ways to enlarge pixels, also by networks."""
     names = ["None", *(each.a1111 for each in UPSCALERS.values() if each.mode is None)]
-    names += [a1111_name(name) for name in service.catalog.files("upscaler")]
+    files = service.catalog.files("upscaler")
+    names += [name if "/" in name else a1111_name(name) for name in files]  # folders tell files of one name apart
     return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in names]
 
 
