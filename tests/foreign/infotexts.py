@@ -229,6 +229,11 @@ CASES = [
         of("euler", "linspace", hires={"scale": 1.5, "strength": 0.4, "upscaler": "4x-UltraSharp"}),
     ),
     Case(
+        "hires with an upscaler without a name",
+        text(EULER, 'Denoising strength: 0.4, Hires upscale: 1.5, Hires upscaler: "  "'),
+        of("euler", "linspace", hires={"scale": 1.5, "strength": 0.4}),
+    ),
+    Case(
         "hires with a network of another architecture",
         text(EULER, "Denoising strength: 0.4, Hires upscale: 1.5, Hires upscaler: SwinIR 4x"),
         of("euler", "linspace", hires={"scale": 1.5, "strength": 0.4, "upscaler": "lanczos"}),

@@ -32,7 +32,7 @@ def read_hires(fields: Fields, prompt: str) -> dict[str, Any] | None:
         hires["strength"] = tidy(strength)
     if steps:
         hires["steps"] = steps
-    if name := fields.take("Hires upscaler"):
+    if (name := fields.take("Hires upscaler")) and name.strip():
         hires["upscaler"] = _upscaler(fields, name)
     if text := fields.take("Hires prompt"):
         hires["prompt"], tags = split_tags(text)
