@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, brief, is_number
+from ..weights.path import expanded
 from .statement import check_texts, checked_numbers, read_values
 
 Only = str | tuple[str, ...] | Mapping[str, float]
@@ -112,7 +113,7 @@ class Reference:
         """The same with paths that are relative to a folder; those of adapter and encoder where such a file is."""
 
         def beside(name: str | Path | None) -> str | Path | None:
-            path = None if name is None else root / os.path.expanduser(name)
+            path = None if name is None else root / expanded(name)
             return path.absolute() if path is not None and os.path.exists(path) else name
 
         def one(image: Any) -> Any:
@@ -120,7 +121,7 @@ class Reference:
                 return type(image)(map(one, image))
             if not isinstance(image, (str, Path)) or "\0" in str(image):
                 raise ArgumentError(f"an image of reference {self.adapter} is {brief(image)}; give the path of a file")
-            return (root / os.path.expanduser(image)).absolute()
+            return (root / expanded(image)).absolute()
 
         return replace(
             self,

@@ -21,6 +21,7 @@ from ..pipeline.references import References
 from ..pipeline.tags import requested_loras
 from ..pipeline.upscalers import Upscalers
 from ..weights.hashes import file_hash
+from ..weights.path import expanded
 
 _NETWORKS = ("loras", "control", "reference")  # arguments that name files
 
@@ -77,7 +78,7 @@ def lora_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dict[s
     """
     records = []
     for lora in read_loras(value):
-        beside = root / os.path.expanduser(lora.file)
+        beside = root / expanded(lora.file)
         path = find_file(beside if os.path.isfile(beside) else lora.file, folders, "LoRA")
         records.append(lora.record() | {"file": str(path.absolute()), "hash": lora.hash or file_hash(path)})
     return records
@@ -89,7 +90,7 @@ def control_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dic
     """
     records = []
     for control in read_controls(value):
-        beside = root / os.path.expanduser(control.net)
+        beside = root / expanded(control.net)
         path = find_network(beside if os.path.exists(beside) else control.net, folders, "ControlNet")
         images = [_image(each, root) for each in control.images]
         own = {"net": str(path.absolute()), "image": images if len(images) > 1 else images[0]}
@@ -101,7 +102,7 @@ def control_records(value: Any, root: Path, folders: Sequence[Path]) -> list[dic
 def _image(image: Any, root: Path) -> str:
     if not isinstance(image, (str, Path)) or "\0" in str(image):
         raise ArgumentError(f"the image of a control is {brief(image)}; give the path of a file")
-    return str((root / os.path.expanduser(image)).absolute())
+    return str((root / expanded(image)).absolute())
 
 
 def control_of(records: Sequence[Mapping[str, Any]], number: int, count: int) -> list[dict[str, Any]]:

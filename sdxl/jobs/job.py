@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -293,7 +292,7 @@ def _paths(name: str, value: Any, root: Path) -> Any:
 def _path(name: str, value: Any, root: Path) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ArgumentError(f"{name} is {brief(value)}; give the path of a file")
-    return str(root / os.path.expanduser(value))
+    return str(root / expanded(value))
 
 
 def _items(line: int, arguments: dict[str, Any], name: str, first: int) -> Iterator[WorkItem]:

@@ -39,6 +39,8 @@ def hint_of(name: str | os.PathLike[str]) -> str:
     """For an error message: a path of a like name that exists, or nothing. A path of Windows has its slashes turned,
     and an ending may be missing. Only the folder that the path names is read.
     """
+    if "\0" in os.fspath(name):  # which no path has
+        return ""
     text = os.path.expanduser(name)
     turned = text.replace("\\", "/")
     if turned != text and os.path.exists(turned):

@@ -10,6 +10,9 @@ AnyPath = str | os.PathLike[str]
 
 def expanded(path: AnyPath) -> Path:
     """The path with the home folder for its ~. One of a user who does not exist stays as it is, and so does a file's
-    name that begins with ~.
+    name that begins with ~, also with a null byte, which no file's name has.
     """
-    return Path(os.path.expanduser(path))
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # a null byte in the name of the user
+        return Path(path)

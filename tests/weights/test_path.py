@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import sdxl
 from sdxl.adapters import read_adapter
-from sdxl.errors import OutputError
+from sdxl.errors import OutputError, SDXLError
 from sdxl.jobs import open_folder, parse_job, read_job
 from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import VisionConfig
@@ -62,6 +65,23 @@ def test_jobs(home: Path) -> None:
     with open_folder("~/images", job, 1):
         assert (home / "images/job").is_dir()
     assert not [*Path().iterdir()]
+
+
+@pytest.mark.parametrize("name", ["~\0", "~\0/x", "~user\0/x", "d\0/x", "\0"])
+def test_a_null_byte_in_the_name_of_a_network(name: str, tiny_pipe: sdxl.Pipeline, home: Path) -> None:
+    """In a job it is an error of its line."""
+    Image.new("RGB", (8, 8)).save("a.png")
+    values: list[dict[str, Any]] = [
+        {"loras": [name]},
+        {"control": [{"net": name, "image": "a.png"}]},
+        {"reference": [{"adapter": name, "image": "a.png"}]},
+        {"hires": {"upscaler": name}},
+    ]
+    for value in values:
+        job = parse_job(json.dumps({"prompt": "a cat", **value}), Path(), {}, {})
+        with pytest.raises(SDXLError) as error:
+            tiny_pipe("a cat", **value)
+        assert isinstance(job.faults[1], SDXLError) and not job.items and error.value
 
 
 def test_a_name_that_begins_like_a_home(tiny_folder: Path, home: Path) -> None:
