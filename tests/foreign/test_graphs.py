@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import BASE, Case, graph, link, node
+from graphs import BASE, Case, graph, link, node, two_samplers
 from graphs import CASES as OWN
 from pack_graphs import CASES as PACKS
 from PIL import Image
@@ -91,6 +91,21 @@ def joined(levels: int, leaf: str) -> Any:
     parts = [{f"text_{part}": text for part in "abc"} for text in texts]
     nodes = {name: node("Text Concatenate", delimiter=",", **each) for name, each in zip(names, parts, strict=True)}
     return graph(n6=node("CLIPTextEncode", text=link("j0"), clip=link("4", 1))) | nodes
+
+
+@pytest.mark.parametrize("name", ["", ".pth", " ", 5, None])
+def test_a_network_without_a_name_is_lanczos(name: Any, tmp_path: Path) -> None:
+    own = {
+        **two_samplers(node("VAEEncode", pixels=link("15"), vae=link("4", 2))),
+        "14": node("VAEDecode", samples=link("3"), vae=link("4", 2)),
+        "15": node("ImageUpscaleWithModel", upscale_model=link("16"), image=link("14")),
+        "16": node("UpscaleModelLoader", model_name=name),
+    }
+    found = read(own, tmp_path)
+    hires = found.request["hires"]
+    assert (hires["upscaler"], hires["scale"]) == ("lanczos", 4)
+    reason = "its network is not known; lanczos takes its place, and 4 is taken as its scale"
+    assert found.unmapped["ImageUpscaleWithModel 15"].reason == reason
 
 
 @pytest.mark.parametrize(("levels", "leaf"), [(20, "x"), (4, 50_000 * "x")])

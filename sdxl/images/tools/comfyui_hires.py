@@ -87,15 +87,18 @@ def _network(reading: Reading, node: Node) -> str | None:
     """The file of a network; None, and a note, where its loader is not known."""
     found = origin(reading.graph, node.inputs.get("upscale_model"))
     name = reading.value(found[0], "model_name") if found is not None else None
-    if isinstance(name, str) and name:
-        return _ENDING.sub("", file_name(name))
+    if isinstance(name, str) and (own := _ENDING.sub("", file_name(name)).strip()):
+        return own
     reading.refuse(node, "its network is not known; lanczos takes its place")
     return None
 
 
 def _scale(reading: Reading, node: Node, name: str | None) -> int:
     """The scale of a network, which its file's name states as a rule."""
-    found = _SCALE.search(name or "")
+    if name is None:
+        reading.refuse(node, f"its network is not known; lanczos takes its place, and {_USUAL} is taken as its scale")
+        return _USUAL
+    found = _SCALE.search(name)
     if found is None:
         reading.refuse(node, f"its scale is not in the name of its file; {_USUAL} is taken")
         return _USUAL
