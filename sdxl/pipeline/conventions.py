@@ -225,8 +225,8 @@ class Conventions:
         sigmas="the last int((n + 1) d) sigmas",
         all="n: the last of int(n / d), all at d > 0.9999",
         one_more="the last int(n min(d, 0.999)) + 1 (with ddim two less, at least 1, and noise of one level more than "
-        "they begin at); in a second pass as exactly (with ddim too)",
-        exactly="n: the last of int(n / min(d, 0.999))",
+        "they begin at); in a second pass as exactly",
+        exactly="n (with ddim two less, at least 1): the last of int(n / min(d, 0.999))",
     )
     # ---- inpainting
     mask_size: str = _rule(
