@@ -115,11 +115,9 @@ def _hires(record: Any, catalog: Catalog) -> tuple[Any, list[str]]:
         return record, []
     if not is_network(upscaler):
         return record, []
-    left, here = (
-        _entry(record | {"upscaler": upscaler}, "upscaler", _names("upscaler", catalog)),
-        catalog.files("upscaler"),
-    )
-    if left["upscaler"] in here:
+    here = _names("upscaler", catalog)
+    left = _entry(record | {"upscaler": upscaler}, "upscaler", here)
+    if left["upscaler"] in here.values():
         return left, []
     what = f"hires.upscaler {brief(left['upscaler'])} (no network here has its name; {_NEAREST} takes its place)"
     return left | {"upscaler": _NEAREST}, [what]
