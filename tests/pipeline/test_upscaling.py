@@ -28,7 +28,8 @@ LATENT: dict[str, Any] = COMMON | {"output": "latent"}
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("networks")
+    folder = tmp_path_factory.mktemp("models") / "ESRGAN"
+    folder.mkdir()
     save(random_upscaler(), folder / "4x-Sharp.safetensors", OLD)
     save(random_upscaler(replace(SMALL, doublings=1), 1), folder / "2x.safetensors", OLD)
     save(random_upscaler(replace(SMALL, fold=4), 2), folder / "1x.safetensors", NEW)
