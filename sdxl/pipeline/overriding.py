@@ -23,13 +23,14 @@ def outdated(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     lost = {"hires"} if "image" in given else set[str]()
     if sampler != recorded.get("sampler"):
         lost |= {"eta"}
+    spacing = schedule or recorded.get("schedule")
     if any(name in given for name in LEVELS):
-        lost |= {*LEVELS, *_SPACED}
+        lost, spacing = lost | {*LEVELS, *_SPACED}, None
     elif schedule is not None or any(name in given for name in _SPACED):
         lost |= {*LEVELS}
     if schedule is not None:
         lost |= {"schedule"}
-    new = dict.fromkeys(lost & {*recorded}) | _options(recorded, sampler, schedule or recorded.get("schedule"))
+    new = dict.fromkeys(lost & {*recorded}) | _options(recorded, sampler, spacing)
     return {name: value for name, value in new.items() if name not in given}
 
 
@@ -43,11 +44,16 @@ def _names(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Any, 
 
 
 def _options(recorded: Mapping[str, Any], sampler: Any, schedule: Any) -> dict[str, Any]:
-    """The recorded options of the sampler and the schedule without those that these do not have."""
+    """The recorded options without those of the recorded sampler and schedule that these do not have."""
     options = recorded.get("sampler_options")
     if not isinstance(options, Mapping):
         return {}
-    tables = ((SAMPLERS, sampler), (SCHEDULES, schedule))
-    known = {name for table, key in tables if isinstance(key, str) and key in table for name in table[key].options}
-    left = {name: value for name, value in options.items() if name in known}
+    gone = _known(recorded.get("sampler"), recorded.get("schedule")) - _known(sampler, schedule)
+    left = {name: value for name, value in options.items() if name not in gone}
     return {} if left == options else {"sampler_options": left or None}
+
+
+def _known(sampler: Any, schedule: Any) -> set[str]:
+    """The options of a sampler and a schedule."""
+    tables = ((SAMPLERS, sampler), (SCHEDULES, schedule))
+    return {name for table, key in tables if isinstance(key, str) and key in table for name in table[key].options}

@@ -41,6 +41,12 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
     ({"sampler": "euler", "sampler_options": {"s_churn": 1.0}}, {"sampler": "dpmpp_2m"}, ("sampler_options",)),
     ({"sampler": "euler", "sampler_options": {"s_churn": 1.0}}, {"sampler": "heun"}, ()),
     ({"schedule": "karras", "sampler_options": {"rho": 5.0}}, {"schedule": "Beta"}, ("sampler_options",)),
+    (
+        {"schedule": "karras", "sampler_options": {"rho": 5.0}},
+        LEVELS,
+        ("schedule", "sampler_options", "steps"),
+    ),
+    ({"sampler": "euler", "sampler_options": {"s_churn": 1.0}}, LEVELS, ("steps",)),
     ({"hires": {"scale": 2, "strength": 0.7}}, {"image": tiny.picture(3), "strength": 0.7}, ("hires",)),
 ]
 
@@ -77,6 +83,8 @@ def test_an_image_over_hires_fix_of_another_tool(tmp_path: Path) -> None:
 
 def test_what_is_not_given_stays() -> None:
     recorded = {"sampler": "ddim", "eta": 0.5, "schedule": "karras", "sampler_options": {"rho": 5.0}, "steps": 3}
+    unknown = {"sampler": "euler", "schedule": "karras", "sampler_options": {"of_a_later_version": 1}}  # an error later
+    assert outdated(unknown, {}) == outdated(unknown, {"sampler": "Euler", "steps": 4}) == {}
     assert outdated(recorded, {}) == outdated(recorded, {"prompt": "x", "seed": None, "eta": 0.1}) == {}
     with pytest.raises(sdxl.ArgumentError, match="sampler is 'eulr'"):
         outdated(recorded, {"sampler": "eulr"})
