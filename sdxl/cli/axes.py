@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..adapters.lookup import HASHES
 from ..adapters.lora import read_loras
 from ..errors import ArgumentError, brief
 from ..pipeline.aliases import advice
@@ -82,10 +83,7 @@ def _typed(flag: str, name: str, kind: Any, text: str) -> Any:
 def _with_part(name: str, value: Any, part: str, own: Any) -> Any:
     """The value of a field, as JSON has it, with another value of one part."""
     if name == "hires":
-        record = {} if value is None else read_hires(value).record()
-        if part == "size":
-            record.pop("scale", None)
-        return {**record, part: own}
+        return _replaced({} if value is None else read_hires(value).record(), part, own)
     if name == "guider":
         if value is None:
             raise ArgumentError(f"guider.{part} is given without a guider; give --guider too")
@@ -93,4 +91,10 @@ def _with_part(name: str, value: Any, part: str, own: Any) -> Any:
     loras = read_loras(value or ())
     if len(loras) != 1:
         raise ArgumentError(f"lora.{part} is given beside {len(loras)} LoRAs; expected one, give it with --lora")
-    return [{**loras[0].record(), part: own}]
+    return [_replaced(loras[0].record(), part, own)]
+
+
+def _replaced(record: dict[str, Any], part: str, own: Any) -> dict[str, Any]:
+    """A record with another value of a part, and without what said the same otherwise, or of the earlier value."""
+    gone = {"size": "scale", "scale": "size", **HASHES}.get(part)
+    return {name: value for name, value in record.items() if name != gone} | {part: own}

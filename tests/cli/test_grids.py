@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from esrgan_files import OLD, random_upscaler, save
 from PIL import Image
 
 import sdxl
@@ -107,6 +108,24 @@ def test_a_table_of_an_image_again(generate: Any, tiny_pipe: sdxl.Pipeline, tmp_
     for column, sampler in enumerate(("euler_ancestral", "DPM++ 2M Karras"), 1):
         image = tiny_pipe("cat", seed=5, guidance_scale=3.0, sampler=sampler, **COMMON)[0]
         assert pixels(f"own/1-{column}.png") == image.tobytes()
+
+
+def test_other_networks_than_the_recorded_ones(generate: Any, tmp_path: Path) -> None:
+    """The hash of a record is that of its own network."""
+    for number, name in enumerate(("one", "other")):
+        save(random_upscaler(seed=number), tmp_path / f"{name}.safetensors", OLD)
+    flags = ("--steps", "2", "--control-dir", str(tmp_path))
+    assert generate("cat", *flags, "--seed", "5", "--hires", "size=96x96,upscaler=one", "--output", "a.png") == 0
+    assert generate("--from", "a.png", *flags, "--x", "hires.upscaler=one,other", "--y", "hires.scale=1.5,1.25") == 0
+    assert len({pixels(path) for path in Path("grid").glob("?-?.png")}) == 4
+
+
+def test_the_hash_of_a_recorded_lora_is_not_that_of_another() -> None:
+    recorded = {"loras": [{"file": "one", "weight": 0.5, "hash": "0" * 64}]}
+    (lora,) = read_axis("--x", "lora.file=other").put(recorded, 0)["loras"]
+    assert (lora["file"], lora["weight"], lora.get("hash")) == ("other", 0.5, None)
+    (lora,) = read_axis("--x", "lora.weight=1").put(recorded, 0)["loras"]
+    assert (lora["file"], lora["weight"], lora["hash"]) == ("one", 1.0, "0" * 64)
 
 
 def test_an_image_that_fails_is_an_empty_cell(
