@@ -168,8 +168,7 @@ class Loader:
         components = [*self._components, *([] if self.preview is None else [self.preview])]
         components += [each.base for each in components if each.base is not None]
         for file in (file for each in components for file in each.weights.files):
-            if file.mapped is not None and file.mapped() is not None:
-                file.check_unchanged()
+            file.check_unchanged()
 
     def with_changes(self, changes: Changes) -> Loader:
         """The same with other changes of its weights. Raises `ArgumentError` for a name that no weight has."""
