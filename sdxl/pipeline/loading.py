@@ -165,10 +165,8 @@ class Loader:
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file whose tensors are in use was written to."""
-        components = [*self._components, *([] if self.preview is None else [self.preview])]
-        components += [each.base for each in components if each.base is not None]
-        for file in (file for each in components for file in each.weights.files):
-            file.check_unchanged()
+        for component in (*self._components, *([] if self.preview is None else [self.preview])):
+            component.check_unchanged()
 
     def with_changes(self, changes: Changes) -> Loader:
         """The same with other changes of its weights. Raises `ArgumentError` for a name that no weight has."""

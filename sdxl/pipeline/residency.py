@@ -153,6 +153,8 @@ class Residency:
         """Raise `CheckpointError` if a file was written to whose weights are used where they lie."""
         if self.loader is not None:
             self.loader.check_unchanged()
+        for extra in self._wanted:
+            extra.component.check_unchanged()
 
     def shortage(self, reason: str) -> OutOfMemoryError:
         """The error for a user where memory has run out, for a reason that torch gives."""
