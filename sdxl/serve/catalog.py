@@ -102,7 +102,7 @@ class Catalog:
         ):
             for name in names if request.get(argument) else ():
                 request[argument] = [_cut(each, name, folder) for each in request[argument]]
-        if request.get("hires"):
+        if isinstance(request.get("hires"), Mapping):
             request["hires"] = _cut(request["hires"], "upscaler", self.control_dir)
         return {**parameters, "model": model, "request": request}
 

@@ -76,6 +76,11 @@ def test_other_names_are_refused(name: str, client: Client, networks: Path) -> N
     assert answer.error["message"].endswith("lanczos, 4x-Sharp, RealESRGAN_x4plus")
 
 
+@pytest.mark.parametrize("hires", [[1, 2], "large", {"upscaler": ["a"]}, {"upscaler": None, "scale": 2}])
+def test_a_damaged_record_is_shown_as_it_is(hires: Any, client: Client) -> None:
+    assert recorded(client, {"prompt": "a cat", "hires": hires})["arguments"]["hires"] == hires
+
+
 def test_a_record_of_a_network_that_is_not_here(client: Client) -> None:
     request: dict[str, Any] = {"prompt": "a cat", "hires": HIRES | {"upscaler": "/else/8x.safetensors"}}
     again = recorded(client, request)
