@@ -21,6 +21,7 @@ from ..weights.keymap import UNET, VAE
 from .extra_networks import Extra
 from .loading import Changes, Loader
 from .model import Model
+from .network_loading import check_files
 from .plan import Plan
 
 T = TypeVar("T")
@@ -153,8 +154,7 @@ class Residency:
         """Raise `CheckpointError` if a file was written to whose weights are used where they lie."""
         if self.loader is not None:
             self.loader.check_unchanged()
-        for extra in self._wanted:
-            extra.component.check_unchanged()
+        check_files(extra.component for extra in self._wanted)
 
     def shortage(self, reason: str) -> OutOfMemoryError:
         """The error for a user where memory has run out, for a reason that torch gives."""

@@ -173,13 +173,6 @@ class Component:
         own = {row.ours: (self, row) for row in self.rows if self.key(row) in self.weights}
         return own | self._lent()
 
-    def check_unchanged(self) -> None:
-        """Raise `CheckpointError` if a file whose tensors are in use was written to."""
-        for file in self.weights.files:
-            file.check_unchanged()
-        if self.base is not None:
-            self.base.check_unchanged()
-
     def forget(self, *read: Tensor) -> None:
         """Release the memory of these tensors that were read, or of all."""
         self.weights.forget(*read)
