@@ -225,5 +225,5 @@ def test_a_folder_that_may_not_be_read(tiny_folder: Path, tmp_path: Path, monkey
             return listdir(folder)
 
         monkeypatch.setattr(os, "listdir", listed)
-        with pytest.raises(CheckpointError, match=f"{closed} cannot be read: Permission denied; check the path and"):
+        with pytest.raises(CheckpointError, match=f"{closed} cannot be read: Permission denied; check its permissions"):
             open_checkpoint(tmp_path / "model")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -128,10 +129,8 @@ class Residency:
                 if smaller is not None:
                     self._replace(smaller)
                     smaller = None
-                self._check_files()
-                result = work(self.model)
-                self._check_files()
-                return result
+                with self._unchanged_files():
+                    return work(self.model)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -150,8 +149,12 @@ class Residency:
                 raise self.shortage(reason)
             self._warn(f"memory ran out with offload {self.model.offload}")
 
-    def _check_files(self) -> None:
-        """Raise `CheckpointError` if a file was written to whose weights are used where they lie."""
+    @contextmanager
+    def _unchanged_files(self) -> Iterator[None]:
+        """Raise `CheckpointError` if a file was written to, before or within, whose weights are used where they lie."""
+        if self.loader is not None:
+            self.loader.check_unchanged()
+        yield
         if self.loader is not None:
             self.loader.check_unchanged()
         check_files(extra.component for extra in self._wanted)
