@@ -36,7 +36,7 @@ class Term:
 @dataclass(frozen=True)
 class Sum:
     """A weight with the changes of all adapters, each computed from the file's own weight. Their order does not matter,
-    to the bit; two of equal terms are equal.
+    to the bit; two of equal terms are equal. Raises `CheckpointError` if an adapter's file was written to.
     """
 
     terms: tuple[Term, ...]
@@ -48,6 +48,7 @@ class Sum:
         for term in others:
             total += term(weight)
         for file in {id(term.pair.module.file): term.pair.module.file for term in self.terms}.values():
+            file.check_unchanged()
             file.forget()
         return total.add_(weight)
 

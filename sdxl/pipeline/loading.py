@@ -34,7 +34,7 @@ from .expert import Expert
 from .model import Model
 from .model_hashes import ModelHashes, PendingHash
 from .model_request import AnyPath, ModelRequest
-from .network_loading import component_bytes, load, load_again
+from .network_loading import check_files, component_bytes, load, load_again
 from .recorded_model import SOURCES, RecordedModel
 from .tokens import tokenizers_of
 from .weight_changes import Both, own_changes
@@ -165,11 +165,7 @@ class Loader:
 
     def check_unchanged(self) -> None:
         """Raise `CheckpointError` if a file whose tensors are in use was written to."""
-        components = [*self._components, *([] if self.preview is None else [self.preview])]
-        components += [each.base for each in components if each.base is not None]
-        for file in (file for each in components for file in each.weights.files):
-            if file.mapped is not None and file.mapped() is not None:
-                file.check_unchanged()
+        check_files([*self._components, *([] if self.preview is None else [self.preview])])
 
     def with_changes(self, changes: Changes) -> Loader:
         """The same with other changes of its weights. Raises `ArgumentError` for a name that no weight has."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -37,6 +37,14 @@ def load(
     if not (placement.streamed and placement.device.type == "cpu"):
         component.close()
     return model
+
+
+def check_files(components: Iterable[Component]) -> None:
+    """Raise `CheckpointError` if a file was written to whose tensors the components' networks use where they lie."""
+    for each in components:
+        for file in (*each.weights.files, *(() if each.base is None else each.base.weights.files)):
+            if file.in_use:
+                file.check_unchanged()
 
 
 def load_again(

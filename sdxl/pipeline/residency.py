@@ -22,6 +22,7 @@ from ..weights.keymap import UNET, VAE
 from .extra_networks import Extra
 from .loading import Changes, Loader
 from .model import Model
+from .network_loading import check_files
 from .plan import Plan
 
 T = TypeVar("T")
@@ -156,6 +157,7 @@ class Residency:
         yield
         if self.loader is not None:
             self.loader.check_unchanged()
+        check_files(extra.component for extra in self._wanted)
 
     def shortage(self, reason: str) -> OutOfMemoryError:
         """The error for a user where memory has run out, for a reason that torch gives."""

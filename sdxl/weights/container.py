@@ -63,7 +63,7 @@ class TensorFile:
         self.bare_values: list[str] = []
         self._offsets: dict[str, int] = {}
         self._map: mmap.mmap | None = None
-        self.mapped: weakref.ref[mmap.mmap] | None = None  # the last one, which tensors keep when it is closed
+        self.in_use: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()  # maps, which tensors keep when they are closed
         self._address = 0  # of the map
         self._size, length = _measure(path)
         try:
@@ -146,7 +146,7 @@ class TensorFile:
             advice = unread_advice(error, "download the file again")
             raise CheckpointError(f"{self.path} cannot be read ({error}); {advice}") from error
         self._check_state(found)
-        self.mapped = weakref.ref(mapped)
+        self.in_use.add(mapped)
         return mapped
 
     def _check_state(self, found: os.stat_result) -> None:
@@ -160,7 +160,7 @@ class TensorFile:
         """Raise `CheckpointError` if tensors that were read are in use and the file was written to: they have the new
         weights, or some of both. A file that was replaced or removed stays what it was.
         """
-        if self.mapped is None or self.mapped() is None:
+        if not self.in_use:
             return
         with suppress(OSError):
             found = os.stat(self.path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import CheckpointError, naming
 from .component import Component, check_components
 from .container import TensorFile, Weights
-from .esrgan_keys import NAME, esrgan_rows, found_names, infer_esrgan
+from .esrgan_keys import NAME, esrgan_rows, found_names, infer_esrgan, second_copies
 
 
 def open_esrgan(path: Path) -> Component:
@@ -27,4 +27,5 @@ def component_of_esrgan(file: TensorFile) -> Component:
         )
     with naming(file.path):
         config = infer_esrgan(file.shapes, *found)
-    return Component(NAME, config, list(esrgan_rows(config, *found)), "single", Weights([file]))
+    rows = list(esrgan_rows(config, *found))
+    return Component(NAME, config, rows, "single", Weights([file]), others=second_copies(file.shapes, found[0]))

@@ -58,6 +58,12 @@ def found_names(shapes: Shapes) -> tuple[str, Names] | None:
     return next((each for each in every if f"{each[0]}{each[1].dense.format(0, 1, 1)}.weight" in shapes), None)
 
 
+def second_copies(shapes: Shapes, prefix: str) -> frozenset[str]:
+    """The keys of the weights that training code keeps beside those under the prefix, their average."""
+    averaged, last = _PREFIXES[1:]
+    return frozenset(key for key in shapes if prefix == averaged and key.startswith(last))
+
+
 def infer_esrgan(shapes: Shapes, prefix: str, names: Names) -> ESRGANConfig:
     """The config from the shapes. Raises `CheckpointError`."""
     with complete(NAME):

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import unread_advice
+from .path import expanded
 
 _SUFFIX = ".safetensors"
 
@@ -17,7 +18,7 @@ def fault_of(path: str | os.PathLike[str]) -> str:
     does not exist.
     """
     try:
-        os.stat(os.path.expanduser(path))
+        os.stat(expanded(path))
     except OSError as error:
         advice = unread_advice(error, "")
         return advice and f"{error.strerror}; {advice}"
@@ -41,7 +42,7 @@ def hint_of(name: str | os.PathLike[str]) -> str:
     """
     if "\0" in os.fspath(name):  # which no path has
         return ""
-    text = os.path.expanduser(name)
+    text = str(expanded(name))
     turned = text.replace("\\", "/")
     if turned != text and os.path.exists(turned):
         return f"perhaps {turned} is meant"

@@ -9,10 +9,13 @@ AnyPath = str | os.PathLike[str]
 
 
 def expanded(path: AnyPath) -> Path:
-    """The path with the home folder for its ~. One of a user who does not exist stays as it is, and so does a file's
-    name that begins with ~, also with a null byte, which no file's name has.
+    """The path with the home folder for its ~. Without such a folder it stays as it is: that of a user who does not
+    exist, and a file's name that begins with ~, which Windows takes for that of a folder beside the user's own.
     """
+    plain = Path(path)
+    first = plain.parts[0] if plain.parts else ""
     try:
-        return Path(os.path.expanduser(path))
+        is_home = first == "~" or (first.startswith("~") and os.path.isdir(os.path.expanduser(first)))
     except ValueError:  # a null byte in the name of the user
-        return Path(path)
+        is_home = False
+    return Path(os.path.expanduser(plain)) if is_home else plain

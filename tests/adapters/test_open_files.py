@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 import sdxl
 from sdxl.adapters.ip_adapter import places
+from sdxl.errors import CheckpointError
 from sdxl.pipeline import adapters
 from sdxl.weights.diffusers_config import read_unet
 
@@ -73,6 +75,25 @@ def test_a_lora_that_is_replaced_is_closed(pipe: sdxl.Pipeline, tmp_path: Path) 
     images = [latents(pipe, loras=[make_lora(path, number)]) for number in range(3)]
     assert len({tuple(each.flatten().tolist()) for each in images}) == 3
     assert held(tmp_path) == 1
+
+
+def test_no_image_with_a_lora_that_is_written_to(tiny_folder: Path, tmp_path: Path) -> None:
+    """Where layers compute its changes at every call; where they are in memory the image is that of the old file."""
+    path, key = tmp_path / "own.safetensors", "lora_unet_out_2.diff"
+    shape = (4, tiny.UNET["block_out_channels"][0], 3, 3)
+
+    def make(number: int) -> bytes:
+        save({key: torch.full(shape, number / 10)}, path.with_suffix(".new"))
+        return path.with_suffix(".new").read_bytes()
+
+    given: dict[str, Any] = {"steps": 2, "seed": 3, "output": "latent", "progress": False, "loras": [path]}
+    for offload in ("none", "block"):
+        path.write_bytes(make(1))
+        pipe = sdxl.Pipeline.from_pretrained(tiny_folder, device="cpu", offload=offload)
+        first = pipe("a", **given).images
+        with pytest.raises(CheckpointError, match="has changed") if offload == "block" else nullcontext():
+            assert torch.equal(pipe("a", callback=lambda step: path.write_bytes(make(2)), **given).images, first)
+        assert not torch.equal(pipe("a", **given).images, first)
 
 
 def test_the_loras_of_a_pipeline_stay_what_they_were(

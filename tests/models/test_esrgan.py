@@ -83,3 +83,11 @@ def test_damaged_files_are_refused(name: str, shape: tuple[int, ...] | None, mes
     with pytest.raises(SDXLError, match=message) as caught:
         open_esrgan(tmp_path / "a.safetensors")
     assert "a.safetensors" in str(caught.value)
+
+
+def test_a_file_with_the_average_and_the_last_weights(tmp_path: Path) -> None:
+    """As training code keeps them: the average is read, as in the tools that open pickles."""
+    average, last = random_upscaler(), random_upscaler(seed=1)
+    save_file(stored(average, NEW, "params_ema.") | stored(last, NEW, "params."), tmp_path / "a.safetensors")
+    x, network = images(), load(open_esrgan(tmp_path / "a.safetensors"), PLAIN)
+    assert torch.equal(network(x), load(open_esrgan(save(average, tmp_path / "b.safetensors")), PLAIN)(x))

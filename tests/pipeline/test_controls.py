@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ import tiny_reference
 import sdxl
 from sdxl import Control
 from sdxl.adapters.ip_adapter import places
+from sdxl.errors import CheckpointError
 from sdxl.models.controlnet import ControlNet, FuserBlock, HintEncoder
 from sdxl.models.ip_adapter import KeyValue, Resampler
 from sdxl.models.lllite import LLLite, Place
@@ -66,6 +68,23 @@ def load(model: Path, **options: Any) -> sdxl.Pipeline:
 @pytest.fixture(scope="module")
 def pipe(tiny_folder: Path, folder: Path) -> sdxl.Pipeline:
     return load(tiny_folder, control_dir=folder)
+
+
+def test_no_image_with_a_network_whose_file_is_written_to(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    """As with the files of the model. The next call opens the new file."""
+    file = tmp_path / "net.safetensors"
+    shutil.copy(folder / "canny.safetensors", file)
+    pipe, given = load(tiny_folder, offload="block"), Control(file, folder / "image.png")
+    first = latents(pipe, given)
+
+    def write(step: object) -> None:
+        file.write_bytes(file.read_bytes()[:-4000] + bytes(4000))
+
+    with pytest.raises(CheckpointError, match=r"net\.safetensors has changed since it was opened"):
+        latents(pipe, given, callback=write)
+    second = latents(pipe, given)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, latents(load(tiny_folder, offload="block"), given))
 
 
 def test_names_paths_and_folders_are_the_same(pipe: sdxl.Pipeline, folder: Path) -> None:

@@ -33,6 +33,22 @@ def test_a_file_that_is_written_to_while_its_tensors_are_in_use(size: int, tmp_p
     file.check_unchanged()
 
 
+def test_a_file_that_is_read_twice_and_used_from_the_first_time(tmp_path: Path) -> None:
+    """As the weights of a model beside the layers that a LoRA brings to their places again."""
+    path = tmp_path / "a.safetensors"
+    save_tensors({"a": torch.zeros(8), "b": torch.zeros(8)}, path, {})
+    file = TensorFile(path)
+    first = file.read("a")
+    file.close()
+    file.read("b")
+    file.close()
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        file.check_unchanged()
+    del first
+    file.check_unchanged()
+
+
 def test_a_file_that_is_replaced_while_its_tensors_are_in_use(tmp_path: Path) -> None:
     path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_tensors({"a": torch.zeros(8)}, path, {})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import ntpath
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sdxl.models.vision import VisionEncoder
 from sdxl.models.vision_config import VisionConfig
 from sdxl.training import attach_lora, load_network, save_image_encoder, save_lora
 from sdxl.weights import file_hash, inspect, open_checkpoint, open_component, save_folder, save_single, tensor_hash
+from sdxl.weights.path import expanded
 
 
 @pytest.fixture
@@ -90,3 +93,14 @@ def test_a_name_that_begins_like_a_home(tiny_folder: Path, home: Path) -> None:
     assert open_checkpoint("~no-such-user.safetensors")
     with pytest.raises(OutputError, match="exists"):
         sdxl.convert(tiny_folder, "~no-such-user.safetensors")
+
+
+def test_a_name_that_windows_takes_for_a_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Python puts every name behind ~ beside the folder of the user."""
+    monkeypatch.setenv("USERPROFILE", "C:\\Users\\ann")
+    monkeypatch.setenv("USERNAME", "ann")
+    monkeypatch.setattr(os.path, "expanduser", ntpath.expanduser)
+    assert os.path.expanduser("~x.safetensors") == "C:\\Users\\x.safetensors"
+    for name in ("~x.safetensors", "~models/x.safetensors", "a~/~", ""):
+        assert expanded(name) == Path(name)
+    assert expanded("~/x.safetensors") == Path("C:\\Users\\ann/x.safetensors")
