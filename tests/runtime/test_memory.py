@@ -348,6 +348,7 @@ def test_a_real_limit(tmp_path: Path) -> None:
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # whose size the limit fits
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=one_thread)
     assert done.returncode == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 2, done.stderr
     warning, error = done.stderr.splitlines()
     assert warning.startswith("warning: memory ran out with offload stage; going on with block")
     assert error.startswith("error: memory ran out with offload block")
