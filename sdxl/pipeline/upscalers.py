@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from .stages import stage
 if TYPE_CHECKING:
     from .plan import Plan
 
+_PICKLES = (".pth", ".pt")  # as which most upscalers are published
 _MOST_NUMBERS = 2**25  # of the largest map that a strip makes: 128 MB in float32
 
 
@@ -60,8 +61,26 @@ class Upscalers:
         try:
             path = find_again(hires.upscaler, hires.upscaler_hash, places, "upscaler")
         except CheckpointError as error:
+            if pickle := _pickle(hires.upscaler, places):
+                raise _not_read(pickle) from error
             raise CheckpointError(f"{error}; without a network it is one of {', '.join(UPSCALERS)}") from error
+        if path.suffix in _PICKLES:
+            raise _not_read(path)
         return path, replace(hires, upscaler_hash=checked_hash(path, hires.upscaler_hash))
+
+
+def _pickle(name: str, places: Iterable[Path]) -> Path | None:
+    """The pickle that has the name of a network in one of the places."""
+    known = {f"{name}{ending}" for ending in _PICKLES}
+    found = (Path(folder, each) for place in places for folder, _, files in library.walk(place) for each in files)
+    return next((path for path in found if path.name in known), None)
+
+
+def _not_read(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is a pickle, which can run code when it is opened; convert it to .safetensors as docs/hires.md shows, "
+        "or download it in that format"
+    )
 
 
 @torch.no_grad()

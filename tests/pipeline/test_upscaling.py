@@ -203,6 +203,19 @@ def test_other_files_are_refused(name: str, tiny_pipe: sdxl.Pipeline, networks: 
         tiny_pipe(PROMPT, hires={"upscaler": str(file)}, **COMMON)
 
 
+def test_a_pickle_is_named_and_not_opened(
+    tiny_pipe: sdxl.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the path, and as the name of a file that lies there as a pickle alone."""
+    file = tmp_path / "models/ESRGAN/4x-UltraSharp.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PK not a file of weights")
+    monkeypatch.setenv("SDXL_MODELS_DIR", str(tmp_path / "models"))
+    for name in (str(file), "4x-UltraSharp"):
+        with pytest.raises(CheckpointError, match=r"4x-UltraSharp.pth is a pickle, .*; convert it to .safetensors"):
+            tiny_pipe(PROMPT, hires={"upscaler": name}, **COMMON)
+
+
 def test_texts_of_other_tools_find_their_network(
     tiny_pipe: sdxl.Pipeline, tiny_folder: Path, networks: Path, tmp_path: Path
 ) -> None:
