@@ -16,7 +16,7 @@ from training_data import Example, Pictures
 from training_run import Batch, Plan, Run, make_parser, train_from
 
 import sdxl
-from sdxl.miniature.scenes import random_scene
+from sdxl.miniature.scenes import Scene, random_scene
 from sdxl.models.esrgan import ESRGAN
 from sdxl.models.esrgan_config import ESRGANConfig
 from sdxl.models.vae import VAE
@@ -60,29 +60,20 @@ class Crops:
         return small, large
 
 
+def drawn(scenes: list[Scene], density: int) -> Tensor:
+    """Images (N, 3, H, W) in -1..1 of scenes, `density` times as large as the miniature's."""
+    side = SMALL * density
+    examples = [Example(each, (side, side), (0, 0), (SMALL, SMALL), density=density) for each in scenes]
+    return torch.cat([*DataLoader(Pictures(examples), 64)])
+
+
 @torch.no_grad()
 def make_pairs(run: Run, vae: VAE) -> tuple[Tensor, Tensor]:
     """Scenes as the VAE decodes them, and the same drawn twice as large."""
-    rng, size = run.numpy(90), (SMALL, SMALL)
+    rng = run.numpy(90)
     scenes = [random_scene(rng) for _ in range(SCENES)]
-    small, large = (
-        torch.cat(
-            [
-                *DataLoader(
-                    Pictures(
-                        [
-                            Example(each, size=(SMALL * n, SMALL * n), crop=(0, 0), original=size, density=n)
-                            for each in scenes
-                        ]
-                    ),
-                    64,
-                )
-            ]
-        )
-        for n in (1, 2)
-    )
-    decoded = torch.cat([vae.decode(vae.encode(each, None)) for each in small.split(16)])
-    return (decoded.clamp(-1, 1) + 1) / 2, (large + 1) / 2
+    decoded = torch.cat([vae.decode(vae.encode(each, None)) for each in drawn(scenes, 1).split(16)])
+    return (decoded.clamp(-1, 1) + 1) / 2, (drawn(scenes, 2) + 1) / 2
 
 
 def train_upscaler(run: Run, out: Path) -> None:

@@ -63,7 +63,7 @@ def _searched() -> str:
 
 def find_loras(parameters: Parameters, where: object, folders: Sequence[Path]) -> list[dict[str, Any]]:
     """The LoRAs of another tool's parameters, with the paths of their files. Raises `CheckpointError`."""
-    places = _places(folders)
+    places = library.places(folders)
     found = []
     for each in parameters.loras:
         name, hash = str(each["file"]), each.get("hash", "")
@@ -83,7 +83,7 @@ def find_embeddings(parameters: Parameters, where: object, folders: Sequence[Pat
     found = []
     for each in parameters["model"].get("embeddings") or []:
         word, hash = str(each["word"]), each.get("hash", "")
-        path = _find_adapter(word, hash, _places(folders), "embedding")
+        path = _find_adapter(word, hash, library.places(folders), "embedding")
         if path is None:
             warn(
                 f"{where} was made with the embedding {_identity(word, hash)}, which is not found; its word is read as "
@@ -101,18 +101,13 @@ def find_upscaler(hires: Mapping[str, Any], where: object, folders: Sequence[Pat
     name = str(hires.get("upscaler", ""))
     if not name or not is_network(read_upscaler(name)):
         return {**hires}
-    path = _find_adapter(read_upscaler(name), "", _places(folders), "upscaler")
+    path = _find_adapter(read_upscaler(name), "", library.places(folders), "upscaler")
     if path is None:
         warn(
             f"{where} was made with the upscaler {name}, which is not found as .safetensors; lanczos takes its place, "
             f"and the result will differ. Give its folder with --control-dir, or set {library.VARIABLE}"
         )
     return {**hires, "upscaler": "lanczos" if path is None else str(path)}
-
-
-def _places(folders: Sequence[Path]) -> list[Path]:
-    own = library.folder()
-    return [*folders, *([own] if own is not None and own not in folders else [])]
 
 
 def _find_adapter(name: str, hash: str, folders: Sequence[Path], what: _What) -> Path | None:

@@ -56,8 +56,7 @@ class Upscalers:
 
     def _find(self, hires: Hires) -> tuple[Path, Hires]:
         """The file of a network, and hires fix with its hash."""
-        own = library.folder()
-        places = [*self.folders, *([] if own is None else [own])]
+        places = library.places(self.folders)
         try:
             path = find_again(hires.upscaler, hires.upscaler_hash, places, "upscaler")
         except CheckpointError as error:

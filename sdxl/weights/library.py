@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -52,6 +52,12 @@ def folder() -> Path | None:
     """The folder of the library, if the user has one."""
     value = os.environ.get(VARIABLE)
     return expanded(value) if value else None
+
+
+def places(folders: Sequence[Path]) -> list[Path]:
+    """Folders in which files are looked for by name, and behind them the library."""
+    own = folder()
+    return [*folders, *([own] if own is not None and own not in folders else [])]
 
 
 def count() -> int:
